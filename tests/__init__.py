@@ -1,0 +1,1 @@
+"""The rules of geventpool, each held by a test."""

@@ -1,0 +1,58 @@
+"""What every test stands on: patched modules, real servers, no hidden errors."""
+
+# Patching comes before anything else can import socket or ssl.
+from gevent import monkey
+
+monkey.patch_all()
+
+import traceback  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from types import TracebackType  # noqa: E402
+
+import gevent  # noqa: E402
+import pytest  # noqa: E402
+from gevent.hub import Hub  # noqa: E402
+
+
+@dataclass
+class HubError:
+    """An error that ended a greenlet or a hub callback, with nobody to raise it in."""
+
+    context: str
+    error: BaseException
+    text: str
+
+
+@pytest.fixture(autouse=True)
+def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HubError]]:
+    """
+    The errors the hub would have printed; those left in the list fail the test.
+
+    gevent prints the traceback of a greenlet that died of an error and goes on, so
+    without this a test could pass over one. A test that expects such errors looks
+    at the list and clears it.
+    """
+    errors: list[HubError] = []
+
+    def collect(
+        self: Hub,
+        context: object,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            errors.append(HubError(repr(context), error, text))
+
+    monkeypatch.setattr(Hub, "print_exception", collect)
+    yield errors
+    # What the test left ready to run may fail too.
+    gevent.sleep(0)
+    if errors:
+        pytest.fail(
+            "errors reached the hub:\n"
+            + "\n".join(f"in {each.context}\n{each.text}" for each in errors),
+            pytrace=False,
+        )
