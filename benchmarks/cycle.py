@@ -1,0 +1,140 @@
+"""
+What does borrowing a connection cost when nobody else wants one?
+
+An idle connection is there, nobody waits: acquire and release, then the same with the
+``with`` block. The floor is the bare gevent queue under our pool; "the loop alone" is what
+the load generator itself costs and is part of every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+
+from benchmarks import peers
+from benchmarks.peers import Contestant
+from benchmarks.report import (
+    Report,
+    Section,
+    Target,
+    duration,
+    plus_minus,
+    ratio,
+)
+from benchmarks.rounds import Sample, Scale, Series, calibrated, interleave, timed
+
+LOOP = "the loop alone"
+BLOCK = " with block"
+LIMIT = 10
+
+
+def run(scale: Scale) -> Report:
+    """The cost of one uncontended cycle, ours and the peers'. **May switch.**"""
+    contestants, missing = peers.built((peers.lifo_queue_nowait, *peers.POOLS), LIMIT)
+    try:
+        series = interleave(_turns(contestants, scale.slice), scale.rounds)
+    finally:
+        peers.close_all(contestants)
+    report = Report("cycle", "what does borrowing cost when nobody else wants one?")
+    report.sections.append(_section(series, missing))
+    report.targets.extend(_targets(series))
+    return report
+
+
+def _turns(
+    contestants: dict[str, Contestant], seconds: float
+) -> dict[str, Callable[[], Sample]]:
+    turns = {LOOP: _turn(lambda count: _cycles(().__len__, bool, count), seconds)}
+    for name, contestant in contestants.items():
+        turns[name] = _turn(_plain(contestant), seconds)
+        if contestant.block is not None:
+            turns[name + BLOCK] = _turn(_blocks(contestant.block), seconds)
+    return turns
+
+
+def _turn(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:
+    counts: list[int] = []
+
+    def turn() -> Sample:
+        # Calibrated in the warm-up round, where an error is caught as in any other.
+        if not counts:
+            counts.append(calibrated(cycles, seconds))
+        return timed(lambda: _counted(cycles, counts[0]))
+
+    return turn
+
+
+def _counted(cycles: Callable[[int], object], count: int) -> int:
+    cycles(count)
+    return count
+
+
+def _plain(contestant: Contestant) -> Callable[[int], None]:
+    return lambda count: _cycles(contestant.acquire, contestant.release, count)
+
+
+def _cycles(
+    acquire: Callable[[], object], release: Callable[[object], object], count: int
+) -> None:
+    for _ in repeat(None, count):
+        release(acquire())
+
+
+def _blocks(block: Callable[[], object]) -> Callable[[int], None]:
+    def cycles(count: int) -> None:
+        for _ in repeat(None, count):
+            with block():  # type: ignore[attr-defined]
+                pass
+
+    return cycles
+
+
+def _each(sample: Sample) -> float:
+    return sample.each
+
+
+def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Section:
+    section = Section(
+        "uncontended acquire + release",
+        ["pool", "each", "spread", "CPU", "to the floor", "to the best peer"],
+    )
+    floor, best = series[peers.FLOOR], best_rival(series)
+    for name, entry in series.items():
+        if entry.error is not None:
+            section.add(name, f"failed: {entry.error}")
+            continue
+        wall = entry.spread(_each)
+        section.add(
+            name,
+            duration(wall.median),
+            plus_minus(wall),
+            duration(entry.spread(lambda sample: sample.cpu_each).median),
+            "1" if entry is floor else ratio(entry.over(floor, _each)),
+            "1" if entry is best else ratio(entry.over(best, _each)) if best else "",
+        )
+        section.data[name] = [sample.each for sample in entry.samples]
+    for name, reason in missing.items():
+        section.add(name, reason)
+    section.notes.append("to the best peer: of " + ", ".join(peers.RIVALS))
+    return section
+
+
+def best_rival(series: dict[str, Series[Sample]]) -> Series[Sample] | None:
+    """The fastest of the rivals that ran at all."""
+    ran = [series[name] for name in peers.RIVALS if name in series]
+    ran = [entry for entry in ran if entry.error is None]
+    return min(ran, key=lambda entry: entry.spread(_each).median, default=None)
+
+
+def _targets(series: dict[str, Series[Sample]]) -> list[Target]:
+    targets = []
+    floor, best = series[peers.FLOOR], best_rival(series)
+    for name, times in ((peers.OURS, 6.0), (peers.OURS + BLOCK, 8.0)):
+        if name not in series or series[name].error is not None:
+            continue
+        entry = series[name]
+        targets.append(Target(f"{name} to the floor", entry.over(floor, _each), times))
+        if best is not None:
+            over = entry.over(best, _each)
+            targets.append(Target(f"{name} to {best.name}", over, 0.4))
+    return targets

@@ -1,0 +1,183 @@
+"""
+The method: how all contestants of a comparison are timed.
+
+All contestants run in one process and take turns, round after round, each round in
+another order, so that a slow moment of the machine falls on all of them. The first
+rounds only warm up. Garbage is collected before each turn and never during one.
+What is told is the median over the rounds with its quartiles; two contestants are
+compared round by round, and where the quartiles of that ratio lie on both sides of 1
+the honest answer is "no difference".
+
+It knows nothing of pools, tables or files.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import gevent
+
+T = TypeVar("T")
+
+#: How many rounds are run and thrown away before counting begins.
+WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done: the same workloads at three sizes."""
+
+    name: str
+    #: Rounds that count.
+    rounds: int
+    #: Seconds one turn of a short, repeatable cycle should take.
+    slice: float
+    #: Seconds one turn of a workload under contention takes.
+    seconds: float
+    #: Part of the full number of connections and waiters that is used.
+    share: float
+
+    def part(self, number: int) -> int:
+        """This scale's share of the full ``number``, at least 20."""
+        return max(20, int(number * self.share))
+
+
+TINY = Scale("tiny", rounds=2, slice=0.0005, seconds=0.05, share=0.005)
+QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.4, share=0.5)
+FULL = Scale("full", rounds=15, slice=0.03, seconds=1.0, share=1.0)
+SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of ``values``, of which there must be at least one."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    @property
+    def width(self) -> float:
+        """The distance of the quartiles as a part of the median."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
+    @property
+    def is_no_difference(self) -> bool:
+        """Read as a ratio: does the spread lie on both sides of 1?"""
+        return self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One turn of one contestant: seconds on the wall and of the CPU, and cycles."""
+
+    wall: float
+    cpu: float
+    count: int
+
+    @property
+    def each(self) -> float:
+        """Seconds one cycle took."""
+        return self.wall / self.count
+
+    @property
+    def cpu_each(self) -> float:
+        """Seconds of CPU one cycle took, in the whole process."""
+        return self.cpu / self.count
+
+
+@dataclass
+class Series(Generic[T]):
+    """What one contestant did over the rounds, or why it did not."""
+
+    name: str
+    samples: list[T] = field(default_factory=list)
+    error: str | None = None
+
+    def spread(self, value: Callable[[T], float]) -> Spread:
+        """The spread of one value of the samples."""
+        return Spread.of([value(sample) for sample in self.samples])
+
+    def over(self, other: Series[T], value: Callable[[T], float]) -> Spread:
+        """
+        The ratio of a value of this series to the other's, round by round.
+
+        A round is a pair, so what slows the machine down for a while cancels out.
+        """
+        pairs = zip(self.samples, other.samples, strict=True)
+        return Spread.of([value(mine) / value(theirs) for mine, theirs in pairs])
+
+
+def timed(work: Callable[[], int]) -> Sample:
+    """The sample of one call of ``work``, which returns how many cycles it did."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    count = work()
+    return Sample(time.perf_counter() - wall, time.process_time() - cpu, count)
+
+
+def interleave(
+    turns: Mapping[str, Callable[[], T]],
+    rounds: int,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, Series[T]]:
+    """
+    The series of every contestant. **May switch.**
+
+    A contestant whose turn raises is out: its series keeps the error and no samples.
+
+    :param turns: what each contestant does in its turn, by name.
+    :param rounds: how many rounds count.
+    :param tick: called after each turn, for a progress bar.
+    """
+    series: dict[str, Series[T]] = {name: Series(name) for name in turns}
+    names = list(turns)
+    for number in range(-WARM_UP, rounds):
+        for name in names:
+            entry = series[name]
+            if entry.error is None:
+                _take(entry, turns[name], counts=number >= 0)
+            tick()
+        names.append(names.pop(0))
+    return series
+
+
+def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        sample = turn()
+    # A peer may fail in any way, by a time limit of ours (a BaseException) too; the
+    # table then says so, and the others go on.
+    except (Exception, gevent.Timeout) as error:
+        entry.samples.clear()
+        entry.error = f"{type(error).__name__}: {error}"
+        return
+    finally:
+        gc.enable()
+    if counts:
+        entry.samples.append(sample)
+
+
+def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
+    """How many cycles take about ``seconds``; at least 10."""
+    count = 10
+    while True:
+        began = time.perf_counter()
+        cycles(count)
+        took = time.perf_counter() - began
+        if took >= seconds / 4:
+            return max(10, int(count * seconds / took))
+        count *= 4
