@@ -14,6 +14,8 @@ import gevent  # noqa: E402
 import pytest  # noqa: E402
 from gevent.hub import Hub  # noqa: E402
 
+from tests.servers import MariaDBServer, RedisServer  # noqa: E402
+
 
 @dataclass
 class HubError:
@@ -56,3 +58,17 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HubError]]:
             + "\n".join(f"in {each.context}\n{each.text}" for each in errors),
             pytrace=False,
         )
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A redis-server for the whole run; whoever changes its settings undoes that."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """A mariadbd for the whole run; whoever changes its settings undoes that."""
+    with MariaDBServer() as server:
+        yield server
