@@ -260,7 +260,7 @@ class RedisServer(Server):
         return self.args[self.args.index("--requirepass") + 1]
 
     def ask(self, *words: str | int) -> Any:
-        """What the server answers to one command, asked over a connection of its own."""
+        """What the server answers to one command, sent over a connection of its own."""
         with self.admin() as admin:
             return admin.execute_command(*words)
 

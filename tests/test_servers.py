@@ -16,6 +16,8 @@ import psutil
 import pymysql
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests import servers
 from tests.conftest import HubError
@@ -60,7 +62,7 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
         redis_server.host,
         redis_server.port,
         socket_timeout=0.1,
-        retry=None,
+        retry=Retry(NoBackoff(), 0),
     ) as found:
         yield found
 

@@ -1,0 +1,160 @@
+"""Imports inside geventpool go one way, and drivers stay optional."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "geventpool"
+
+#: What each file of the core may import of the others. A new file needs a row.
+CORE: dict[str, set[str]] = {
+    "errors": set(),
+    "policies": set(),
+    "sockets": set(),
+    "ledger": {"errors", "policies"},
+    "connection": {"errors", "policies", "sockets"},
+    "connector": {"connection", "errors"},
+    "listeners": {"errors", "ledger", "policies"},
+    "reaper": {"policies"},
+    "pool": {
+        "connection",
+        "connector",
+        "errors",
+        "ledger",
+        "listeners",
+        "policies",
+        "reaper",
+        "sockets",
+    },
+}
+
+#: What stands on the core: each may import its own files, all of the core, and
+#: these drivers. Nobody imports one of these, and no driver is named elsewhere.
+ADAPTERS: dict[str, set[str]] = {
+    "redis": {"redis"},
+    "mysql": {"pymysql"},
+    "sqlalchemy": {"sqlalchemy"},
+    "metrics": {"opentelemetry", "prometheus_client"},
+    "testing": set(),
+    "__main__": set(),
+}
+
+#: What any file may import beside the standard library.
+FOUNDATION = {"gevent", "greenlet"}
+
+
+def imported_names(source: str, package: str) -> Iterator[str]:
+    """
+    Every module a file imports, anywhere in it, by absolute name.
+
+    :param package: the package the file is in, for relative imports.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = parts[: len(parts) + 1 - node.level] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            # In "from geventpool import pool" the name may be a module too.
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def offences(path: str, source: str) -> list[str]:
+    """
+    What in a file of geventpool breaks the rule.
+
+    :param path: relative to the package, such as ``pool.py``, ``redis/pool.py``.
+    """
+    room = path.split("/")[0].removesuffix(".py")
+    if room == "__init__":
+        allowed, drivers = set(CORE), set()
+    elif room in CORE:
+        allowed, drivers = CORE[room], set()
+    elif room in ADAPTERS:
+        allowed, drivers = {*CORE, room}, ADAPTERS[room]
+    else:
+        return [f"{path} has no row in the tables of {Path(__file__).name}"]
+    package = ".".join(["geventpool", *path.split("/")[:-1]])
+    return [
+        f"{path} must not import {name}"
+        for name in imported_names(source, package)
+        if not may_import(name, allowed, drivers)
+    ]
+
+
+def may_import(name: str, allowed: set[str], drivers: set[str]) -> bool:
+    """Whether a file with these rooms and drivers may import a module."""
+    top, *rest = name.split(".")
+    if top == "geventpool":
+        # The package itself is the pool with all that is around it.
+        return bool(rest) and rest[0] in {*allowed, "__version__"}
+    return top in sys.stdlib_module_names or top in FOUNDATION | drivers
+
+
+FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_go_one_way(path: str) -> None:
+    """A file imports only what lies below it, and no driver but its own."""
+    assert offences(path, (PACKAGE / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ledger.py", "from geventpool.pool import Pool"),
+        ("ledger.py", "from geventpool import pool"),
+        ("ledger.py", "from . import pool"),
+        ("ledger.py", "from .pool import Pool"),
+        ("ledger.py", "import geventpool"),
+        ("ledger.py", "import geventpool.pool as room"),
+        ("ledger.py", "def later():\n    from geventpool.pool import Pool"),
+        ("errors.py", "from geventpool.policies import Backoff"),
+        ("pool.py", "from geventpool.testing import FakeClock"),
+        ("pool.py", "import redis"),
+        ("connector.py", "import pymysql.err"),
+        ("__init__.py", "from geventpool.redis import ConnectionPool"),
+        ("redis/pool.py", "from geventpool.mysql import ConnectionPool"),
+        ("redis/pool.py", "from ..mysql.pool import ConnectionPool"),
+        ("redis/pool.py", "import pymysql"),
+        ("sqlalchemy.py", "from geventpool.mysql import ConnectionPool"),
+        ("helpers.py", ""),
+    ],
+)
+def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
+    """The rule is not held by overlooking what breaks it."""
+    assert len(offences(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("errors.py", "from __future__ import annotations\nimport os.path"),
+        ("pool.py", "from gevent.queue import LifoQueue\nfrom .ledger import Ledger"),
+        ("pool.py", "from geventpool import ledger, reaper"),
+        ("__init__.py", "from geventpool.pool import Pool"),
+        ("redis/pool.py", "import redis.connection\nfrom . import connector"),
+        ("redis/pool.py", "from ..pool import Pool\nfrom .connector import Connector"),
+        ("redis/__init__.py", "from geventpool.redis.pool import ConnectionPool"),
+        ("testing.py", "from geventpool.pool import Pool"),
+    ],
+)
+def test_an_import_that_goes_down_is_allowed(path: str, source: str) -> None:
+    """The rule forbids no more than it says."""
+    assert offences(path, source) == []
+
+
+def test_no_file_of_the_core_imports_itself_in_a_ring() -> None:
+    """The table itself goes one way: it can be put into an order."""
+    left = {name: set(below) for name, below in CORE.items()}
+    while left:
+        leaves = {name for name, below in left.items() if not below & set(left)}
+        assert leaves, f"a ring among {sorted(left)}"
+        left = {name: below for name, below in left.items() if name not in leaves}
