@@ -1,0 +1,45 @@
+# Everything here sets itself up: see .ci/setup.
+
+PYTHON ?= python3
+export PYTHON
+
+# One environment for each Python, so that several can be tried in turn.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv/$(VERSION)
+RUN := $(VENV)/bin/python -m
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    see the pool at its main job, on real servers"
+	@echo "make test    check, run all tests, measure their coverage"
+	@echo "make check   formatting, lint and types alone"
+	@echo "make bench   measure the pool beside its peers"
+	@echo "make clean   remove what the others left here"
+	@echo "PYTHON=...   the interpreter to use (default: python3)"
+
+demo:
+	@.ci/setup $(VENV) bench optional
+	@$(RUN) benchmarks.demo
+
+bench:
+	@.ci/setup $(VENV) bench required
+	@$(RUN) benchmarks
+
+check:
+	@.ci/setup $(VENV) dev optional
+	$(RUN) black --check --quiet --diff .
+	$(RUN) isort --check --quiet .
+	$(RUN) flake8
+	$(RUN) mypy
+
+test:
+	@.ci/setup $(VENV) dev required
+	@$(MAKE) --no-print-directory check
+	$(RUN) coverage run -m pytest
+	$(RUN) coverage report
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .hypothesis .mypy_cache .pytest_cache
+	find geventpool tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
