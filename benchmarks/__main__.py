@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no workload {', '.join(sorted(unknown))}; there are: {WORKLOADS}")
         return 2
     scale = SCALES["quick" if options.quick else options.scale]
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 130)
     reports = [_run(name, scale, console) for name in options.workloads or WORKLOADS]
     ran = [report for report in reports if report is not None]
     if options.json:

@@ -2,8 +2,8 @@
 What does borrowing a connection cost when nobody else wants one?
 
 An idle connection is there, nobody waits: acquire and release, then the same with the
-``with`` block. The floor is the bare gevent queue under our pool; "the loop alone" is what
-the load generator itself costs and is part of every number.
+``with`` block. The floor is the bare gevent queue under our pool; "the loop alone" is
+what the load generator itself costs and is part of every number.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Sect
     floor, best = series[peers.FLOOR], best_rival(series)
     for name, entry in series.items():
         if entry.error is not None:
-            section.add(name, f"failed: {entry.error}")
+            section.fails(name, entry.error)
             continue
         wall = entry.spread(_each)
         section.add(
@@ -114,7 +114,7 @@ def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Sect
         )
         section.data[name] = [sample.each for sample in entry.samples]
     for name, reason in missing.items():
-        section.add(name, reason)
+        section.fails(name, reason)
     section.notes.append("to the best peer: of " + ", ".join(peers.RIVALS))
     return section
 

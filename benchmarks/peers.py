@@ -23,10 +23,10 @@ from typing import Any
 import gevent.queue
 
 OURS = "geventpool"
-FLOOR = "gevent LifoQueue"
-BLOCKING = "redis-py Blocking"
-QUEUE_POOL = "SQLAlchemy QueuePool"
-POOLED_DB = "DBUtils PooledDB"
+FLOOR = "gevent queue"
+BLOCKING = "redis Blocking"
+QUEUE_POOL = "QueuePool"
+POOLED_DB = "PooledDB"
 
 #: Those whose fastest the targets are measured against.
 RIVALS = (BLOCKING, QUEUE_POOL, POOLED_DB)
@@ -165,7 +165,7 @@ def redis_plain(limit: int) -> Contestant:
         max_connections=limit, connection_class=Dummy, protocol=2
     )
     return Contestant(
-        "redis-py ConnectionPool",
+        "redis Pool",
         pool.get_connection,
         pool.release,
         pool.disconnect,

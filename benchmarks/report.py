@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +44,14 @@ class Target:
 
     @property
     def is_met(self) -> bool:
-        """Whether the median keeps to the limit."""
+        """
+        Whether the median keeps to the limit.
+
+        "No less than the other" (a limit of 1) is also kept where no difference can
+        be told.
+        """
+        if self.limit == 1.0 and self.value.is_no_difference:
+            return True
         if self.at_least:
             return self.value.median >= self.limit
         return self.value.median <= self.limit
@@ -63,6 +71,11 @@ class Section:
     def add(self, *cells: str) -> None:
         """Append a row, filled up with empty cells."""
         self.rows.append([*cells, *[""] * (len(self.columns) - len(cells))])
+
+    def fails(self, name: str, reason: str) -> None:
+        """Append a row for a contestant that has no numbers, and say why below."""
+        self.add(name, "failed")
+        self.notes.append(f"{name} failed: {reason}")
 
 
 @dataclass
@@ -106,10 +119,12 @@ def show(report: Report, console: Console) -> None:
     console.print()
     console.print(Text(f"{report.workload}: {report.question}", style="bold"))
     for section in report.sections:
-        table = Table(title=section.title, title_justify="left")
+        table = Table(
+            title=section.title, title_justify="left", box=box.SIMPLE, pad_edge=False
+        )
         for number, column in enumerate(section.columns):
-            justify = "right" if number else "left"
-            table.add_column(column, justify=justify)  # type: ignore[arg-type]
+            justify: JustifyMethod = "right" if number else "left"
+            table.add_column(column, justify=justify, no_wrap=True)
         for row in section.rows:
             style = "bold" if row[0].startswith("geventpool") else None
             table.add_row(*row, style=style)
