@@ -1,0 +1,481 @@
+"""Sockets as a pool needs them: dialled in time, asked without waiting, let go of.
+
+Knows addresses, deadlines, descriptors and what gevent keeps for each of them. Knows
+nothing of connections, pools or protocols. Needs no monkey-patching, and a program
+may patch before or after importing this.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import EBADF, ECONNREFUSED, ETIMEDOUT
+from select import POLLIN
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import gevent
+from gevent import monkey, socket
+
+if TYPE_CHECKING:
+    # The module itself must not be imported before it is needed: a program that
+    # patches after importing us would be left with a half-patched ssl.
+    from ssl import SSLContext, SSLSocket
+
+__all__ = [
+    "KeepAlive",
+    "abandon",
+    "abort",
+    "after_fork",
+    "dial",
+    "dial_unix",
+    "find_socket",
+    "is_quiet",
+    "sever",
+]
+
+log = logging.getLogger(__name__)
+
+Address: TypeAlias = "tuple[int, Any]"
+
+# The class below what gevent wraps, and below every native socket.
+_native_socket: type = monkey.get_original("socket", "socket").__mro__[1]
+
+# A patched poll switches even when told not to wait.
+_poll = monkey.get_original("select", "poll")
+
+
+class HasFileno(Protocol):
+    """What can be asked for its descriptor."""
+
+    def fileno(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class KeepAlive:
+    """
+    How soon a peer that vanished without a word is noticed.
+
+    A connection at rest is asked after *idle* seconds whether it still lives, then
+    every *interval* seconds, and is given up after *count* questions without an
+    answer. Bytes that nobody acknowledges are given up after the same time in all,
+    ``idle + interval * count`` seconds; the system's own patience for those is
+    about a quarter of an hour.
+
+    :param int idle: whole seconds, at least 1.
+    :param int interval: whole seconds, at least 1.
+    :param int count: at least 1.
+    :raises TypeError: one is not an ``int``.
+    :raises ValueError: one is below 1.
+    """
+
+    idle: int = 30
+    interval: int = 5
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            rule = f"{name} must be a whole number of at least 1, not {value!r}"
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(rule)
+            if value < 1:
+                raise ValueError(rule)
+
+    def options(self) -> Iterator[tuple[int, int, int]]:
+        """The socket options of this platform: level, option, value."""
+        yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
+        named = {
+            "TCP_KEEPIDLE": self.idle,
+            "TCP_KEEPALIVE": self.idle,  # the same on macOS
+            "TCP_KEEPINTVL": self.interval,
+            "TCP_KEEPCNT": self.count,
+            "TCP_USER_TIMEOUT": 1000 * (self.idle + self.interval * self.count),
+        }
+        for name, value in named.items():
+            option = getattr(socket, name, None)
+            if option is not None:
+                yield socket.IPPROTO_TCP, option, value
+
+
+# Dialling
+
+
+def dial(
+    host: str,
+    port: int,
+    *,
+    timeout: float | None = None,
+    ssl: SSLContext | bool | None = None,
+    server_hostname: str | None = None,
+    keepalive: KeepAlive = KeepAlive(),
+) -> socket.socket:
+    """
+    A connected gevent socket, in blocking mode. **May switch.**
+
+    Every address of *host* is tried in turn. A numeric *host* does not pass through
+    the resolver, whose ten threads may all be busy with names that do not resolve.
+
+    :param str host: name, IPv4 or IPv6 address.
+    :param int port: TCP port.
+    :param float timeout: seconds for all of it: name, connect and TLS handshake.
+        While further addresses are left, one may use up its equal share. None
+        leaves it to the system.
+    :param ssl: an ``SSLContext``; True for one default context, shared by the
+        process because making it holds the hub for 20 to 30 ms; None for plain TCP.
+    :param str server_hostname: the name the certificate must bear, if not *host*.
+    :param KeepAlive keepalive: how soon a vanished peer is noticed.
+    :raises TimeoutError: *timeout* is over.
+    :raises OSError: no address could be reached (the last one's error), the name
+        could not be resolved, or the handshake failed (``ssl.SSLError``).
+    """
+    with _deadline(timeout, f"{host}:{port}"):
+        addresses = _numeric(host, port) or _resolved(host, port)
+        sock = _reach_any(addresses, timeout, keepalive)
+        return _secure(sock, ssl, server_hostname or host)
+
+
+def dial_unix(
+    path: str | bytes | os.PathLike[str],
+    *,
+    timeout: float | None = None,
+    ssl: SSLContext | bool | None = None,
+    server_hostname: str | None = None,
+) -> socket.socket:
+    """
+    A gevent socket connected to a Unix socket, in blocking mode. **May switch.**
+
+    :param path: where it is; the name of an abstract one starts with a null byte.
+    :param float timeout: seconds for all of it; None leaves it to the system.
+    :param ssl: as for :func:`dial`.
+    :param str server_hostname: the name the certificate must bear.
+    :raises TimeoutError: *timeout* is over.
+    :raises OSError: whatever connecting or the handshake raised.
+    """
+    with _deadline(timeout, repr(path)):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _knock(sock, os.fspath(path))
+        except BaseException:
+            # Killed or timed out as well: nobody else knows of this descriptor.
+            abandon(sock)
+            raise
+        return _secure(sock, ssl, server_hostname)
+
+
+@contextmanager
+def _deadline(timeout: float | None, where: str) -> Iterator[None]:
+    if timeout is None:
+        yield
+        return
+    if not 0 <= timeout < math.inf:
+        # A NaN in the loop's heap would stop every timer of the process.
+        raise ValueError(
+            f"timeout must be finite and not negative, or None, not {timeout!r}"
+        )
+    timer = gevent.Timeout.start_new(timeout)
+    try:
+        yield
+    except gevent.Timeout as expired:
+        if expired is not timer:
+            raise
+        raise TimeoutError(
+            ETIMEDOUT, f"no connection to {where} within {timeout:g} s"
+        ) from None
+    finally:
+        timer.close()
+
+
+def _numeric(host: str, port: int) -> list[Address]:
+    for family in socket.AF_INET, socket.AF_INET6:
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return [(family, (host, port))]
+    return []
+
+
+def _resolved(host: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _reach_any(
+    addresses: Sequence[Address], timeout: float | None, keepalive: KeepAlive
+) -> socket.socket:
+    share = None if timeout is None else timeout / len(addresses)
+    for family, address in addresses[:-1]:
+        try:
+            return _reach(family, address, share, keepalive)
+        except OSError:
+            continue  # the next one may answer
+    family, address = addresses[-1]
+    return _reach(family, address, None, keepalive)
+
+
+def _reach(
+    family: int, address: Any, timeout: float | None, keepalive: KeepAlive
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in keepalive.options():
+            sock.setsockopt(level, option, value)
+        sock.settimeout(timeout)
+        sock.connect(address)
+        _refuse_itself(sock)
+        sock.settimeout(None)
+    except BaseException:
+        # Killed or timed out as well: nobody else knows of this descriptor.
+        abandon(sock)
+        raise
+    return sock
+
+
+def _refuse_itself(sock: socket.socket) -> None:
+    # While a server on one of the ports that clients get is down, a client may be
+    # given that very port and then be connected to itself.
+    if sock.getsockname() == sock.getpeername():
+        raise ConnectionRefusedError(ECONNREFUSED, "connected to itself: no server")
+
+
+def _knock(sock: socket.socket, path: str | bytes) -> None:
+    # A Unix socket whose backlog is full answers EAGAIN, yet counts as writable:
+    # gevent's connect would then spin on the processor until the server accepts.
+    sock.settimeout(0.0)
+    pause = 0.001
+    while True:
+        try:
+            sock.connect(path)
+            break
+        except BlockingIOError:
+            gevent.sleep(pause)
+            pause = min(2 * pause, 0.05)
+    sock.settimeout(None)
+
+
+def _secure(
+    sock: socket.socket, ssl: SSLContext | bool | None, server_hostname: str | None
+) -> socket.socket:
+    if not ssl:
+        return sock
+    try:
+        tls = _wrapped(sock, ssl, server_hostname)
+    except BaseException:
+        # Nobody else knows of this descriptor.
+        abandon(sock)
+        raise
+    try:
+        tls.do_handshake()
+    except BaseException:
+        # Killed or timed out as well; the wrapper is the owner now.
+        abandon(tls)
+        raise
+    return tls
+
+
+def _wrapped(
+    sock: socket.socket, ssl: SSLContext | bool, server_hostname: str | None
+) -> SSLSocket:
+    from gevent import ssl as gevent_ssl
+
+    # Not context.wrap_socket: that of an unpatched context makes native sockets,
+    # which block the hub. gevent's own contexts call their class just so.
+    make: Callable[..., SSLSocket] = gevent_ssl.SSLSocket
+    return make(
+        sock=sock,
+        do_handshake_on_connect=False,
+        server_hostname=server_hostname,
+        _context=_shared_context() if ssl is True else ssl,
+    )
+
+
+@functools.cache
+def _shared_context() -> SSLContext:
+    from gevent.ssl import create_default_context
+
+    return create_default_context()
+
+
+# Asking
+
+
+def is_quiet(sock: HasFileno) -> bool:
+    """
+    Whether an idle socket is still open and has nothing to say. Never switches.
+
+    End of stream, an error and unexpected bytes all count as noise. Nothing is
+    consumed from a plain socket, no error is taken off it, and its number may be
+    above 1023. A TLS socket may be sent session tickets at any time, which are no
+    data: so one that looks readable is read, without waiting, to tell.
+
+    No answer still on its way can be seen: quiet is not the same as in step.
+
+    :param sock: a socket, of gevent or native, or whatever has a ``fileno``.
+    """
+    # A fresh native poll object costs no more than a kept one that is told of the
+    # descriptor and made to forget it, is shared with no other thread, and takes
+    # about half the time of recv(1, MSG_PEEK | MSG_DONTWAIT), whose usual outcome
+    # is an exception.
+    try:
+        poll = _poll()
+        poll.register(sock.fileno(), POLLIN)
+        if not poll.poll(0):
+            return type(sock) is socket.socket or not _buffered(sock)
+        return type(sock) is not socket.socket and _says_nothing(sock)
+    except (OSError, ValueError):
+        return False
+
+
+def _buffered(sock: Any) -> bool:
+    # Decrypted bytes are in the TLS library, where no poll sees them.
+    pending = getattr(sock, "pending", None)
+    return pending is not None and pending() > 0
+
+
+def _says_nothing(sock: Any) -> bool:
+    if not hasattr(sock, "pending"):
+        return False
+    from ssl import SSLWantReadError
+
+    timeout = sock.gettimeout()
+    sock.settimeout(0.0)
+    try:
+        sock.recv(1)
+    except SSLWantReadError:
+        return True
+    finally:
+        sock.settimeout(timeout)
+    return False
+
+
+def find_socket(thing: Any) -> socket.socket | None:
+    """
+    The socket under a driver's connection, or None. Never switches.
+
+    Looks at the object itself, then at its ``sock``, ``_sock`` and ``socket``.
+    """
+    kinds = (socket.socket, _native_socket)
+    if isinstance(thing, kinds):
+        return thing  # type: ignore[return-value]
+    for name in "sock", "_sock", "socket":
+        found = getattr(thing, name, None)
+        if isinstance(found, kinds):
+            return found  # type: ignore[return-value]
+    return None
+
+
+# Letting go
+
+_in_child = False
+
+
+@contextmanager
+def after_fork() -> Iterator[None]:
+    """
+    A block in which sockets are let go of as a forked child must.
+
+    For ``os.register_at_fork(after_in_child=...)``: within it :func:`abandon`,
+    :func:`abort` and :func:`sever` close the child's copy of the descriptor and
+    nothing else. The copies of the parent's greenlets which wait on it are not woken
+    (they would go on with the parent's work in the child), and :func:`abort` resets
+    nothing, since the parent's connection is the same. The block must not switch.
+    """
+    global _in_child
+    _in_child = True
+    try:
+        yield
+    finally:
+        _in_child = False
+
+
+def abandon(sock: Any) -> None:
+    """
+    Let go of the descriptor at once, without a goodbye. Never switches or raises.
+
+    No ``shutdown``, no TLS ``unwrap``: fit for the hub, finalizers, at-fork hooks
+    (see :func:`after_fork`) and for other greenlets' sockets, and it does not mind
+    files made from the socket, which keep ``close()`` from closing it. A greenlet
+    that waits on the socket gets an ``OSError`` (EBADF) in the next turn of the
+    loop. Only if one waits on the bare descriptor (``select``) is that closed in the
+    next turn, after it has been woken, and not at once. What was sent is still
+    delivered. A closed socket is left alone.
+
+    :param sock: a socket of gevent, or a native one.
+    """
+    try:
+        _stop_waits(sock)
+        if _in_child:
+            _close_copy(sock)
+        else:
+            # Not close(): that does nothing as long as a file made from it lives.
+            sock._closed = True
+            sock._real_close()
+    except Exception:
+        # A finalizer has nobody to raise it to; closed behind our back, most likely.
+        log.debug("could not let go of %r", sock, exc_info=True)
+
+
+def abort(sock: Any) -> None:
+    """
+    Like :func:`abandon`, but the peer gets a reset and nothing is delivered any more.
+
+    For a stream that is out of step: it spares this side the minute of TIME_WAIT
+    which each closed connection costs. Never switches or raises.
+    """
+    if not _in_child:
+        try:
+            at_once = struct.pack("ii", 1, 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        except OSError:
+            pass  # closed already, or of a kind without it
+    abandon(sock)
+
+
+def sever(descriptor: int) -> None:
+    """
+    Cut a connection whose descriptor somebody else owns. Never switches.
+
+    The number stays taken, and leads nowhere from now on: its owner will close it
+    some day, and must then not close a stranger's. Whatever the owner still writes,
+    like a goodbye, gets lost. Greenlets that wait on it are woken.
+
+    :raises OSError: no such descriptor, or no room for another one.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.dup2(nowhere, descriptor, inheritable=False)
+    finally:
+        socket.close(nowhere)
+    if not _in_child:
+        gevent.get_hub().loop.closing_fd(descriptor)
+
+
+def _stop_waits(sock: Any) -> None:
+    # The watchers go before the descriptor does, because libev may object to
+    # stopping one of a closed descriptor, and because gevent's own way puts off
+    # closing until the waiters have been told.
+    for name in "_read_event", "_write_event":
+        watcher = getattr(sock, name, None)
+        wake = getattr(watcher, "callback", None)
+        if watcher is None or wake is None:
+            continue
+        watcher.stop()
+        if not _in_child:
+            error = OSError(EBADF, "the socket was let go of by another greenlet")
+            sock.hub.loop.run_callback(wake.__self__.throw, error)
+
+
+def _close_copy(sock: Any) -> None:
+    if hasattr(sock, "pending"):
+        # The TLS library remembers the number, which is about to be free.
+        sock._sslobj = None
+    descriptor = sock.detach()
+    if descriptor >= 0:
+        # Not os.close: gevent's patch puts it off, and may even wait.
+        socket.close(descriptor)
