@@ -20,16 +20,24 @@ CORE: dict[str, set[str]] = {
     "connection": {"errors", "policies", "sockets"},
     "connector": {"connection", "errors"},
     "listeners": {"errors", "ledger", "policies"},
+    "holders": set(),
+    "pulse": set(),
     "reaper": {"policies"},
+    "reports": {"errors", "ledger"},
+    "staff": set(),
     "pool": {
         "connection",
         "connector",
         "errors",
+        "holders",
         "ledger",
         "listeners",
         "policies",
+        "pulse",
         "reaper",
+        "reports",
         "sockets",
+        "staff",
     },
 }
 
@@ -72,6 +80,8 @@ def offences(path: str, source: str) -> list[str]:
     :param path: relative to the package, such as ``pool.py``, ``redis/pool.py``.
     """
     room = path.split("/")[0].removesuffix(".py")
+    allowed: set[str]
+    drivers: set[str]
     if room == "__init__":
         allowed, drivers = set(CORE), set()
     elif room in CORE:
