@@ -39,7 +39,6 @@ from benchmarks.report import (
 )
 from benchmarks.rounds import Scale, Series, interleave
 
-GREENLETS = 200
 CONNECTIONS = 10
 #: Seconds each loan lasts.
 HOLD = 0.001
@@ -89,7 +88,7 @@ class Load:
     """What the crowd wants."""
 
     name: str = "crowd"
-    greenlets: int = GREENLETS
+    greenlets: int = 200
     connections: int = CONNECTIONS
     hold: float = HOLD
     seconds: float = 1.0
@@ -195,7 +194,7 @@ def _finish(
 def without_pool(load: Load) -> Crowd:
     """What is to be had: a holder for each connection, and nobody waits."""
     nobody = Contestant(POSSIBLE, lambda: None, lambda conn: None, lambda: None)
-    seats = replace(load, greenlets=load.connections, loans=None)
+    seats = replace(load, greenlets=load.connections, loans=None, hurried=True)
     free = crowd(nobody, seats)
     # In a crowd served in turn, all others are served between two loans of one's own,
     # and of that time one's own loan is no wait.
@@ -217,11 +216,11 @@ def run(scale: Scale) -> Report:
 
 
 def _loads(scale: Scale) -> tuple[Load, ...]:
-    seconds = scale.seconds
+    greedy = Load("the greedy", scale.crowd, seconds=scale.seconds)
     return (
-        Load("the job", seconds=seconds, loans=max(2, int(20 * seconds))),
-        Load("the handlers", seconds=seconds, hurried=False),
-        Load("the greedy", seconds=seconds),
+        replace(greedy, name="the job", loans=max(2, int(20 * scale.seconds))),
+        replace(greedy, name="the handlers", hurried=False),
+        greedy,
     )
 
 

@@ -44,15 +44,21 @@ def run(scale: Scale) -> Report:
 def _turns(
     contestants: dict[str, Contestant], seconds: float
 ) -> dict[str, Callable[[], Sample]]:
-    turns = {LOOP: _turn(lambda count: _cycles(().__len__, bool, count), seconds)}
+    turns = {LOOP: repeated(lambda count: _cycles(().__len__, bool, count), seconds)}
     for name, contestant in contestants.items():
-        turns[name] = _turn(_plain(contestant), seconds)
+        turns[name] = repeated(borrowing(contestant), seconds)
         if contestant.block is not None:
-            turns[name + BLOCK] = _turn(_blocks(contestant.block), seconds)
+            turns[name + BLOCK] = repeated(_blocks(contestant.block), seconds)
     return turns
 
 
-def _turn(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:
+def repeated(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:
+    """
+    A turn that repeats a cycle for about as long as asked.
+
+    :param cycles: does as many cycles as it is told.
+    :param seconds: how long the turn should take.
+    """
     counts: list[int] = []
 
     def turn() -> Sample:
@@ -69,7 +75,8 @@ def _counted(cycles: Callable[[int], object], count: int) -> int:
     return count
 
 
-def _plain(contestant: Contestant) -> Callable[[int], None]:
+def borrowing(contestant: Contestant) -> Callable[[int], None]:
+    """The cycle itself: acquire and release, as often as told."""
     return lambda count: _cycles(contestant.acquire, contestant.release, count)
 
 
