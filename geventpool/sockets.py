@@ -358,13 +358,17 @@ def find_socket(thing: Any) -> socket.socket | None:
     """
     The socket under a driver's connection, or None. Never switches.
 
-    Looks at the object itself, then at its ``sock``, ``_sock`` and ``socket``.
+    Looks at the object itself, then at its ``sock``, ``_sock`` and ``socket``; an
+    attribute that cannot be read is none.
     """
     kinds = (socket.socket, _native_socket)
     if isinstance(thing, kinds):
         return thing  # type: ignore[return-value]
     for name in "sock", "_sock", "socket":
-        found = getattr(thing, name, None)
+        try:
+            found = getattr(thing, name, None)
+        except Exception:
+            continue  # a property that refuses while not connected
         if isinstance(found, kinds):
             return found  # type: ignore[return-value]
     return None

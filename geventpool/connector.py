@@ -1,0 +1,303 @@
+"""How one kind of connection is handled: the verbs a pool uses on what it lends.
+
+Knows one connection at a time. Knows nothing of pools, places or waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from geventpool import sockets
+from geventpool.connection import Connection
+
+__all__ = ["Connector", "FactoryConnector", "as_connector", "let_go"]
+
+log = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+
+class Connector(Generic[C]):
+    """
+    The verbs for one kind of connection: override :meth:`open` and :meth:`close`.
+
+    The other defaults are honest: they claim nothing that they have not looked at.
+    The pool calls ``open``, ``close``, ``ping`` and ``reset`` only in greenlets of
+    its own and under a time limit, so they may switch, and may be interrupted by a
+    ``gevent.Timeout`` or a kill. All others are called on the fast path or in the
+    hub: they must not switch, and had better be quick.
+    """
+
+    # In the pool's own greenlets; these may switch.
+
+    def open(self) -> C:
+        """
+        A new connection, ready for use. **May switch.**
+
+        Whoever overrides it lets go of a half-made connection when interrupted.
+
+        :raises Exception: whatever the driver raises; it is passed on unchanged.
+        """
+        raise NotImplementedError
+
+    def close(self, conn: C) -> None:
+        """
+        Say goodbye and let go of the socket, the latter whatever happens. May switch.
+        """
+        raise NotImplementedError
+
+    def ping(self, conn: C) -> None:
+        """
+        Ask the other side whether it still lives. **May switch.**
+
+        Default: no question is asked, only :meth:`is_usable`.
+
+        :raises Exception: it does not; the connection is closed then.
+        """
+        if not self.is_usable(conn):
+            raise ConnectionError(f"{conn!r} is closed, or has something to read")
+
+    def reset(self, conn: C) -> None:
+        """
+        Put a returned connection back to its first state. **May switch.**
+
+        Called only if :meth:`needs_reset`. Default: nothing.
+
+        :raises Exception: it could not; the connection is closed then.
+        """
+
+    # Anywhere, the hub included; these never switch.
+
+    def discard(self, conn: C) -> None:
+        """
+        Let go of the descriptor, without a goodbye. Never switches or raises.
+
+        For connections in mid-conversation, in a forked child (where a goodbye would
+        end the parent's session) and in finalizers. Default: :func:`let_go`.
+        """
+        let_go(conn)
+
+    def is_usable(self, conn: C) -> bool:
+        """
+        Whether an idle connection is open with nothing to read. Never switches.
+
+        Default: True, which leaves broken connections to their borrowers to find.
+        """
+        return True
+
+    def needs_reset(self, conn: C) -> bool:
+        """
+        Whether :meth:`reset` must run before the next borrower. Never switches.
+
+        Default: False, and a returned connection is handed over at once.
+        """
+        return False
+
+    def survives(self, error: Exception) -> bool:
+        """
+        Whether the protocol is in step after *error* left the borrow block.
+
+        Like after a server's "no such table", when the answer was read whole.
+        Default: False, and the connection is discarded.
+        """
+        return False
+
+    def is_exhausted(self, error: Exception) -> bool:
+        """
+        Whether *error*, raised by :meth:`open`, says that the server is full.
+
+        The pool then waits for connections to come back, and tries again later.
+        Default: False, and the error is raised in whoever wanted the connection.
+        """
+        return False
+
+    def condemns(self, error: Exception) -> bool:
+        """
+        Whether *error*, which left the borrow block, condemns every connection.
+
+        Like after a fail-over: the pool then renews all it has at present. Default:
+        False.
+        """
+        return False
+
+
+class FactoryConnector(Connector[Any]):
+    """
+    The verbs for whatever a callable makes, as gsocketpool's pools take it.
+
+    Made for :class:`~geventpool.connection.Connection`; of any other object the
+    methods ``open``, ``close``, ``is_connected``, ``is_expired`` and ``ping`` are used
+    where it has them. One without ``open`` is taken to be open already, so a socket
+    will do: ``lambda: gevent.socket.create_connection(address)``.
+
+    :param factory: called as ``factory(**options)`` for each connection.
+    :param options: copied now, and never changed; None for none.
+    :raises TypeError: *factory* is not callable, or *options* is no mapping with
+        strings for keys.
+    """
+
+    def __init__(
+        self, factory: Callable[..., Any], options: Mapping[str, Any] | None = None
+    ) -> None:
+        if not callable(factory):
+            raise TypeError(
+                f"factory must be a Connector or something to call, not {factory!r}"
+            )
+        self._factory = factory
+        self._options = _copied(options)
+
+    def __repr__(self) -> str:
+        name = getattr(self._factory, "__qualname__", None) or repr(self._factory)
+        # The options stay out: there may be a password among them.
+        return f"<{type(self).__name__} {name}>"
+
+    def open(self) -> Any:
+        """
+        What the factory made, opened if it has an ``open`` method. **May switch.**
+
+        :raises Exception: whatever the factory or ``open`` raised; what was half made
+            is let go of.
+        """
+        conn = self._factory(**self._options)
+        begin = getattr(conn, "open", None)
+        if callable(begin):
+            try:
+                begin()
+            except BaseException:
+                # Interrupted as well: nobody else knows of the half-made connection.
+                self.discard(conn)
+                raise
+        return conn
+
+    def close(self, conn: Any) -> None:
+        """
+        Call its ``close``, unless it says that it is not connected. **May switch.**
+
+        Whatever happens, the socket is let go of, also where a file made from it
+        would keep it open.
+        """
+        sock = sockets.find_socket(conn)
+        try:
+            if _says(conn, "is_connected", True):
+                finish = getattr(conn, "close", None)
+                if callable(finish):
+                    finish()
+        finally:
+            if sock is not None:
+                sockets.abandon(sock)
+
+    def ping(self, conn: Any) -> None:
+        """
+        Call its ``ping`` if it has one; else see that it is usable. **May switch.**
+
+        :raises Exception: whatever ``ping`` raised, or ConnectionError.
+        """
+        ask = getattr(conn, "ping", None)
+        if callable(ask):
+            ask()
+        else:
+            super().ping(conn)
+
+    def is_usable(self, conn: Any) -> bool:
+        """
+        Whether it is connected, not expired, and its socket quiet. Never switches.
+
+        An object that has no such methods, or no socket to be found, is not held
+        responsible for that. One whose methods fail is not usable.
+        """
+        try:
+            if isinstance(conn, Connection):
+                return conn.is_connected() and not conn.is_expired() and conn.is_quiet()
+            return (
+                _says(conn, "is_connected", True)
+                and not _says(conn, "is_expired", False)
+                and _is_quiet(conn)
+            )
+        except Exception:
+            log.debug("could not tell whether %r is usable", conn, exc_info=True)
+            return False
+
+
+def as_connector(
+    factory: Connector[C] | Callable[..., C], options: Mapping[str, Any] | None = None
+) -> Connector[C]:
+    """
+    The connector itself, or one for what the callable makes.
+
+    :param factory: a :class:`Connector`, or what :class:`FactoryConnector` takes.
+    :param options: for the callable; a connector has its own.
+    :raises TypeError: options beside a connector, or see :class:`FactoryConnector`.
+    """
+    if not isinstance(factory, Connector):
+        return FactoryConnector(factory, options)
+    if _copied(options):
+        raise TypeError(
+            f"options are for a factory; {factory!r} is a Connector and takes none, "
+            f"but was given {sorted(options or ())}"
+        )
+    return factory
+
+
+def let_go(conn: Any) -> None:
+    """
+    Let go of the descriptor under *conn*, without a goodbye. Never raises.
+
+    A :class:`~geventpool.connection.Connection` does it itself. Else the socket is
+    taken from under the object; else the connection is cut if there is a ``fileno``;
+    else there is nothing left but its ``close``, which may say goodbye or even switch:
+    for such objects override :meth:`Connector.discard`.
+    """
+    try:
+        if isinstance(conn, Connection):
+            conn.discard()
+        else:
+            _let_go_of_stranger(conn)
+    except Exception:
+        # Called from finalizers and at-fork hooks, which have nobody to raise it to.
+        log.warning("could not let go of %r", conn, exc_info=True)
+
+
+def _let_go_of_stranger(conn: Any) -> None:
+    sock = sockets.find_socket(conn)
+    if sock is not None:
+        sockets.abandon(sock)
+    elif not _severed(conn):
+        finish = getattr(conn, "close", None)
+        if callable(finish):
+            finish()
+
+
+def _severed(conn: Any) -> bool:
+    # The object will close the number itself some day: it must stay its own.
+    if not callable(getattr(conn, "fileno", None)):
+        return False
+    descriptor = conn.fileno()
+    if descriptor >= 0:
+        sockets.sever(descriptor)
+    return True
+
+
+def _says(conn: Any, question: str, otherwise: bool) -> bool:
+    # A method in gsocketpool's style, a property in others'.
+    answer = getattr(conn, question, otherwise)
+    return bool(answer() if callable(answer) else answer)
+
+
+def _is_quiet(conn: Any) -> bool:
+    sock = sockets.find_socket(conn)
+    if sock is not None:
+        return sockets.is_quiet(sock)
+    return not callable(getattr(conn, "fileno", None)) or sockets.is_quiet(conn)
+
+
+def _copied(options: Any) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict or None, not {options!r}")
+    for key in options:
+        if not isinstance(key, str):
+            raise TypeError(f"options must have names for keys, not {key!r}")
+    return dict(options)
