@@ -7,7 +7,8 @@ line while it is killed, and the memory each of them takes. Last, how long a swe
 the reaper over a large pool keeps everybody else from running.
 
 A long line has a price no pool can avoid: fifty thousand greenlets do not fit into the
-processor's caches. What a bare gevent queue pays for the same line is beside ours.
+processor's caches. "A bare line" is that price: a deque of greenlets, switched to in
+turn, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gc
 import random
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 
 import gevent
@@ -93,15 +95,40 @@ def _waiters(report: Report, scale: Scale) -> None:
         turns = {
             _named(name, size): turn_of(build, size, 2 * many)
             for size in (FEW, many)
-            for name, build in (
-                (peers.FLOOR, peers.lifo_queue),
-                (peers.OURS, peers.ours),
-            )
+            for name, build in CONTENDERS
         }
         series = interleave(turns, rounds)
         title = f"one waiter {kind}, in a line of {FEW} and of {many}"
         report.sections.append(_compared(title, series, many))
         _promise(report, series, many, f"waiters {kind}")
+
+
+def bare_line(limit: int) -> Contestant:
+    """One item passed along a line of greenlets: the least a line can cost."""
+    waiting: deque[gevent.Greenlet[..., None]] = deque()
+    idle = [peers.Dummy()]
+    hub = gevent.get_hub()
+
+    def get() -> peers.Dummy:
+        if not idle:
+            waiting.append(gevent.getcurrent())
+            hub.switch()
+        return idle.pop()
+
+    def put(item: peers.Dummy) -> None:
+        idle.append(item)
+        if waiting:
+            hub.loop.run_callback(waiting.popleft().switch)
+
+    return Contestant(BARE, get, put, lambda: None)
+
+
+BARE = "a bare line"
+CONTENDERS: tuple[tuple[str, Builder], ...] = (
+    (BARE, bare_line),
+    (peers.FLOOR, peers.lifo_queue),
+    (peers.OURS, peers.ours),
+)
 
 
 class Line:
