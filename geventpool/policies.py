@@ -1,0 +1,222 @@
+"""When: frozen numbers that refuse bad input, and pure arithmetic on them.
+
+Knows time only as seconds that it is handed; reads no clock, never waits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Backoff",
+    "Expiry",
+    "Limits",
+    "flag",
+    "optional_seconds",
+    "optional_whole",
+    "seconds",
+    "whole",
+]
+
+FOREVER = math.inf
+
+
+def _number(name: str, value: Any, rule: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {rule}, not {value!r}")
+    return float(value)
+
+
+def seconds(name: str, value: Any) -> float:
+    """The duration as a float: finite and not negative.
+
+    A NaN that reaches an event loop's heap of timers stops *every* timer of the
+    process, so it is refused at the door.
+
+    :param str name: what the argument is called, for the message.
+    :raises TypeError: not a number (``bool`` is not one).
+    :raises ValueError: negative, NaN or infinite.
+    """
+    rule = "a number of seconds, finite and not negative"
+    number = _number(name, value, rule)
+    if not 0 <= number < FOREVER:
+        raise ValueError(f"{name} must be {rule}, not {value!r}")
+    return number
+
+
+def optional_seconds(name: str, value: Any) -> float | None:
+    """Like :func:`seconds`; None, for "no limit", stays None."""
+    return None if value is None else seconds(name, value)
+
+
+def whole(name: str, value: Any, minimum: int = 0) -> int:
+    """The whole number, at least *minimum*.
+
+    :raises TypeError: not an ``int`` (``bool`` is not one).
+    :raises ValueError: below *minimum*.
+    """
+    rule = f"a whole number of at least {minimum}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {rule}, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be {rule}, not {value!r}")
+    return value
+
+
+def optional_whole(name: str, value: Any, minimum: int = 0) -> int | None:
+    """Like :func:`whole`; None, for "no limit", stays None."""
+    return None if value is None else whole(name, value, minimum)
+
+
+def flag(name: str, value: Any) -> bool:
+    """The truth value: True or False and nothing that merely resembles them.
+
+    :raises TypeError: not a ``bool``.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to pause between two tries.
+
+    The pause before try *n* (counted from 0) is ``initial * factor ** n``, at most
+    *maximum*, and then spread by plus or minus *jitter* of itself.
+
+    ``Backoff(0.1, factor=1, jitter=0, retries=10)`` is what gsocketpool does.
+
+    :param float initial: the first pause, in seconds.
+    :param float factor: each pause is this many times the one before; at least 1.
+    :param float maximum: no pause is longer than this many seconds (before jitter).
+    :param float jitter: the part of a pause that is random, 0 (none) to 1.
+    :param int retries: pauses after which one gives up; None: never, only the
+        caller's time limit ends it.
+    :raises TypeError: a value is not a number.
+    :raises ValueError: a value is out of its range.
+    """
+
+    initial: float = 0.05
+    factor: float = 2.0
+    maximum: float = 5.0
+    jitter: float = 0.1
+    retries: int | None = None
+
+    def __post_init__(self) -> None:
+        initial = seconds("initial", self.initial)
+        if seconds("factor", self.factor) < 1:
+            raise ValueError(f"factor must be at least 1, not {self.factor!r}")
+        if seconds("maximum", self.maximum) < initial:
+            raise ValueError(
+                f"maximum must be at least initial ({initial!r}), not {self.maximum!r}"
+            )
+        if seconds("jitter", self.jitter) > 1:
+            raise ValueError(f"jitter must be from 0 to 1, not {self.jitter!r}")
+        optional_whole("retries", self.retries)
+
+    def delay(self, attempt: int, chance: Callable[[], float] = random.random) -> float:
+        """Seconds to pause before try *attempt*.
+
+        :param int attempt: 0 for the first pause.
+        :param chance: gives a number from 0 to 1; a test puts its own here.
+        """
+        try:
+            pause = min(self.initial * self.factor**attempt, self.maximum)
+        except OverflowError:
+            pause = self.maximum
+        return pause * (1 + self.jitter * (2 * chance() - 1))
+
+    def total(self, retries: int) -> float:
+        """Seconds that *retries* pauses last together, without jitter.
+
+        The line is not polled, so there a number of tries can only mean a time.
+        """
+        total = 0.0
+        for attempt in range(retries):
+            pause = self.delay(attempt, chance=lambda: 0.5)
+            if pause >= self.maximum or self.factor == 1:
+                return total + pause * (retries - attempt)
+            total += pause
+        return total
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the pool lets its own greenlets talk to a server, in seconds.
+
+    :param float open: to open a connection, handshake included.
+    :param float ping: to check one by a round trip.
+    :param float reset: to clean one up after a loan.
+    :param float close: to take leave; then the socket is closed without.
+    :raises TypeError: a value is not a number.
+    :raises ValueError: a value is negative, NaN or infinite.
+    """
+
+    open: float = 30.0
+    ping: float = 5.0
+    reset: float = 5.0
+    close: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("open", "ping", "reset", "close"):
+            seconds(f"limits.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """How long a connection may live and stand idle; all in seconds, None: no limit.
+
+    :param max_lifetime: from being opened to being replaced. Each connection draws
+        its own lifetime, up to *jitter* of it shorter, so that connections opened
+        together do not all expire together (psycopg_pool and HikariCP do the same).
+    :param max_idle: unused for longer than this, it is closed.
+    :param ping_after: unused and unchecked for longer than this, it is checked by a
+        round trip before it is lent.
+    :param ping_interval: idle connections are sent a round trip this often.
+    :param float jitter: the part of *max_lifetime* that is random.
+    :raises TypeError: a value is not a number.
+    :raises ValueError: a value is negative, NaN or infinite.
+    """
+
+    max_lifetime: float | None = None
+    max_idle: float | None = None
+    ping_after: float | None = None
+    ping_interval: float | None = None
+    jitter: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("max_lifetime", "max_idle", "ping_after", "ping_interval"):
+            optional_seconds(name, getattr(self, name))
+
+    @property
+    def is_timed(self) -> bool:
+        """Does any limit ask when a connection was used?"""
+        limits = (self.max_lifetime, self.max_idle, self.ping_after)
+        return any(limit is not None for limit in (*limits, self.ping_interval))
+
+    def expires(
+        self, opened: float, chance: Callable[[], float] = random.random
+    ) -> float:
+        """When a connection opened at *opened* has lived long enough."""
+        if self.max_lifetime is None:
+            return FOREVER
+        return opened + self.max_lifetime * (1 - self.jitter * chance())
+
+    def fit_until(self, expires: float, used: float, alive: float) -> float:
+        """Until when an idle connection may be lent without a further look.
+
+        :param expires: what :meth:`expires` said.
+        :param used: when it was last used.
+        :param alive: when it was last known to be alive: used, or pinged.
+        """
+        until = expires
+        if self.max_idle is not None:
+            until = min(until, used + self.max_idle)
+        if self.ping_after is not None:
+            until = min(until, alive + self.ping_after)
+        return until
