@@ -1,0 +1,360 @@
+"""Who has which connection, and who waits: all of a pool's mutable state.
+
+Knows no sockets, no greenlets' switching and no clock: whoever calls brings the time,
+and whoever waits brings a callable that wakes him. So it can be driven, and is, by
+tests that know nothing of gevent.
+
+Two rules hold between any two switches:
+
+1. every place taken is in exactly one state, and the states are the ones below;
+2. the idle connections and the line are never both non-empty.
+
+A place is taken before a connection is opened and given up after it is closed, so that
+``size`` bounds what a server can see. Counts are the lengths of the containers; none
+is kept beside them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from queue import Empty
+from typing import Any, Generic, Protocol, TypeVar
+
+from geventpool.errors import ConnectionNotFoundError
+
+__all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State"]
+
+C = TypeVar("C")
+
+FOREVER = float("inf")
+
+
+class State(enum.Enum):
+    """Where the connection of a place is; every one counts against the limit."""
+
+    OPENING = "opening"
+    IDLE = "idle"
+    IN_USE = "in use"
+    CHECKING = "checking"
+    RESETTING = "resetting"
+    CLOSING = "closing"
+    GONE = "gone"
+
+
+OPENING = State.OPENING
+IDLE = State.IDLE
+IN_USE = State.IN_USE
+CHECKING = State.CHECKING
+RESETTING = State.RESETTING
+CLOSING = State.CLOSING
+GONE = State.GONE
+
+#: The legal moves. IN_USE to IN_USE is a hand-over to the first in line.
+MOVES: dict[State, frozenset[State]] = {
+    OPENING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
+    IDLE: frozenset({IN_USE, CHECKING, CLOSING, GONE}),
+    IN_USE: frozenset({IDLE, IN_USE, RESETTING, CLOSING, GONE}),
+    CHECKING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
+    RESETTING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
+    CLOSING: frozenset({GONE}),
+    GONE: frozenset(),
+}
+
+
+class Reason(enum.Enum):
+    """Why a connection was closed."""
+
+    EXPIRED = "expired"
+    IDLE = "idle too long"
+    UNUSABLE = "unusable"
+    PING_FAILED = "ping failed"
+    RESET_FAILED = "reset failed"
+    BORROWER_FAILED = "borrower failed"
+    HOLDER_DIED = "holder died"
+    DROPPED = "dropped"
+    DRAINED = "drained"
+    SURPLUS = "surplus"
+    POOL_CLOSED = "pool closed"
+
+
+class Entry(Generic[C]):
+    """A place with its book-keeping. Times are seconds of the pool's clock."""
+
+    __slots__ = (
+        "state",
+        "conn",
+        "expires",
+        "fit_until",
+        "used",
+        "alive",
+        "since",
+        "holder",
+        "block",
+        "doom",
+        "slot",
+        "__weakref__",
+    )
+
+    conn: C
+
+    def __init__(self, slot: Slot[C] | None = None) -> None:
+        self.state = OPENING
+        #: when its lifetime ends
+        self.expires = FOREVER
+        #: until when it may be lent without a further look
+        self.fit_until = FOREVER
+        #: when it was last used
+        self.used = 0.0
+        #: when it was last known to be alive
+        self.alive = 0.0
+        #: when it was lent
+        self.since = 0.0
+        #: gives the greenlet that holds it, or None; never keeps that greenlet alive
+        self.holder: Callable[[], Any] | None = None
+        #: the ``with`` block it is lent to; None: to a bare ``acquire``
+        self.block: object | None = None
+        #: set while it may not be lent again: why it will be closed
+        self.doom: Reason | None = None
+        #: for whom it is being opened
+        self.slot = slot
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.state.value} {getattr(self, 'conn', None)!r}>"
+
+
+class Slot(Generic[C]):
+    """A place in the line: to be filled with an entry, or failed with an error.
+
+    Either is done once, and at once takes the slot out of the line. So an entry in a
+    slot whose owner died meanwhile is visible to whoever cleans up after him.
+    """
+
+    __slots__ = ("greenlet", "wake", "entry", "error", "dialled")
+
+    def __init__(self, greenlet: Hashable, wake: Callable[[], object]) -> None:
+        self.greenlet = greenlet
+        self.wake = wake
+        self.entry: Entry[C] | None = None
+        self.error: BaseException | None = None
+        #: is a connection being opened for this slot?
+        self.dialled = False
+
+
+class IdleQueue(Protocol):
+    """What the ledger asks of the queue of idle entries: gevent's, never blocking."""
+
+    def get_nowait(self) -> Any: ...
+    def put_nowait(self, item: Any) -> None: ...
+    def qsize(self) -> int: ...
+
+
+class Ledger(Generic[C]):
+    """The places of one pool.
+
+    :param idle: an empty queue for the idle entries; its order is the order of reuse.
+    :param int max_connections: how many places there are.
+    :param bool lifo: is that queue a stack?
+    """
+
+    def __init__(
+        self, idle: IdleQueue, max_connections: int, lifo: bool = True
+    ) -> None:
+        self.max_connections = max_connections
+        self.lifo = lifo
+        self.idle_queue = idle
+        #: idle_queue still has them but they are no longer idle: taking an entry out
+        #: of the middle of a queue would cost its length
+        self.absent: set[Entry[C]] = set()
+        #: OPENING: these have no connection yet
+        self.opening: dict[Entry[C], None] = {}
+        #: every entry that has a connection, by the identity of the connection:
+        #: a driver's object is never hashed or compared
+        self.entries: dict[int, Entry[C]] = {}
+        #: a greenlet of the pool has these
+        self.checking: set[Entry[C]] = set()
+        self.resetting: set[Entry[C]] = set()
+        self.closing: set[Entry[C]] = set()
+        self._shelves = {
+            CHECKING: self.checking,
+            RESETTING: self.resetting,
+            CLOSING: self.closing,
+        }
+        #: who waits, first come first; a greenlet can stand in it only once
+        self.line: OrderedDict[Hashable, Slot[C]] = OrderedDict()
+
+    # Counting.
+
+    @property
+    def size(self) -> int:
+        """Places taken."""
+        return len(self.entries) + len(self.opening)
+
+    @property
+    def idle(self) -> int:
+        return self.idle_queue.qsize() - len(self.absent)
+
+    @property
+    def in_use(self) -> int:
+        busy = len(self.checking) + len(self.resetting) + len(self.closing)
+        return len(self.entries) - self.idle - busy
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.entries) + len(self.opening) < self.max_connections
+
+    def all_in(self, state: State) -> Iterator[Entry[C]]:
+        """The entries that are in *state* when their turn comes; a copy."""
+        for entry in [*self.entries.values(), *self.opening]:
+            if entry.state is state:
+                yield entry
+
+    # Moving an entry.
+
+    def move(self, entry: Entry[C], state: State) -> None:
+        """Change the state of *entry*: here and nowhere else.
+
+        Only ``IDLE`` to ``IN_USE`` and back, the whole of an uncontended loan, is
+        written out where it happens, in ``pool.py``, for a call costs a tenth of it.
+        """
+        before = entry.state
+        assert state in MOVES[before], f"{before} -> {state}: {entry!r}"
+        if before in self._shelves:
+            self._shelves[before].remove(entry)
+        if state in self._shelves:
+            self._shelves[state].add(entry)
+        elif state is GONE and self.opening.pop(entry, entry) is entry:
+            del self.entries[id(entry.conn)]
+        entry.state = state
+
+    def reserve(self, slot: Slot[C] | None = None) -> Entry[C]:
+        """A place, taken before anything is opened, so that the limit holds.
+
+        :param slot: for whom it is; None: for the stock.
+        """
+        assert self.has_room, "no room"
+        entry: Entry[C] = Entry(slot)
+        self.opening[entry] = None
+        if slot is not None:
+            slot.dialled = True
+        return entry
+
+    def settle(self, entry: Entry[C]) -> None:
+        """The attempt to open for a certain waiter has ended, one way or the other."""
+        if entry.slot is not None:
+            entry.slot.dialled = False
+            entry.slot = None
+
+    def opened(self, entry: Entry[C], conn: C) -> None:
+        """The connection of a place that was being opened is there.
+
+        :raises AssertionError: another entry has this very object.
+        """
+        assert id(conn) not in self.entries, f"opened twice: {conn!r}"
+        del self.opening[entry]
+        entry.conn = conn
+        self.entries[id(conn)] = entry
+
+    def supply(self, entry: Entry[C], now: float) -> None:
+        """Give a fit connection to the first in line, or else to the idle ones."""
+        if self.line:
+            slot = self.line.popitem(last=False)[1]
+            self.move(entry, IN_USE)
+            entry.since = now
+            entry.holder = None
+            entry.block = None
+            slot.entry = entry
+            slot.wake()
+        else:
+            self.move(entry, IDLE)
+            self.put_idle(entry)
+
+    # The idle ones.
+
+    def put_idle(self, entry: Entry[C]) -> None:
+        """Back into the queue; at its old place if it still stands there."""
+        if entry in self.absent:
+            self.absent.remove(entry)
+        else:
+            self.idle_queue.put_nowait(entry)
+
+    def take_idle(self) -> Entry[C] | None:
+        """The next idle entry, out of the queue but still ``IDLE``; or None."""
+        while True:
+            try:
+                entry: Entry[C] = self.idle_queue.get_nowait()
+            except Empty:
+                return None
+            if entry not in self.absent:
+                return entry
+            self.absent.remove(entry)
+
+    def withdraw(self, entry: Entry[C], state: State) -> None:
+        """Take an idle entry, wherever it stands in the queue, for something else."""
+        self.absent.add(entry)
+        self.move(entry, state)
+        if 2 * len(self.absent) > self.idle_queue.qsize():
+            self._compact()
+
+    def _compact(self) -> None:
+        # Amortised: as many entries have been withdrawn as are moved here.
+        queue = self.idle_queue
+        kept = [queue.get_nowait() for _ in range(queue.qsize())]
+        for entry in reversed(kept) if self.lifo else kept:
+            if entry not in self.absent:
+                queue.put_nowait(entry)
+        self.absent.clear()
+
+    # The lent ones.
+
+    def lent(self, conn: C) -> Entry[C]:
+        """The entry of a connection that is on loan.
+
+        :raises ConnectionNotFoundError: it is not.
+        """
+        entry = self.entries.get(id(conn))
+        if entry is None or entry.conn is not conn or entry.state is not IN_USE:
+            raise ConnectionNotFoundError(f"not on loan from this pool: {conn!r}")
+        return entry
+
+    # The line.
+
+    def join(self, greenlet: Hashable, wake: Callable[[], object]) -> Slot[C]:
+        """A slot at the end of the line.
+
+        :param wake: called, without arguments, when the slot is filled or failed.
+        """
+        assert greenlet not in self.line, f"waits already: {greenlet!r}"
+        slot: Slot[C] = Slot(greenlet, wake)
+        self.line[greenlet] = slot
+        return slot
+
+    def leave(self, slot: Slot[C]) -> None:
+        """Out of the line, if still in it."""
+        if self.line.get(slot.greenlet) is slot:
+            del self.line[slot.greenlet]
+
+    def fail(self, slot: Slot[C], error: BaseException) -> None:
+        """Let the owner of a slot that is still in the line have *error*."""
+        if self.line.get(slot.greenlet) is slot:
+            del self.line[slot.greenlet]
+            slot.error = error
+            slot.wake()
+
+    def undialled(self) -> Slot[C] | None:
+        """The first in line for whom no connection is being opened."""
+        for slot in self.line.values():
+            if not slot.dialled:
+                return slot
+        return None
+
+    def is_deadlocked(self) -> bool:
+        """Is every place lent to a greenlet that waits in this line?"""
+        if self.in_use < self.max_connections or not self.line:
+            return False
+        for entry in self.entries.values():
+            holder = entry.holder() if entry.holder is not None else None
+            if holder is None or holder not in self.line:
+                return False
+        return True
