@@ -1,0 +1,99 @@
+"""Whose death the pool must hear of: the greenlets that took a loan without a block.
+
+Knows greenlets and, opaquely, what each of them holds. A greenlet is linked once, when
+it first borrows, and not once a loan: linking and unlinking cost as much as a whole
+loan, and to unlink from a greenlet with many links costs their number.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from greenlet import greenlet
+
+__all__ = ["Holder", "Holders"]
+
+
+class Holder(weakref.ref[greenlet]):
+    """A greenlet that holds, or held, a loan; calling it gives the greenlet or None.
+
+    Weak, so that the pool never keeps alive a greenlet that nobody else remembers:
+    its collection ends it, and its loan comes back.
+    """
+
+    __slots__ = ("key", "loan", "several")
+
+    def __init__(self, target: greenlet, forgotten: Callable[[Any], None]) -> None:
+        # The arguments went to weakref's __new__; object's __init__ takes none.
+        self.key = id(target)
+        #: what it borrowed last and has not returned
+        self.loan: Any = None
+        #: has it ever held more than one? Then *loan* is not all.
+        self.several = False
+
+    @property
+    def has_loans(self) -> bool:
+        """False: certainly none. True: look for them."""
+        return self.loan is not None or self.several
+
+    def took(self, loan: Any) -> None:
+        """It borrowed *loan*."""
+        if self.loan is not None:
+            self.several = True
+        self.loan = loan
+
+
+class Holders:
+    """The holders of one pool.
+
+    :param died: called in the hub with the holder after its greenlet has ended. Its
+        owner is not kept alive.
+    :param bool watch: False: know them, but do not listen for their end.
+    """
+
+    def __init__(self, died: Callable[[Holder], None], watch: bool = True) -> None:
+        self._tell = weakref.WeakMethod(died)
+        self._watch = watch
+        #: of the hub of those who borrow; a pool never used has touched no hub
+        self._loop: Any = None
+        #: by the id of the greenlet, which is its own as long as it lives
+        self.known: dict[int, Holder] = {}
+
+    def enlist(self, target: greenlet) -> Holder:
+        """The holder of a greenlet; linked, if it is new here."""
+        holder = self.known.get(id(target))
+        if holder is None:
+            self._loop = gevent.get_hub().loop
+            holder = self.known[id(target)] = Holder(target, self._collected)
+            # Raw greenlets and the main greenlet have no links: for them there is
+            # the weak reference, and the look at `dead` in sweep().
+            rawlink = getattr(target, "rawlink", None)
+            if self._watch and rawlink is not None:
+                rawlink(self._ended)
+        return holder
+
+    def sweep(self) -> None:
+        """Look for greenlets that ended without a link that could have told."""
+        for holder in list(self.known.values()):
+            target = holder()
+            if target is not None and target.dead:
+                self._forget(holder)
+
+    def _ended(self, target: greenlet) -> None:
+        holder = self.known.get(id(target))
+        if holder is not None:
+            self._forget(holder)
+
+    def _collected(self, holder: Holder) -> None:
+        # A finaliser: it runs wherever the collector does, so it only schedules.
+        self._loop.run_callback_threadsafe(self._forget, holder)
+
+    def _forget(self, holder: Holder) -> None:
+        if self.known.get(holder.key) is holder:
+            del self.known[holder.key]
+        tell = self._tell()
+        if self._watch and tell is not None and holder.has_loans:
+            tell(holder)
