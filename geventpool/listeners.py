@@ -1,0 +1,185 @@
+"""Watching a pool: who is told, and what can be counted.
+
+A listener is called after the state is consistent. It must not switch; an exception
+from it is logged and goes no further. A pool without listeners pays nothing for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from geventpool.ledger import Reason
+
+__all__ = ["Audience", "Counters", "Counts", "LogListener", "PoolListener", "PoolStats"]
+
+log = logging.getLogger("geventpool")
+
+
+class PoolListener:
+    """Does nothing; override what you want to hear of. All times are seconds.
+
+    An idea of HikariCP's metrics tracker: methods without effect instead of a question
+    whether anybody listens.
+    """
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        """A connection was opened; it took *seconds*."""
+
+    def open_failed(self, error: BaseException, seconds: float) -> None:
+        """A connection could not be opened, after *seconds*."""
+
+    def acquired(self, conn: Any, waited: float) -> None:
+        """A connection was lent, to somebody who had waited for it."""
+
+    def exhausted(self, waited: float) -> None:
+        """Somebody was refused a connection after having *waited*."""
+
+    def released(self, conn: Any, used: float) -> None:
+        """A connection was given back after having been *used*; it may be reused."""
+
+    def closed(self, conn: Any, reason: Reason) -> None:
+        """A connection left the pool; its socket is closed now or very soon."""
+
+
+class LogListener(PoolListener):
+    """Writes to the log ``geventpool.<name>``: trouble as warnings, the rest for debug.
+
+    :param str name: usually the pool's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.log = logging.getLogger(f"geventpool.{name}")
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        self.log.debug("opened %r in %.3f s", conn, seconds)
+
+    def open_failed(self, error: BaseException, seconds: float) -> None:
+        self.log.warning("could not open, after %.3f s: %r", seconds, error)
+
+    def exhausted(self, waited: float) -> None:
+        self.log.warning("no connection to be had within %.3f s", waited)
+
+    def closed(self, conn: Any, reason: Reason) -> None:
+        self.log.debug("closed %r: %s", conn, reason.value)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What happened so far; times are sums of seconds.
+
+    :param closed: how many connections were closed, by :class:`Reason`.
+    """
+
+    opened: int = 0
+    open_failed: int = 0
+    acquired: int = 0
+    waited: int = 0
+    exhausted: int = 0
+    released: int = 0
+    opening_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    using_seconds: float = 0.0
+    closed: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Counters(PoolListener):
+    """Counts everything; :meth:`snapshot` and ``pool.stats().counts`` tell it."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(("opening", "waiting", "using"), 0.0)
+        self._closed: Counter[Reason] = Counter()
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        self._sums["opened"] += 1
+        self._seconds["opening"] += seconds
+
+    def open_failed(self, error: BaseException, seconds: float) -> None:
+        self._sums["open_failed"] += 1
+
+    def acquired(self, conn: Any, waited: float) -> None:
+        self._sums["acquired"] += 1
+        if waited:
+            self._sums["waited"] += 1
+            self._seconds["waiting"] += waited
+
+    def exhausted(self, waited: float) -> None:
+        self._sums["exhausted"] += 1
+        self._seconds["waiting"] += waited
+
+    def released(self, conn: Any, used: float) -> None:
+        self._sums["released"] += 1
+        self._seconds["using"] += used
+
+    def closed(self, conn: Any, reason: Reason) -> None:
+        self._closed[reason] += 1
+
+    def snapshot(self) -> Counts:
+        """What happened so far; does not change any more."""
+        return Counts(
+            **self._sums,
+            opening_seconds=self._seconds["opening"],
+            waiting_seconds=self._seconds["waiting"],
+            using_seconds=self._seconds["using"],
+            closed=MappingProxyType(dict(self._closed)),
+        )
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """How a pool stands at one moment.
+
+    All but *counts* are gauges: ``size`` is the sum of the six after it, and never
+    above *max_connections* but for a while after a ``resize()`` to less.
+
+    :param counts: what happened so far, if a :class:`Counters` listens; else None.
+    """
+
+    name: str
+    max_connections: int
+    size: int
+    idle: int
+    in_use: int
+    opening: int
+    checking: int
+    resetting: int
+    closing: int
+    waiting: int
+    counts: Counts | None = None
+
+
+class Audience:
+    """The listeners of one pool, and the place where their mistakes end.
+
+    :param listeners: asked in this order.
+    :raises TypeError: one of them is not a :class:`PoolListener`.
+    """
+
+    def __init__(self, listeners: Iterable[PoolListener]) -> None:
+        self.listeners = tuple(listeners)
+        for listener in self.listeners:
+            if not isinstance(listener, PoolListener):
+                raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
+
+    def __bool__(self) -> bool:
+        return bool(self.listeners)
+
+    def tell(self, event: str, *details: Any) -> None:
+        """Call the method *event* of every listener."""
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*details)
+            except Exception:
+                log.exception("%r failed at %r", listener, event)
+
+    def counts(self) -> Counts | None:
+        """What the first :class:`Counters` among them counted."""
+        for listener in self.listeners:
+            if isinstance(listener, Counters):
+                return listener.snapshot()
+        return None
