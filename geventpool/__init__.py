@@ -1,3 +1,64 @@
-"""A connection pool for programs that run on gevent."""
+"""A connection pool for programs that run on gevent.
+
+::
+
+    from geventpool import Pool, TcpConnection
+
+    pool = Pool(TcpConnection, dict(host="127.0.0.1", port=6379), max_connections=10)
+
+    with pool.connection() as conn:
+        conn.send(b"PING\\r\\n")
+        print(conn.recv(4096))
+
+The pools for drivers are imported by name and need their driver:
+``geventpool.redis`` and ``geventpool.mysql``.
+"""
+
+from geventpool.connection import Connection, TcpConnection
+from geventpool.connector import Connector, FactoryConnector
+from geventpool.errors import (
+    ConnectionNotFoundError,
+    PoolClosedError,
+    PoolDeadlockError,
+    PoolError,
+    PoolExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.ledger import Reason
+from geventpool.listeners import (
+    Counters,
+    Counts,
+    LogListener,
+    PoolListener,
+    PoolStats,
+)
+from geventpool.policies import Backoff, Expiry, Limits
+from geventpool.pool import Pool
+from geventpool.reports import Loan
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Backoff",
+    "Connection",
+    "ConnectionNotFoundError",
+    "Connector",
+    "Counters",
+    "Counts",
+    "Expiry",
+    "FactoryConnector",
+    "Limits",
+    "Loan",
+    "LogListener",
+    "Pool",
+    "PoolClosedError",
+    "PoolDeadlockError",
+    "PoolError",
+    "PoolExhaustedError",
+    "PoolListener",
+    "PoolStats",
+    "Reason",
+    "TcpConnection",
+    "TooManyWaitingError",
+    "__version__",
+]

@@ -1,0 +1,1154 @@
+"""The pool: who gets a connection, and when one is opened, checked, cleaned and closed.
+
+The only module that waits. ``ledger.py`` says what is; ``policies.py`` says when;
+a connector says how; this says *what now*. Three thoughts carry it:
+
+* Whatever may switch (opening, pinging, cleaning, closing) is done by greenlets that
+  the pool owns. A kill or a ``gevent.Timeout`` can only hit what it was aimed at: the
+  borrower's wait, which is the single switch point of :meth:`Pool.acquire`.
+* A connection that comes back goes straight to whoever has waited longest. A gevent
+  queue only *schedules* the wake-up of a waiter, and lets every running greenlet
+  overtake him until then.
+* Room that comes free for whatever reason ends in :meth:`Pool._serve`.
+
+A method without *May switch* in its description is atomic under gevent; so there is no
+lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import traceback
+import weakref
+from _thread import get_ident
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent import getcurrent
+from gevent.event import Event
+from gevent.hub import Waiter
+from gevent.queue import LifoQueue, Queue
+from greenlet import greenlet
+
+from geventpool.connector import Connector, as_connector
+from geventpool.errors import (
+    ConnectionNotFoundError,
+    PoolClosedError,
+    PoolDeadlockError,
+    PoolExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.holders import Holder, Holders
+from geventpool.ledger import (
+    CHECKING,
+    CLOSING,
+    GONE,
+    IDLE,
+    IN_USE,
+    OPENING,
+    RESETTING,
+    Entry,
+    Ledger,
+    Reason,
+    Slot,
+)
+from geventpool.listeners import Audience, PoolListener, PoolStats
+from geventpool.policies import (
+    Backoff,
+    Expiry,
+    Limits,
+    flag,
+    optional_seconds,
+    optional_whole,
+    seconds,
+    whole,
+)
+from geventpool.pulse import Pulse
+from geventpool.reaper import Reaper
+from geventpool.reports import Loan, counts, loans
+from geventpool.staff import Crew, Staff, within
+
+__all__ = ["Borrowed", "Pool"]
+
+C = TypeVar("C")
+
+log = logging.getLogger("geventpool")
+
+#: So many idle connections are pinged, and so many are closed, at a time.
+CHECKERS = 8
+CLOSERS = 16
+#: A sweep lets the others run after so many seconds.
+SLICE = 0.002
+#: A refusal names so many holders.
+NAMED = 5
+
+_numbers = itertools.count(1)
+_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
+
+
+class Borrowed(Generic[C]):
+    """A loan for the length of a ``with`` block; see :meth:`Pool.connection`."""
+
+    __slots__ = ("_pool", "_timeout", "_entry")
+
+    def __init__(self, pool: Pool[C], timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._entry: Entry[C] | None = None
+
+    def __enter__(self) -> C:
+        entry = self._entry = self._pool._borrow(None, self._timeout)
+        entry.holder = weakref.ref(getcurrent())
+        entry.block = self
+        return entry.conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        entry = self._entry
+        # Not ours any more if it was released, dropped or transferred in the block.
+        if entry is not None and entry.block is self:
+            entry.block = None
+            if error is None:
+                self._pool._give_back(entry)
+            else:
+                self._pool._after_error(entry, error)
+
+
+class Pool(Generic[C]):
+    """A pool of connections for the greenlets of one event loop.
+
+    :param factory: a :class:`~geventpool.Connector`; or any callable:
+        ``factory(**options)`` gives an object with ``open``, ``close``,
+        ``is_connected`` and ``is_expired``, such as a :class:`~geventpool.Connection`.
+    :param options: keyword arguments for *factory*; None: none.
+    :param int initial_connections: opened before the constructor returns, which then
+        *may switch* and raises what opening raised. Default 0.
+    :param int max_connections: the server never sees more sockets of this pool, those
+        being opened and closed included. At least 1; default 200.
+    :param bool reap_expired_connections: close expired, too long idle and dead idle
+        connections in the background. They are never lent in either case.
+    :param float reap_interval: seconds between two looks at the idle connections.
+    :param str name: for messages; default ``pool-1``, ``pool-2``...
+    :param int min_connections: kept open in the background; 0: none.
+    :param timeout: seconds an acquirer waits at most, for everything together; None:
+        without end. 0: do not wait. Default 30.
+    :param max_waiting: so many may wait; one more gets
+        :exc:`~geventpool.TooManyWaitingError`. None: any number.
+    :param max_lifetime: seconds from a connection's opening to its replacement, less
+        up to 5 % at random; None: no limit. It is never closed while in use.
+        Set it below the server's or the network's own limit.
+    :param max_idle: seconds unused after which a connection is closed, unless
+        *min_connections* would be left; None: no limit.
+    :param ping_after: a connection unused for so many seconds is sent a round trip
+        before it is lent; None: never; 0: always.
+    :param ping_interval: idle connections are sent a round trip every so many seconds;
+        this does not make them less idle; None: never.
+    :param int max_connecting: so many connections are opened at a time. More than a
+        few only help a server that is far away; returned connections serve the line
+        meanwhile. Default 4.
+    :param bool lifo: lend the most recently used connection first, so that the surplus
+        ages. False: the least recently used.
+    :param Backoff backoff: the pauses while the *server* refuses because it is full,
+        and with *handoff* False while the pool is.
+    :param bool handoff: a returned connection goes to the longest waiter. False: they
+        poll, as gsocketpool's do.
+    :param bool reclaim: a greenlet that dies with a connection it took by
+        :meth:`acquire` loses it: the connection is closed and its place is free.
+    :param listeners: :class:`~geventpool.PoolListener` objects.
+    :param Limits limits: seconds that opening, pinging, resetting and closing may take.
+    :raises TypeError: an argument is of the wrong kind.
+    :raises ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        factory: Connector[C] | Callable[..., C],
+        options: Mapping[str, Any] | None = None,
+        initial_connections: int = 0,
+        max_connections: int = 200,
+        reap_expired_connections: bool = True,
+        reap_interval: float = 180,
+        *,
+        name: str | None = None,
+        min_connections: int = 0,
+        timeout: float | None = 30.0,
+        max_waiting: int | None = None,
+        max_lifetime: float | None = None,
+        max_idle: float | None = None,
+        ping_after: float | None = None,
+        ping_interval: float | None = None,
+        max_connecting: int = 4,
+        lifo: bool = True,
+        backoff: Backoff = Backoff(),
+        handoff: bool = True,
+        reclaim: bool = True,
+        listeners: Iterable[PoolListener] = (),
+        limits: Limits = Limits(),
+    ) -> None:
+        self._connector = as_connector(factory, options)
+        self._max_connections = whole("max_connections", max_connections, 1)
+        for label, number in (
+            ("initial_connections", initial_connections),
+            ("min_connections", min_connections),
+        ):
+            if whole(label, number) > max_connections:
+                raise ValueError(
+                    f"{label} must be at most max_connections "
+                    f"({max_connections!r}), not {number!r}"
+                )
+        self._min_connections = min_connections
+        self._reaps = flag("reap_expired_connections", reap_expired_connections)
+        interval = seconds("reap_interval", reap_interval)
+        if not interval:
+            raise ValueError(f"reap_interval must be above 0, not {reap_interval!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        self.name = name if name is not None else f"pool-{next(_numbers)}"
+        self._timeout = optional_seconds("timeout", timeout)
+        self._max_waiting = optional_whole("max_waiting", max_waiting)
+        self._expiry = Expiry(max_lifetime, max_idle, ping_after, ping_interval)
+        self._reap_interval = min(interval, ping_interval or interval)
+        self._max_connecting = whole("max_connecting", max_connecting, 1)
+        self._lifo = flag("lifo", lifo)
+        for label, value, kind in (
+            ("backoff", backoff, Backoff),
+            ("limits", limits, Limits),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{label} must be a {kind.__name__}, not {value!r}")
+        self._backoff = backoff
+        self._limits = limits
+        self._handoff = flag("handoff", handoff)
+        self._reclaim = flag("reclaim", reclaim)
+        self._audience = Audience(listeners)
+
+        #: seconds, monotonic; a test may put a clock of its own here
+        self._clock: Callable[[], float] = time.monotonic
+        self._closed = False
+        self._begin()
+        _pools.add(self)
+        if min_connections:
+            self._keep_reaping()
+        if initial_connections:
+            self._prefill(initial_connections)
+
+    def _begin(self) -> None:
+        """Start with nothing: at construction, and in the child after a fork."""
+        queue: Queue[Entry[C]] = LifoQueue() if self._lifo else Queue()
+        ledger: Ledger[C] = Ledger(queue, self._max_connections, self._lifo)
+        self._ledger = ledger
+        self._home = get_ident()
+        self._staff = Staff()
+        self._checkers = Crew(self._staff, CHECKERS, self._check)
+        self._resetters = Crew(self._staff, self._max_connections, self._reset)
+        self._closers = Crew(self._staff, CLOSERS, self._say_goodbye)
+        self._holders = Holders(self._holder_died, self._reclaim)
+        self._pulse = Pulse(ledger.line.__len__, self._now)
+        self._reaper: Reaper[Pool[C]] | None = None
+        #: greenlets that poll because *handoff* is off
+        self._pollers: set[greenlet] = set()
+        #: places whose opening pauses because the server is full
+        self._refused: set[Entry[C]] = set()
+        #: the last failure to open and when it was; None after a success
+        self._failure: tuple[float, BaseException] | None = None
+        #: set when anything changes after the pool was closed
+        self._changed = Event()
+
+        # What the uncontended loan touches, bound once.
+        self._known = self._holders.known
+        self._line = ledger.line
+        self._get_idle = queue.get_nowait
+        self._put_idle = queue.put_nowait
+        kind = type(self._connector)
+        self._probe: Callable[[C], bool] | None = None
+        if kind.is_usable is not Connector.is_usable:
+            self._probe = self._is_usable
+        self._needs_reset: Callable[[C], bool] | None = None
+        if kind.needs_reset is not Connector.needs_reset:
+            self._needs_reset = self._connector.needs_reset
+        #: nothing to be done at a release but to note it
+        self._plain = not (self._needs_reset or self._expiry.is_timed or self._audience)
+        # The pool is forgotten by everybody: its idle connections go, without a word,
+        # for a finaliser runs anywhere. A lent one stays its borrower's.
+        self._finalizer = weakref.finalize(self, _let_go, ledger, self._connector)
+        self._finalizer.atexit = False
+
+    def _now(self) -> float:
+        return self._clock()
+
+    # Borrowing.
+
+    def connection(self, timeout: float | None = None) -> Borrowed[C]:
+        """A connection for the length of a ``with`` block.
+
+        ::
+
+            with pool.connection() as conn:
+                conn.send(b"PING")
+
+        Left normally, the block gives the connection back. Left by an exception, the
+        connection is closed, unless it is an ordinary :exc:`Exception` of which the
+        connector can tell that the protocol is in step. Never is it given back after
+        a kill or a :exc:`gevent.Timeout`: the answer to an interrupted request is
+        still under way, and would go to the next borrower.
+
+        Entering *may switch*; leaving does not.
+
+        :param timeout: seconds to wait at most; None: the pool's *timeout*.
+        :raises PoolError: as :meth:`acquire`, on entering.
+        """
+        return Borrowed(self, timeout)
+
+    def acquire(
+        self,
+        retry: int | None = None,
+        *,
+        timeout: float | None = None,
+        reclaim: bool = True,
+    ) -> C:
+        """A connection, to be given back by :meth:`release` or :meth:`drop`.
+
+        Prefer :meth:`connection`: a block cannot forget, and knows how it was left.
+
+        *May switch*, at one single point, and only if no idle connection is fit.
+
+        :param retry: wait no longer than so many pauses of the pool's *backoff* last
+            together; 0: do not wait. None: as *backoff* says.
+        :param timeout: seconds to wait at most, for everything together: the line,
+            opening, checking; 0: do not wait, but have a connection opened for the
+            next one who asks, if there is room. None: the pool's *timeout*. Whichever
+            of *retry* and *timeout* ends first counts.
+        :raises PoolExhaustedError: no connection in time.
+        :raises TooManyWaitingError: *max_waiting* wait already.
+        :raises PoolDeadlockError: every connection is held by a greenlet that waits
+            here.
+        :raises PoolClosedError: the pool was closed, before or meanwhile.
+        :raises RuntimeError: called from a thread that is not the pool's.
+        :raises Exception: whatever the driver raised when a connection was opened for
+            this caller, unchanged.
+        """
+        entry = self._borrow(retry, timeout)
+        current = getcurrent()
+        if reclaim:
+            holder = self._known.get(id(current)) or self._holders.enlist(current)
+            entry.holder = holder
+            holder.took(entry)
+        else:
+            entry.holder = weakref.ref(current)
+        return entry.conn
+
+    def _borrow(self, retry: int | None, timeout: float | None) -> Entry[C]:
+        """An entry that is in use; its holder is still to be noted. *May switch.*"""
+        if self._home != get_ident():
+            raise self._foreign_thread()
+        if timeout is not None:
+            timeout = seconds("timeout", timeout)
+        if retry is not None:
+            whole("retry", retry)
+        if self._closed:
+            raise PoolClosedError(f"Pool {self.name!r} is closed")
+        started = self._clock()
+        entry = None if self._line else self._fit(started)
+        if entry is None:
+            patience = self._patience(retry, timeout)
+            entry = self._wait_for_one(retry, patience, started)
+            waited = self._clock() - started
+        else:
+            entry.state = IN_USE
+            entry.since = started
+            waited = 0.0
+        if self._audience:
+            self._audience.tell("acquired", entry.conn, waited)
+        return entry
+
+    def _fit(self, now: float) -> Entry[C] | None:
+        """The next idle entry that may be lent; the others are sent away."""
+        ledger = self._ledger
+        while (entry := ledger.take_idle()) is not None:
+            if now < entry.fit_until:
+                if self._probe is None or self._probe(entry.conn):
+                    return entry
+                self._discard(entry, Reason.UNUSABLE)
+            elif (reason := self._overdue(entry, now)) is not None:
+                self._close(entry, reason)
+            else:
+                ledger.move(entry, CHECKING)
+                self._checkers.put(entry)
+        return None
+
+    def _overdue(self, entry: Entry[C], now: float) -> Reason | None:
+        """Why an idle entry must go, if it must."""
+        if now >= entry.expires:
+            return Reason.EXPIRED
+        max_idle = self._expiry.max_idle
+        if max_idle is not None and now - entry.used >= max_idle:
+            return Reason.IDLE
+        return None
+
+    def _is_usable(self, conn: C) -> bool:
+        try:
+            return self._connector.is_usable(conn)
+        except Exception:
+            log.exception("is_usable failed: %r counts as unusable", conn)
+            return False
+
+    def _foreign_thread(self) -> RuntimeError:
+        return RuntimeError(
+            f"Pool {self.name!r} belongs to the event loop of another thread; "
+            "give each thread a pool of its own"
+        )
+
+    # Waiting.
+
+    def _patience(self, retry: int | None, timeout: float | None) -> float | None:
+        """Seconds to wait at most; None: without end."""
+        if timeout is None:
+            timeout = self._timeout
+        retries = self._backoff.retries if retry is None else retry
+        if retries is None or (retries and not self._handoff):
+            return timeout
+        total = self._backoff.total(retries)
+        return total if timeout is None else min(timeout, total)
+
+    def _wait_for_one(
+        self, retry: int | None, patience: float | None, started: float
+    ) -> Entry[C]:
+        """An entry that was returned or opened meanwhile. *May switch.*"""
+        ledger = self._ledger
+        waiting = len(ledger.line) + len(self._pollers)
+        if self._max_waiting is not None and waiting >= self._max_waiting:
+            raise self._refusal(TooManyWaitingError, started)
+        if not self._handoff and not ledger.has_room:
+            entry = self._poll(retry, patience, started)
+            if entry is not None:
+                return entry
+            if patience is not None:
+                patience = max(0.0, patience - (self._clock() - started))
+        return self._stand_in_line(patience, started)
+
+    def _stand_in_line(self, patience: float | None, started: float) -> Entry[C]:
+        ledger = self._ledger
+        loop = gevent.get_hub().loop
+        waiter: Waiter[None] = Waiter()
+        wake = partial(loop.run_callback, waiter.switch, None)
+        slot = ledger.join(getcurrent(), wake)
+        self._serve()
+        if ledger.is_deadlocked():
+            ledger.leave(slot)
+            raise self._refusal(PoolDeadlockError, started)
+        lost = self._pulse.so_far()
+        if patience != 0 and getcurrent() is not gevent.get_hub():
+            self._pulse.start()
+            try:
+                _sleep_until_woken(waiter, patience)
+            except BaseException:
+                # A kill, a foreign Timeout or a LoopExit. If a connection was handed
+                # over in the same turn of the loop, it goes on to the next.
+                self._step_out(slot)
+                raise
+        ledger.leave(slot)
+        if slot.entry is not None:
+            return slot.entry
+        if slot.error is not None:
+            raise slot.error
+        raise self._refusal(PoolExhaustedError, started, lost)
+
+    def _step_out(self, slot: Slot[C]) -> None:
+        self._ledger.leave(slot)
+        if slot.entry is not None:
+            self._pass_on(slot.entry)
+
+    def _poll(
+        self, retry: int | None, patience: float | None, started: float
+    ) -> Entry[C] | None:
+        """An idle entry; None as soon as there is room for a new one. *May switch.*"""
+        retries = self._backoff.retries if retry is None else retry
+        for attempt in itertools.count() if retries is None else range(retries):
+            pause = self._backoff.delay(attempt)
+            if patience is not None:
+                pause = min(pause, started + patience - self._clock())
+            if pause < 0 or patience == 0:
+                break
+            self._pollers.add(getcurrent())
+            try:
+                gevent.sleep(pause)
+            finally:
+                self._pollers.discard(getcurrent())
+            if self._closed:
+                raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
+            entry = self._fit(self._clock())
+            if entry is not None:
+                entry.state = IN_USE
+                entry.since = self._clock()
+                return entry
+            if self._ledger.has_room:
+                return None
+        raise self._refusal(PoolExhaustedError, started)
+
+    def _refusal(
+        self, kind: type[PoolExhaustedError], started: float, lost: float | None = None
+    ) -> PoolExhaustedError:
+        """The error that tells why there is no connection."""
+        now = self._clock()
+        waited = now - started
+        parts = [
+            f"Pool {self.name!r} exhausted: {_PREFACE[kind].format(waited)} "
+            f"({counts(self._ledger)})"
+        ]
+        if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
+            parts.append(f"the hub was blocked for {blocked:.1f} s of it")
+        parts += [f"held by {loan}" for loan in loans(self._ledger, now, NAMED)]
+        error = kind("; ".join(parts))
+        if self._failure is not None and self._failure[0] >= started:
+            error.__cause__ = self._failure[1]
+        self._audience.tell("exhausted", waited)
+        return error
+
+    # Giving back.
+
+    def release(self, conn: C, *, anyone: bool = False) -> None:
+        """Give back a connection that is in step and clean.
+
+        Never switches; works in hub callbacks, finalisers and ``finally`` clauses.
+
+        The holder gives back: a stale release by a former holder must not end the
+        loan of the present one. To let another greenlet do it, :meth:`transfer` the
+        loan first. The hub may release anything, and anybody what a dead greenlet
+        held.
+
+        :param conn: what :meth:`acquire` returned.
+        :param bool anyone: do not ask who releases; for adapters whose own interface
+            has no such rule.
+        :raises ConnectionNotFoundError: not on loan to the caller. Nothing is changed.
+        :raises RuntimeError: called from a thread that is not the pool's.
+        """
+        self._give_back(self._claim(conn, anyone))
+
+    def drop(self, conn: C) -> None:
+        """Part with a connection that is lent to the caller, or idle.
+
+        Never switches. A lent one is closed at once and without a goodbye, for nobody
+        knows what state it is in; its place is free.
+
+        :raises ConnectionNotFoundError: neither lent to the caller nor idle.
+        :raises RuntimeError: called from a thread that is not the pool's.
+        """
+        entry = self._ledger.entries.get(id(conn))
+        if entry is not None and entry.conn is conn and entry.state is IDLE:
+            self._check_thread()
+            self._close(entry, Reason.DROPPED)
+        else:
+            self._discard(self._claim(conn), Reason.DROPPED)
+
+    def transfer(self, conn: C, greenlet: greenlet | None) -> None:
+        """Make another greenlet the holder of a connection lent to the caller.
+
+        From then on it is for *greenlet* to give it back, and its death that ends the
+        loan; a ``with`` block that the connection was borrowed in leaves it alone.
+        Never switches.
+
+        :param greenlet: may be one that has not yet started; None: nobody is the
+            holder, anybody may give it back, and no death ends the loan.
+        :raises ConnectionNotFoundError: not on loan to the caller.
+        :raises TypeError: *greenlet* is no greenlet.
+        """
+        if greenlet is not None and not isinstance(greenlet, _Greenlet):
+            raise TypeError(f"greenlet must be a greenlet or None, not {greenlet!r}")
+        entry = self._claim(conn)
+        if greenlet is not None:
+            entry.holder = holder = self._holders.enlist(greenlet)
+            holder.took(entry)
+
+    def _claim(self, conn: C, anyone: bool = False) -> Entry[C]:
+        """The entry of a connection on loan, which is no longer its holder's."""
+        self._check_thread()
+        entry = self._ledger.lent(conn)
+        holder = entry.holder() if entry.holder is not None else None
+        current = getcurrent()
+        if holder is not current and holder is not None and not holder.dead:
+            if not anyone and current is not gevent.get_hub():
+                raise ConnectionNotFoundError(
+                    f"lent to {holder!r}, not to the caller {current!r}: {conn!r}; "
+                    "transfer() hands a loan over"
+                )
+        self._end_loan(entry)
+        return entry
+
+    def _check_thread(self) -> None:
+        if self._home != get_ident():
+            raise self._foreign_thread()
+
+    def _end_loan(self, entry: Entry[C]) -> None:
+        holder, entry.holder, entry.block = entry.holder, None, None
+        if isinstance(holder, Holder) and holder.loan is entry:
+            holder.loan = None
+
+    def _give_back(self, entry: Entry[C]) -> None:
+        """A loan ended well."""
+        if self._plain and entry.doom is None and not self._line:
+            entry.state = IDLE
+            self._put_idle(entry)
+            return
+        now = self._clock()
+        entry.used = entry.alive = now
+        if self._audience:
+            self._audience.tell("released", entry.conn, now - entry.since)
+        if entry.doom is None and now >= entry.expires:
+            entry.doom = Reason.EXPIRED
+        if entry.doom is not None:
+            self._close(entry, entry.doom)
+        elif self._needs_reset is None:
+            self._pass_on(entry)
+        else:
+            self._reset_or_pass_on(entry, self._needs_reset)
+
+    def _reset_or_pass_on(
+        self, entry: Entry[C], needs_reset: Callable[[C], bool]
+    ) -> None:
+        try:
+            needed = needs_reset(entry.conn)
+        except Exception:
+            log.exception("needs_reset failed: %r is discarded", entry.conn)
+            self._discard(entry, Reason.RESET_FAILED)
+        else:
+            if needed:
+                self._ledger.move(entry, RESETTING)
+                self._resetters.put(entry)
+            else:
+                self._pass_on(entry)
+
+    def _pass_on(self, entry: Entry[C]) -> None:
+        """A connection that nobody uses any more goes to whoever is next."""
+        if entry.doom is not None:
+            self._close(entry, entry.doom)
+            return
+        now = self._clock()
+        entry.fit_until = self._expiry.fit_until(entry.expires, entry.used, entry.alive)
+        # Nobody will look at it again before it is used, so here is the last chance
+        # to find it closed, or with an answer that nobody read.
+        if self._line and self._probe is not None and not self._probe(entry.conn):
+            self._discard(entry, Reason.UNUSABLE)
+        else:
+            self._ledger.supply(entry, now)
+
+    def _after_error(self, entry: Entry[C], error: BaseException) -> None:
+        """A block was left by *error*: keep its connection only if it is in step."""
+        connector = self._connector
+        condemned = survives = False
+        if isinstance(error, Exception):
+            try:
+                condemned = connector.condemns(error)
+                survives = not condemned and connector.survives(error)
+            except Exception:
+                log.exception("asked about %r, %r failed", error, connector)
+        if survives:
+            self._give_back(entry)
+        else:
+            self._discard(entry, Reason.BORROWER_FAILED)
+        if condemned:
+            self.drain()
+
+    def _holder_died(self, holder: Holder) -> None:
+        """In the hub: a greenlet has ended with connections it never gave back."""
+        for entry in list(self._ledger.all_in(IN_USE)):
+            if entry.holder is holder:
+                self._discard(entry, Reason.HOLDER_DIED)
+
+    # Letting go.
+
+    def _discard(self, entry: Entry[C], reason: Reason) -> None:
+        """Drop the descriptor, at once and without a word."""
+        self._end_loan(entry)
+        self._leave_queue(entry, GONE)
+        _silently(self._connector.discard, entry.conn)
+        if self._audience:
+            self._audience.tell("closed", entry.conn, reason)
+        self._serve()
+
+    def _close(self, entry: Entry[C], reason: Reason) -> None:
+        """Take leave politely, in a greenlet of ours; until then the place is taken."""
+        self._end_loan(entry)
+        self._leave_queue(entry, CLOSING)
+        self._closers.put(entry)
+        if self._audience:
+            self._audience.tell("closed", entry.conn, reason)
+
+    def _leave_queue(self, entry: Entry[C], state: Any) -> None:
+        if entry.state is IDLE:
+            self._ledger.withdraw(entry, state)
+        else:
+            self._ledger.move(entry, state)
+
+    def _say_goodbye(self, entry: Entry[C]) -> None:
+        """In a greenlet of the pool. *May switch.*"""
+        try:
+            within(self._limits.close, "closing", self._connector.close, entry.conn)
+        except Exception as error:
+            log.debug("%r was not closed cleanly: %r", entry.conn, error)
+            _silently(self._connector.discard, entry.conn)
+        except BaseException:
+            # Killed: whatever kills the pool's own greenlets wants no goodbye.
+            _silently(self._connector.discard, entry.conn)
+            raise
+        finally:
+            if entry.state is not GONE:
+                self._ledger.move(entry, GONE)
+                self._serve()
+
+    # Serving the line.
+
+    def _serve(self, unless_checking: bool = True) -> None:
+        """Room came free, or somebody joined the line: open what is needed.
+
+        A connection is opened only if those who wait outnumber those under way: most
+        bursts are served by returned connections before a new one is there. (An idea
+        of HikariCP.)
+
+        :param bool unless_checking: do not open one for a waiter that a check of an
+            idle connection may serve.
+        """
+        ledger = self._ledger
+        if self._closed:
+            self._changed.set()
+        limit = 1 if self._refused else self._max_connecting
+        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
+            under_way = len(ledger.opening)
+            if unless_checking:
+                under_way += min(len(ledger.checking), CHECKERS)
+            slot = ledger.undialled()
+            if slot is None or under_way >= len(ledger.line):
+                return
+            self._staff.spawn(self._dial, ledger.reserve(slot))
+
+    def _dial(self, entry: Entry[C]) -> None:
+        """Open a connection, in a greenlet of the pool. *May switch.*"""
+        self._keep_reaping()
+        started = self._clock()
+        try:
+            conn = self._open_patiently(entry)
+        except Exception as error:
+            if entry.state is not GONE:
+                self._not_opened(entry, error, started)
+        except BaseException:
+            # Killed: nobody is told, but the place and the line must not be lost.
+            if entry.state is not GONE:
+                self._ledger.settle(entry)
+                self._ledger.move(entry, GONE)
+                self._serve()
+            raise
+        else:
+            if entry.state is GONE:
+                _silently(self._connector.discard, conn)
+            else:
+                self._opened(entry, conn, started)
+
+    def _open_patiently(self, entry: Entry[C]) -> C:
+        """Open; while the server is full, and as long as somebody waits, try again."""
+        for attempt in itertools.count():
+            try:
+                return within(self._limits.open, "opening", self._connector.open)
+            except Exception as error:
+                if not self._may_retry(entry, error, attempt):
+                    raise
+            self._refused.add(entry)
+            try:
+                gevent.sleep(self._backoff.delay(attempt))
+            finally:
+                self._refused.discard(entry)
+        raise AssertionError("unreachable")
+
+    def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
+        retries = self._backoff.retries
+        if entry.state is GONE or not self._ledger.line:
+            return False
+        if retries is not None and attempt >= retries:
+            return False
+        if not self._connector.is_exhausted(error):
+            return False
+        self._note_failure(error)
+        return True
+
+    def _note_failure(self, error: BaseException) -> None:
+        # The lines of the traceback are worth keeping; its frames would keep the
+        # half-opened socket of every failure.
+        traceback.clear_frames(error.__traceback__)
+        self._failure = (self._clock(), error)
+
+    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
+        now = self._clock()
+        self._failure = None
+        self._ledger.settle(entry)
+        self._ledger.opened(entry, conn)
+        entry.expires = self._expiry.expires(now)
+        entry.used = entry.alive = now
+        if self._audience:
+            self._audience.tell("opened", conn, now - started)
+        self._pass_on(entry)
+        self._serve()
+
+    def _not_opened(self, entry: Entry[C], error: Exception, started: float) -> None:
+        slot = entry.slot
+        self._ledger.settle(entry)
+        self._ledger.move(entry, GONE)
+        self._note_failure(error)
+        self._audience.tell("open_failed", error, self._clock() - started)
+        if slot is not None:
+            self._ledger.fail(slot, error)
+        self._serve()
+
+    def _prefill(self, number: int) -> None:
+        """Open the initial connections, or none and raise. *May switch.*"""
+        try:
+            while self._ledger.size < number:
+                batch = min(self._max_connecting, number - self._ledger.size)
+                gevent.joinall(
+                    [
+                        self._staff.spawn(self._dial, self._ledger.reserve())
+                        for _ in range(batch)
+                    ]
+                )
+                if self._failure is not None:
+                    raise self._failure[1]
+        except BaseException:
+            # Whoever is interrupted while constructing has no pool to close.
+            self.close(timeout=0)
+            raise
+
+    def _check(self, entry: Entry[C]) -> None:
+        """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
+        passed = False
+        try:
+            within(self._limits.ping, "a ping", self._connector.ping, entry.conn)
+            passed = True
+        except Exception as error:
+            log.debug("%r did not answer a ping: %r", entry.conn, error)
+        finally:
+            if entry.state is CHECKING:
+                if passed:
+                    entry.alive = self._clock()
+                    self._pass_on(entry)
+                else:
+                    self._discard(entry, Reason.PING_FAILED)
+                    # Others of its age may be as dead: do not let the first in line
+                    # wait for check after check.
+                    self._serve(unless_checking=False)
+
+    def _reset(self, entry: Entry[C]) -> None:
+        """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
+        passed = False
+        try:
+            within(self._limits.reset, "a reset", self._connector.reset, entry.conn)
+            passed = True
+        except Exception as error:
+            log.debug("%r could not be reset: %r", entry.conn, error)
+        finally:
+            if entry.state is RESETTING:
+                if passed:
+                    self._pass_on(entry)
+                else:
+                    self._discard(entry, Reason.RESET_FAILED)
+
+    # Looking after the idle ones.
+
+    def drop_expired(self) -> None:
+        """Close the idle connections that have expired or died. Never switches."""
+        now = self._clock()
+        for entry in self._ledger.all_in(IDLE):
+            self._look_at(entry, now)
+
+    def _look_at(self, entry: Entry[C], now: float) -> bool:
+        """Close an idle entry if it must go; True: it stays."""
+        reason = self._overdue(entry, now)
+        if reason is Reason.IDLE and self._ledger.size <= self._min_connections:
+            reason = None
+        if reason is not None:
+            self._close(entry, reason)
+        elif self._probe is not None and not self._probe(entry.conn):
+            self._discard(entry, Reason.UNUSABLE)
+        return entry.state is IDLE
+
+    def _keep_reaping(self) -> None:
+        """See to it that a reaper is at work, if one is needed."""
+        if self._closed or (self._reaper is not None and self._reaper.is_alive):
+            return
+        if self._reaps or self._min_connections or self._expiry.ping_interval:
+            self._reaper = Reaper(self, Pool._sweep, self._reap_interval)
+            self._stock_up()
+
+    def _sweep(self) -> None:
+        """What the reaper does each time. *May switch.*"""
+        self._holders.sweep()
+        began = self._clock()
+        interval = self._expiry.ping_interval
+        for entry in self._ledger.all_in(IDLE):
+            now = self._clock()
+            stays = not self._reaps or self._look_at(entry, now)
+            if stays and interval is not None and now - entry.alive >= interval:
+                self._ledger.withdraw(entry, CHECKING)
+                self._checkers.put(entry)
+            if now - began > SLICE:
+                # Not sleep(0): that only turns the callbacks over, and lets no event
+                # of a socket in.
+                gevent.sleep(SLICE / 4, ref=False)
+                began = self._clock()
+        self._stock_up()
+
+    def _stock_up(self) -> None:
+        """Begin to open what is missing of *min_connections*."""
+        ledger = self._ledger
+        while (
+            not self._closed
+            and ledger.size < self._min_connections
+            and len(ledger.opening) < self._max_connecting
+        ):
+            self._staff.spawn(self._restock, ledger.reserve())
+
+    def _restock(self, entry: Entry[C]) -> None:
+        self._dial(entry)
+        # After a failure the next sweep tries again: that is the pause.
+        if self._failure is None:
+            self._stock_up()
+
+    # Changing the whole pool.
+
+    def drain(self) -> None:
+        """Renew all connections and stay open. Never switches.
+
+        The idle ones are closed now, those in use when they come back, those being
+        opened as soon as they are open: they may have been opened with old credentials
+        or to an old address.
+        """
+        self._condemn(Reason.DRAINED)
+        self._stock_up()
+
+    def _condemn(self, reason: Reason) -> None:
+        ledger = self._ledger
+        while (entry := ledger.take_idle()) is not None:
+            self._close(entry, reason)
+        for entry in (*ledger.entries.values(), *ledger.opening):
+            if entry.state is not CLOSING:
+                entry.doom = reason
+
+    def resize(self, max_connections: int) -> None:
+        """Change how many connections there may be. Never switches.
+
+        More: those who wait are served at once. Fewer: idle connections are closed
+        first, then such as come back.
+
+        :raises TypeError: *max_connections* is no whole number.
+        :raises ValueError: it is below 1 or below the pool's *min_connections*.
+        """
+        whole("max_connections", max_connections, max(1, self._min_connections))
+        ledger = self._ledger
+        self._max_connections = ledger.max_connections = max_connections
+        for entry in ledger.entries.values():
+            if entry.doom is Reason.SURPLUS:
+                entry.doom = None
+        surplus = ledger.size - len(ledger.closing) - max_connections
+        for state in (IDLE, IN_USE, RESETTING, CHECKING, OPENING):
+            for entry in list(ledger.all_in(state)):
+                if surplus <= 0:
+                    break
+                if entry.doom is None:
+                    surplus -= 1
+                    entry.doom = Reason.SURPLUS
+                    if state is IDLE:
+                        self._close(entry, Reason.SURPLUS)
+        self._serve()
+
+    def close(self, timeout: float | None = None) -> list[Loan]:
+        """Close for good: afterwards nothing can be borrowed, and nothing is open.
+
+        Those who wait get :exc:`~geventpool.PoolClosedError` at once. Then it waits
+        until every connection is back and closed, but for those that the caller
+        itself holds: they are closed when given back. What is left when the time is
+        over is closed under its holder.
+
+        *May switch*, unless *timeout* is 0 or the hub calls. Calling it again is fine.
+
+        :param timeout: seconds to wait at most; None: without end.
+        :return: the loans that were cut off.
+        :raises TypeError: *timeout* is no number.
+        :raises ValueError: *timeout* is negative, NaN or infinite.
+        """
+        timeout = optional_seconds("timeout", timeout)
+        self._check_thread()
+        if not self._closed:
+            self._closed = True
+            if self._reaper is not None:
+                self._reaper.stop()
+            for slot in list(self._line.values()):
+                error = PoolClosedError(
+                    f"Pool {self.name!r} was closed while you waited"
+                )
+                self._ledger.fail(slot, error)
+            self._condemn(Reason.POOL_CLOSED)
+        if getcurrent() is not gevent.get_hub():
+            self._wait_for_all(timeout)
+        return self._cut_off()
+
+    def _wait_for_all(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else self._clock() + timeout
+        while self._others():
+            left = None if deadline is None else deadline - self._clock()
+            if left is not None and left <= 0:
+                return
+            self._changed.clear()
+            self._changed.wait(left)
+
+    def _others(self) -> list[Entry[C]]:
+        """What is not yet closed and not held by the caller."""
+        current = getcurrent()
+        ledger = self._ledger
+        return [
+            entry
+            for entry in (*ledger.entries.values(), *ledger.opening)
+            if entry.holder is None or entry.holder() is not current
+        ]
+
+    def _cut_off(self) -> list[Loan]:
+        left = self._others()
+        if not left:
+            return []
+        lent = [entry for entry in left if entry.state is IN_USE]
+        report = loans(self._ledger, self._clock())
+        self._staff.dismiss()
+        for entry in left:
+            self._abandon(entry)
+        return report if lent else []
+
+    def _abandon(self, entry: Entry[C]) -> None:
+        opened = entry.state is not OPENING
+        self._end_loan(entry)
+        self._leave_queue(entry, GONE)
+        if opened:
+            _silently(self._connector.discard, entry.conn)
+
+    def __enter__(self) -> Pool[C]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close(self._timeout)
+
+    def _forked(self) -> None:
+        """In the child: begin with nothing, and leave the parent's sockets alone.
+
+        A copied greenlet of the parent runs on in the child. So the copied
+        descriptors are closed, which the parent does not notice, and the pool's own
+        greenlets are told to end.
+        """
+        ledger = self._ledger
+        self._staff.dismiss()
+        if self._reaper is not None:
+            self._reaper.stop()
+        self._finalizer.detach()
+        self._known.clear()
+        for entry in (*ledger.entries.values(), *ledger.opening):
+            if entry.state is not OPENING:
+                _silently(self._connector.discard, entry.conn)
+            entry.state = GONE
+        self._begin()
+
+    # Being looked at.
+
+    @property
+    def size(self) -> int:
+        """How many places are taken: connections, and those being opened."""
+        return self._ledger.size
+
+    @property
+    def max_connections(self) -> int:
+        """How many places there are."""
+        return self._max_connections
+
+    @property
+    def closed(self) -> bool:
+        """Was :meth:`close` called?"""
+        return self._closed
+
+    def idle_connections(self) -> list[C]:
+        """The connections that nobody uses; a copy."""
+        return [entry.conn for entry in self._ledger.all_in(IDLE)]
+
+    def lent_connections(self) -> list[C]:
+        """The connections on loan; a copy."""
+        return [entry.conn for entry in self._ledger.all_in(IN_USE)]
+
+    def loans(self) -> list[Loan]:
+        """Who holds a connection, since when and doing what; the oldest loan first."""
+        return loans(self._ledger, self._clock())
+
+    def stats(self) -> PoolStats:
+        """How the pool stands at this moment; does not change any more."""
+        ledger = self._ledger
+        return PoolStats(
+            name=self.name,
+            max_connections=self._max_connections,
+            size=ledger.size,
+            idle=ledger.idle,
+            in_use=ledger.in_use,
+            opening=len(ledger.opening),
+            checking=len(ledger.checking),
+            resetting=len(ledger.resetting),
+            closing=len(ledger.closing),
+            waiting=len(ledger.line) + len(self._pollers),
+            counts=self._audience.counts(),
+        )
+
+    def __repr__(self) -> str:
+        closed = " closed" if self._closed else ""
+        return f"<{type(self).__name__} {self.name!r}{closed} {counts(self._ledger)}>"
+
+
+#: A name that a parameter called "greenlet" does not hide.
+_Greenlet = greenlet
+
+_PREFACE: dict[type[PoolExhaustedError], str] = {
+    PoolExhaustedError: "no connection within {:.1f} s",
+    TooManyWaitingError: "too many wait already",
+    PoolDeadlockError: "all connections are held by greenlets that wait for one",
+}
+
+
+def _sleep_until_woken(waiter: Waiter[None], patience: float | None) -> None:
+    """The one switch point of an acquire. *May switch.*"""
+    if patience is None:
+        waiter.get()
+        return
+    timer = gevent.get_hub().loop.timer(patience)
+    timer.start(waiter.switch, None, update=True)
+    try:
+        waiter.get()
+    finally:
+        timer.stop()
+        timer.close()
+
+
+def _silently(work: Callable[[Any], object], conn: Any) -> None:
+    try:
+        work(conn)
+    except Exception:
+        log.debug("%r could not be let go", conn, exc_info=True)
+
+
+def _let_go(ledger: Ledger[Any], connector: Connector[Any]) -> None:
+    for entry in ledger.all_in(IDLE):
+        _silently(connector.discard, entry.conn)
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
