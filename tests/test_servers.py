@@ -193,8 +193,9 @@ def test_more_arguments_win_over_ours() -> None:
     args = ["--port", "0", "--requirepass", "a secret", "--dbfilename", "{port}.rdb"]
     with RedisServer(*args) as found:
         assert listening_addresses(found) == set()
-        setting = found.ask("CONFIG", "GET", "dbfilename")
-        assert setting == {"dbfilename": f"{found.port}.rdb"}
+        with found.admin() as admin:
+            name = admin.config_get("dbfilename")["dbfilename"]
+        assert name == f"{found.port}.rdb"
 
 
 def test_a_server_that_cannot_start_shows_its_log() -> None:
