@@ -406,20 +406,22 @@ def abandon(sock: Any) -> None:
     (see :func:`after_fork`) and for other greenlets' sockets, and it does not mind
     files made from the socket, which keep ``close()`` from closing it. A greenlet
     that waits on the socket gets an ``OSError`` (EBADF) in the next turn of the
-    loop. Only if one waits on the bare descriptor (``select``) is that closed in the
-    next turn, after it has been woken, and not at once. What was sent is still
-    delivered. A closed socket is left alone.
+    loop; one that waits on the bare descriptor (``select``) is woken. What was sent
+    is still delivered. A closed socket is left alone.
 
     :param sock: a socket of gevent, or a native one.
     """
     try:
         _stop_waits(sock)
-        if _in_child:
-            _close_copy(sock)
-        else:
-            # Not close(): that does nothing as long as a file made from it lives.
-            sock._closed = True
-            sock._real_close()
+        if hasattr(sock, "pending"):
+            # The TLS library remembers the number, which is about to be free.
+            sock._sslobj = None
+        # Not close(): that does nothing as long as a file made from it lives.
+        descriptor = sock.detach()
+        if descriptor >= 0:
+            _wake_others(descriptor)
+            # Not os.close: gevent's patch puts it off, and may even wait.
+            socket.close(descriptor)
     except Exception:
         # A finalizer has nobody to raise it to; closed behind our back, most likely.
         log.debug("could not let go of %r", sock, exc_info=True)
@@ -456,14 +458,12 @@ def sever(descriptor: int) -> None:
         os.dup2(nowhere, descriptor, inheritable=False)
     finally:
         socket.close(nowhere)
-    if not _in_child:
-        gevent.get_hub().loop.closing_fd(descriptor)
+    _wake_others(descriptor)
 
 
 def _stop_waits(sock: Any) -> None:
     # The watchers go before the descriptor does, because libev may object to
-    # stopping one of a closed descriptor, and because gevent's own way puts off
-    # closing until the waiters have been told.
+    # stopping one of a closed descriptor.
     for name in "_read_event", "_write_event":
         watcher = getattr(sock, name, None)
         wake = getattr(watcher, "callback", None)
@@ -475,11 +475,9 @@ def _stop_waits(sock: Any) -> None:
             sock.hub.loop.run_callback(wake.__self__.throw, error)
 
 
-def _close_copy(sock: Any) -> None:
-    if hasattr(sock, "pending"):
-        # The TLS library remembers the number, which is about to be free.
-        sock._sslobj = None
-    descriptor = sock.detach()
-    if descriptor >= 0:
-        # Not os.close: gevent's patch puts it off, and may even wait.
-        socket.close(descriptor)
+def _wake_others(descriptor: int) -> None:
+    # Those whose watchers are not the socket's own. libev bears it that they are
+    # stopped after the descriptor is closed; putting off the close until they are,
+    # as gevent does, may last as long as the loop has nothing else to do.
+    if not _in_child:
+        gevent.get_hub().loop.closing_fd(descriptor)
