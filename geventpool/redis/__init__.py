@@ -1,0 +1,44 @@
+"""Pools for redis-py: for one server, for Sentinel, for a cluster.
+
+::
+
+    from gevent import monkey; monkey.patch_all()
+
+    import redis
+    import geventpool.redis
+
+    pool = geventpool.redis.ConnectionPool(host="127.0.0.1", max_connections=10)
+    client = redis.Redis(connection_pool=pool)
+
+Needs redis-py 6.4 or later, imported after ``gevent.monkey.patch_all()``.
+"""
+
+from geventpool.redis.cluster import RedisCluster
+from geventpool.redis.connector import RedisConnector
+from geventpool.redis.errors import (
+    ClosedError,
+    DeadlockError,
+    ExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.redis.internals import NotPatchedError
+from geventpool.redis.pool import ConnectionPool
+from geventpool.redis.sentinel import (
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+__all__ = [
+    "ClosedError",
+    "ConnectionPool",
+    "DeadlockError",
+    "ExhaustedError",
+    "NotPatchedError",
+    "RedisCluster",
+    "RedisConnector",
+    "SentinelConnectionPool",
+    "SentinelManagedConnection",
+    "SentinelManagedSSLConnection",
+    "TooManyWaitingError",
+]

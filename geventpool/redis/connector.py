@@ -1,0 +1,137 @@
+"""The verbs for a Redis connection.
+
+Knows what one connection needs; is given the pool only to ask it for new ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import redis
+from redis.exceptions import ConnectionError, ResponseError, WatchError
+
+from geventpool.connector import Connector
+from geventpool.redis.internals import (
+    awaits_auth,
+    behind_cache,
+    check_patched,
+    flush_cache,
+)
+from geventpool.redis.probe import is_quiet
+
+__all__ = ["Maker", "RedisConnector", "is_in_step"]
+
+#: The server, or this process, has no room for another connection.
+SERVER_FULL = "max number of clients reached"
+PROCESS_FULL = (errno.EMFILE, errno.ENFILE)
+
+
+class Maker(Protocol):
+    """What the connector asks of the pool for redis-py."""
+
+    def make_connection(self) -> Any:
+        """A new connection, not yet connected."""
+
+    def authenticate(self, conn: Any) -> None:
+        """Authenticate *conn* anew. *May switch.*"""
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        """*conn* was connected; that took so long."""
+
+
+class RedisConnector(Connector[Any]):
+    """How the connections of one ``ConnectionPool`` are opened, checked and closed.
+
+    :param maker: the pool for redis-py, kept weakly.
+    """
+
+    def __init__(self, maker: Maker) -> None:
+        # The core pool keeps us; we must not keep the pool that keeps the core.
+        self._maker = weakref.ref(maker)
+
+    def open(self) -> Any:
+        """A connection after its handshake. **May switch.**
+
+        Its own retries apply.
+
+        :raises NotPatchedError: redis-py would block the hub.
+        :raises Exception: whatever redis-py raised.
+        """
+        check_patched()
+        maker = self._maker()
+        if maker is None:
+            raise ReferenceError("the pool has been collected")
+        started = time.monotonic()
+        conn = maker.make_connection()
+        try:
+            conn.connect()
+        except BaseException:
+            # Interrupted as well: nobody else knows of the half-made connection.
+            self.discard(conn)
+            raise
+        maker.opened(conn, time.monotonic() - started)
+        return conn
+
+    def close(self, conn: Any) -> None:
+        # Redis needs no goodbye.
+        self.discard(conn)
+
+    def discard(self, conn: Any) -> None:
+        """Close the socket; the process that did not open it closes its copy only."""
+        flush_cache(conn)
+        behind_cache(conn).disconnect()
+
+    def ping(self, conn: Any) -> None:
+        """A round trip. **May switch.**
+
+        :raises Exception: no answer. One that only refuses the command will do.
+        """
+        # Not through the cache, which has nothing to say to this.
+        conn = behind_cache(conn)
+        try:
+            conn.send_command("PING", check_health=False)
+            conn.read_response()
+        except ResponseError:
+            pass
+
+    def is_usable(self, conn: Any) -> bool:
+        return is_quiet(conn)
+
+    def needs_reset(self, conn: Any) -> bool:
+        return awaits_auth(conn)
+
+    def reset(self, conn: Any) -> None:
+        """Authenticate with the credentials that came during the loan. May switch."""
+        maker = self._maker()
+        if maker is not None:
+            maker.authenticate(conn)
+
+    def survives(self, error: Exception) -> bool:
+        return is_in_step(error)
+
+    def is_exhausted(self, error: Exception) -> bool:
+        """Did the server refuse one more client, or the system one more file?"""
+        if isinstance(error, redis.MaxConnectionsError):
+            return False
+        if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
+            return True
+        return any(
+            isinstance(each, OSError) and each.errno in PROCESS_FULL
+            for each in _chain(error)
+        )
+
+
+def is_in_step(error: BaseException) -> bool:
+    """Was every reply read, although *error* came out of the command?"""
+    return isinstance(error, (ResponseError, WatchError))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from: redis-py replaces errors of the system."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,250 @@
+"""What the adapter knows of redis-py's insides: all of it is here, and only here.
+
+redis-py's pools reach into their connections, and so must a pool in their place.
+These members are not part of its documented interface. They were read in the sources
+of redis-py 6.4 to 8.1, and ``make test-versions`` tries them on each of these.
+
+==================================  ===================================================
+member                              relied on for
+==================================  ===================================================
+``Connection._sock``                the socket, for the look before lending
+``Connection._parser``              its buffer, where unread replies may hide
+``_HiredisParser._reader``          ``has_data()``, ``gets()`` and ``feed()`` of hiredis
+``_HiredisParser                    which replies are pushes
+._hiredis_PushNotificationType``
+``_RESP2Parser._buffer``,           the bytes read but not yet parsed
+``SocketBuffer._buffer``
+``handle_push_response()``          acting on an invalidation found in the parser
+``Connection._re_auth_token``       is an AUTH due after this loan?
+``CacheProxyConnection._conn``,     the connection behind a client-side cache, and the
+``_cache``                          cache
+``ConnectionPool._event_dispatcher``  told of each release
+``ConnectionPool._lock``            taken by code for maintenance, clusters and caches
+``_available_connections``,         what other people's code reads; presented here as
+``_in_use_connections``,            snapshots of the core pool
+``_created_connections``
+``_checkpid()``, ``_fork_lock``     out of use: the core pool notices a fork itself
+``SentinelConnectionPoolProxy       from a connection to its pool
+.connection_pool_ref``
+``NodesManager.from_url``           set by ``url=``: makes a cluster use a given class
+``redis.retry.sleep``               was redis imported before patching?
+``redis.observability.recorder``    counts and times for OpenTelemetry
+==================================  ===================================================
+
+The code objects of the methods in :data:`KEEPERS` are looked up by name. gevent keeps
+the native socket in ``socket._sock`` and the TLS object in ``SSLSocket._sslobj``.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from operator import attrgetter
+from types import CodeType, FrameType
+from typing import Any
+
+import redis
+import redis.connection
+import redis.event
+import redis.retry
+import redis.sentinel
+from gevent import monkey
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+__all__ = [
+    "COMMAND",
+    "CacheProxyConnection",
+    "NotPatchedError",
+    "ReleasedEvent",
+    "SentinelProxy",
+    "awaits_auth",
+    "behind_cache",
+    "check_patched",
+    "default_retry",
+    "first_unread",
+    "flush_cache",
+    "hiredis_reader_of",
+    "is_connected",
+    "is_driver",
+    "is_fit",
+    "is_push",
+    "keeps_loan",
+    "native_socket_of",
+    "parse_url",
+    "parser_of",
+    "put_back",
+    "recorder",
+    "socket_of",
+    "tls_object_of",
+    "to_bool",
+]
+
+# Public, but without types; or, says mypy, with abstract methods left.
+parse_url: Any = redis.connection.parse_url
+to_bool: Any = redis.connection.to_bool
+CacheProxyConnection: Any = redis.connection.CacheProxyConnection
+SentinelProxy: Any = redis.sentinel.SentinelConnectionPoolProxy
+ReleasedEvent: Any = redis.event.AfterConnectionReleasedEvent
+
+socket_of = attrgetter("_sock")
+native_socket_of = attrgetter("_sock._sock")
+tls_object_of = attrgetter("_sock._sslobj")
+parser_of = attrgetter("_parser")
+hiredis_reader_of = attrgetter("_parser._reader")
+
+#: redis-py's metrics; None where it has none (before 7.2).
+recorder: Any
+try:
+    recorder = importlib.import_module("redis.observability.recorder")
+except ImportError:
+    recorder = None
+
+
+class NotPatchedError(RuntimeError):
+    """redis-py would block the whole hub here: its modules are not patched."""
+
+
+def check_patched() -> None:
+    """Refuse what would block every other greenlet.
+
+    :raises NotPatchedError: ``gevent.monkey`` has not patched ``socket``, or did so
+        only after redis was imported.
+    """
+    if not monkey.is_module_patched("socket"):
+        reason = "the socket module is not patched"
+    # redis.retry says `from time import sleep`: it keeps what it found when imported.
+    elif vars(redis.retry)["sleep"] is monkey.get_original("time", "sleep"):
+        reason = "redis was imported before patching and would sleep without yielding"
+    else:
+        return
+    raise NotPatchedError(
+        f"geventpool.redis needs a cooperative redis-py, but {reason}. Put "
+        "'from gevent import monkey; monkey.patch_all()' before everything else, at "
+        "the very top of the program (for gunicorn with preload_app: at the top of "
+        "its configuration file)."
+    )
+
+
+def default_retry() -> Retry:
+    """A copy of the retries that ``redis.Redis()`` gives to a pool of its own."""
+    default = inspect.signature(redis.Redis.__init__).parameters["retry"].default
+    return copy.deepcopy(default) or Retry(NoBackoff(), 0)
+
+
+# Connections.
+
+
+def behind_cache(conn: Any) -> Any:
+    """The connection that has the socket: *conn*, or what its cache is in front of."""
+    return getattr(conn, "_conn", conn)
+
+
+def flush_cache(conn: Any) -> None:
+    """Empty the client-side cache in front of *conn*, if there is one.
+
+    The server tells of changed keys only over the connection that read them, so
+    what was cached must not outlive that connection.
+    """
+    cache = getattr(conn, "_cache", None)
+    if cache is not None:
+        cache.flush()
+
+
+def is_connected(conn: Any) -> bool:
+    """Has *conn* a socket? True for a stranger's object that does not tell."""
+    try:
+        return conn._sock is not None
+    except AttributeError:
+        return getattr(behind_cache(conn), "_sock", conn) is not None
+
+
+def is_fit(conn: Any) -> bool:
+    """May *conn* be lent again as it is: connected, and not to be connected anew?"""
+    if not is_connected(conn):
+        return False
+    # Not in redis-py before 7.0.
+    due = getattr(conn, "should_reconnect", None)
+    return due is None or not due()
+
+
+def awaits_auth(conn: Any) -> bool:
+    """Was *conn* marked, while lent, to authenticate anew before its next use?"""
+    try:
+        return conn._re_auth_token is not None
+    except AttributeError:
+        return getattr(behind_cache(conn), "_re_auth_token", None) is not None
+
+
+def first_unread(conn: Any) -> bytes:
+    """The first byte that redis-py's own parser has read and not yet parsed."""
+    buffer = conn._parser._buffer
+    if not buffer.unread_bytes():
+        return b""
+    position = buffer.get_pos()
+    return bytes(buffer._buffer.getvalue()[position : position + 1])
+
+
+def is_push(conn: Any, reply: Any) -> bool:
+    """Is *reply*, as hiredis made it, a push?"""
+    kind = conn._parser._hiredis_PushNotificationType
+    return kind is not None and isinstance(reply, kind)
+
+
+def put_back(conn: Any, data: bytes) -> None:
+    """Let the parser, which holds nothing, find *data* when it reads next."""
+    try:
+        hiredis_reader_of(conn).feed(data)
+    except AttributeError:
+        buffer = conn._parser._buffer._buffer
+        position = buffer.tell()
+        buffer.write(data)
+        buffer.seek(position)
+
+
+# Callers.
+
+
+def _code_of(module: str, path: str) -> CodeType | None:
+    try:
+        method = attrgetter(path)(importlib.import_module(module))
+    except (ImportError, AttributeError):
+        # Not in this version of redis-py.
+        return None
+    return getattr(inspect.unwrap(method), "__code__", None)
+
+
+#: Keep a connection across calls, and give it back by ``__del__`` at the latest:
+#: subscriptions, MONITOR, single-connection clients, pipelines that watch keys.
+KEEPERS = [
+    _code_of("redis.client", "Redis.__init__"),
+    _code_of("redis.client", "Monitor.__init__"),
+    _code_of("redis.client", "PubSub.execute_command"),
+    _code_of("redis.client", "Pipeline.immediate_execute_command"),
+    _code_of("redis.cluster", "ClusterPubSub.execute_command"),
+    _code_of(
+        "redis.cluster",
+        "TransactionStrategy._get_client_and_connection_for_transaction",
+    ),
+]
+
+#: Every command of a client; gives back what it took before it returns.
+COMMAND = _code_of("redis.client", "Redis._execute_command")
+
+# A code object's hash is that of all it contains, which takes longer than a loan.
+_keepers = {id(code) for code in KEEPERS if code is not None}
+
+
+def keeps_loan(caller: FrameType) -> bool:
+    """Does *caller*, who takes a connection, keep it across its own calls?
+
+    Such a loan may outlive the greenlet that made it: one greenlet subscribes, another
+    listens. So it belongs to nobody in particular.
+    """
+    return id(caller.f_code) in _keepers
+
+
+def is_driver(caller: FrameType) -> bool:
+    """Is *caller* redis-py itself?"""
+    return str(caller.f_globals.get("__name__")).startswith("redis.")

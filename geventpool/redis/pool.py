@@ -1,0 +1,512 @@
+"""The pool in the place of redis-py's: the core does the pooling, this translates.
+
+Knows what redis-py, and the code written against it, asks of a connection pool. Who
+gets which connection, and when one is opened or closed, is the core's affair alone:
+there is no second book of it here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any, TypeVar
+
+import redis.connection
+from redis.connection import Connection
+from redis.retry import Retry
+
+from geventpool.errors import (
+    ConnectionNotFoundError,
+    PoolError,
+    PoolExhaustedError,
+)
+from geventpool.listeners import PoolListener, PoolStats
+from geventpool.policies import Backoff, Limits
+from geventpool.pool import Pool
+from geventpool.redis.connector import RedisConnector, is_in_step
+from geventpool.redis.errors import in_terms_of_redis
+from geventpool.redis.internals import (
+    COMMAND,
+    CacheProxyConnection,
+    ReleasedEvent,
+    awaits_auth,
+    default_retry,
+    is_connected,
+    is_driver,
+    is_fit,
+    keeps_loan,
+    parse_url,
+    recorder,
+    to_bool,
+)
+from geventpool.redis.telemetry import Telemetry
+from geventpool.reports import Loan
+
+__all__ = ["POOL_OPTIONS", "ConnectionPool"]
+
+P = TypeVar("P", bound="ConnectionPool")
+
+#: What redis-py's pools take when they are given no number (since 8.0).
+DEFAULT_MAX_CONNECTIONS = 100
+
+#: Options that a URL may carry; there they are strings.
+_WHOLE = {"initial_connections", "min_connections", "max_waiting", "max_connecting"}
+_SECONDS = {
+    "timeout",
+    "max_lifetime",
+    "max_idle",
+    "ping_after",
+    "ping_interval",
+    "reap_interval",
+}
+_FLAGS = {"reap_expired_connections", "lifo", "handoff", "reclaim"}
+
+#: The names of the core pool's options; everything else is redis-py's.
+POOL_OPTIONS = frozenset(
+    {*_WHOLE, *_SECONDS, *_FLAGS, "name", "backoff", "listeners", "limits"}
+)
+
+#: Never shown.
+_SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
+#: Plumbing that says nothing to a reader.
+_UNTOLD = frozenset({"himport_registry"})
+
+
+def _understood(name: str, value: Any) -> Any:
+    """An option of the pool out of a URL; what it can't be stays a string."""
+    if not isinstance(value, str):
+        return value
+    if name in _FLAGS:
+        return to_bool(value)
+    kind: type[Any] = int if name in _WHOLE else float if name in _SECONDS else str
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+
+
+class ConnectionPool(redis.connection.ConnectionPool):
+    """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
+
+    ::
+
+        client = redis.Redis(connection_pool=ConnectionPool(host="...", timeout=5))
+
+    A drop-in: everything that redis-py's own pool does, this does. On top of that:
+    at the limit the caller waits, first come, first served; connections can be given
+    an age; a greenlet may be killed, or hit by a ``gevent.Timeout``, anywhere, and no
+    connection is lost and no reply reaches the wrong caller.
+
+    The keywords below are the pool's, as :class:`geventpool.Pool` describes them. All
+    others (``host``, ``port``, ``db``, ``password``, ``protocol``, ``ssl_...``,
+    ``socket_timeout``, ``cache_config`` ...) are redis-py's.
+
+    Three things are different from redis-py's pools on purpose:
+
+    * ``retry``, when not given, is what ``redis.Redis()`` gives to a pool of its own.
+      redis-py silently retries nothing with a pool that the user made.
+    * A connection that was closed, by its borrower or by the server, is not kept to be
+      connected again later: its place is free at once, and the next one is new.
+    * A loan that anybody but redis-py's own objects took by :meth:`get_connection`
+      ends with the greenlet that took it, unless *reclaim* is False.
+
+    It relies on some members of redis-py that are not documented; they are listed in
+    ``geventpool/redis/internals.py``.
+
+    :param connection_class: redis-py's, or one derived from it.
+    :param int max_connections: the server never sees more sockets of this pool; None
+        or 0: 100.
+    :param float timeout: seconds a caller waits for a connection; None: without end;
+        0: not at all, as redis-py's ``ConnectionPool``. Default 30.
+    :raises TypeError: an argument is of the wrong kind.
+    :raises ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        connection_class: type[Any] = Connection,
+        max_connections: int | None = None,
+        *,
+        initial_connections: int = 0,
+        reap_expired_connections: bool = True,
+        reap_interval: float = 180,
+        name: str | None = None,
+        min_connections: int = 0,
+        timeout: float | None = 30.0,
+        max_waiting: int | None = None,
+        max_lifetime: float | None = None,
+        max_idle: float | None = None,
+        ping_after: float | None = None,
+        ping_interval: float | None = None,
+        max_connecting: int = 4,
+        lifo: bool = True,
+        backoff: Backoff = Backoff(),
+        handoff: bool = True,
+        reclaim: bool = True,
+        listeners: Iterable[PoolListener] = (),
+        limits: Limits = Limits(),
+        **connection_kwargs: Any,
+    ) -> None:
+        connection_kwargs.setdefault("retry", self._retry_by_default())
+        #: whom redis-py lets be told of releases, beside its own re-authentication
+        self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
+        kind = redis.connection.ConnectionPool
+        self._asks_owner = type(self).owns_connection is not kind.owns_connection
+        #: loans taken by code that is not redis-py's, by the id of the connection
+        self._strangers: set[int] = set()
+        self._telemetry = Telemetry(self)
+        # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
+        # constructor would fill in the arguments too late for initial connections.
+        kind.__init__(
+            self,
+            connection_class,
+            max_connections or DEFAULT_MAX_CONNECTIONS,
+            **connection_kwargs,
+        )
+        #: the :class:`geventpool.Pool` that does the pooling
+        self.core: Pool[Any] = Pool(
+            RedisConnector(self),
+            None,
+            initial_connections,
+            self._limit,
+            reap_expired_connections,
+            reap_interval,
+            name=self._title() if name is None else name,
+            min_connections=min_connections,
+            timeout=timeout,
+            max_waiting=max_waiting,
+            max_lifetime=max_lifetime,
+            max_idle=max_idle,
+            ping_after=ping_after,
+            ping_interval=ping_interval,
+            max_connecting=max_connecting,
+            lifo=lifo,
+            backoff=backoff,
+            handoff=handoff,
+            reclaim=reclaim,
+            listeners=listeners,
+            limits=limits,
+        )
+
+    @classmethod
+    def from_url(cls: type[P], url: str, **kwargs: Any) -> P:
+        """A pool for a ``redis://``, ``rediss://`` or ``unix://`` URL.
+
+        The query may name redis-py's options and the pool's alike
+        (``?db=2&max_connections=20&max_idle=60``), and wins over *kwargs*.
+
+        :raises ValueError: what the URL says is not understood.
+        """
+        options = parse_url(url)
+        for name in POOL_OPTIONS & options.keys():
+            options[name] = _understood(name, options[name])
+        if "connection_class" in kwargs:
+            options["connection_class"] = kwargs["connection_class"]
+        return cls(**{**kwargs, **options})
+
+    def _retry_by_default(self) -> Retry | None:
+        return default_retry()
+
+    def _title(self) -> str:
+        """What error messages call this pool."""
+        options = self.connection_kwargs
+        if "path" in options:
+            return f"redis {options['path']}"
+        host, port = options.get("host", "localhost"), options.get("port", 6379)
+        return f"redis {host}:{port}/{options.get('db', 0)}"
+
+    # Borrowing and giving back.
+
+    def get_connection(
+        self, command_name: str | None = None, *keys: Any, **options: Any
+    ) -> Any:
+        """A connection, ready for a command; to be given back by :meth:`release`.
+
+        *May switch*, if no idle connection is fit. The arguments are those of old
+        versions of redis-py; they are ignored.
+
+        :raises ExhaustedError: no connection in time; it is a
+            :exc:`geventpool.PoolExhaustedError` and a ``redis.MaxConnectionsError``.
+        :raises NotPatchedError: redis-py would block the hub.
+        :raises redis.RedisError: what redis-py raised when it connected.
+        """
+        try:
+            if recorder is not None and recorder._metrics_collector is not None:
+                conn = self._telemetry.timed(self.core.acquire)
+            else:
+                conn = self.core.acquire()
+        except (PoolError, TimeoutError) as error:
+            raise in_terms_of_redis(error)
+        caller = sys._getframe(1)
+        if caller.f_code is not COMMAND:
+            self._note_taker(conn, caller)
+        if self.cache is not None:
+            self._let_others_finish(conn)
+        return conn
+
+    def _note_taker(self, conn: Any, caller: FrameType) -> None:
+        """Who takes this loan says who may give it back, and when it ends at last."""
+        # A subclass of ours, or the function of this name for clusters.
+        while caller.f_code.co_name == "get_connection" and caller.f_back is not None:
+            caller = caller.f_back
+        if keeps_loan(caller):
+            self.core.transfer(conn, None)
+        elif not is_driver(caller):
+            self._strangers.add(id(conn))
+
+    def _let_others_finish(self, conn: Any) -> None:
+        # With a cache, other connections read the invalidations that wait on this
+        # one while it is idle, and hold the lock while they do.
+        try:
+            with self._lock:
+                pass
+        except BaseException:
+            # Killed while waiting: nobody else would give it back.
+            self.release(conn)
+            raise
+
+    def release(self, connection: Any) -> None:
+        """Give a connection back.
+
+        Never switches; works in hub callbacks and finalisers. A connection that is
+        not on loan from this pool is ignored, as redis-py ignores it. One that is
+        closed, marked for reconnection, or whose command was broken off is not kept.
+        """
+        error = sys.exc_info()[1]
+        fit = (
+            (error is None or not _broken_off(error, sys._getframe(1)))
+            and is_fit(connection)
+            and not (self._asks_owner and not self.owns_connection(connection))
+        )
+        if fit and self._dispatcher is not None:
+            self._announce(connection)
+        try:
+            if fit:
+                self.core.release(connection)
+            else:
+                self.core.drop(connection)
+        except ConnectionNotFoundError:
+            self._release_of_stranger(connection, fit)
+        if recorder is not None and recorder._metrics_collector is not None:
+            self._telemetry.count()
+
+    def _announce(self, connection: Any) -> None:
+        # One that must authenticate anew is announced when it does: see below.
+        if not awaits_auth(connection) and any(
+            each is connection for each in self.core.lent_connections()
+        ):
+            self._dispatcher.dispatch(ReleasedEvent(connection))
+
+    def _release_of_stranger(self, connection: Any, fit: bool) -> None:
+        """What other people's code took, any greenlet may give back."""
+        if id(connection) not in self._strangers:
+            return
+        self._strangers.discard(id(connection))
+        try:
+            self.core.release(connection, anyone=True)
+            if not fit:
+                self.core.drop(connection)
+        except ConnectionNotFoundError:
+            # It had gone already, or it has gone on to somebody else.
+            pass
+
+    def make_connection(self) -> Any:
+        """A new connection, not yet connected; it is not counted as one of the pool's.
+
+        The pool itself calls this, after it has made sure of a place.
+        """
+        conn = self.connection_class(**self.connection_kwargs)
+        if self.cache is not None:
+            return CacheProxyConnection(conn, self.cache, self._lock)
+        return conn
+
+    # All at once.
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the idle connections and, unless told otherwise, those in use.
+
+        The holder of one in use gets an error or, with retries, a new socket. The
+        pool stays open. Never switches.
+        """
+        for conn in self.core.idle_connections():
+            conn.disconnect()
+            self.core.drop(conn)
+        if inuse_connections:
+            # Not dropped: a holder that connects again still has its place.
+            for conn in self.core.lent_connections():
+                conn.disconnect()
+
+    def disconnect_free_connections(
+        self, moving_address_src: str | None = None
+    ) -> None:
+        """Close the idle connections, or only those to one address."""
+        super().disconnect_free_connections(moving_address_src)
+        for conn in self.core.idle_connections():
+            if not is_connected(conn):
+                self.core.drop(conn)
+
+    def reset(self) -> None:
+        """Renew every connection, those in use when they come back.
+
+        For changed credentials: new connections are made from the present
+        ``connection_kwargs``. The limit holds meanwhile. Never switches.
+        """
+        # redis-py's constructor calls this before there is anything to renew.
+        if "core" in self.__dict__:
+            self.core.drain()
+
+    def close(self) -> None:
+        """Close all connections; the pool can be used again, as redis-py wants it.
+
+        A client closes the pool it was made from when it is collected, and its
+        subscriptions go on using the pool. :meth:`shutdown` is final.
+        """
+        self.disconnect()
+
+    def shutdown(self, timeout: float | None = None) -> list[Loan]:
+        """Close for good, after waiting for what is on loan. *May switch.*
+
+        :param timeout: seconds to wait at most; None: without end.
+        :return: the loans that were cut off.
+        """
+        return self.core.close(timeout)
+
+    def stats(self) -> PoolStats:
+        """How the pool stands at this moment; does not change any more."""
+        return self.core.stats()
+
+    # Credentials and retries.
+
+    def set_retry(self, retry: Retry) -> None:
+        """Use *retry* for all connections, the present ones and those to come."""
+        self.connection_kwargs.update({"retry": retry})
+        for conn in (*self.core.idle_connections(), *self.core.lent_connections()):
+            conn.retry = retry
+
+    def re_auth_callback(self, token: Any) -> None:
+        """Authenticate all connections with *token*: idle ones now. *May switch.*
+
+        Those in use follow when they are given back, before anybody else gets them.
+
+        :raises redis.RedisError: the server refused; the idle connections are closed.
+        """
+        for conn in self.core.lent_connections():
+            conn.set_re_auth_token(token)
+        mine = self._take_idle()
+        try:
+            while mine:
+                mine[-1].set_re_auth_token(token)
+                mine[-1].re_auth()
+                self.core.release(mine.pop())
+        finally:
+            # Refused, or killed: what is left knows an old token or half a new one.
+            for conn in mine:
+                self.core.drop(conn)
+
+    def _take_idle(self) -> list[Any]:
+        """All idle connections, on loan to the caller; those to come have the token."""
+        mine: list[Any] = []
+        try:
+            for _ in self.core.idle_connections():
+                mine.append(self.core.acquire(timeout=0))
+        except PoolExhaustedError:
+            # Some were found unusable.
+            pass
+        return mine
+
+    def authenticate(self, conn: Any) -> None:
+        """Give *conn* the token that came while it was lent. *May switch.*
+
+        Called in a greenlet of the core pool, while nobody else can get it.
+        """
+        if self._dispatcher is not None:
+            self._dispatcher.dispatch(ReleasedEvent(conn))
+        conn.re_auth()
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        """Take note of a new connection; called by the connector."""
+        self._telemetry.opened(seconds)
+
+    # What other people's code reads, and redis-py's own for clusters and maintenance.
+
+    @property
+    def _available_connections(self) -> list[Any]:  # type: ignore[override]
+        return self.core.idle_connections()
+
+    @property
+    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
+        return set(self.core.lent_connections())
+
+    @property
+    def _created_connections(self) -> int:  # type: ignore[override]
+        return self.core.size
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections there may be; may be changed at any time."""
+        return self.core.max_connections if "core" in self.__dict__ else self._limit
+
+    @max_connections.setter
+    def max_connections(self, number: int) -> None:
+        if "core" in self.__dict__:
+            self.core.resize(number)
+        else:
+            self._limit = number
+
+    @property
+    def pid(self) -> int:  # type: ignore[override]
+        """The process this is: the core pool notices a fork itself."""
+        return os.getpid()
+
+    def _checkpid(self) -> None:
+        pass
+
+    @property
+    def _lock(self) -> Any:
+        # Held by somebody at the moment of a fork, it would stay locked in the child.
+        if self._lock_pid != os.getpid():
+            self._lock = threading.RLock()
+        return self._present_lock
+
+    @_lock.setter
+    def _lock(self, lock: Any) -> None:
+        self._lock_pid = os.getpid()
+        self._present_lock = lock
+
+    def __bool__(self) -> bool:
+        # redis.Redis() would make itself another pool.
+        return True
+
+    def __del__(self) -> None:
+        # redis-py's would count down what our own telemetry has counted up.
+        telemetry = self.__dict__.get("_telemetry")
+        if telemetry is not None:
+            telemetry.end()
+
+    def __repr__(self) -> str:
+        kind, connection = type(self), self.connection_class
+        arguments = ",".join(
+            f"{name}={'<REDACTED>' if name in _SECRETS else value}"
+            for name, value in self.connection_kwargs.items()
+            if name not in _UNTOLD
+        )
+        return (
+            f"<{kind.__module__}.{kind.__name__}"
+            f"(<{connection.__module__}.{connection.__name__}({arguments})>)>"
+        )
+
+
+def _broken_off(error: BaseException, caller: FrameType) -> bool:
+    """Did *error* break off what the connection was used for, with replies unread?
+
+    *error* is being handled somewhere. If the frame it has just reached is the one
+    that now gives the connection back, in a ``finally``, or that one's caller, then it
+    came out of the loan. One that is handled further out is none of our business.
+    """
+    trace = error.__traceback__
+    if trace is None or is_in_step(error):
+        return False
+    return trace.tb_frame is caller or trace.tb_frame is caller.f_back
