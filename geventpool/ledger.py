@@ -259,6 +259,9 @@ class Ledger(Generic[C]):
     def supply(self, entry: Entry[C], now: float) -> None:
         """Give a fit connection to the first in line, or else to the idle ones."""
         if self.line:
+            if entry in self.absent:
+                # It was checked at its place in the queue, which it leaves now.
+                self._compact()
             slot = self.line.popitem(last=False)[1]
             self.move(entry, IN_USE)
             entry.since = now
@@ -280,19 +283,22 @@ class Ledger(Generic[C]):
             self.idle_queue.put_nowait(entry)
 
     def take_idle(self) -> Entry[C] | None:
-        """The next idle entry, out of the queue but still ``IDLE``; or None."""
+        """The next idle entry, out of the queue to be looked at; or None."""
         while True:
             try:
                 entry: Entry[C] = self.idle_queue.get_nowait()
             except Empty:
                 return None
             if entry not in self.absent:
+                self.move(entry, CHECKING)
                 return entry
             self.absent.remove(entry)
 
     def withdraw(self, entry: Entry[C], state: State) -> None:
         """Take an idle entry, wherever it stands in the queue, for something else."""
         self.absent.add(entry)
+        # Whoever meets it in the queue and looks no further than this must not lend it.
+        entry.fit_until = -FOREVER
         self.move(entry, state)
         if 2 * len(self.absent) > self.idle_queue.qsize():
             self._compact()

@@ -23,16 +23,18 @@ import os
 import time
 import traceback
 import weakref
-from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from queue import Empty
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 import gevent
 from gevent import getcurrent
 from gevent.event import Event
 from gevent.hub import Waiter
+from gevent.monkey import get_original
 from gevent.queue import LifoQueue, Queue
 from greenlet import greenlet
 
@@ -80,8 +82,13 @@ C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
-#: So many idle connections are pinged, and so many are closed, at a time.
+#: Of the thread. The patched one is of the greenlet.
+get_ident: Callable[[], int] = get_original("_thread", "get_ident")
+
+#: So many idle connections are pinged, so many returned ones are cleaned, and so many
+#: are closed at a time.
 CHECKERS = 8
+RESETTERS = 64
 CLOSERS = 16
 #: A sweep lets the others run after so many seconds.
 SLICE = 0.002
@@ -103,8 +110,27 @@ class Borrowed(Generic[C]):
         self._entry: Entry[C] | None = None
 
     def __enter__(self) -> C:
-        entry = self._entry = self._pool._borrow(None, self._timeout)
-        entry.holder = weakref.ref(getcurrent())
+        pool = self._pool
+        if self._timeout is None and pool._is_calm and not pool._line:
+            # The short way, as in Pool.acquire.
+            if pool._home == get_ident():
+                try:
+                    entry = pool._get_idle()
+                except Empty:
+                    pass
+                else:
+                    now = pool._clock()
+                    probe = pool._probe
+                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
+                        entry.state = IN_USE
+                        entry.since = now
+                        entry.holder = ref(getcurrent())
+                        entry.block = self
+                        self._entry = entry
+                        return entry.conn
+                    pool._put_idle(entry)
+        entry = self._entry = pool._borrow(None, self._timeout)
+        entry.holder = ref(getcurrent())
         entry.block = self
         return entry.conn
 
@@ -250,7 +276,7 @@ class Pool(Generic[C]):
         self._home = get_ident()
         self._staff = Staff()
         self._checkers = Crew(self._staff, CHECKERS, self._check)
-        self._resetters = Crew(self._staff, self._max_connections, self._reset)
+        self._resetters = Crew(self._staff, RESETTERS, self._reset)
         self._closers = Crew(self._staff, CLOSERS, self._say_goodbye)
         self._holders = Holders(self._holder_died, self._reclaim)
         self._pulse = Pulse(ledger.line.__len__, self._now)
@@ -265,7 +291,9 @@ class Pool(Generic[C]):
         self._changed = Event()
 
         # What the uncontended loan touches, bound once.
-        self._known = self._holders.known
+        #: nobody is to be told of a loan
+        self._is_calm = not self._audience
+        self._known = self._holders.known if self._is_calm else {}
         self._line = ledger.line
         self._get_idle = queue.get_nowait
         self._put_idle = queue.put_nowait
@@ -275,13 +303,9 @@ class Pool(Generic[C]):
             self._probe = self._is_usable
         self._needs_reset: Callable[[C], bool] | None = None
         if kind.needs_reset is not Connector.needs_reset:
-            self._needs_reset = self._connector.needs_reset
+            self._needs_reset = self._asks_for_reset
         #: nothing to be done at a release but to note it
         self._plain = not (self._needs_reset or self._expiry.is_timed or self._audience)
-        # The pool is forgotten by everybody: its idle connections go, without a word,
-        # for a finaliser runs anywhere. A lent one stays its borrower's.
-        self._finalizer = weakref.finalize(self, _let_go, ledger, self._connector)
-        self._finalizer.atexit = False
 
     def _now(self) -> float:
         return self._clock()
@@ -337,10 +361,31 @@ class Pool(Generic[C]):
         :raises Exception: whatever the driver raised when a connection was opened for
             this caller, unchanged.
         """
-        entry = self._borrow(retry, timeout)
         current = getcurrent()
+        holder = self._known.get(id(current))
+        # The short way: a whole uncontended loan, written out, for each call would cost
+        # a tenth of it. A greenlet that is known is one of this thread.
+        if holder is not None and retry is None and timeout is None and reclaim:
+            if not self._line:
+                try:
+                    entry = self._get_idle()
+                except Empty:
+                    pass
+                else:
+                    now = self._clock()
+                    probe = self._probe
+                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
+                        entry.state = IN_USE
+                        entry.since = now
+                        entry.holder = holder
+                        if holder.loan is not None:
+                            holder.several = True
+                        holder.loan = entry
+                        return entry.conn
+                    self._put_idle(entry)
+        entry = self._borrow(retry, timeout)
         if reclaim:
-            holder = self._known.get(id(current)) or self._holders.enlist(current)
+            holder = self._holders.enlist(current)
             entry.holder = holder
             holder.took(entry)
         else:
@@ -364,15 +409,18 @@ class Pool(Generic[C]):
             entry = self._wait_for_one(retry, patience, started)
             waited = self._clock() - started
         else:
-            entry.state = IN_USE
-            entry.since = started
+            self._lend(entry, started)
             waited = 0.0
         if self._audience:
             self._audience.tell("acquired", entry.conn, waited)
         return entry
 
+    def _lend(self, entry: Entry[C], now: float) -> None:
+        self._ledger.move(entry, IN_USE)
+        entry.since = now
+
     def _fit(self, now: float) -> Entry[C] | None:
-        """The next idle entry that may be lent; the others are sent away."""
+        """The next idle entry that may be lent; the others are seen to."""
         ledger = self._ledger
         while (entry := ledger.take_idle()) is not None:
             if now < entry.fit_until:
@@ -382,7 +430,6 @@ class Pool(Generic[C]):
             elif (reason := self._overdue(entry, now)) is not None:
                 self._close(entry, reason)
             else:
-                ledger.move(entry, CHECKING)
                 self._checkers.put(entry)
         return None
 
@@ -488,8 +535,7 @@ class Pool(Generic[C]):
                 raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
             entry = self._fit(self._clock())
             if entry is not None:
-                entry.state = IN_USE
-                entry.since = self._clock()
+                self._lend(entry, self._clock())
                 return entry
             if self._ledger.has_room:
                 return None
@@ -507,7 +553,8 @@ class Pool(Generic[C]):
         ]
         if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
             parts.append(f"the hub was blocked for {blocked:.1f} s of it")
-        parts += [f"held by {loan}" for loan in loans(self._ledger, now, NAMED)]
+        lent = self._ledger.all_in(IN_USE)
+        parts += [f"held by {loan}" for loan in loans(lent, now, NAMED)]
         error = kind("; ".join(parts))
         if self._failure is not None and self._failure[0] >= started:
             error.__cause__ = self._failure[1]
@@ -532,14 +579,33 @@ class Pool(Generic[C]):
         :raises ConnectionNotFoundError: not on loan to the caller. Nothing is changed.
         :raises RuntimeError: called from a thread that is not the pool's.
         """
+        holder = self._known.get(id(getcurrent()))
+        if holder is not None:
+            entry = holder.loan
+            if entry is not None and entry.conn is conn:
+                # The short way: what it borrowed last.
+                holder.loan = None
+                needs_reset = self._needs_reset
+                if (
+                    self._plain
+                    and entry.doom is None
+                    and not self._line
+                    and (needs_reset is None or not needs_reset(conn))
+                ):
+                    entry.state = IDLE
+                    self._put_idle(entry)
+                else:
+                    self._give_back(entry)
+                return
         self._give_back(self._claim(conn, anyone))
 
-    def drop(self, conn: C) -> None:
+    def drop(self, conn: C, *, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
 
         Never switches. A lent one is closed at once and without a goodbye, for nobody
         knows what state it is in; its place is free.
 
+        :param bool anyone: as for :meth:`release`.
         :raises ConnectionNotFoundError: neither lent to the caller nor idle.
         :raises RuntimeError: called from a thread that is not the pool's.
         """
@@ -548,7 +614,7 @@ class Pool(Generic[C]):
             self._check_thread()
             self._close(entry, Reason.DROPPED)
         else:
-            self._discard(self._claim(conn), Reason.DROPPED)
+            self._discard(self._claim(conn, anyone), Reason.DROPPED)
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
         """Make another greenlet the holder of a connection lent to the caller.
@@ -595,10 +661,12 @@ class Pool(Generic[C]):
 
     def _give_back(self, entry: Entry[C]) -> None:
         """A loan ended well."""
+        needs_reset = self._needs_reset
         if self._plain and entry.doom is None and not self._line:
-            entry.state = IDLE
-            self._put_idle(entry)
-            return
+            if needs_reset is None or not needs_reset(entry.conn):
+                entry.state = IDLE
+                self._put_idle(entry)
+                return
         now = self._clock()
         entry.used = entry.alive = now
         if self._audience:
@@ -607,25 +675,18 @@ class Pool(Generic[C]):
             entry.doom = Reason.EXPIRED
         if entry.doom is not None:
             self._close(entry, entry.doom)
-        elif self._needs_reset is None:
+        elif needs_reset is not None and needs_reset(entry.conn):
+            self._ledger.move(entry, RESETTING)
+            self._resetters.put(entry)
+        else:
             self._pass_on(entry)
-        else:
-            self._reset_or_pass_on(entry, self._needs_reset)
 
-    def _reset_or_pass_on(
-        self, entry: Entry[C], needs_reset: Callable[[C], bool]
-    ) -> None:
+    def _asks_for_reset(self, conn: C) -> bool:
         try:
-            needed = needs_reset(entry.conn)
+            return self._connector.needs_reset(conn)
         except Exception:
-            log.exception("needs_reset failed: %r is discarded", entry.conn)
-            self._discard(entry, Reason.RESET_FAILED)
-        else:
-            if needed:
-                self._ledger.move(entry, RESETTING)
-                self._resetters.put(entry)
-            else:
-                self._pass_on(entry)
+            log.exception("needs_reset failed: %r is reset", conn)
+            return True
 
     def _pass_on(self, entry: Entry[C]) -> None:
         """A connection that nobody uses any more goes to whoever is next."""
@@ -1021,11 +1082,11 @@ class Pool(Generic[C]):
         if not left:
             return []
         lent = [entry for entry in left if entry.state is IN_USE]
-        report = loans(self._ledger, self._clock())
+        report = loans(lent, self._clock())
         self._staff.dismiss()
         for entry in left:
             self._abandon(entry)
-        return report if lent else []
+        return report
 
     def _abandon(self, entry: Entry[C]) -> None:
         opened = entry.state is not OPENING
@@ -1040,6 +1101,19 @@ class Pool(Generic[C]):
     def __exit__(self, *error: object) -> None:
         self.close(self._timeout)
 
+    def __del__(self) -> None:
+        """Forgotten by everybody: the idle connections go, without a word.
+
+        A finaliser runs anywhere, so it does nothing that could switch. It is not a
+        ``weakref.finalize``, which would keep the ledger and so the connections alive,
+        and some drivers' connections know their pool. What is lent stays with its
+        borrower.
+        """
+        ledger = getattr(self, "_ledger", None)
+        if ledger is not None:
+            for entry in ledger.all_in(IDLE):
+                _silently(self._connector.discard, entry.conn)
+
     def _forked(self) -> None:
         """In the child: begin with nothing, and leave the parent's sockets alone.
 
@@ -1051,9 +1125,9 @@ class Pool(Generic[C]):
         self._staff.dismiss()
         if self._reaper is not None:
             self._reaper.stop()
-        self._finalizer.detach()
-        self._known.clear()
+        self._holders.known.clear()
         for entry in (*ledger.entries.values(), *ledger.opening):
+            self._end_loan(entry)
             if entry.state is not OPENING:
                 _silently(self._connector.discard, entry.conn)
             entry.state = GONE
@@ -1086,7 +1160,7 @@ class Pool(Generic[C]):
 
     def loans(self) -> list[Loan]:
         """Who holds a connection, since when and doing what; the oldest loan first."""
-        return loans(self._ledger, self._clock())
+        return loans(self._ledger.all_in(IN_USE), self._clock())
 
     def stats(self) -> PoolStats:
         """How the pool stands at this moment; does not change any more."""
@@ -1139,11 +1213,6 @@ def _silently(work: Callable[[Any], object], conn: Any) -> None:
         work(conn)
     except Exception:
         log.debug("%r could not be let go", conn, exc_info=True)
-
-
-def _let_go(ledger: Ledger[Any], connector: Connector[Any]) -> None:
-    for entry in ledger.all_in(IDLE):
-        _silently(connector.discard, entry.conn)
 
 
 def _after_fork() -> None:

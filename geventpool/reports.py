@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import gevent
 import greenlet
 
-from geventpool.ledger import Entry, Ledger, State
+from geventpool.ledger import Entry, Ledger
 
 __all__ = ["Loan", "counts", "loans"]
 
@@ -53,13 +54,15 @@ def counts(ledger: Ledger[Any]) -> str:
     )
 
 
-def loans(ledger: Ledger[Any], now: float, most: int | None = None) -> list[Loan]:
-    """The loans, the oldest first.
+def loans(
+    lent: Iterable[Entry[Any]], now: float, most: int | None = None
+) -> list[Loan]:
+    """What there is to say about entries that are in use, the oldest loan first.
 
     :param float now: the time by the pool's clock.
     :param int most: at most so many; None: all.
     """
-    lent = list(ledger.all_in(State.IN_USE))
+    lent = list(lent)
     if most is None:
         most = len(lent)
     return [

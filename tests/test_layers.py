@@ -18,7 +18,7 @@ CORE: dict[str, set[str]] = {
     "sockets": set(),
     "ledger": {"errors", "policies"},
     "connection": {"errors", "policies", "sockets"},
-    "connector": {"connection", "errors"},
+    "connector": {"connection", "errors", "sockets"},
     "listeners": {"errors", "ledger", "policies"},
     "holders": set(),
     "pulse": set(),
