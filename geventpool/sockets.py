@@ -13,7 +13,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EBADF, ECONNREFUSED, ETIMEDOUT
 from select import POLLIN
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import gevent
 from gevent import monkey, socket
+from gevent._hub_local import get_hub_if_exists
 
 if TYPE_CHECKING:
     # The module itself must not be imported before it is needed: a program that
@@ -423,8 +424,11 @@ def abandon(sock: Any) -> None:
             # Not os.close: gevent's patch puts it off, and may even wait.
             socket.close(descriptor)
     except Exception:
-        # A finalizer has nobody to raise it to; closed behind our back, most likely.
+        # A finalizer has nobody to raise it to. The descriptor was closed behind our
+        # back, or the loop is destroyed and with it what gevent kept for the socket.
         log.debug("could not let go of %r", sock, exc_info=True)
+        with suppress(Exception):
+            getattr(sock, "_sock", sock).close()
 
 
 def abort(sock: Any) -> None:
@@ -479,5 +483,6 @@ def _wake_others(descriptor: int) -> None:
     # Those whose watchers are not the socket's own. libev bears it that they are
     # stopped after the descriptor is closed; putting off the close until they are,
     # as gevent does, may last as long as the loop has nothing else to do.
-    if not _in_child:
-        gevent.get_hub().loop.closing_fd(descriptor)
+    hub = get_hub_if_exists()
+    if hub is not None and not _in_child:
+        hub.loop.closing_fd(descriptor)

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import monkey, socket
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from geventpool import sockets
@@ -722,6 +723,19 @@ def test_a_descriptor_closed_behind_its_back_raises_nothing(pair: Pair) -> None:
     assert pair.here.fileno() == -1
 
 
+def test_another_thread_may_let_go() -> None:
+    """A finalizer in a thread without a hub lets go, and makes no hub for that."""
+    here, there = gevent_unix()
+
+    def finalize() -> object:
+        abandon(here)
+        return get_hub_if_exists()
+
+    assert gevent.get_hub().threadpool.apply(finalize) is None
+    assert ended(there) == b""
+    there.close()
+
+
 def test_abort_resets_the_peer() -> None:
     """An aborted stream ends with a reset, which leaves no TIME_WAIT."""
     here, there = gevent_tcp()
@@ -897,6 +911,26 @@ print("ok")
 def test_nothing_need_be_patched() -> None:
     """Unpatched, sockets are gevent's all the same, TLS with a native context too."""
     assert run_script(UNPATCHED) == "ok\n"
+
+
+NO_LOOP = """
+import gevent
+from geventpool import sockets
+from tests.peers import open_sockets
+
+here, there = gevent.socket.socketpair()
+gevent.get_hub().destroy(destroy_loop=True)
+sockets.abandon(here)
+assert here._sock.fileno() == -1
+assert open_sockets() == {there.fileno()}, open_sockets()
+sockets.abandon(there)
+print("ok")
+"""
+
+
+def test_a_loop_that_is_gone_keeps_no_socket_open() -> None:
+    """Letting go works at the very end, when the loop is destroyed already."""
+    assert run_script(NO_LOOP) == "ok\n"
 
 
 NATIVE_TLS = """
