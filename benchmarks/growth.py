@@ -32,6 +32,8 @@ from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
 FEW = 10
 MANY_CONNECTIONS = 10_000
 MANY_WAITERS = 50_000
+#: Seconds a line may take before its pool counts as failed.
+PATIENCE = 60.0
 
 Builder = Callable[[int], Contestant]
 
@@ -167,7 +169,8 @@ class Line:
         self.left = loans
         began = time.perf_counter()
         self.contestant.release(self.conn)
-        self.done.wait()
+        with gevent.Timeout(PATIENCE):
+            self.done.wait()
         return self.ended - began
 
     def kill(self) -> float:
