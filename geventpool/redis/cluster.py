@@ -11,14 +11,14 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import redis.cluster
+from redis.cluster import RedisCluster as StockCluster
 
 from geventpool.redis.pool import POOL_OPTIONS, ConnectionPool
 
 __all__ = ["RedisCluster"]
 
 
-class RedisCluster(redis.cluster.RedisCluster):
+class RedisCluster(StockCluster):
     """redis-py's ``RedisCluster`` with a :class:`ConnectionPool` for every node.
 
     ::

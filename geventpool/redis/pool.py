@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TypeVar
 
-import redis.connection
 from redis.connection import Connection
+from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
 
 from geventpool.errors import (
@@ -88,7 +88,7 @@ def _understood(name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be a number, not {value!r}") from None
 
 
-class ConnectionPool(redis.connection.ConnectionPool):
+class ConnectionPool(StockPool):
     """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
 
     ::
@@ -153,14 +153,13 @@ class ConnectionPool(redis.connection.ConnectionPool):
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
-        kind = redis.connection.ConnectionPool
-        self._asks_owner = type(self).owns_connection is not kind.owns_connection
+        self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
         #: loans taken by code that is not redis-py's, by the id of the connection
         self._strangers: set[int] = set()
         self._telemetry = Telemetry(self)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
         # constructor would fill in the arguments too late for initial connections.
-        kind.__init__(
+        StockPool.__init__(
             self,
             connection_class,
             max_connections or DEFAULT_MAX_CONNECTIONS,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import redis.sentinel
 from redis.exceptions import ConnectionError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
+from redis.sentinel import SentinelConnectionPool as StockPool
+from redis.sentinel import SentinelManagedConnection as StockConnection
+from redis.sentinel import SentinelManagedSSLConnection as StockSSLConnection
 
 from geventpool.redis.internals import SentinelProxy, behind_cache
 from geventpool.redis.pool import ConnectionPool
@@ -22,7 +24,7 @@ __all__ = [
 ]
 
 
-class SentinelManagedConnection(redis.sentinel.SentinelManagedConnection):
+class SentinelManagedConnection(StockConnection):
     """A connection to whichever server Sentinel names when it connects.
 
     redis-py's own leaves the socket open when a read is interrupted, by a kill or a
@@ -58,13 +60,11 @@ class SentinelManagedConnection(redis.sentinel.SentinelManagedConnection):
             pool.disconnect(inuse_connections=False)
 
 
-class SentinelManagedSSLConnection(
-    SentinelManagedConnection, redis.sentinel.SentinelManagedSSLConnection
-):
+class SentinelManagedSSLConnection(SentinelManagedConnection, StockSSLConnection):
     """The same over TLS."""
 
 
-class SentinelConnectionPool(ConnectionPool, redis.sentinel.SentinelConnectionPool):
+class SentinelConnectionPool(ConnectionPool, StockPool):
     """A pool for ``Sentinel.master_for`` and ``slave_for``.
 
     ::
@@ -128,7 +128,7 @@ class SentinelConnectionPool(ConnectionPool, redis.sentinel.SentinelConnectionPo
     def owns_connection(self, connection: Any) -> Any:
         """Is *connection* to the present master, or, for replicas, any of ours?"""
         # A connection behind a cache keeps a copy of its first port.
-        kind: Any = redis.sentinel.SentinelConnectionPool
+        kind: Any = StockPool
         return kind.owns_connection(self, behind_cache(connection))
 
     def __repr__(self) -> str:
