@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geventpool import sockets
 from geventpool.connection import Connection
+
+if TYPE_CHECKING:
+    from gevent.socket import socket
 
 __all__ = ["Connector", "FactoryConnector", "as_connector", "let_go"]
 
@@ -134,13 +137,17 @@ class FactoryConnector(Connector[Any]):
 
     :param factory: called as ``factory(**options)`` for each connection.
     :param options: copied now, and never changed; None for none.
-    :raises TypeError: *factory* is not callable, or *options* is no mapping with
-        strings for keys.
+    :raises TypeError: *factory* is not callable, or a connector's class; *options* is
+        no mapping with strings for keys.
     """
 
     def __init__(
         self, factory: Callable[..., Any], options: Mapping[str, Any] | None = None
     ) -> None:
+        if isinstance(factory, type) and issubclass(factory, Connector):
+            raise TypeError(
+                f"factory must be a Connector, not the class: {factory.__name__}()"
+            )
         if not callable(factory):
             raise TypeError(
                 f"factory must be a Connector or something to call, not {factory!r}"
@@ -157,10 +164,13 @@ class FactoryConnector(Connector[Any]):
         """
         What the factory made, opened if it has an ``open`` method. **May switch.**
 
+        :raises TypeError: the factory returned None.
         :raises Exception: whatever the factory or ``open`` raised; what was half made
             is let go of.
         """
         conn = self._factory(**self._options)
+        if conn is None:
+            raise TypeError(f"{self!r}: the factory returned None, not a connection")
         begin = getattr(conn, "open", None)
         if callable(begin):
             try:
@@ -180,7 +190,9 @@ class FactoryConnector(Connector[Any]):
         """
         sock = sockets.find_socket(conn)
         try:
-            if _says(conn, "is_connected", True):
+            # A socket itself has no goodbye to say; and one of gevent's that is
+            # closed already answers with an error, whatever it is asked for.
+            if sock is not conn and _says(conn, "is_connected", True):
                 finish = getattr(conn, "close", None)
                 if callable(finish):
                     finish()
@@ -210,10 +222,13 @@ class FactoryConnector(Connector[Any]):
         try:
             if isinstance(conn, Connection):
                 return conn.is_connected() and not conn.is_expired() and conn.is_quiet()
+            sock = sockets.find_socket(conn)
+            if sock is not None and sock is conn:
+                return sockets.is_quiet(sock)
             return (
                 _says(conn, "is_connected", True)
                 and not _says(conn, "is_expired", False)
-                and _is_quiet(conn)
+                and _is_quiet(conn, sock)
             )
         except Exception:
             log.debug("could not tell whether %r is usable", conn, exc_info=True)
@@ -285,8 +300,7 @@ def _says(conn: Any, question: str, otherwise: bool) -> bool:
     return bool(answer() if callable(answer) else answer)
 
 
-def _is_quiet(conn: Any) -> bool:
-    sock = sockets.find_socket(conn)
+def _is_quiet(conn: Any, sock: socket | None) -> bool:
     if sock is not None:
         return sockets.is_quiet(sock)
     return not callable(getattr(conn, "fileno", None)) or sockets.is_quiet(conn)
