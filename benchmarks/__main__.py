@@ -18,7 +18,7 @@ from benchmarks.report import Report, show, surroundings  # noqa: E402
 from benchmarks.rounds import SCALES, Scale  # noqa: E402
 
 #: In the order they run; each is a module of this package.
-WORKLOADS = ("cycle", "contention", "growth", "redis", "mysql")
+WORKLOADS = ("cycle", "contention", "growth", "sweep", "redis", "mysql")
 
 
 def main(arguments: list[str] | None = None) -> int:

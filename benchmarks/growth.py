@@ -1,10 +1,9 @@
 """
 Does a loan cost more when the pool is large or the line is long?
 
-Four sizes are made large, one after the other: the number of connections (half of
+The following are made large, one after the other: the number of connections (half of
 them lent, half idle), the length of the line while it is served, the length of the
-line while it is killed, and the memory each of them takes. Last, how long a sweep of
-the reaper over a large pool keeps everybody else from running.
+line while it is killed, and the memory each of them takes.
 
 A long line has a price no pool can avoid: fifty thousand greenlets do not fit into the
 processor's caches. "A bare line" is that price: a deque of greenlets, switched to in
