@@ -11,8 +11,9 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, ResponseError, WatchError
+from redis.retry import Retry
 
 from geventpool.connector import Connector
 from geventpool.redis.internals import (
@@ -42,6 +43,9 @@ class Maker(Protocol):
     def opened(self, conn: Any, seconds: float) -> None:
         """*conn* was connected; that took so long."""
 
+    def failed(self, error: Exception) -> None:
+        """An attempt to connect failed; there may be others."""
+
 
 class RedisConnector(Connector[Any]):
     """How the connections of one ``ConnectionPool`` are opened, checked and closed.
@@ -68,13 +72,36 @@ class RedisConnector(Connector[Any]):
         started = time.monotonic()
         conn = maker.make_connection()
         try:
-            conn.connect()
+            self._connect(conn, maker)
         except BaseException:
             # Interrupted as well: nobody else knows of the half-made connection.
             self.discard(conn)
             raise
         maker.opened(conn, time.monotonic() - started)
         return conn
+
+    def _connect(self, conn: Any, maker: Maker) -> None:
+        """Connect with the connection's own retries, of which the pool is told."""
+        inner = behind_cache(conn)
+        retry = getattr(inner, "retry", None)
+        if not isinstance(retry, Retry):
+            # A connection class of somebody's own making.
+            conn.connect()
+            return
+
+        def failed(error: Exception) -> None:
+            # Whose time is up before the last try is told why.
+            maker.failed(error)
+            # The core knows better when to try again: connections that come back
+            # serve those who wait, and make room.
+            if self.is_exhausted(error):
+                raise error
+
+        inner.retry = Retry(NoBackoff(), 0)
+        try:
+            retry.call_with_retry(conn.connect, failed)
+        finally:
+            inner.retry = retry
 
     def close(self, conn: Any) -> None:
         # Redis needs no goodbye.
@@ -115,8 +142,6 @@ class RedisConnector(Connector[Any]):
 
     def is_exhausted(self, error: Exception) -> bool:
         """Did the server refuse one more client, or the system one more file?"""
-        if isinstance(error, redis.MaxConnectionsError):
-            return False
         if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
             return True
         return any(

@@ -7,6 +7,7 @@ there is no second book of it here.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import threading
@@ -156,6 +157,8 @@ class ConnectionPool(StockPool):
         self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
         #: loans taken by code that is not redis-py's, by the id of the connection
         self._strangers: set[int] = set()
+        #: what redis-py said when it last failed to connect; None after a success
+        self._failure: Exception | None = None
         self._telemetry = Telemetry(self)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
         # constructor would fill in the arguments too late for initial connections.
@@ -238,22 +241,42 @@ class ConnectionPool(StockPool):
             else:
                 conn = self.core.acquire()
         except (PoolError, TimeoutError) as error:
-            raise in_terms_of_redis(error)
-        caller = sys._getframe(1)
-        if caller.f_code is not COMMAND:
+            raise self._explained(error)
+        # None: this call is all that a greenlet does.
+        caller = sys._getframe().f_back
+        if caller is None or caller.f_code is not COMMAND:
             self._note_taker(conn, caller)
         if self.cache is not None:
             self._let_others_finish(conn)
         return conn
 
-    def _note_taker(self, conn: Any, caller: FrameType) -> None:
+    def _explained(self, error: Exception) -> Exception:
+        """A refusal as redis-py's callers understand it.
+
+        While there is room, and all that fails is to connect, the refusal is no matter
+        of the pool: what redis-py said is the answer, also to a caller who did not
+        have the patience to wait for the last retry.
+        """
+        failure, stats = self._failure, self.core.stats()
+        if (
+            type(error) is PoolExhaustedError
+            and failure is not None
+            and stats.in_use < stats.max_connections
+        ):
+            # A copy each, for many may wait for the same server.
+            said = copy.copy(failure)
+            said.__cause__ = error
+            return said
+        return in_terms_of_redis(error)
+
+    def _note_taker(self, conn: Any, caller: FrameType | None) -> None:
         """Who takes this loan says who may give it back, and when it ends at last."""
         # A subclass of ours, or the function of this name for clusters.
-        while caller.f_code.co_name == "get_connection" and caller.f_back is not None:
+        while caller is not None and caller.f_code.co_name == "get_connection":
             caller = caller.f_back
-        if keeps_loan(caller):
+        if caller is not None and keeps_loan(caller):
             self.core.transfer(conn, None)
-        elif not is_driver(caller):
+        elif caller is None or not is_driver(caller):
             self._strangers.add(id(conn))
 
     def _let_others_finish(self, conn: Any) -> None:
@@ -276,19 +299,24 @@ class ConnectionPool(StockPool):
         """
         error = sys.exc_info()[1]
         fit = (
-            (error is None or not _broken_off(error, sys._getframe(1)))
+            (error is None or not _broken_off(error, sys._getframe().f_back))
             and is_fit(connection)
             and not (self._asks_owner and not self.owns_connection(connection))
         )
         if fit and self._dispatcher is not None:
             self._announce(connection)
+        # What other people's code took, any greenlet may give back.
+        anyone = bool(self._strangers) and id(connection) in self._strangers
         try:
+            if anyone:
+                self._strangers.discard(id(connection))
             if fit:
-                self.core.release(connection)
+                self.core.release(connection, anyone=anyone)
             else:
-                self.core.drop(connection)
+                self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
-            self._release_of_stranger(connection, fit)
+            # Never ours, given back before, or on to the next one meanwhile.
+            pass
         if recorder is not None and recorder._metrics_collector is not None:
             self._telemetry.count()
 
@@ -298,19 +326,6 @@ class ConnectionPool(StockPool):
             each is connection for each in self.core.lent_connections()
         ):
             self._dispatcher.dispatch(ReleasedEvent(connection))
-
-    def _release_of_stranger(self, connection: Any, fit: bool) -> None:
-        """What other people's code took, any greenlet may give back."""
-        if id(connection) not in self._strangers:
-            return
-        self._strangers.discard(id(connection))
-        try:
-            self.core.release(connection, anyone=True)
-            if not fit:
-                self.core.drop(connection)
-        except ConnectionNotFoundError:
-            # It had gone already, or it has gone on to somebody else.
-            pass
 
     def make_connection(self) -> Any:
         """A new connection, not yet connected; it is not counted as one of the pool's.
@@ -427,7 +442,12 @@ class ConnectionPool(StockPool):
 
     def opened(self, conn: Any, seconds: float) -> None:
         """Take note of a new connection; called by the connector."""
+        self._failure = None
         self._telemetry.opened(seconds)
+
+    def failed(self, error: Exception) -> None:
+        """Take note of an attempt that failed; called by the connector."""
+        self._failure = copy.copy(error)
 
     # What other people's code reads, and redis-py's own for clusters and maintenance.
 
@@ -498,7 +518,7 @@ class ConnectionPool(StockPool):
         )
 
 
-def _broken_off(error: BaseException, caller: FrameType) -> bool:
+def _broken_off(error: BaseException, caller: FrameType | None) -> bool:
     """Did *error* break off what the connection was used for, with replies unread?
 
     *error* is being handled somewhere. If the frame it has just reached is the one
@@ -506,6 +526,6 @@ def _broken_off(error: BaseException, caller: FrameType) -> bool:
     came out of the loan. One that is handled further out is none of our business.
     """
     trace = error.__traceback__
-    if trace is None or is_in_step(error):
+    if trace is None or caller is None or is_in_step(error):
         return False
     return trace.tb_frame is caller or trace.tb_frame is caller.f_back

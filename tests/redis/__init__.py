@@ -1,0 +1,1 @@
+"""The pools for redis-py, on real servers."""

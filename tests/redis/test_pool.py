@@ -1,0 +1,757 @@
+"""The pool as redis-py, and code written against it, sees it."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+import time
+import weakref
+from typing import Any
+
+import gevent
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, ConnectionInterface
+from redis.retry import Retry
+
+import geventpool
+from geventpool.redis import (
+    ClosedError,
+    ConnectionPool,
+    DeadlockError,
+    ExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.redis.internals import default_retry
+from tests.redis.conftest import TLS, MakePool
+from tests.redis.tools import assert_all_places, no_switch, outcome, wait_until
+from tests.servers import RedisServer
+
+# Being constructed.
+
+
+def test_keywords_make_a_pool(redis_server: RedisServer) -> None:
+    """The one-line change."""
+    pool = ConnectionPool(host=redis_server.host, port=redis_server.port, db=3)
+    client = redis.Redis(connection_pool=pool)
+    assert client.connection_pool is pool
+    assert client.client_info()["db"] == 3
+    pool.close()
+
+
+def test_a_client_may_own_the_pool(redis_server: RedisServer) -> None:
+    """``from_pool``: the client closes the pool; which can be used again even so."""
+    pool = ConnectionPool(host=redis_server.host, port=redis_server.port)
+    with redis.Redis.from_pool(pool) as client:
+        assert client.ping()
+        assert pool.core.size == 1
+    wait_until(lambda: pool.core.size == 0)
+    again = redis.Redis(connection_pool=pool)
+    assert again.ping()
+    pool.close()
+
+
+def test_a_url_makes_a_pool(redis_server: RedisServer) -> None:
+    """redis://, with options of both sides in the query, which wins."""
+    pool = ConnectionPool.from_url(
+        f"redis://{redis_server.host}:{redis_server.port}/2"
+        "?max_connections=4&timeout=1.5&max_idle=60&min_connections=1&lifo=no"
+        "&name=mine&client_name=me",
+        max_connections=9,
+        max_waiting=7,
+    )
+    client = redis.Redis(connection_pool=pool)
+    info = client.client_info()
+    assert (info["db"], info["name"]) == (2, "me")
+    assert pool.max_connections == 4
+    assert pool.core.name == "mine"
+    pool.shutdown()
+
+
+def test_a_url_for_a_unix_socket(redis_server: RedisServer) -> None:
+    """unix://; with hiredis or without, a Unix socket is looked at as any other."""
+    pool = ConnectionPool.from_url(f"unix://{redis_server.unix_socket}")
+    client = redis.Redis(connection_pool=pool)
+    for _ in range(3):
+        assert client.ping()
+    assert pool.core.size == 1
+    assert redis_server.unix_socket in pool.core.name
+    pool.close()
+
+
+def test_a_url_for_tls(tls_server: RedisServer) -> None:
+    """rediss://; a connection is used again although its tickets look like data."""
+    pool = ConnectionPool.from_url(
+        f"rediss://127.0.0.1:{tls_server.port}", ssl_ca_certs=str(TLS / "cert.pem")
+    )
+    client = redis.Redis(connection_pool=pool)
+    ids = {client.client_id() for _ in range(5)}
+    assert len(ids) == 1
+    client.set("large", b"x" * 300_000)
+    assert client.get("large") == b"x" * 300_000
+    assert client.client_id() in ids
+    pool.close()
+
+
+def test_a_url_may_leave_the_connection_class_to_the_caller() -> None:
+    """As with redis-py, the keyword wins there."""
+
+    class Mine(Connection):
+        pass
+
+    pool = ConnectionPool.from_url("redis://localhost", connection_class=Mine)
+    assert pool.connection_class is Mine
+
+
+def test_a_url_that_is_not_understood_is_refused() -> None:
+    """Naming the option and the value."""
+    with pytest.raises(ValueError, match="max_idle must be a number, not 'soon'"):
+        ConnectionPool.from_url("redis://localhost?max_idle=soon")
+    with pytest.raises(ValueError, match="schemes"):
+        ConnectionPool.from_url("http://localhost")
+
+
+def test_a_subclass_may_take_part(redis_server: RedisServer) -> None:
+    """Overriding ``make_connection`` and ``get_connection``, as people do."""
+    made = []
+
+    class Mine(ConnectionPool):
+        def make_connection(self) -> Any:
+            made.append(super().make_connection())
+            return made[-1]
+
+        def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_connection(*args, **kwargs)
+
+    pool = Mine(host=redis_server.host, port=redis_server.port)
+    assert redis.Redis(connection_pool=pool).ping()
+    assert [each.is_connected for each in made] == [True]
+    pool.close()
+
+
+def test_a_bare_pool_takes_redis_py_s_number_of_connections() -> None:
+    """100, also for None and 0."""
+    for number in (None, 0):
+        assert ConnectionPool(max_connections=number).max_connections == 100
+    assert ConnectionPool().max_connections == 100
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"max_connections": -1}, ValueError, "max_connections"),
+        ({"max_connections": "9"}, ValueError, "max_connections"),
+        ({"max_connections": 1, "min_connections": 2}, ValueError, "min_connections"),
+        ({"timeout": -1}, ValueError, "timeout"),
+        ({"timeout": "1"}, TypeError, "timeout"),
+        ({"max_idle": float("nan")}, ValueError, "max_idle"),
+        ({"listeners": [1]}, TypeError, "listeners"),
+    ],
+)
+def test_bad_options_are_refused_at_the_door(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """Naming the argument; nothing is opened."""
+    with pytest.raises(error, match=words):
+        ConnectionPool(**options)
+
+
+def test_initial_connections_are_there_from_the_start(make_pool: MakePool) -> None:
+    """An option of the core, as all others."""
+    pool = make_pool(initial_connections=2, max_connections=3)
+    assert pool.stats().idle == 2
+
+
+def test_it_is_true(make_pool: MakePool) -> None:
+    """Or ``redis.Redis`` would make itself another pool."""
+    assert make_pool()
+
+
+def test_a_pool_is_a_pool_of_redis_py(make_pool: MakePool) -> None:
+    """For whoever asks with isinstance()."""
+    assert isinstance(make_pool(), redis.ConnectionPool)
+
+
+def test_its_repr_hides_secrets() -> None:
+    """Addresses are shown, credentials and plumbing are not."""
+    pool = ConnectionPool(
+        host="there", db=1, username="me", password="hush", ssl_password="quiet"
+    )
+    text = repr(pool)
+    assert "host=there,db=1,username=<REDACTED>,password=<REDACTED>" in text
+    for secret in ("hush", "quiet", "=me", "himport"):
+        assert secret not in text
+    assert "hush" not in repr(pool.core)
+
+
+def test_retries_are_those_of_a_client_of_its_own(make_pool: MakePool) -> None:
+    """redis-py silently drops them for a pool that the user made."""
+    own = redis.Redis().connection_pool.connection_kwargs["retry"]
+    pool = make_pool()
+    assert pool.connection_kwargs["retry"].get_retries() == own.get_retries() > 0
+    with_pool = redis.Redis(connection_pool=pool)
+    retry = with_pool.get_retry()
+    assert retry is not None and retry.get_retries() == own.get_retries()
+    chosen = make_pool(retry=Retry(NoBackoff(), 1))
+    assert chosen.connection_kwargs["retry"].get_retries() == 1
+    assert make_pool(retry=None).make_connection().retry.get_retries() == 0
+
+
+def test_a_client_without_retries_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should redis-py's default ever be nothing, so is ours."""
+
+    def __init__(self: object, retry: Retry | None = None) -> None:
+        pass
+
+    monkeypatch.setattr(redis.Redis, "__init__", __init__)
+    assert default_retry().get_retries() == 0
+
+
+# Borrowing.
+
+
+def test_a_connection_is_used_again(client: redis.Redis) -> None:
+    """One socket for command after command."""
+    assert len({client.client_id() for _ in range(10)}) == 1
+
+
+def test_the_limit_holds_and_all_are_served(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """A hundred greenlets on three connections: nobody is refused."""
+    before = redis_server.connected_clients()
+    client.set("key", "value")
+    jobs = [gevent.spawn(client.get, "key") for _ in range(100)]
+    seen = 0
+    while not all(job.dead for job in jobs):
+        seen = max(seen, redis_server.connected_clients())
+    assert [job.get() for job in jobs] == [b"value"] * 100
+    assert seen <= before + 3
+
+
+def test_an_uncontended_loan_does_not_switch(make_pool: MakePool) -> None:
+    """Neither borrowing nor giving back goes through the hub."""
+    pool = make_pool()
+    pool.release(pool.get_connection())
+    with no_switch():
+        conn = pool.get_connection()
+        pool.release(conn)
+
+
+def test_old_arguments_are_ignored(make_pool: MakePool) -> None:
+    """kombu still passes the name of a command."""
+    pool = make_pool()
+    conn = pool.get_connection("_", "key", option=1)
+    pool.release(conn)
+
+
+def test_a_time_out_is_both_libraries_error(make_pool: MakePool) -> None:
+    """Whoever catches the one or the other, catches it."""
+    pool = make_pool(max_connections=1, timeout=0.01)
+    client = redis.Redis(connection_pool=pool)
+    conn = pool.get_connection()
+    error = outcome(client.ping)
+    assert isinstance(error, ExhaustedError)
+    assert "No connection available" in str(error) and "1/1" in str(error)
+    pool.release(conn)
+    assert issubclass(ExhaustedError, redis.MaxConnectionsError)
+    assert issubclass(ExhaustedError, geventpool.PoolExhaustedError)
+
+
+def test_too_long_a_line_is_both_libraries_error(make_pool: MakePool) -> None:
+    """max_waiting, seen through redis-py."""
+    pool = make_pool(max_connections=1, max_waiting=1)
+    client = redis.Redis(connection_pool=pool)
+    conn = pool.get_connection()
+    waiter = gevent.spawn(client.ping)
+    gevent.idle()
+    error = outcome(client.ping)
+    assert isinstance(error, TooManyWaitingError)
+    assert isinstance(error, redis.MaxConnectionsError)
+    assert isinstance(error, geventpool.TooManyWaitingError)
+    pool.release(conn)
+    assert waiter.get()
+
+
+def test_waiting_for_oneself_is_refused_at_once(make_pool: MakePool) -> None:
+    """Every connection is held by who waits: a deadlock, and not a time-out."""
+    pool = make_pool(max_connections=1, timeout=60)
+    client = redis.Redis(connection_pool=pool)
+    conn = pool.get_connection()
+    with pytest.raises(DeadlockError) as caught:
+        client.ping()
+    assert isinstance(caught.value, redis.MaxConnectionsError)
+    assert isinstance(caught.value, geventpool.PoolDeadlockError)
+    pool.release(conn)
+
+
+def test_a_subscription_is_no_deadlock(make_pool: MakePool) -> None:
+    """Another greenlet may be about to close it."""
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    subscription = client.pubsub()
+    subscription.subscribe("channel")
+    closer = gevent.spawn(subscription.close)
+    assert client.ping()
+    closer.get()
+
+
+def test_a_refusal_carries_its_cause(make_pool: MakePool) -> None:
+    """The last failure to connect; and it can be pickled, as errors of jobs are."""
+    with RedisServer() as server:
+        port = server.port
+    pool = make_pool(port=port, retry=Retry(NoBackoff(), 0), timeout=5)
+    with pytest.raises(redis.ConnectionError, match="refused"):
+        pool.get_connection()
+    error = ExhaustedError("words")
+    assert str(pickle.loads(pickle.dumps(error))) == "words"
+
+
+def test_after_shutdown_nothing_is_lent(make_pool: MakePool) -> None:
+    """``shutdown`` is final, ``close`` is not."""
+    pool = make_pool()
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping()
+    assert pool.shutdown(timeout=5) == []
+    with pytest.raises(ClosedError) as caught:
+        client.ping()
+    assert isinstance(caught.value, redis.ConnectionError)
+    assert isinstance(caught.value, geventpool.PoolClosedError)
+
+
+# Giving back.
+
+
+def test_what_is_not_on_loan_is_ignored(make_pool: MakePool) -> None:
+    """As redis-py ignores it: other pools' connections, and a second release."""
+    pool, other = make_pool(max_connections=2), make_pool()
+    foreign = other.get_connection()
+    mine = pool.get_connection()
+    pool.release(foreign)
+    pool.release(mine)
+    pool.release(mine)
+    assert pool.stats().idle == pool.stats().size == 1
+    other.release(foreign)
+    assert_all_places(pool)
+
+
+def test_a_second_release_does_not_end_another_s_loan(make_pool: MakePool) -> None:
+    """redis-py would then lend the connection twice."""
+    pool = make_pool(max_connections=1)
+    client = redis.Redis(connection_pool=pool)
+    conn = pool.get_connection()
+    pool.release(conn)
+    job = gevent.spawn(client.blpop, "nothing", 0.2)
+    wait_until(lambda: pool.stats().in_use)
+    pool.release(conn)
+    assert pool.stats().in_use == 1
+    assert job.get() is None
+
+
+def test_another_greenlet_may_release_what_a_stranger_took(
+    make_pool: MakePool,
+) -> None:
+    """Code that passes raw connections around goes on working."""
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    gevent.spawn(pool.release, conn).get()
+    assert pool.stats().idle == 1
+    conn = pool.get_connection()
+    conn.disconnect()
+    gevent.spawn(pool.release, conn).get()
+    assert pool.stats().size == 0
+    gevent.spawn(pool.release, conn).get()
+    assert_all_places(pool)
+
+
+def test_a_stranger_s_loan_may_have_gone_on(make_pool: MakePool) -> None:
+    """Dropped behind its back, or lent to the next already: then nothing happens."""
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    pool.core.drop(conn)
+    pool.release(conn)
+    conn = pool.get_connection()
+    conn.disconnect()
+
+    def release_and_wait() -> None:
+        pool.release(conn)
+
+    waiter = gevent.spawn(pool.get_connection)
+    wait_until(lambda: pool.stats().waiting)
+    gevent.spawn(release_and_wait).get()
+    pool.release(waiter.get())
+    assert_all_places(pool)
+
+
+def test_a_stranger_s_loan_ends_with_its_greenlet(make_pool: MakePool) -> None:
+    """What nobody gives back is not lost."""
+    pool = make_pool(max_connections=1)
+    gevent.spawn(pool.get_connection).get()
+    assert_all_places(pool)
+
+
+def test_a_subscription_outlives_the_greenlet_that_made_it(
+    client: redis.Redis,
+) -> None:
+    """One subscribes, another listens; so it is with all that redis-py keeps."""
+
+    def subscribe() -> Any:
+        subscription = client.pubsub()
+        subscription.subscribe("channel")
+        return subscription
+
+    def watch() -> Any:
+        pipe = client.pipeline()
+        pipe.watch("key")
+        return pipe
+
+    subscription = gevent.spawn(subscribe).get()
+    pipe = gevent.spawn(watch).get()
+    gevent.idle()
+    assert subscription.get_message(timeout=5)["type"] == "subscribe"
+    client.publish("channel", "hello")
+    assert subscription.get_message(timeout=5)["data"] == b"hello"
+    client.set("key", "changed meanwhile")
+    pipe.multi()
+    pipe.get("key")
+    with pytest.raises(redis.WatchError):
+        pipe.execute()
+    subscription.close()
+    assert client.connection_pool.stats().in_use == 0
+
+
+def test_what_redis_py_forgot_comes_back_by_its_finaliser(
+    client: redis.Redis,
+) -> None:
+    """A subscription or a pipeline that nobody remembers gives its connection back."""
+    pool = client.connection_pool
+    pipe = client.pipeline()
+    pipe.watch("key")
+    subscription = client.pubsub()
+    subscription.subscribe("channel")
+    assert pool.stats().in_use == 2
+    del pipe, subscription
+    gc.collect()
+    assert pool.stats().in_use == 0
+
+
+def test_release_works_in_the_hub(make_pool: MakePool) -> None:
+    """Finalisers run wherever the collector does."""
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    gevent.get_hub().loop.run_callback(pool.release, conn)
+    wait_until(lambda: pool.stats().idle == 1)
+
+
+def test_a_closed_connection_is_not_kept(make_pool: MakePool) -> None:
+    """Its place is free at once, and whoever waits gets a new one."""
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    waiter = gevent.spawn(pool.get_connection)
+    wait_until(lambda: pool.stats().waiting)
+    conn.disconnect()
+    with no_switch():
+        pool.release(conn)
+    new = waiter.get()
+    assert new is not conn
+    gevent.spawn(pool.release, new).get()
+
+
+@pytest.mark.skipif(
+    not hasattr(Connection, "mark_for_reconnect"), reason="since redis-py 7.0"
+)
+def test_a_connection_marked_for_reconnection_is_not_kept(
+    make_pool: MakePool,
+) -> None:
+    """Maintenance and clusters mark what leads to the wrong place."""
+    pool = make_pool()
+    conn = pool.get_connection()
+    conn.mark_for_reconnect()
+    pool.release(conn)
+    assert pool.stats().size == 0
+
+
+def test_an_answered_error_costs_no_connection(client: redis.Redis) -> None:
+    """The reply was read, whatever it said."""
+    before = client.client_id()
+    client.set("key", "text")
+    with pytest.raises(redis.ResponseError):
+        client.incr("key")
+    with pytest.raises(redis.ResponseError):
+        with client.pipeline() as pipe:
+            pipe.incr("key").get("key").execute()
+    assert client.client_id() == before
+
+
+def test_replies_left_unread_by_an_error_go_to_nobody(client: redis.Redis) -> None:
+    """A callback that fails in the middle of a pipeline leaves replies behind."""
+
+    def fail(reply: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    client.mset({"a": "A", "b": "B"})
+    for transaction in (False, True):
+        pipe = client.pipeline(transaction=transaction)
+        pipe.response_callbacks = {"GET": fail}
+        with pytest.raises(ZeroDivisionError):
+            pipe.get("a").get("b").execute()
+        assert client.get("a") == b"A"
+        assert client.get("b") == b"B"
+
+
+def test_an_error_that_somebody_else_handles_costs_no_connection(
+    client: redis.Redis,
+) -> None:
+    """Commands are sent in ``except`` blocks too."""
+    before = client.client_id()
+    try:
+        raise KeyError("elsewhere")
+    except KeyError:
+        assert client.client_id() == before
+        with client.pipeline() as pipe:
+            pipe.ping().execute()
+    assert client.client_id() == before
+
+
+def test_an_error_without_a_traceback_is_none_of_ours(make_pool: MakePool) -> None:
+    """Nothing can be told of it."""
+    pool = make_pool()
+    conn = pool.get_connection()
+    try:
+        raise KeyError
+    except KeyError as error:
+        error.__traceback__ = None
+        pool.release(conn)
+    assert pool.stats().idle == 1
+
+
+def test_a_raw_loan_left_by_an_error_is_not_kept(make_pool: MakePool) -> None:
+    """The reply to what was sent may be under way, where no look can find it."""
+    pool = make_pool(max_connections=1)
+    with pytest.raises(gevent.Timeout):
+        conn = pool.get_connection()
+        try:
+            conn.send_command("BLPOP", "nothing", "0.05")
+            with gevent.Timeout(0.01):
+                gevent.sleep(1)
+        finally:
+            pool.release(conn)
+    assert pool.stats().size == 0
+
+
+# All at once.
+
+
+def test_disconnect_closes_idle_connections(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """Nothing is left on the server, and the pool goes on."""
+    pool = client.connection_pool
+    client.ping()
+    conn = pool._available_connections[0]
+    pool.disconnect(inuse_connections=False)
+    assert not conn.is_connected
+    wait_until(lambda: pool.core.size == 0)
+    assert client.ping()
+
+
+def test_disconnect_leaves_the_place_to_its_holder(make_pool: MakePool) -> None:
+    """Who connects again is still counted."""
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    pool.disconnect()
+    assert not conn.is_connected and pool.core.size == 1
+    conn.connect()
+    pool.disconnect(inuse_connections=False)
+    assert conn.is_connected
+    pool.release(conn)
+    assert pool.stats().idle == 1
+
+
+def test_disconnect_wakes_a_holder_with_an_error(
+    make_pool: MakePool, redis_server: RedisServer
+) -> None:
+    """Not with another's reply."""
+    pool = make_pool(retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(connection_pool=pool)
+    job = gevent.spawn(outcome, client.blpop, "nothing", 10)
+    wait_until(lambda: redis_server.ask("INFO", "clients")["blocked_clients"])
+    pool.disconnect()
+    assert isinstance(job.get(), redis.ConnectionError)
+    assert pool.core.size == 0
+
+
+def test_disconnect_and_close_do_not_switch(client: redis.Redis) -> None:
+    """They are called by finalisers."""
+    client.ping()
+    with no_switch():
+        client.connection_pool.disconnect()
+        client.connection_pool.close()
+
+
+def test_a_pool_is_a_context(make_pool: MakePool) -> None:
+    """Leaving it closes the connections."""
+    with make_pool() as pool:
+        conn = pool.get_connection()
+        pool.release(conn)
+    assert not conn.is_connected
+
+
+def test_reset_renews_from_the_present_arguments(make_pool: MakePool) -> None:
+    """django-redis changes the password and resets."""
+    pool = make_pool(max_connections=2)
+    client = redis.Redis(connection_pool=pool)
+    lent = pool.get_connection()
+    assert client.client_info()["db"] == 0
+    pool.connection_kwargs["db"] = 5
+    pool.reset()
+    assert client.client_info()["db"] == 5
+    pool.release(lent)
+    wait_until(lambda: pool.core.size == 1)
+    assert client.client_info()["db"] == 5
+
+
+def test_set_retry_reaches_every_connection(make_pool: MakePool) -> None:
+    """Idle ones, those in use, and those to come."""
+    pool = make_pool()
+    lent, idle = pool.get_connection(), pool.get_connection()
+    pool.release(idle)
+    retry = Retry(NoBackoff(), 7)
+    redis.Redis(connection_pool=pool).set_retry(retry)
+    assert lent.retry is idle.retry is retry
+    assert pool.make_connection().retry.get_retries() == 7
+    pool.release(lent)
+
+
+def test_the_limit_can_be_changed(make_pool: MakePool) -> None:
+    """By the attribute, as people do it."""
+    pool = make_pool(max_connections=1, timeout=0)
+    conn = pool.get_connection() if pool.core.size else None
+    assert conn is None
+    pool.max_connections = 2
+    assert pool.core.max_connections == pool.max_connections == 2
+
+
+def test_the_books_are_the_core_s(make_pool: MakePool) -> None:
+    """What monitoring code reads is true."""
+    pool = make_pool(max_connections=3)
+    one, two = pool.get_connection(), pool.get_connection()
+    pool.release(one)
+    assert pool._available_connections == [one]
+    assert pool._in_use_connections == {two}
+    assert pool._created_connections == 2
+    assert pool._get_free_connections() == [one]
+    assert set(pool._get_in_use_connections()) == {two}
+    assert [count for count, _ in pool.get_connection_count()] == [1, 1]
+    pool.release(two)
+
+
+def test_the_encoder_and_the_protocol_are_the_arguments(make_pool: MakePool) -> None:
+    """Inherited, and still true."""
+    pool = make_pool(decode_responses=True, protocol=2)
+    assert pool.get_encoder().decode_responses
+    assert pool.get_protocol() == 2
+    assert pool.owns_connection(pool.make_connection())
+
+
+def test_nothing_keeps_a_forgotten_pool(
+    redis_server: RedisServer,
+) -> None:
+    """Its idle connections refer to it, through redis-py's maintenance handler."""
+    pool = ConnectionPool(host=redis_server.host, port=redis_server.port)
+    assert redis.Redis(connection_pool=pool).ping()
+    conn = pool._available_connections[0]
+    sock = conn._sock
+    gone = weakref.ref(pool)
+    del pool, conn
+    gevent.idle()
+    gc.collect()
+    assert gone() is None
+    wait_until(lambda: sock.fileno() == -1)
+
+
+def test_an_open_for_a_forgotten_pool_is_refused(make_pool: MakePool) -> None:
+    """A connector outlives its pool only by the length of one opening."""
+    from geventpool.redis import RedisConnector
+
+    pool = ConnectionPool()
+    connector = RedisConnector(pool)
+    del pool
+    gc.collect()
+    with pytest.raises(ReferenceError):
+        connector.open()
+    connector.reset(object())
+
+
+def test_the_lock_is_re_entrant(make_pool: MakePool) -> None:
+    """redis-py's maintenance and cluster code takes it, and calls what takes it."""
+    pool = make_pool()
+    with pool._lock:
+        assert pool._get_free_connections() == []
+        with pool._lock:
+            pool.disconnect()
+    pool._lock = lock = threading.RLock()
+    assert pool._lock is lock
+
+
+class Dummy(ConnectionInterface):
+    """A connection class of somebody's own making, without a socket."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.open = False
+
+    def connect(self) -> None:
+        self.open = True
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        self.open = False
+
+    def can_read(self, timeout: float = 0) -> bool:
+        return False
+
+
+Dummy.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def test_a_connection_class_of_one_s_own_will_do() -> None:
+    """As long as it has the methods."""
+    pool = ConnectionPool(connection_class=Dummy, max_connections=1)
+    conn = pool.get_connection()
+    pool.release(conn)
+    assert pool.get_connection() is conn
+    pool.release(conn)
+    pool.disconnect()
+    assert not conn.open
+
+
+def test_a_constructor_that_fails_costs_no_place() -> None:
+    """redis-py's pools lose one each time."""
+
+    class Failing(Dummy):
+        def __init__(self, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    pool = ConnectionPool(connection_class=Failing, max_connections=1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            pool.get_connection()
+    assert pool.core.size == 0
+
+
+def test_a_limit_of_the_core_is_redis_py_s_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An opening that takes too long."""
+
+    class Slow(Dummy):
+        def connect(self) -> None:
+            time.sleep(10)
+
+    pool = ConnectionPool(
+        connection_class=Slow, limits=geventpool.Limits(open=0.01), timeout=5
+    )
+    with pytest.raises(redis.TimeoutError, match="opening"):
+        pool.get_connection()
+    assert pool.core.size == 0

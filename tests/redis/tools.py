@@ -1,0 +1,110 @@
+"""What several of these tests need: hidden switches found, places counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+import greenlet
+from gevent import getcurrent
+
+from geventpool.redis import ConnectionPool
+
+__all__ = [
+    "assert_all_places",
+    "interrupted_everywhere",
+    "no_switch",
+    "outcome",
+    "wait_until",
+]
+
+
+@contextmanager
+def no_switch() -> Iterator[None]:
+    """A block in which this greenlet must not be left."""
+    switches = []
+    me = getcurrent()
+
+    def trace(event: str, greenlets: tuple[Any, Any]) -> None:
+        if greenlets[0] is me:
+            switches.append(greenlets[1])
+
+    before = greenlet.settrace(trace)
+    try:
+        yield
+    finally:
+        greenlet.settrace(before)
+    assert not switches, f"switched to {switches}"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Return as soon as *condition* holds; what it waits for happens elsewhere."""
+    with gevent.Timeout(seconds, AssertionError(f"not within {seconds} s")):
+        while not condition():
+            gevent.sleep(0.005)
+
+
+def outcome(work: Callable[..., Any], *args: Any) -> Any:
+    """What *work* returns, or the error it raises, in a greenlet of its own."""
+
+    def run() -> Any:
+        # Else the greenlet would die of it, which the tests take for a mistake.
+        try:
+            return work(*args)
+        except Exception as error:
+            return error
+
+    return gevent.spawn(run).get()
+
+
+def assert_all_places(pool: ConnectionPool) -> None:
+    """Every place of *pool* can be lent, and none is taken by nobody."""
+    lent = [pool.get_connection() for _ in range(pool.max_connections)]
+    for conn in lent:
+        pool.release(conn)
+    stats = pool.stats()
+    assert stats.in_use == stats.opening == stats.waiting == 0, repr(pool.core)
+    assert stats.idle == stats.size == pool.max_connections, repr(pool.core)
+
+
+def interrupted_everywhere(
+    scenario: Callable[[], object], interrupt: Callable[[gevent.Greenlet], object]
+) -> Iterator[int]:
+    """
+    Run *scenario* again and again, interrupted where it switches for the n-th time.
+
+    Yields n after each run, for the caller to look at what is left behind, until the
+    scenario is over before there is anything to interrupt.
+    """
+    for number in range(1, 1000):
+        victim = gevent.Greenlet(scenario)
+        if not _run_until(victim, number, interrupt):
+            victim.get()
+            return
+        yield number
+    raise AssertionError("the scenario does not come to an end")
+
+
+def _run_until(
+    victim: gevent.Greenlet, number: int, interrupt: Callable[[Any], object]
+) -> bool:
+    left = 0
+    reached = False
+
+    def trace(event: str, greenlets: tuple[Any, Any]) -> None:
+        nonlocal left, reached
+        if greenlets[0] is victim and not victim.dead:
+            left += 1
+            if left == number:
+                reached = True
+                gevent.get_hub().loop.run_callback(interrupt, victim)
+
+    before = greenlet.settrace(trace)
+    try:
+        victim.start()
+        victim.join()
+    finally:
+        greenlet.settrace(before)
+    return reached
