@@ -1,0 +1,248 @@
+"""
+The connection that is lent: PyMySQL's own, plus what belongs to a loan.
+
+Knows when a loan begins and ends and what has to be undone in Python at its end; speaks
+to the server only through PyMySQL's public methods. Its guard is in
+:mod:`geventpool.mysql.protocol`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pymysql import err
+from pymysql.cursors import Cursor, SSCursor
+
+from geventpool.mysql.converters import Converters
+from geventpool.mysql.protocol import AUTOCOMMIT, IN_TRANS, SHELF, Wire
+
+__all__ = ["Connection"]
+
+#: Dead references to cursors are swept out when a loan has handed out that many more.
+_SWEEP = 64
+
+#: What a borrower may set on the connection for the time of the loan.
+_PERSONAL = ("cursorclass", "_read_timeout", "_write_timeout")
+_TABLES = ("encoders", "decoders")
+#: What has a counterpart in the server's session, and must never differ from it.
+_SHARED = ("charset", "encoding", "collation", "autocommit_mode", "use_unicode")
+
+
+class Connection(Wire):
+    """
+    A PyMySQL connection that belongs to a :class:`~geventpool.mysql.ConnectionPool`.
+
+    Used like any other, but :meth:`close` gives it back to its pool, only one greenlet
+    may use it at a time, and its cursors end with the loan.
+    """
+
+    def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
+        self._give_back: Callable[[Connection], None] | None = None
+        self._cursors: list[weakref.ref[Cursor]] = []
+        self._streams: list[SSCursor] = []
+        self._sweep_at = _SWEEP
+        self._personal: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
+        self._pristine: dict[str, dict[Any, Any]] = {}
+        self._tables = (Converters({}), Converters({}))
+        super().__init__(tls=tls, **options)
+
+    def close(self) -> None:
+        """
+        Give the connection back to its pool; without a loan, close it. **May switch.**
+
+        :raises pymysql.err.Error: it was given back, or closed, before.
+        """
+        give_back = self._give_back
+        if give_back is not None:
+            give_back(self)
+        elif self._speaker is SHELF:
+            raise err.Error("Already closed")
+        else:
+            self.say_goodbye()
+
+    def cursor(self, cursor: Any = None) -> Any:
+        """
+        A new cursor, good until it is closed or the loan ends.
+
+        :param cursor: its class; None for the connection's ``cursorclass``.
+        """
+        made = super().cursor(cursor)
+        if isinstance(made, SSCursor):
+            # Its finalizer would read the rest of the rows, in whatever greenlet it
+            # happened to run: so it must not be collected before it is closed.
+            self._streams = [one for one in self._streams if one.connection is not None]
+            self._streams.append(made)
+        else:
+            self._cursors.append(weakref.ref(made))
+            if len(self._cursors) >= self._sweep_at:
+                self._cursors = [ref for ref in self._cursors if ref() is not None]
+                self._sweep_at = len(self._cursors) + _SWEEP
+        return made
+
+    @property
+    def owes_nothing(self) -> bool:
+        """
+        Whether the loan can end well without a further word. Never switches.
+        """
+        if not self.spoken:
+            return True
+        status = self.server_status & (IN_TRANS | AUTOCOMMIT)
+        return status == AUTOCOMMIT and not self.unfinished
+
+    def commit_if_open(self) -> None:
+        """
+        Commit what the loan has done, if there can be anything. **May switch.**
+
+        Outside of autocommit there can be whenever something was sent, and in
+        autocommit if a transaction was begun by hand.
+
+        :raises pymysql.err.Error: it is not committed, or nobody knows.
+        """
+        status = self.server_status
+        owes = bool(status & IN_TRANS) or not (self.exact or status & AUTOCOMMIT)
+        if self.unfinished and (owes or not self.streams):
+            # The last word of a procedure; or rows between us and the answer to COMMIT.
+            self.finish()
+        if owes:
+            self.commit()
+
+    def rollback_if_open(self) -> None:
+        """
+        Undo what the loan has done, if there can be anything. **May switch.**
+
+        :raises pymysql.err.Error: it could not be; closing the connection does it.
+        """
+        if self.spoken and self.in_step and self.may_hold_transaction:
+            self.rollback()
+
+    # The loan. None of these may switch.
+
+    #: Why it must not be lent again, if so; and whether there is anything to undo.
+    unfit: str | None = None
+    due = False
+
+    #: Whether a loan is under way.
+    is_lent = False
+
+    @property
+    def is_at_rest(self) -> bool:
+        """
+        Whether nothing at all is to be done at the end of a loan in autocommit.
+
+        It says only what else is said piece by piece, and says it faster.
+        """
+        result = self._result
+        return (
+            self.server_status & (IN_TRANS | AUTOCOMMIT) == AUTOCOMMIT
+            and self._speaker is None
+            and self.plain
+            and not self.doubt
+            and self.verdict is None
+            and (result is None or not (result.unbuffered_active or result.has_next))
+            and self._sock is not None
+            and self._at == len(self._buffer or b"")
+            and self._is_untouched
+        )
+
+    def lend(self, give_back: Callable[[Connection], None]) -> None:
+        """
+        Begin a loan.
+
+        :param give_back: what :meth:`close` shall call with the connection.
+        """
+        self._give_back = give_back
+        self.is_lent = True
+        self._speaker = None
+        self.spoken = False
+        if not self.plain:
+            self.plain = True
+            self.took_role = self.chose_database = False
+
+    def end_loan(self) -> None:
+        """
+        End the loan: cursors are disarmed, commands are refused from now on.
+        """
+        self.is_lent = False
+        self._give_back = None
+        self._speaker = SHELF
+        if self._cursors or self._streams:
+            self._disarm()
+
+    def hang_up(self) -> None:
+        """
+        Drop the connection: no goodbye, never switches, safe whoever uses it.
+        """
+        self._give_back = None
+        super().hang_up()
+        self._disarm()
+
+    def _disarm(self) -> None:
+        # A cursor without a connection is closed for PyMySQL, and its finalizer idle.
+        for ref in self._cursors:
+            cursor = ref()
+            if cursor is not None:
+                cursor.connection = None  # type: ignore[assignment]
+        for stream in self._streams:
+            stream.connection = None  # type: ignore[assignment]
+        self._cursors.clear()
+        self._streams.clear()
+        self._sweep_at = _SWEEP
+
+    @contextmanager
+    def in_service(self) -> Iterator[None]:
+        """
+        For the time of the block the pool itself speaks on the idle connection.
+        """
+        shelf, self._speaker = self._speaker, None
+        try:
+            yield
+        finally:
+            self._speaker = shelf
+
+    # What was set in Python
+
+    def remember(self) -> None:
+        """
+        Take the present Python attributes as those every borrower shall find.
+        """
+        own = self.__dict__
+        self._personal = {name: own[name] for name in _PERSONAL}
+        self._shared = {name: own[name] for name in _SHARED}
+        self._pristine = {name: dict(own[name]) for name in _TABLES}
+        self._renew_tables()
+
+    def restore(self, shared: bool) -> None:
+        """
+        Put Python attributes back as they were when :meth:`remember` was called.
+
+        :param shared: also those that mirror the server's session, which the caller is
+            about to put back there as well.
+        """
+        if not self._is_untouched:
+            self.__dict__.update(self._personal)
+            self._renew_tables()
+        if shared:
+            self.__dict__.update(self._shared)
+
+    @property
+    def _is_untouched(self) -> bool:
+        personal = self._personal
+        return (
+            self.cursorclass is personal["cursorclass"]
+            and self._read_timeout == personal["_read_timeout"]
+            and self._write_timeout == personal["_write_timeout"]
+            and self.encoders is self._tables[0]
+            and self.decoders is self._tables[1]
+            and not self._tables[0].touched
+            and not self._tables[1].touched
+        )
+
+    def _renew_tables(self) -> None:
+        self.encoders, self.decoders = self._tables = (
+            Converters(self._pristine["encoders"]),
+            Converters(self._pristine["decoders"]),
+        )

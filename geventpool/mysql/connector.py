@@ -1,0 +1,335 @@
+"""
+How a PyMySQL connection is opened, asked, cleaned and closed.
+
+Knows one connection at a time, and the hosts it may lead to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent
+from pymysql import err
+from pymysql.connections import Connection as PlainConnection
+from pymysql.constants import CR
+from pymysql.cursors import Cursor
+
+from geventpool.connector import Connector
+from geventpool.mysql.connection import Connection
+from geventpool.mysql.errors import NoServerError, Reaction, reaction
+from geventpool.mysql.hosts import Host, Hosts
+from geventpool.mysql.reset import as_reset
+from geventpool.mysql.tls import TLSContexts
+from geventpool.mysql.url import parse_url
+from geventpool.policies import seconds
+
+__all__ = ["MySQLConnector"]
+
+TARGETS = ("any", "primary", "replica")
+
+#: PyMySQL's, as it counts them: name to default.
+_KEYWORDS: dict[str, Any] = {
+    name: each.default
+    for name, each in inspect.signature(PlainConnection.__init__).parameters.items()
+    if name not in ("self", "defer_connect")
+}
+#: Old names, which PyMySQL 1.2 warns about.
+_ALIASES = {"db": "database", "passwd": "password"}
+
+#: A primary's successor was a replica before: the global setting tells them apart.
+#: innodb_read_only is what Aurora sets on its readers.
+_ROLE = "SELECT @@global.read_only, @@global.innodb_read_only"
+
+Changing = Callable[[], "Mapping[str, Any] | str"]
+
+
+class MySQLConnector(Connector[Connection]):
+    """
+    Opens PyMySQL connections; the arguments are explained at
+    :class:`~geventpool.mysql.ConnectionPool`.
+
+    :raises TypeError: an argument that PyMySQL does not know.
+    :raises ValueError: one that contradicts another.
+    """
+
+    def __init__(
+        self,
+        source: str | Changing | None = None,
+        *,
+        hosts: Any = None,
+        host_order: str | None = None,
+        target: str | None = None,
+        reset: Any = "session",
+        configure: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> None:
+        if configure is not None and not callable(configure):
+            raise TypeError(f"configure must be a callable or None, not {configure!r}")
+        self._changing: Changing | None = None
+        if callable(source):
+            self._changing = source
+        elif source is not None:
+            options, hosts, host_order, target = _merged(
+                parse_url(source), options, hosts, host_order, target
+            )
+        self._options = _checked(options)
+        self._hosts = self._read_hosts(hosts, host_order)
+        self._target = self._read_target(target)
+        self._configure = configure
+        self._reset = as_reset(reset, configure)
+        self._tls = TLSContexts()
+        #: gives what to call when the server is found to be no primary any more
+        self.on_demotion: Callable[[], Callable[[], None] | None] = _nobody
+
+    def _read_hosts(self, hosts: Any, order: str | None) -> Hosts | None:
+        if hosts is None:
+            if order is not None:
+                raise ValueError("host_order is for hosts, and there are none")
+            return None
+        for name in ("host", "port", "unix_socket"):
+            if self._options.get(name):
+                raise ValueError(f"give hosts or {name}, not both")
+        return Hosts(hosts, order or "listed")
+
+    def _read_target(self, target: str | None) -> str:
+        if target is None:
+            return "any" if self._hosts is None else "primary"
+        if target not in TARGETS:
+            raise ValueError(f"target must be one of {TARGETS}, not {target!r}")
+        return target
+
+    # Opening
+
+    def open(self) -> Connection:
+        """
+        A connection, configured, to a server as it is wanted. **May switch.**
+
+        :raises pymysql.err.OperationalError: PyMySQL's; with several hosts
+            :exc:`~geventpool.mysql.NoServerError` if each had something else to say.
+        """
+        options = self._resolved()
+        if self._hosts is None:
+            return self._connect(options)
+        return self._find(self._hosts, options)
+
+    def _resolved(self) -> dict[str, Any]:
+        options = dict(self._options)
+        if self._changing is not None:
+            fresh = self._changing()
+            options.update(parse_url(fresh) if isinstance(fresh, str) else fresh)
+            options = _checked(options)
+        for name in ("user", "password"):
+            if callable(options.get(name)):
+                options[name] = options[name]()
+        return options
+
+    def _find(self, hosts: Hosts, options: dict[str, Any]) -> Connection:
+        failures: list[tuple[Host, Exception]] = []
+        for host in hosts.in_order(time.monotonic()):
+            try:
+                conn = self._connect({**options, "host": host.name, "port": host.port})
+            except err.MySQLError as failure:
+                failures.append((host, failure))
+                hosts.failed(host, time.monotonic())
+            else:
+                hosts.served(host, only=self._target == "primary")
+                return conn
+        for _, error in failures:
+            # The one to talk to has been found; it is full, or it does not want us.
+            if reaction(error) in (Reaction.BACK_OFF, Reaction.FAIL):
+                raise error
+        raise NoServerError(
+            CR.CR_CONN_HOST_ERROR,
+            f"no {_WANTED[self._target]} among the hosts: "
+            + "; ".join(f"{host}: {error}" for host, error in failures),
+        )
+
+    def _connect(self, options: dict[str, Any]) -> Connection:
+        conn = Connection(tls=self._tls, defer_connect=True, **options)
+        # PyMySQL's own limit ends where the server accepts; one that says nothing
+        # after that would hold us for ever.
+        limit = gevent.Timeout.start_new(conn.connect_timeout)
+        try:
+            conn.connect()
+            self._look_at_role(conn)
+            if self._configure is not None:
+                self._configure(conn)
+            conn.remember()
+            conn.end_loan()
+        except BaseException as error:
+            # Nobody else knows of it, whatever it was that went wrong.
+            conn.hang_up()
+            if error is limit:
+                raise err.OperationalError(
+                    CR.CR_CONN_HOST_ERROR,
+                    f"Can't connect to MySQL server on {conn.host!r} "
+                    f"(not done within {conn.connect_timeout:g} s)",
+                ) from None
+            raise
+        finally:
+            limit.close()
+        return conn
+
+    def _look_at_role(self, conn: Connection) -> None:
+        """
+        See that the server is what is wanted. **May switch.**
+
+        :raises NoServerError: it is not.
+        """
+        if self._target == "any":
+            return
+        with conn.cursor(Cursor) as cursor:
+            cursor.execute(_ROLE)
+            row = cursor.fetchone()
+        read_only = any(str(value).upper() not in ("0", "OFF", "NONE") for value in row)
+        if read_only != (self._target == "replica"):
+            raise NoServerError(
+                CR.CR_CONN_HOST_ERROR,
+                "the server is read-only" if read_only else "the server is a primary",
+            )
+
+    # The rest of a connection's life
+
+    def close(self, conn: Connection) -> None:
+        """
+        Take leave. **May switch.**
+        """
+        try:
+            conn.say_goodbye()
+        finally:
+            conn.hang_up()
+
+    def discard(self, conn: Connection) -> None:
+        """
+        Let go of the descriptor, without a goodbye. Never switches.
+        """
+        conn.hang_up()
+
+    def ping(self, conn: Connection) -> None:
+        """
+        Ask the server whether it is there; and, if a certain kind is wanted, whether it
+        is one still. **May switch.**
+
+        :raises pymysql.err.Error: it is not.
+        """
+        with conn.in_service():
+            if self._target == "any":
+                conn.ping(reconnect=False)
+            else:
+                self._look_at_role(conn)
+
+    def reset(self, conn: Connection) -> None:
+        """
+        Clean up after a borrower. **May switch.**
+
+        :raises Exception: it could not be done, or must not be tried.
+        """
+        if conn.unfit is not None:
+            self._refuse(conn, conn.unfit)
+        with conn.in_service():
+            self._reset(conn)
+
+    def _refuse(self, conn: Connection, why: str) -> None:
+        if conn.verdict is None:
+            raise err.InterfaceError(0, why)
+        drain = self.on_demotion() if self.condemns(conn.verdict) else None
+        if drain is not None:
+            # The others lead to the same server.
+            drain()
+        raise conn.verdict
+
+    def is_usable(self, conn: Connection) -> bool:
+        """
+        Whether an idle connection is open and the server silent. Never switches.
+        """
+        return conn.is_quiet()
+
+    def needs_reset(self, conn: Connection) -> bool:
+        """
+        Whether the connection must go through :meth:`reset`. Never switches.
+
+        Here a loan ends, whatever way the connection came back. One that can't be lent
+        again needs a reset too, which is refused.
+        """
+        if not conn.is_lent:
+            return conn.due  # asked twice
+        if self._reset.is_lazy and conn.is_at_rest:
+            conn.end_loan()
+            return False
+        conn.unfit = self._why_unfit(conn)
+        conn.end_loan()
+        conn.due = conn.unfit is not None or self._reset.is_needed(conn)
+        return conn.due
+
+    def _why_unfit(self, conn: Connection) -> str | None:
+        if conn.verdict is not None:
+            return str(conn.verdict)
+        if not conn.in_step:
+            return "it came back in the middle of an answer"
+        if not (conn.plain or self._reset.is_possible(conn)):
+            return "no reset undoes SET ROLE, or leaves a database for none"
+        return None
+
+    # What errors say
+
+    def survives(self, error: Exception) -> bool:
+        """
+        Whether *error* says nothing against its connection. Never switches.
+        """
+        return reaction(error) is Reaction.KEEP
+
+    def is_exhausted(self, error: Exception) -> bool:
+        """
+        Whether the server refused because it is full. Never switches.
+        """
+        return reaction(error) is Reaction.BACK_OFF
+
+    def condemns(self, error: Exception) -> bool:
+        """
+        Whether *error* says that the server is no primary any more. Never switches.
+
+        On a pool for replicas it says only that somebody tried to write.
+        """
+        return self._target != "replica" and reaction(error) is Reaction.DRAIN
+
+
+_WANTED = {"any": "server", "primary": "primary", "replica": "replica"}
+
+
+def _nobody() -> None:
+    return None
+
+
+def _merged(
+    url: dict[str, Any], options: dict[str, Any], *rest: Any
+) -> tuple[dict[str, Any], Any, Any, Any]:
+    """
+    A URL and keywords put together; a keyword wins.
+    """
+    merged = {**url, **options}
+    names = ("hosts", "host_order", "target")
+    said = [merged.pop(name, None) for name in names]
+    hosts, order, target = (
+        text if given is None else given for text, given in zip(said, rest)
+    )
+    return merged, hosts, order, target
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The options under the names PyMySQL prefers.
+
+    :raises TypeError: PyMySQL knows no such argument.
+    """
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict or a URL, not {options!r}")
+    unknown = sorted(set(options) - set(_KEYWORDS))
+    if unknown:
+        raise TypeError(f"pymysql.connect() has no argument {', '.join(unknown)}")
+    checked = {_ALIASES.get(name, name): value for name, value in options.items()}
+    if checked.get("connect_timeout") is not None:
+        seconds("connect_timeout", checked["connect_timeout"])
+    return checked

@@ -1,0 +1,126 @@
+"""
+Several hosts as one address: in which order they are tried, and what they should be.
+
+Knows names and ports and which host failed lately; talks to none of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Host", "Hosts", "split_host"]
+
+DEFAULT_PORT = 3306
+ORDERS = ("listed", "random")
+
+#: Seconds for which a host that could not be reached is tried after the others.
+GRUDGE = 30.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """
+    Where a server is.
+
+    :param name: host name or address.
+    :param int port: TCP port.
+    """
+
+    name: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return f"{name}:{self.port}"
+
+
+class Hosts:
+    """
+    The hosts of a pool.
+
+    :param hosts: each ``"name"``, ``"name:port"``, ``"[v6]:port"`` or a pair of both.
+    :param order: ``"listed"``: the first that will do; ``"random"``: any.
+    :raises TypeError: *hosts* is no iterable of such.
+    :raises ValueError: *hosts* is empty, or *order* is neither.
+    """
+
+    def __init__(self, hosts: Iterable[Any], order: str = "listed") -> None:
+        if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
+            raise TypeError(f"hosts must be a list of hosts, not {hosts!r}")
+        self._hosts = [_host(each) for each in hosts]
+        if not self._hosts:
+            raise ValueError("hosts must name at least one host")
+        if order not in ORDERS:
+            raise ValueError(f"host_order must be one of {ORDERS}, not {order!r}")
+        self._order = order
+        self._failed: dict[Host, float] = {}
+        self._favourite: Host | None = None
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._hosts)
+
+    def in_order(self, now: float) -> list[Host]:
+        """
+        All hosts, the one to try first at the head.
+
+        :param now: monotonic seconds.
+        """
+        hosts = list(self._hosts)
+        if self._order == "random":
+            random.shuffle(hosts)
+        hosts.sort(key=lambda host: now - self._failed.get(host, -GRUDGE) < GRUDGE)
+        if self._favourite is not None:
+            hosts.sort(key=lambda host: host != self._favourite)
+        return hosts
+
+    def failed(self, host: Host, now: float) -> None:
+        """
+        Remember that *host* was not to be had.
+
+        Else each connection would begin with the whole time limit of a dead host.
+        """
+        self._failed[host] = now
+        if host == self._favourite:
+            self._favourite = None
+
+    def served(self, host: Host, only: bool) -> None:
+        """
+        Remember that *host* is what was wanted.
+
+        :param only: it is the only one there can be: begin with it from now on.
+        """
+        self._failed.pop(host, None)
+        if only:
+            self._favourite = host
+
+
+def split_host(text: str) -> Host:
+    """
+    The host of ``name``, ``name:port`` or ``[v6]:port``.
+
+    :raises ValueError: the port is no number from 1 to 65535, or the name is empty.
+    """
+    name, separator, port = text, "", ""
+    if text.startswith("["):
+        name, bracket, rest = text[1:].partition("]")
+        separator, port = rest[:1], rest[1:]
+        if not bracket or separator not in ("", ":"):
+            raise ValueError(f"not a host: {text!r}")
+    elif text.count(":") == 1:
+        name, separator, port = text.partition(":")
+    if not name or (separator and not (port.isdecimal() and 0 < int(port) < 65536)):
+        raise ValueError(f"not a host with a port from 1 to 65535: {text!r}")
+    return Host(name, int(port)) if separator else Host(name)
+
+
+def _host(thing: Any) -> Host:
+    if isinstance(thing, Host):
+        return thing
+    if isinstance(thing, str):
+        return split_host(thing)
+    if isinstance(thing, tuple) and [type(part) for part in thing] == [str, int]:
+        return Host(*thing)
+    raise TypeError(f"a host must be 'name:port' or ('name', port), not {thing!r}")

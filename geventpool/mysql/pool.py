@@ -1,0 +1,289 @@
+"""
+PyMySQL connections, lent by a pool.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from gevent import monkey
+from pymysql.cursors import Cursor
+
+from geventpool.mysql.connection import Connection
+from geventpool.mysql.connector import Changing, MySQLConnector
+from geventpool.pool import Borrowed, Pool
+from geventpool.staff import within
+
+__all__ = ["ConnectionPool"]
+
+
+class ConnectionPool(Pool[Connection]):
+    """
+    A pool of PyMySQL connections.
+
+    ::
+
+        pool = ConnectionPool(host="db1", user="shop", password="...", database="shop")
+        with pool.connection() as conn:
+            with conn.cursor() as cursor:
+                cursor.execute("INSERT INTO orders VALUES (%s)", [42])
+
+    Takes every keyword of ``pymysql.connect`` and every option of
+    :class:`~geventpool.Pool`, and:
+
+    :param source: a URL (``mysql://user:password@host:port/database?charset=utf8mb4``),
+        to which keywords are added; or a callable that is asked before each connect for
+        keywords or a URL, for credentials that change. ``user`` and ``password`` may be
+        callables too.
+    :param hosts: several servers instead of ``host``: ``["db1", "db2:3307"]``.
+    :param str host_order: ``"listed"``, or ``"random"`` to spread the load.
+    :param str target: what a server must be: ``"primary"`` (writable; the default with
+        *hosts*), ``"replica"`` (read-only) or ``"any"`` (the default without).
+    :param reset: what is done to a connection between two borrowers: ``"session"``,
+        ``"rollback"``, None, or a callable that takes the connection.
+    :param configure: called with each new connection, and after each reset of its
+        session.
+    :param check: called with a connection before it is lent; if it raises an
+        :exc:`Exception`, the connection is dropped and the next one tried.
+    :param max_connections: default 10; a MariaDB server serves 151 clients in all.
+    :raises RuntimeError: the program is not monkey-patched.
+    :raises TypeError: an unknown argument, or one of the wrong kind.
+    :raises ValueError: an argument is out of its range, or contradicts another.
+    """
+
+    def __init__(
+        self,
+        source: str | Changing | None = None,
+        *,
+        max_connections: int = 10,
+        hosts: Any = None,
+        host_order: str | None = None,
+        target: str | None = None,
+        reset: Any = "session",
+        configure: Callable[[Any], object] | None = None,
+        check: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> None:
+        _refuse_unpatched()
+        if check is not None and not callable(check):
+            raise TypeError(f"check must be a callable or None, not {check!r}")
+        self._check_loan = check
+        own = {name: options.pop(name) for name in _POOL_OPTIONS & options.keys()}
+        connector = MySQLConnector(
+            source,
+            hosts=hosts,
+            host_order=host_order,
+            target=target,
+            reset=reset,
+            configure=configure,
+            **options,
+        )
+        super().__init__(connector, max_connections=max_connections, **own)
+        # Weakly: neither the connector nor a greenlet at work keeps the pool alive.
+        connector.on_demotion = weakref.WeakMethod(self.drain)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> ConnectionPool:
+        """
+        A pool of connections to where *url* points.
+
+        :param url: ``mysql://`` or ``mysql+pymysql://``.
+        :param options: as for the class; they win over what the URL says.
+        """
+        return cls(url, **options)
+
+    # Borrowing
+
+    def connection(self, timeout: float | None = None) -> Loan:
+        """
+        A connection for the length of a ``with`` block.
+
+        A clean end commits, an :exc:`Exception` rolls back, and any other
+        :exc:`BaseException` (a kill, a :exc:`gevent.Timeout`) closes the connection
+        without a word. With autocommit neither is sent, unless a transaction was begun
+        by hand.
+
+        Entering and leaving *may switch*.
+
+        :param timeout: seconds to wait at most; None: the pool's *timeout*.
+        :raises PoolError: as :meth:`acquire`, on entering.
+        :raises pymysql.err.Error: the commit failed, on leaving.
+        """
+        return Loan(self, timeout)
+
+    def cursor(
+        self,
+        cursorclass: type[Cursor] | None = None,
+        timeout: float | None = None,
+    ) -> CursorLoan:
+        """
+        A cursor on a connection of its own, for the length of a ``with`` block.
+
+        :param cursorclass: None: the connection's.
+        :param timeout: as for :meth:`connection`, whose rules apply.
+        """
+        return CursorLoan(self, cursorclass, timeout)
+
+    def acquire(
+        self,
+        retry: int | None = None,
+        *,
+        timeout: float | None = None,
+        reclaim: bool = True,
+    ) -> Connection:
+        """
+        A connection, to be given back by :meth:`release`, :meth:`drop` or its own
+        ``close``. **May switch.**
+
+        Prefer :meth:`connection`: it commits, and it knows how it was left.
+
+        :param retry: as for :class:`~geventpool.Pool`.
+        :param timeout: seconds to wait at most; None: the pool's *timeout*.
+        :raises PoolError: as there.
+        :raises pymysql.err.Error: what opening a connection raised.
+        """
+        started = self._clock()
+        conn = super().acquire(retry, timeout=timeout, reclaim=reclaim)
+        while not self._begin_loan(conn):
+            left = self._left(started, timeout)
+            conn = super().acquire(retry, timeout=left, reclaim=reclaim)
+        return conn
+
+    def _begin_loan(self, conn: Connection) -> bool:
+        """
+        Begin the loan; False if the connection did not pass the check, and is gone.
+
+        **May switch** if there is a check.
+        """
+        conn.lend(self.release)
+        if self._check_loan is None:
+            return True
+        try:
+            within(self._limits.ping, "a check", self._check_loan, conn)
+        except Exception:
+            self.drop(conn)
+            return False
+        except BaseException:
+            # Interrupted before the borrower has it.
+            self.drop(conn)
+            raise
+        return True
+
+    def _left(self, started: float, timeout: float | None) -> float | None:
+        patience = self._timeout if timeout is None else timeout
+        if patience is None:
+            return None
+        return max(0.0, started + patience - self._clock())
+
+
+class Loan(Borrowed[Connection]):
+    """
+    A loan for the length of a ``with`` block; see :meth:`ConnectionPool.connection`.
+    """
+
+    __slots__ = ()
+    _pool: ConnectionPool
+
+    def __enter__(self) -> Connection:
+        pool = self._pool
+        if pool._check_loan is None:
+            conn = super().__enter__()
+            conn.lend(pool.release)
+            return conn
+        patience = self._timeout
+        started = pool._clock()
+        while not pool._begin_loan(conn := super().__enter__()):
+            self._timeout = pool._left(started, patience)
+        return conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        entry = self._entry
+        if entry is None or entry.block is not self:
+            # Given back, dropped or transferred in the block.
+            return
+        if error is None and entry.conn.owes_nothing:
+            super().__exit__(None, None, None)
+            return
+        try:
+            if error is None:
+                entry.conn.commit_if_open()
+            elif isinstance(error, Exception):
+                entry.conn.rollback_if_open()
+        except Exception as failure:
+            super().__exit__(type(failure), failure, None)
+            if error is None:
+                raise
+        except BaseException as failure:
+            # Interrupted: nobody knows whether the server has committed.
+            super().__exit__(type(failure), failure, None)
+            raise
+        else:
+            fine = error is None or isinstance(error, Exception)
+            super().__exit__(*((None, None, None) if fine else (kind, error, trace)))
+
+
+class CursorLoan:
+    """
+    A cursor and its connection; see :meth:`ConnectionPool.cursor`.
+    """
+
+    __slots__ = ("_loan", "_cursorclass", "_cursor")
+
+    def __init__(
+        self, pool: ConnectionPool, cursorclass: Any, timeout: float | None
+    ) -> None:
+        self._loan = Loan(pool, timeout)
+        self._cursorclass = cursorclass
+        self._cursor: Any = None
+
+    def __enter__(self) -> Any:
+        conn = self._loan.__enter__()
+        try:
+            self._cursor = conn.cursor(self._cursorclass)
+        except Exception as error:
+            self._loan.__exit__(type(error), error, None)
+            raise
+        return self._cursor
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        cursor, self._cursor = self._cursor, None
+        if error is None:
+            try:
+                cursor.close()
+            except BaseException as failure:
+                # An error of rows left to be read, or a kill while they were.
+                self._loan.__exit__(type(failure), failure, None)
+                raise
+        # After an error it is not closed, for that would read the rows that are left:
+        # it is disarmed as the loan ends.
+        self._loan.__exit__(kind, error, trace)
+
+
+#: The options of the pool itself; the others are PyMySQL's.
+_POOL_OPTIONS = {
+    name
+    for name in Pool.__init__.__annotations__
+    if name not in ("factory", "options", "max_connections", "return")
+}
+
+
+def _refuse_unpatched() -> None:
+    if not monkey.is_module_patched("socket"):
+        raise RuntimeError(
+            "PyMySQL needs a monkey-patched program here, else it would block all "
+            "greenlets at each query: before anything else is imported, "
+            "'from gevent import monkey; monkey.patch_all()'"
+        )
