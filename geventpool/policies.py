@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,22 @@ __all__ = [
 
 FOREVER = math.inf
 
+#: So many pauses are as good as any number: beyond any clock, within any timer.
+MANY = 10**12
 
-def _number(name: str, value: Any, rule: str) -> float:
+
+def _number(
+    name: str,
+    value: Any,
+    rule: str,
+    minimum: float = 0,
+    maximum: float = sys.float_info.max,
+) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {rule}, not {value!r}")
+    # A whole number too big for a float is above every maximum; NaN is nowhere.
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} must be {rule}, not {value!r}")
     return float(value)
 
 
@@ -42,10 +55,11 @@ def seconds(name: str, value: Any) -> float:
     :raises ValueError: negative, NaN or infinite.
     """
     rule = "a number of seconds, finite and not negative"
-    number = _number(name, value, rule)
-    if not 0 <= number < FOREVER:
-        raise ValueError(f"{name} must be {rule}, not {value!r}")
-    return number
+    return _number(name, value, rule)
+
+
+def _share(name: str, value: Any) -> float:
+    return _number(name, value, "a number from 0 to 1", maximum=1)
 
 
 def optional_seconds(name: str, value: Any) -> float | None:
@@ -86,7 +100,7 @@ def flag(name: str, value: Any) -> bool:
 class Backoff:
     """How long to pause between two tries.
 
-    The pause before try *n* (counted from 0) is ``initial * factor ** n``, at most
+    Pause *n* (counted from 0) is ``initial * factor ** n``, at most
     *maximum*, and then spread by plus or minus *jitter* of itself.
 
     ``Backoff(0.1, factor=1, jitter=0, retries=10)`` is what gsocketpool does.
@@ -109,26 +123,25 @@ class Backoff:
 
     def __post_init__(self) -> None:
         initial = seconds("initial", self.initial)
-        if seconds("factor", self.factor) < 1:
-            raise ValueError(f"factor must be at least 1, not {self.factor!r}")
+        _number("factor", self.factor, "a finite number of at least 1", minimum=1)
         if seconds("maximum", self.maximum) < initial:
             raise ValueError(
                 f"maximum must be at least initial ({initial!r}), not {self.maximum!r}"
             )
-        if seconds("jitter", self.jitter) > 1:
-            raise ValueError(f"jitter must be from 0 to 1, not {self.jitter!r}")
+        _share("jitter", self.jitter)
         optional_whole("retries", self.retries)
 
     def delay(self, attempt: int, chance: Callable[[], float] = random.random) -> float:
-        """Seconds to pause before try *attempt*.
+        """Seconds that pause number *attempt* lasts.
 
         :param int attempt: 0 for the first pause.
         :param chance: gives a number from 0 to 1; a test puts its own here.
         """
         try:
-            pause = min(self.initial * self.factor**attempt, self.maximum)
+            pause = min(self.initial * float(self.factor) ** attempt, self.maximum)
         except OverflowError:
-            pause = self.maximum
+            # Nothing grows from nothing.
+            pause = self.maximum if self.initial else 0.0
         return pause * (1 + self.jitter * (2 * chance() - 1))
 
     def total(self, retries: int) -> float:
@@ -136,10 +149,12 @@ class Backoff:
 
         The line is not polled, so there a number of tries can only mean a time.
         """
+        retries = min(retries, MANY)
         total = 0.0
         for attempt in range(retries):
             pause = self.delay(attempt, chance=lambda: 0.5)
-            if pause >= self.maximum or self.factor == 1:
+            # From here on they are all alike.
+            if pause >= self.maximum or self.factor == 1 or not pause:
                 return total + pause * (retries - attempt)
             total += pause
         return total
@@ -178,9 +193,9 @@ class Expiry:
     :param ping_after: unused and unchecked for longer than this, it is checked by a
         round trip before it is lent.
     :param ping_interval: idle connections are sent a round trip this often.
-    :param float jitter: the part of *max_lifetime* that is random.
+    :param float jitter: the part of *max_lifetime* that is random, 0 (none) to 1.
     :raises TypeError: a value is not a number.
-    :raises ValueError: a value is negative, NaN or infinite.
+    :raises ValueError: a value is out of its range, NaN or infinite.
     """
 
     max_lifetime: float | None = None
@@ -192,6 +207,7 @@ class Expiry:
     def __post_init__(self) -> None:
         for name in ("max_lifetime", "max_idle", "ping_after", "ping_interval"):
             optional_seconds(name, getattr(self, name))
+        _share("jitter", self.jitter)
 
     @property
     def is_timed(self) -> bool:
