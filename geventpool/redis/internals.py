@@ -70,7 +70,7 @@ __all__ = [
     "is_driver",
     "is_fit",
     "is_push",
-    "keeps_loan",
+    "keeper",
     "native_socket_of",
     "parse_url",
     "parser_of",
@@ -215,8 +215,8 @@ def _code_of(module: str, path: str) -> CodeType | None:
     return getattr(inspect.unwrap(method), "__code__", None)
 
 
-#: Keep a connection across calls, and give it back by ``__del__`` at the latest:
-#: subscriptions, MONITOR, single-connection clients, pipelines that watch keys.
+#: Methods of objects that keep a connection across calls: subscriptions, MONITOR,
+#: single-connection clients, pipelines that watch keys.
 KEEPERS = [
     _code_of("redis.client", "Redis.__init__"),
     _code_of("redis.client", "Monitor.__init__"),
@@ -236,13 +236,13 @@ COMMAND = _code_of("redis.client", "Redis._execute_command")
 _keepers = {id(code) for code in KEEPERS if code is not None}
 
 
-def keeps_loan(caller: FrameType) -> bool:
-    """Does *caller*, who takes a connection, keep it across its own calls?
+def keeper(caller: FrameType) -> Any:
+    """The object that keeps, across its own calls, what *caller* takes; or None.
 
     Such a loan may outlive the greenlet that made it: one greenlet subscribes, another
-    listens. So it belongs to nobody in particular.
+    listens. It belongs to that object.
     """
-    return id(caller.f_code) in _keepers
+    return caller.f_locals.get("self") if id(caller.f_code) in _keepers else None
 
 
 def is_driver(caller: FrameType) -> bool:

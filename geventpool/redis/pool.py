@@ -11,7 +11,8 @@ import copy
 import os
 import sys
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ from geventpool.redis.internals import (
     is_connected,
     is_driver,
     is_fit,
-    keeps_loan,
+    keeper,
     parse_url,
     recorder,
     to_bool,
@@ -87,6 +88,23 @@ def _understood(name: str, value: Any) -> Any:
         return kind(value)
     except ValueError:
         raise ValueError(f"{name} must be a number, not {value!r}") from None
+
+
+class Kept(weakref.ref[Any]):
+    """A loan that lasts as long as its owner; the owner is not kept alive.
+
+    :param owner: the object of redis-py that keeps the connection.
+    :param gone: called with this after the owner's end.
+    """
+
+    __slots__ = ("conn",)
+
+    def __new__(cls, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> Kept:
+        return super().__new__(cls, owner, gone)
+
+    def __init__(self, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> None:
+        super().__init__(owner, gone)  # type: ignore[call-arg]
+        self.conn = conn
 
 
 class ConnectionPool(StockPool):
@@ -157,6 +175,8 @@ class ConnectionPool(StockPool):
         self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
         #: loans taken by code that is not redis-py's, by the id of the connection
         self._strangers: set[int] = set()
+        #: loans that an object of redis-py keeps, by the id of the connection
+        self._kept: dict[int, Kept] = {}
         #: what redis-py said when it last failed to connect; None after a success
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self)
@@ -274,10 +294,27 @@ class ConnectionPool(StockPool):
         # A subclass of ours, or the function of this name for clusters.
         while caller is not None and caller.f_code.co_name == "get_connection":
             caller = caller.f_back
-        if caller is not None and keeps_loan(caller):
+        owner = None if caller is None else keeper(caller)
+        if owner is not None:
             self.core.transfer(conn, None)
+            self._kept[id(conn)] = Kept(owner, conn, self._owner_gone)
         elif caller is None or not is_driver(caller):
             self._strangers.add(id(conn))
+
+    def _owner_gone(self, kept: Kept) -> None:
+        """What a subscription or pipeline kept, it keeps no more. Called anywhere.
+
+        Usually its finaliser has released it. But one that must talk to the server
+        first can't do so in the hub, and MONITOR has none.
+        """
+        if self._kept.get(id(kept.conn)) is kept:
+            del self._kept[id(kept.conn)]
+            try:
+                # In a state that nobody knows: it may be in MONITOR.
+                self.core.drop(kept.conn, anyone=True)
+            except ConnectionNotFoundError:
+                # Dropped before, behind its owner's back.
+                pass
 
     def _let_others_finish(self, conn: Any) -> None:
         # With a cache, other connections read the invalidations that wait on this
@@ -307,9 +344,11 @@ class ConnectionPool(StockPool):
             self._announce(connection)
         # What other people's code took, any greenlet may give back.
         anyone = bool(self._strangers) and id(connection) in self._strangers
+        if anyone:
+            self._strangers.discard(id(connection))
+        if self._kept:
+            self._kept.pop(id(connection), None)
         try:
-            if anyone:
-                self._strangers.discard(id(connection))
             if fit:
                 self.core.release(connection, anyone=anyone)
             else:

@@ -755,3 +755,28 @@ def test_a_limit_of_the_core_is_redis_py_s_time_out(
     with pytest.raises(redis.TimeoutError, match="opening"):
         pool.get_connection()
     assert pool.core.size == 0
+
+
+def test_a_monitor_that_is_forgotten_costs_no_place(client: redis.Redis) -> None:
+    """It has no finaliser; redis-py's pools lose a connection by it."""
+    pool = client.connection_pool
+    monitor = client.monitor()
+    monitor.connection.send_command("MONITOR")
+    assert pool.stats().in_use == 1
+    del monitor
+    gc.collect()
+    assert pool.stats().in_use == 0
+    assert client.ping()
+
+
+def test_an_owner_may_outlive_its_loan(client: redis.Redis) -> None:
+    """Dropped behind its back: then its end changes nothing."""
+    pool = client.connection_pool
+    subscription = client.pubsub()
+    subscription.subscribe("channel")
+    pool.core.drop(subscription.connection)
+    subscription.connection.disconnect()
+    subscription.connection = None
+    del subscription
+    gc.collect()
+    assert pool.core.size == 0

@@ -1,0 +1,245 @@
+"""Servers that are full, loading, restarting, frozen, hanging up, or refusing."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+import redis
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.retry import Retry
+
+import geventpool
+from geventpool.redis import ConnectionPool, ExhaustedError
+from tests.redis.tools import assert_all_places, outcome, wait_until
+from tests.servers import RedisServer
+
+NO_RETRY = Retry(NoBackoff(), 0)
+
+
+def make_pool(server: RedisServer, **options: object) -> ConnectionPool:
+    options = {"retry": NO_RETRY, "timeout": 5, "max_connections": 4, **options}
+    return ConnectionPool(host=server.host, port=server.port, **options)
+
+
+def test_a_full_server_serves_as_many_as_it_can() -> None:
+    """maxclients below our limit: those refused wait for connections to come back."""
+    # One of these is the administrator's.
+    with RedisServer("--maxclients", "4") as server:
+        pool = make_pool(server, max_connections=10)
+        client = redis.Redis(connection_pool=pool)
+
+        def work() -> bool:
+            for _ in range(20):
+                client.get("key")
+                gevent.sleep(0)
+            return True
+
+        jobs = [gevent.spawn(outcome, work) for _ in range(10)]
+        assert [job.get() for job in jobs] == [True] * 10
+        pool.shutdown(5)
+
+
+def test_a_server_that_stays_full_is_told_of() -> None:
+    """The borrower gets redis-py's own words, and no place is lost."""
+    with RedisServer("--maxclients", "2") as server:
+        others = [redis.Connection(port=server.port) for _ in range(2)]
+        for each in others:
+            each.connect()
+        pool = make_pool(server, timeout=0.3)
+        client = redis.Redis(connection_pool=pool)
+        error = outcome(client.ping)
+        assert isinstance(error, redis.ConnectionError)
+        assert "max number of clients reached" in str(error)
+        assert isinstance(error.__cause__, geventpool.PoolExhaustedError)
+        for each in others:
+            each.disconnect()
+        # The pool goes on trying by itself only while somebody waits.
+        wait_until(lambda: outcome(client.ping) is True)
+        pool.shutdown(5)
+
+
+def test_descriptors_of_this_process_may_run_out() -> None:
+    """That is fullness too, and passes."""
+    error = redis.ConnectionError("Error 24 connecting")
+    error.__context__ = OSError(24, "Too many open files")
+    connector = ConnectionPool().core._connector
+    assert connector.is_exhausted(error)
+    assert not connector.is_exhausted(redis.ConnectionError("Error 111"))
+    assert not connector.is_exhausted(ValueError("max number of clients reached"))
+
+
+def test_a_server_that_loads_is_redis_py_s_own_affair(own_server: RedisServer) -> None:
+    """BUSYLOADING: retried by redis-py, if it has retries; the place is free."""
+    own_server.ask("DEBUG", "POPULATE", 1000, "key", 100)
+    own_server.ask("SAVE")
+    args = own_server.args
+    own_server.args += (
+        *("--key-load-delay", "1000"),
+        *("--loading-process-events-interval-bytes", "1024"),
+    )
+    own_server.stop()
+    starting = gevent.spawn(own_server.start)
+    patient = make_pool(own_server, retry=Retry(ConstantBackoff(0.02), 500))
+    hasty = make_pool(own_server)
+    answer = gevent.spawn(redis.Redis(connection_pool=patient).dbsize)
+    errors = set()
+
+    def ask() -> bool:
+        errors.add(type(outcome(redis.Redis(connection_pool=hasty).dbsize)))
+        return redis.BusyLoadingError in errors
+
+    wait_until(ask)
+    assert hasty.core.size == 0
+    assert answer.get() == 1000
+    starting.get()
+    own_server.args = args
+    assert_all_places(patient)
+    assert_all_places(hasty)
+    patient.shutdown(5)
+    hasty.shutdown(5)
+
+
+def test_a_restart_costs_no_place_and_no_stale_socket(own_server: RedisServer) -> None:
+    """Idle connections of the old process are never lent."""
+    pool = make_pool(own_server)
+    client = redis.Redis(connection_pool=pool)
+    assert_all_places(pool)
+    own_server.restart()
+    assert [outcome(client.ping) for _ in range(8)] == [True] * 8
+    assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_a_restart_under_load_is_survived_with_retries(
+    own_server: RedisServer,
+) -> None:
+    """With redis-py's retries nobody even notices."""
+    pool = make_pool(own_server, retry=Retry(ConstantBackoff(0.02), 500), timeout=20)
+    client = redis.Redis(connection_pool=pool)
+    stop = False
+
+    def work() -> bool:
+        while not stop:
+            client.get("key")
+            gevent.sleep(0)
+        return True
+
+    jobs = [gevent.spawn(outcome, work) for _ in range(10)]
+    gevent.sleep(0.05)
+    own_server.restart()
+    wait_until(lambda: own_server.connected_clients() == 4)
+    stop = True
+    assert [job.get() for job in jobs] == [True] * 10
+    assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_a_server_that_is_down_is_told_of_in_redis_py_s_words() -> None:
+    """Also to a caller whose patience ends before the last retry."""
+    with RedisServer() as server:
+        pass
+    for options in ({}, {"retry": Retry(ConstantBackoff(1), 100), "timeout": 0.05}):
+        pool = make_pool(server, **options)
+        error = outcome(redis.Redis(connection_pool=pool).ping)
+        assert type(error) is redis.ConnectionError
+        assert "111" in str(error)
+        pool.shutdown(0)
+
+
+def test_a_full_pool_is_told_of_even_if_the_server_is_down(
+    own_server: RedisServer,
+) -> None:
+    """What is exhausted is the pool."""
+    pool = make_pool(own_server, max_connections=1, timeout=0.01)
+    conn = pool.get_connection()
+    pool.failed(redis.ConnectionError("some time ago"))
+    assert isinstance(outcome(redis.Redis(connection_pool=pool).ping), ExhaustedError)
+    pool.release(conn)
+    pool.shutdown(5)
+
+
+def test_a_frozen_server_costs_time_but_no_place(own_server: RedisServer) -> None:
+    """SIGSTOP: redis-py's own time-out; afterwards all is as before."""
+    pool = make_pool(own_server, socket_timeout=0.1, socket_connect_timeout=0.1)
+    client = redis.Redis(connection_pool=pool)
+    client.set("key", "value")
+    own_server.pause()
+    try:
+        jobs = [gevent.spawn(outcome, client.get, "key") for _ in range(8)]
+        errors = [job.get() for job in jobs]
+    finally:
+        own_server.resume()
+    assert {type(error) for error in errors} == {redis.TimeoutError}
+    wait_until(lambda: outcome(client.get, "key") == b"value")
+    wait_until(lambda: pool.stats().opening == 0)
+    assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_killed_connections_are_replaced(own_server: RedisServer) -> None:
+    """CLIENT KILL: idle ones are found out, one in use fails with redis-py's error."""
+    pool = make_pool(own_server)
+    client = redis.Redis(connection_pool=pool)
+    assert_all_places(pool)
+    job = gevent.spawn(outcome, client.blpop, "nothing", 30)
+    wait_until(lambda: own_server.ask("INFO", "clients")["blocked_clients"])
+    own_server.hang_up()
+    assert isinstance(job.get(), redis.ConnectionError)
+    assert [outcome(client.ping) for _ in range(8)] == [True] * 8
+    assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_a_wrong_password_costs_no_place() -> None:
+    """redis-py's own exception, again and again, and service once it is right."""
+    with RedisServer("--requirepass", "secret") as server:
+        for protocol in (2, 3):
+            pool = make_pool(server, password="wrong", protocol=protocol)
+            client = redis.Redis(connection_pool=pool)
+            for _ in range(6):
+                error = outcome(client.ping)
+                assert isinstance(error, redis.AuthenticationError)
+            assert pool.core.size == 0
+            pool.connection_kwargs["password"] = "secret"
+            pool.reset()
+            assert client.ping()
+            assert_all_places(pool)
+            pool.shutdown(5)
+
+
+def test_a_password_that_is_changed_takes_effect(own_server: RedisServer) -> None:
+    """Connections that are authenticated stay so; new ones need the new password."""
+    pool = make_pool(own_server)
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping()
+    own_server.args += ("--requirepass", "secret")
+    client.config_set("requirepass", "secret")
+    assert client.ping()
+    pool.disconnect()
+    error = outcome(client.ping)
+    assert isinstance(error, redis.AuthenticationError)
+    pool.connection_kwargs["password"] = "secret"
+    assert client.ping()
+    pool.shutdown(5)
+
+
+@pytest.mark.parametrize("option", ["ping_after", "ping_interval"])
+def test_pings_are_answered_or_cost_the_connection(
+    own_server: RedisServer, option: str
+) -> None:
+    """A refused PING is an answer too; silence is none."""
+    pool = make_pool(own_server, **{option: 0.01, "reap_interval": 0.01})
+    client = redis.Redis(connection_pool=pool)
+    first = client.client_id()
+    calls = own_server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
+    gevent.sleep(0.02)
+    assert client.client_id() == first
+    after = own_server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
+    assert after > calls
+    connector = pool.core._connector
+    conn = pool.get_connection()
+    client.execute_command("ACL", "SETUSER", "default", "-ping")
+    connector.ping(conn)
+    conn.disconnect()
+    pool.release(conn)
+    pool.shutdown(5)
