@@ -18,6 +18,7 @@ import time
 import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -106,7 +107,7 @@ def _waiters(report: Report, scale: Scale) -> None:
 
 def bare_line(limit: int) -> Contestant:
     """One item passed along a line of greenlets: the least a line can cost."""
-    waiting: deque[gevent.Greenlet[..., None]] = deque()
+    waiting: deque[Any] = deque()
     idle = [peers.Dummy()]
     hub = gevent.get_hub()
 

@@ -120,7 +120,11 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(f"{report.workload}: {report.question}", style="bold"))
     for section in report.sections:
         table = Table(
-            title=section.title, title_justify="left", box=box.SIMPLE, pad_edge=False
+            title=section.title,
+            title_justify="left",
+            box=box.SIMPLE,
+            pad_edge=False,
+            collapse_padding=True,
         )
         for number, column in enumerate(section.columns):
             justify: JustifyMethod = "right" if number else "left"
@@ -164,6 +168,12 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds:.2f} s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds, without the unit: for columns that must be narrow."""
+    value = seconds * 1000
+    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.3f}"
 
 
 def ratio(spread: Spread) -> str:

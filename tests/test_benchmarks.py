@@ -1,0 +1,386 @@
+"""The benchmarks and the demo run, count right, and say what they saw."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from rich.console import Console
+
+from benchmarks import report as reports
+from benchmarks.contention import Crowd, Load, crowd, without_pool
+from benchmarks.demo.doors import Door
+from benchmarks.demo.show import Sight
+from benchmarks.demo.stores import LIMIT, Store
+from benchmarks.demo.summary import verdict
+from benchmarks.demo.tally import Tally, Waits
+from benchmarks.growth import Line, bare_line
+from benchmarks.peers import Contestant, built, lifo_queue, ours
+from benchmarks.report import Section, Target
+from benchmarks.rounds import (
+    SCALES,
+    TINY,
+    WARM_UP,
+    Sample,
+    Series,
+    Spread,
+    calibrated,
+    interleave,
+    timed,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A finished run of a module of ours in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+# The method
+
+
+def test_a_spread_is_the_median_with_its_quartiles() -> None:
+    """A spread tells the middle half of the values, not the extremes."""
+    spread = Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (spread.low, spread.median, spread.high) == (2.0, 3.0, 4.0)
+    assert spread.width == pytest.approx(2 / 3)
+    assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
+
+
+def test_no_difference_is_told_where_the_spread_is_wider_than_it() -> None:
+    """A ratio whose quartiles lie on both sides of 1 is no difference."""
+    assert Spread(1.1, 0.9, 1.3).is_no_difference
+    assert not Spread(1.1, 1.05, 1.3).is_no_difference
+    assert reports.ratio(Spread(1.1, 0.9, 1.3)) == "no difference"
+    assert reports.ratio(Spread(1.5, 1.4, 1.6)) == "1.50×"
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """A slow round slows both, so it does not show in their ratio."""
+    mine = Series("mine", [Sample(2.0, 0.0, 1), Sample(20.0, 0.0, 1)])
+    theirs = Series("theirs", [Sample(1.0, 0.0, 1), Sample(10.0, 0.0, 1)])
+    ratio = mine.over(theirs, lambda sample: sample.each)
+    assert ratio == Spread(2.0, 2.0, 2.0)
+
+
+def test_contestants_take_turns_in_another_order_each_round() -> None:
+    """Nobody always comes first, and the warm-up does not count."""
+    order: list[str] = []
+    series = interleave({name: _noted(order, name) for name in "ab"}, rounds=3)
+    assert "".join(order) == "abbaabba"
+    assert [len(entry.samples) for entry in series.values()] == [3, 3]
+    assert len(order) == 2 * (3 + WARM_UP)
+
+
+def _noted(order: list[str], name: str) -> Callable[[], None]:
+    return lambda: order.append(name)
+
+
+def test_no_garbage_is_collected_during_a_turn() -> None:
+    """The collector is off in a turn, and on again afterwards whatever happened."""
+    seen: list[bool] = []
+    interleave({"a": lambda: seen.append(gc.isenabled())}, rounds=1)
+    interleave({"a": lambda: 1 / 0}, rounds=1)
+    assert set(seen) == {False}
+    assert gc.isenabled()
+
+
+def test_a_contestant_that_fails_is_shown_and_the_others_go_on() -> None:
+    """An error puts one contestant out, with the reason, and nobody else."""
+    turns: dict[str, Callable[[], object]] = {"bad": lambda: 1 / 0, "good": dict}
+    series = interleave(turns, rounds=2)
+    assert series["bad"].error == "ZeroDivisionError: division by zero"
+    assert series["bad"].samples == []
+    assert len(series["good"].samples) == 2
+
+
+def test_a_time_limit_in_a_turn_is_a_failure_too() -> None:
+    """A contestant that starves till our own limit is shown as failed."""
+
+    def starve() -> None:
+        with gevent.Timeout(0.001):
+            gevent.sleep(60)
+
+    assert "Timeout" in (interleave({"a": starve}, rounds=1)["a"].error or "")
+
+
+def test_a_cycle_is_repeated_until_the_clock_can_tell() -> None:
+    """Calibration asks for more cycles until they take long enough."""
+    asked: list[int] = []
+
+    def cycles(count: int) -> None:
+        asked.append(count)
+        sum(range(count))
+
+    assert calibrated(cycles, 0.0005) >= asked[-1]
+    assert asked == sorted(asked) and len(asked) > 1
+    assert timed(lambda: 7).count == 7
+
+
+# What is said
+
+
+def test_a_target_is_met_at_the_limit_and_missed_beyond() -> None:
+    """At most is at most, and at least is at least."""
+    assert Target("t", Spread.of([6.0]), 6.0).is_met
+    assert not Target("t", Spread.of([6.1]), 6.0).is_met
+    assert Target("t", Spread.of([2.0]), 1.5, at_least=True).is_met
+    assert not Target("t", Spread.of([1.4]), 1.5, at_least=True).is_met
+
+
+def test_no_less_than_a_peer_is_kept_where_no_difference_can_be_told() -> None:
+    """A promise of "no less" is not broken by noise."""
+    assert Target("t", Spread(0.99, 0.98, 1.01), 1.0, at_least=True).is_met
+    assert not Target("t", Spread(0.9, 0.88, 0.95), 1.0, at_least=True).is_met
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(5e-8, "50 ns"), (5e-6, "5.00 µs"), (0.0213, "21.3 ms"), (2.5, "2.50 s")],
+)
+def test_a_time_is_told_in_the_unit_that_suits_it(seconds: float, text: str) -> None:
+    """Nobody must count zeros."""
+    assert reports.duration(seconds) == text
+
+
+def test_a_report_says_everything_on_the_terminal_and_as_plain_data() -> None:
+    """Rows, notes, failures and targets are printed, and can be saved."""
+    report = reports.Report("load", "how much?")
+    section = Section("numbers", ["pool", "each"])
+    section.add("ours", "1 µs")
+    section.fails("theirs", "starved")
+    report.sections.append(section)
+    report.targets.append(Target("ratio", Spread.of([7.0]), 6.0))
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    with console.file:
+        reports.show(report, console)
+        text = console.export_text()
+    for words in ("load: how much?", "1 µs", "theirs failed: starved", "MISSED"):
+        assert words in text
+    assert json.loads(json.dumps(report.as_json()))["targets"][0]["is_met"] is False
+
+
+# The crowds and the lines
+
+
+def test_fairness_is_one_if_all_are_served_alike() -> None:
+    """Jain's index: 1 for equal shares, 1/n if one takes all, 0 for nothing."""
+    assert _served([5, 5, 5, 5]).fairness == 1.0
+    assert _served([20, 0, 0, 0]).fairness == 0.25
+    assert _served([0, 0]).fairness == 0.0
+
+
+def _served(counts: list[int]) -> Crowd:
+    return Crowd(1.0, 0.0, [0.1, 0.2, 0.3], counts, counts, 0)
+
+
+def test_a_wait_is_read_off_the_sorted_waits() -> None:
+    """The longest wait is the last one, and half of them are below the median."""
+    sample = _served([1, 2])
+    assert (sample.wait(0.5), sample.wait(1.0)) == (0.2, 0.3)
+    assert sample.throughput == 3
+
+
+def test_a_wait_that_never_ends_is_counted() -> None:
+    """A pool that serves nobody can't hide the waits of those it starves."""
+    never = Contestant("never", gevent.event.Event().wait, id, lambda: None)
+    sample = crowd(never, Load(greenlets=3, seconds=0.02))
+    assert sample.served == [0, 0, 0]
+    assert len(sample.waits) == 3 and sample.waits[0] > 0.01
+
+
+def test_a_refused_request_is_asked_again() -> None:
+    """A refusal is counted and is no service."""
+
+    def refuse() -> None:
+        raise KeyError
+
+    contestant = Contestant("no", refuse, id, lambda: None, refusals=(KeyError,))
+    sample = crowd(contestant, Load(greenlets=2, seconds=0.02))
+    assert sample.refused > 2 and sample.served == [0, 0]
+
+
+def test_a_job_ends_when_everyone_has_had_his_loans() -> None:
+    """Of a job, all is served, and fairness is looked at on the way."""
+    load = Load(greenlets=6, connections=2, hold=0.0, loans=4)
+    contestant = ours(2)
+    sample = crowd(contestant, load)
+    contestant.close()
+    assert sample.served == [4] * 6
+    assert sum(sample.halfway) >= 12
+
+
+def test_the_possible_is_what_holders_without_a_pool_reach() -> None:
+    """Nobody waits for a pool there, and the wait in turn follows from the rate."""
+    load = Load(greenlets=20, connections=10, seconds=0.02)
+    free = without_pool(load)
+    assert len(free.served) == 10
+    assert free.wait(0.5) == pytest.approx(10 / free.throughput)
+
+
+@pytest.mark.parametrize("build", [ours, lifo_queue, bare_line])
+def test_a_line_keeps_its_length_while_it_is_served(
+    build: Callable[[int], Contestant],
+) -> None:
+    """Every loan timed is one from a line as long as it was."""
+    assert Line.served_turn(build, 5, 20)().count == 20
+    assert Line.killed_turn(build, 5, 20)().count == 5
+
+
+def test_a_peer_that_is_not_installed_is_told_of() -> None:
+    """A missing package is named, and the others are built."""
+
+    def absent(limit: int) -> Contestant:
+        raise ImportError("no such thing")
+
+    contestants, missing = built((absent, lifo_queue), 1)
+    assert list(contestants) == ["gevent queue"]
+    assert missing == {"absent": "not installed (no such thing)"}
+
+
+# The demo's account
+
+
+def test_a_reply_with_another_tag_went_astray() -> None:
+    """Only the borrower's own tag is an answer."""
+    tally = Tally()
+    tally.check("1.1", "1.1")
+    tally.check("1.2", "1.1")
+    assert (tally.answered, tally.astray) == (1, 1)
+
+
+def test_an_unfinished_wait_is_part_of_the_account() -> None:
+    """Whoever still waits is counted with the time so far; whoever is killed not."""
+    tally = Tally()
+    waiter = gevent.spawn(tally.waited, gevent.event.Event().wait)
+    gevent.idle()
+    assert tally.waited(lambda: "conn") == "conn"
+    assert len(tally.waits) == 1 and len(tally.all_waits()) == 2
+    waiter.kill()
+    assert len(tally.all_waits()) == 1
+
+
+def test_waits_are_summed_up() -> None:
+    """Half of the waits are below the median, and nothing is above the longest."""
+    assert Waits.of([]) == Waits(0.0, 0.0, 0.0)
+    waits = Waits.of([float(number) for number in range(101)])
+    assert waits == Waits(50.0, 99.0, 100.0)
+
+
+class Counting(Store):
+    """A store whose server counts what it is told to."""
+
+    name = "scripted"
+
+    def __init__(self, *counts: int) -> None:
+        self._counts = list(counts)
+
+    def count(self) -> int:
+        """The next count; an error when there are no more."""
+        return self._counts.pop(0)
+
+
+def test_a_count_above_the_limit_must_last() -> None:
+    """A socket that was just closed is no overshoot; one that stays is."""
+    assert Counting(LIMIT).seen() == LIMIT
+    assert Counting(LIMIT + 1, LIMIT).seen() == LIMIT
+    assert Counting(*[LIMIT + 2] * 4).seen() == LIMIT + 2
+    assert Counting().seen() is None
+
+
+@pytest.mark.parametrize(
+    "peak, usable, astray, answered, complaint",
+    [
+        (LIMIT + 1, LIMIT, 0, 5, "counted 11 sockets"),
+        (LIMIT, LIMIT - 1, 0, 5, "only 9 of 10 places"),
+        (LIMIT, LIMIT, 1, 5, "1 replies went astray"),
+        (LIMIT, LIMIT, 0, 0, "nothing was ever answered"),
+    ],
+)
+def test_the_demo_fails_if_the_pool_broke_a_promise(
+    peak: int, usable: int, astray: int, answered: int, complaint: str
+) -> None:
+    """A limit exceeded, a place lost, a reply astray: each is told, and fails."""
+    shown = _Shown(peak=peak, usable=usable, astray=astray, answered=answered)
+    assert not verdict(shown, shown.console)  # type: ignore[arg-type]
+    assert complaint in shown.console.export_text()
+
+
+def test_the_demo_passes_if_the_pool_kept_its_promises() -> None:
+    """All in order: it says so."""
+    shown = _Shown(peak=LIMIT, usable=LIMIT, astray=0, answered=5)
+    assert verdict(shown, shown.console)  # type: ignore[arg-type]
+    assert "5 replies, none astray" in shown.console.export_text()
+
+
+class _Shown:
+    """A show that is over, with one sight."""
+
+    killed = 3
+
+    def __init__(self, peak: int, usable: int, astray: int, answered: int) -> None:
+        self.console = Console(width=100, record=True, quiet=False)
+        door = Door("ours", LIMIT)
+        door.tally.astray, door.tally.answered = astray, answered
+        self.sights = [Sight(Counting(), door, peak=peak, usable=usable)]
+
+
+# The real thing
+
+
+def test_every_workload_runs_and_saves_its_numbers(tmp_path: Path) -> None:
+    """Each workload prints its tables and saves the same as plain numbers."""
+    names = ["cycle", "contention", "growth", "sweep"]
+    saved = tmp_path / "numbers.json"
+    done = run("benchmarks", *names, "--scale", "tiny", "--json", str(saved))
+    assert done.returncode == 0, done.stderr
+    numbers: dict[str, Any] = json.loads(saved.read_text())
+    assert list(numbers["workloads"]) == names
+    assert numbers["packages"]["gevent"] and numbers["scale"] == "tiny"
+    for name, workload in numbers["workloads"].items():
+        assert workload["targets"], f"{name} promises nothing: {done.stdout}"
+        assert all(section["data"] for section in workload["sections"])
+    assert "geventpool failed" not in done.stdout
+
+
+def test_an_unknown_workload_is_refused() -> None:
+    """A slip of the pen does not run everything else."""
+    done = run("benchmarks", "cicle")
+    assert done.returncode == 2 and "cicle" in done.stdout
+
+
+def test_the_demo_keeps_its_promises_on_real_servers() -> None:
+    """Kills and a restart: the limits hold, no reply goes astray, exit status 0."""
+    done = run("benchmarks.demo", "--seconds", "1", "--greenlets", "100")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("redis is down", "none astray", "mysql, stock"):
+        assert words in done.stdout
+    assert "echo" not in done.stdout
+
+
+def test_the_demo_runs_where_there_are_no_servers() -> None:
+    """An echo server of its own takes their place, and it says so."""
+    options = ("--echo", "--alone", "--seconds", "0.5", "--greenlets", "50")
+    done = run("benchmarks.demo", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "An echo server in this process plays redis." in done.stdout
+
+
+def test_the_scales_grow() -> None:
+    """Tiny is for tests, quick for a look, full for numbers to believe."""
+    assert list(SCALES) == ["tiny", "quick", "full"]
+    assert TINY.part(10_000) == 50 and TINY.part(1) == 20
