@@ -5,6 +5,7 @@ Knows greenlets and time limits; what they work at is other people's business.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,9 @@ import gevent
 __all__ = ["Crew", "Staff", "within"]
 
 T = TypeVar("T")
+
+#: After so many items a member of a crew lets the others run.
+BREATH = 16
 
 
 def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
@@ -41,6 +45,7 @@ class Staff:
 
     def __init__(self) -> None:
         self._at_work: set[gevent.Greenlet[..., Any]] = set()
+        self._crews: list[Crew[Any]] = []
 
     def spawn(
         self, work: Callable[..., object], *args: Any
@@ -53,13 +58,22 @@ class Staff:
         return worker
 
     def dismiss(self) -> None:
-        """End them all, soon. Does not switch."""
+        """End them all, soon, and forget what is queued for a crew. Does not switch.
+
+        Who is hired afterwards is not concerned.
+        """
+        for crew in self._crews:
+            # Else the successors of those who are killed now would go on with it.
+            crew._items.clear()
         for worker in list(self._at_work):
             worker.kill(block=False)
 
 
 class Crew(Generic[T]):
     """At most *size* greenlets that do the same *work* to one item after another.
+
+    It outlives the death of its members, from whatever cause: an item that a member
+    had not yet begun is worked at by a successor.
 
     :param work: called with an item; may switch; what it raises ends only that item's
         turn and is reported by the hub.
@@ -70,22 +84,32 @@ class Crew(Generic[T]):
         self._size = size
         self._work = work
         self._items: deque[T] = deque()
-        self._members = 0
+        self._members: set[gevent.Greenlet[..., Any]] = set()
+        staff._crews.append(self)
 
     def put(self, item: T) -> None:
         """Have *item* worked at, in turn. Does not switch."""
         self._items.append(item)
-        if self._members < self._size:
-            self._members += 1
-            self._staff.spawn(self._run)
+        if len(self._members) < self._size:
+            self._hire()
+
+    def _hire(self) -> None:
+        member = self._staff.spawn(self._run)
+        self._members.add(member)
+        # A link and no ``finally``: of a greenlet that is killed before it has started
+        # not a line is run.
+        member.rawlink(self._left)
 
     def _run(self) -> None:
-        try:
-            while self._items:
-                self._work(self._items.popleft())
-        finally:
-            self._members -= 1
-            # Killed in the middle: somebody must go on with what is left.
-            if self._items and not self._members:
-                self._members += 1
-                self._staff.spawn(self._run)
+        # Work that happens not to switch must not hold up everybody else.
+        for turn in itertools.count(1):
+            if not self._items:
+                return
+            self._work(self._items.popleft())
+            if turn % BREATH == 0:
+                gevent.sleep(0)
+
+    def _left(self, member: gevent.Greenlet[..., Any]) -> None:
+        self._members.discard(member)
+        if self._items:
+            self._hire()
