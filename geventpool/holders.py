@@ -82,14 +82,35 @@ class Holders:
             if target is not None and target.dead:
                 self._forget(holder)
 
+    def disband(self) -> None:
+        """Forget them all; a greenlet that outlives many pools must not collect links.
+
+        Does not switch.
+        """
+        for holder in list(self.known.values()):
+            target = holder()
+            unlink = getattr(target, "unlink", None)
+            if unlink is not None:
+                unlink(self._ended)
+        self.known.clear()
+
     def _ended(self, target: greenlet) -> None:
         holder = self.known.get(id(target))
         if holder is not None:
             self._forget(holder)
 
     def _collected(self, holder: Holder) -> None:
-        # A finaliser: it runs wherever the collector does, so it only schedules.
-        self._loop.run_callback_threadsafe(self._forget, holder)
+        # A finaliser: it runs wherever the collector does, so all but a plain
+        # dictionary's pop is only scheduled. That pop must not wait for the loop: the
+        # next greenlet may be given the same address, and would pass for this one.
+        self.known.pop(holder.key, None)
+        if self._watch and holder.has_loans:
+            try:
+                self._loop.run_callback_threadsafe(self._forget, holder)
+            except Exception:
+                # The loop is gone, and so is everybody who could use the place. Not
+                # even a log may hear of it: a finaliser takes no lock.
+                pass
 
     def _forget(self, holder: Holder) -> None:
         if self.known.get(holder.key) is holder:

@@ -38,6 +38,7 @@ from gevent.monkey import get_original
 from gevent.queue import LifoQueue, Queue
 from greenlet import greenlet
 
+from geventpool import sockets
 from geventpool.connector import Connector, as_connector
 from geventpool.errors import (
     ConnectionNotFoundError,
@@ -144,10 +145,17 @@ class Borrowed(Generic[C]):
         # Not ours any more if it was released, dropped or transferred in the block.
         if entry is not None and entry.block is self:
             entry.block = None
-            if error is None:
-                self._pool._give_back(entry)
+            pool = self._pool
+            if error is not None:
+                pool._after_error(entry, error)
+            elif pool._needs_reset is None and pool._plain:
+                if entry.doom is None and not pool._line:
+                    entry.state = IDLE
+                    pool._put_idle(entry)
+                else:
+                    pool._give_back(entry)
             else:
-                self._pool._after_error(entry, error)
+                pool._give_back(entry)
 
 
 class Pool(Generic[C]):
@@ -243,6 +251,7 @@ class Pool(Generic[C]):
         self._timeout = optional_seconds("timeout", timeout)
         self._max_waiting = optional_whole("max_waiting", max_waiting)
         self._expiry = Expiry(max_lifetime, max_idle, ping_after, ping_interval)
+        self._is_timed = self._expiry.is_timed
         self._reap_interval = min(interval, ping_interval or interval)
         self._max_connecting = whole("max_connecting", max_connecting, 1)
         self._lifo = flag("lifo", lifo)
@@ -294,6 +303,8 @@ class Pool(Generic[C]):
         #: nobody is to be told of a loan
         self._is_calm = not self._audience
         self._known = self._holders.known if self._is_calm else {}
+        #: who borrowed or gave back last: most often the one who does next
+        self._recent: Any = _nobody
         self._line = ledger.line
         self._get_idle = queue.get_nowait
         self._put_idle = queue.put_nowait
@@ -305,7 +316,7 @@ class Pool(Generic[C]):
         if kind.needs_reset is not Connector.needs_reset:
             self._needs_reset = self._asks_for_reset
         #: nothing to be done at a release but to note it
-        self._plain = not (self._needs_reset or self._expiry.is_timed or self._audience)
+        self._plain = self._is_calm and not self._is_timed
 
     def _now(self) -> float:
         return self._clock()
@@ -362,10 +373,12 @@ class Pool(Generic[C]):
             this caller, unchanged.
         """
         current = getcurrent()
-        holder = self._known.get(id(current))
         # The short way: a whole uncontended loan, written out, for each call would cost
         # a tenth of it. A greenlet that is known is one of this thread.
-        if holder is not None and retry is None and timeout is None and reclaim:
+        holder = self._recent
+        if holder() is not current:
+            holder = self._recent = self._known.get(id(current), _nobody)
+        if holder is not _nobody and retry is None and timeout is None and reclaim:
             if not self._line:
                 try:
                     entry = self._get_idle()
@@ -411,7 +424,7 @@ class Pool(Generic[C]):
         else:
             self._lend(entry, started)
             waited = 0.0
-        if self._audience:
+        if not self._is_calm:
             self._audience.tell("acquired", entry.conn, waited)
         return entry
 
@@ -439,7 +452,10 @@ class Pool(Generic[C]):
             return Reason.EXPIRED
         max_idle = self._expiry.max_idle
         if max_idle is not None and now - entry.used >= max_idle:
-            return Reason.IDLE
+            # Those that say goodbye are still counted, but they do not stay.
+            ledger = self._ledger
+            if ledger.size - len(ledger.closing) > self._min_connections:
+                return Reason.IDLE
         return None
 
     def _is_usable(self, conn: C) -> bool:
@@ -493,7 +509,7 @@ class Pool(Generic[C]):
         if ledger.is_deadlocked():
             ledger.leave(slot)
             raise self._refusal(PoolDeadlockError, started)
-        lost = self._pulse.so_far()
+        lost = self._pulse.lost
         if patience != 0 and getcurrent() is not gevent.get_hub():
             self._pulse.start()
             try:
@@ -563,7 +579,7 @@ class Pool(Generic[C]):
 
     # Giving back.
 
-    def release(self, conn: C, *, anyone: bool = False) -> None:
+    def release(self, conn: C, anyone: bool = False) -> None:
         """Give back a connection that is in step and clean.
 
         Never switches; works in hub callbacks, finalisers and ``finally`` clauses.
@@ -579,8 +595,11 @@ class Pool(Generic[C]):
         :raises ConnectionNotFoundError: not on loan to the caller. Nothing is changed.
         :raises RuntimeError: called from a thread that is not the pool's.
         """
-        holder = self._known.get(id(getcurrent()))
-        if holder is not None:
+        current = getcurrent()
+        holder = self._recent
+        if holder() is not current:
+            holder = self._recent = self._known.get(id(current), _nobody)
+        if holder is not _nobody:
             entry = holder.loan
             if entry is not None and entry.conn is conn:
                 # The short way: what it borrowed last.
@@ -599,7 +618,7 @@ class Pool(Generic[C]):
                 return
         self._give_back(self._claim(conn, anyone))
 
-    def drop(self, conn: C, *, anyone: bool = False) -> None:
+    def drop(self, conn: C, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
 
         Never switches. A lent one is closed at once and without a goodbye, for nobody
@@ -671,10 +690,11 @@ class Pool(Generic[C]):
         entry.used = entry.alive = now
         if self._audience:
             self._audience.tell("released", entry.conn, now - entry.since)
-        if entry.doom is None and now >= entry.expires:
-            entry.doom = Reason.EXPIRED
-        if entry.doom is not None:
-            self._close(entry, entry.doom)
+        doom = self._doom(entry)
+        if doom is None and now >= entry.expires:
+            doom = Reason.EXPIRED
+        if doom is not None:
+            self._close(entry, doom)
         elif needs_reset is not None and needs_reset(entry.conn):
             self._ledger.move(entry, RESETTING)
             self._resetters.put(entry)
@@ -690,17 +710,22 @@ class Pool(Generic[C]):
 
     def _pass_on(self, entry: Entry[C]) -> None:
         """A connection that nobody uses any more goes to whoever is next."""
-        if entry.doom is not None:
-            self._close(entry, entry.doom)
+        if (doom := self._doom(entry)) is not None:
+            self._close(entry, doom)
             return
-        now = self._clock()
-        entry.fit_until = self._expiry.fit_until(entry.expires, entry.used, entry.alive)
         # Nobody will look at it again before it is used, so here is the last chance
         # to find it closed, or with an answer that nobody read.
         if self._line and self._probe is not None and not self._probe(entry.conn):
             self._discard(entry, Reason.UNUSABLE)
         else:
-            self._ledger.supply(entry, now)
+            self._supply(entry)
+
+    def _supply(self, entry: Entry[C]) -> None:
+        if self._is_timed:
+            entry.fit_until = self._expiry.fit_until(
+                entry.expires, entry.used, entry.alive
+            )
+        self._ledger.supply(entry, self._clock())
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: keep its connection only if it is in step."""
@@ -735,6 +760,7 @@ class Pool(Generic[C]):
         if self._audience:
             self._audience.tell("closed", entry.conn, reason)
         self._serve()
+        self._make_up()
 
     def _close(self, entry: Entry[C], reason: Reason) -> None:
         """Take leave politely, in a greenlet of ours; until then the place is taken."""
@@ -752,6 +778,8 @@ class Pool(Generic[C]):
 
     def _say_goodbye(self, entry: Entry[C]) -> None:
         """In a greenlet of the pool. *May switch.*"""
+        if entry.state is not CLOSING:
+            return  # cut off meanwhile
         try:
             within(self._limits.close, "closing", self._connector.close, entry.conn)
         except Exception as error:
@@ -765,6 +793,7 @@ class Pool(Generic[C]):
             if entry.state is not GONE:
                 self._ledger.move(entry, GONE)
                 self._serve()
+                self._make_up()
 
     # Serving the line.
 
@@ -791,15 +820,17 @@ class Pool(Generic[C]):
                 return
             self._staff.spawn(self._dial, ledger.reserve(slot))
 
-    def _dial(self, entry: Entry[C]) -> None:
-        """Open a connection, in a greenlet of the pool. *May switch.*"""
+    def _dial(self, entry: Entry[C]) -> BaseException | None:
+        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
         self._keep_reaping()
         started = self._clock()
         try:
             conn = self._open_patiently(entry)
-        except Exception as error:
+        except (Exception, gevent.Timeout) as error:
+            # A Timeout that a driver sets up for itself is its way to fail.
             if entry.state is not GONE:
                 self._not_opened(entry, error, started)
+            return error
         except BaseException:
             # Killed: nobody is told, but the place and the line must not be lost.
             if entry.state is not GONE:
@@ -810,8 +841,13 @@ class Pool(Generic[C]):
         else:
             if entry.state is GONE:
                 _silently(self._connector.discard, conn)
+            elif id(conn) in self._ledger.entries:
+                again = RuntimeError(f"opened twice, without being new: {conn!r}")
+                self._not_opened(entry, again, started)
+                return again
             else:
                 self._opened(entry, conn, started)
+            return None
 
     def _open_patiently(self, entry: Entry[C]) -> C:
         """Open; while the server is full, and as long as somebody waits, try again."""
@@ -821,16 +857,21 @@ class Pool(Generic[C]):
             except Exception as error:
                 if not self._may_retry(entry, error, attempt):
                     raise
+                failure = error
             self._refused.add(entry)
             try:
                 gevent.sleep(self._backoff.delay(attempt))
             finally:
                 self._refused.discard(entry)
+            if not self._ledger.line:
+                # Served or gone, or the pool is closed: nothing is opened any more.
+                raise failure
         raise AssertionError("unreachable")
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self._backoff.retries
-        if entry.state is GONE or not self._ledger.line:
+        # One at a time: while another pauses, this one gives way.
+        if entry.state is GONE or not self._ledger.line or self._refused:
             return False
         if retries is not None and attempt >= retries:
             return False
@@ -854,16 +895,30 @@ class Pool(Generic[C]):
         entry.used = entry.alive = now
         if self._audience:
             self._audience.tell("opened", conn, now - started)
-        self._pass_on(entry)
+        if (doom := self._doom(entry)) is not None:
+            self._close(entry, doom)
+        else:
+            # Not looked at once more: a server that accepts and hangs up would be
+            # dialled without end. Its borrower gets to know.
+            self._supply(entry)
         self._serve()
 
-    def _not_opened(self, entry: Entry[C], error: Exception, started: float) -> None:
+    def _not_opened(
+        self, entry: Entry[C], error: BaseException, started: float
+    ) -> None:
         slot = entry.slot
         self._ledger.settle(entry)
         self._ledger.move(entry, GONE)
         self._note_failure(error)
         self._audience.tell("open_failed", error, self._clock() - started)
-        if slot is not None:
+        # While one opening pauses because the server is full, the others that it
+        # refuses give way: their waiters stay in line.
+        gives_way = (
+            self._refused
+            and isinstance(error, Exception)
+            and self._connector.is_exhausted(error)
+        )
+        if slot is not None and not gives_way:
             self._ledger.fail(slot, error)
         self._serve()
 
@@ -872,14 +927,14 @@ class Pool(Generic[C]):
         try:
             while self._ledger.size < number:
                 batch = min(self._max_connecting, number - self._ledger.size)
-                gevent.joinall(
-                    [
-                        self._staff.spawn(self._dial, self._ledger.reserve())
-                        for _ in range(batch)
-                    ]
-                )
-                if self._failure is not None:
-                    raise self._failure[1]
+                dials = [
+                    self._staff.spawn(self._dial, self._ledger.reserve())
+                    for _ in range(batch)
+                ]
+                # Each is asked: a success after it wipes out the last failure.
+                for dial in gevent.joinall(dials):
+                    if (error := dial.value or dial.exception) is not None:
+                        raise error
         except BaseException:
             # Whoever is interrupted while constructing has no pool to close.
             self.close(timeout=0)
@@ -887,6 +942,8 @@ class Pool(Generic[C]):
 
     def _check(self, entry: Entry[C]) -> None:
         """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
+        if entry.state is not CHECKING:
+            return  # cut off meanwhile
         passed = False
         try:
             within(self._limits.ping, "a ping", self._connector.ping, entry.conn)
@@ -906,6 +963,8 @@ class Pool(Generic[C]):
 
     def _reset(self, entry: Entry[C]) -> None:
         """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
+        if entry.state is not RESETTING:
+            return  # cut off meanwhile
         passed = False
         try:
             within(self._limits.reset, "a reset", self._connector.reset, entry.conn)
@@ -923,6 +982,7 @@ class Pool(Generic[C]):
 
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
+        self._check_thread()
         now = self._clock()
         for entry in self._ledger.all_in(IDLE):
             self._look_at(entry, now)
@@ -930,8 +990,6 @@ class Pool(Generic[C]):
     def _look_at(self, entry: Entry[C], now: float) -> bool:
         """Close an idle entry if it must go; True: it stays."""
         reason = self._overdue(entry, now)
-        if reason is Reason.IDLE and self._ledger.size <= self._min_connections:
-            reason = None
         if reason is not None:
             self._close(entry, reason)
         elif self._probe is not None and not self._probe(entry.conn):
@@ -976,6 +1034,10 @@ class Pool(Generic[C]):
 
     def _restock(self, entry: Entry[C]) -> None:
         self._dial(entry)
+        self._make_up()
+
+    def _make_up(self) -> None:
+        """Stock up for one that went, unless the server is down."""
         # After a failure the next sweep tries again: that is the pause.
         if self._failure is None:
             self._stock_up()
@@ -989,8 +1051,8 @@ class Pool(Generic[C]):
         opened as soon as they are open: they may have been opened with old credentials
         or to an old address.
         """
+        self._check_thread()
         self._condemn(Reason.DRAINED)
-        self._stock_up()
 
     def _condemn(self, reason: Reason) -> None:
         ledger = self._ledger
@@ -1010,22 +1072,30 @@ class Pool(Generic[C]):
         :raises ValueError: it is below 1 or below the pool's *min_connections*.
         """
         whole("max_connections", max_connections, max(1, self._min_connections))
+        self._check_thread()
         ledger = self._ledger
         self._max_connections = ledger.max_connections = max_connections
-        for entry in ledger.entries.values():
-            if entry.doom is Reason.SURPLUS:
-                entry.doom = None
-        surplus = ledger.size - len(ledger.closing) - max_connections
-        for state in (IDLE, IN_USE, RESETTING, CHECKING, OPENING):
-            for entry in list(ledger.all_in(state)):
-                if surplus <= 0:
-                    break
+        for entry in ledger.all_in(IDLE):
+            if not self._has_surplus():
+                break
+            self._close(entry, Reason.SURPLUS)
+        if self._has_surplus():
+            # Whichever come back first will go; see _doom.
+            for entry in (*ledger.entries.values(), *ledger.opening):
                 if entry.doom is None:
-                    surplus -= 1
                     entry.doom = Reason.SURPLUS
-                    if state is IDLE:
-                        self._close(entry, Reason.SURPLUS)
         self._serve()
+
+    def _has_surplus(self) -> bool:
+        ledger = self._ledger
+        return ledger.size - len(ledger.closing) > ledger.max_connections
+
+    def _doom(self, entry: Entry[C]) -> Reason | None:
+        """Why an entry must go now that nobody uses it; None: it need not."""
+        if entry.doom is Reason.SURPLUS and not self._has_surplus():
+            # Others went in its place.
+            entry.doom = None
+        return entry.doom
 
     def close(self, timeout: float | None = None) -> list[Loan]:
         """Close for good: afterwards nothing can be borrowed, and nothing is open.
@@ -1074,7 +1144,9 @@ class Pool(Generic[C]):
         return [
             entry
             for entry in (*ledger.entries.values(), *ledger.opening)
-            if entry.holder is None or entry.holder() is not current
+            if entry.state is not IN_USE
+            or entry.holder is None
+            or entry.holder() is not current
         ]
 
     def _cut_off(self) -> list[Loan]:
@@ -1086,6 +1158,8 @@ class Pool(Generic[C]):
         self._staff.dismiss()
         for entry in left:
             self._abandon(entry)
+        # Others may be closing it too, and wait.
+        self._changed.set()
         return report
 
     def _abandon(self, entry: Entry[C]) -> None:
@@ -1111,6 +1185,8 @@ class Pool(Generic[C]):
         """
         ledger = getattr(self, "_ledger", None)
         if ledger is not None:
+            # A greenlet that outlives many pools must not collect their links.
+            self._holders.disband()
             for entry in ledger.all_in(IDLE):
                 _silently(self._connector.discard, entry.conn)
 
@@ -1184,6 +1260,10 @@ class Pool(Generic[C]):
         return f"<{type(self).__name__} {self.name!r}{closed} {counts(self._ledger)}>"
 
 
+def _nobody() -> None:
+    """Stands for a holder where there is none."""
+
+
 #: A name that a parameter called "greenlet" does not hide.
 _Greenlet = greenlet
 
@@ -1216,8 +1296,10 @@ def _silently(work: Callable[[Any], object], conn: Any) -> None:
 
 
 def _after_fork() -> None:
-    for pool in list(_pools):
-        pool._forked()
+    # The copies of the parent's greenlets must not be woken by what is closed here.
+    with sockets.after_fork():
+        for pool in list(_pools):
+            pool._forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)
