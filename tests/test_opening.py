@@ -1,0 +1,254 @@
+"""Opening: how many at a time, for whom, and what a failure does."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from geventpool import Backoff, Counters, Limits, Pool, PoolExhaustedError
+from geventpool.testing import ScriptedConnector, check, check_capacity
+
+
+class Full(Exception):
+    """The server is at its own limit."""
+
+
+def make(connector, **options):
+    options.setdefault("max_connections", 5)
+    return Pool(connector, name="test", **options)
+
+
+def caught(work, *args, **kwargs):
+    """What *work* returned or raised."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as error:
+        return error
+
+
+def test_the_limit_holds_while_opening_is_slow():
+    """Places are taken before anything is opened."""
+    gate = Event()
+    connector = ScriptedConnector(open=[gate] * 50)
+    pool = make(connector, max_connecting=50)
+    waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(50)]
+    gevent.idle()
+    assert connector.opening == 5 == pool.size
+    gate.set()
+    gevent.idle()
+    assert connector.peak == 5
+    gevent.killall(waiters)
+
+
+def test_the_limit_holds_while_closing_is_slow():
+    """A connection that takes leave still has its place."""
+    gate = Event()
+    connector = ScriptedConnector(close=[gate])
+    pool = make(connector, max_connections=1)
+    with pool.connection():
+        pass
+    pool.drain()
+    waiter = gevent.spawn(pool.acquire)
+    gevent.idle()
+    assert pool.stats().closing == 1 and pool.stats().waiting == 1
+    assert repr(pool).endswith("1 closing, 1 waiting>")
+    gate.set()
+    assert waiter.get().number == 2
+    assert connector.peak == 1
+
+
+def test_only_so_many_are_opened_at_a_time():
+    """max_connecting bounds what is under way."""
+    gates = [Event() for _ in range(5)]
+    connector = ScriptedConnector(open=gates)
+    pool = make(connector, max_connecting=2)
+    waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(5)]
+    gevent.idle()
+    assert connector.opening == 2
+    gates[0].set()
+    gevent.idle()
+    assert connector.opening == 2 and pool.stats().in_use == 1
+    for gate in gates:
+        gate.set()
+    gevent.joinall(waiters)
+    assert connector.peak == 5
+
+
+def test_no_more_are_opened_than_there_are_waiters():
+    """One waiter, one connection under way."""
+    gate = Event()
+    connector = ScriptedConnector(open=[gate])
+    pool = make(connector)
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    assert connector.opening == 1
+    gate.set()
+    waiter.get()
+    gevent.idle()
+    assert pool.size == 1
+
+
+def test_a_waiter_gets_what_opening_raised_unchanged():
+    """The driver's own exception object."""
+    error = OSError("refused")
+    connector = ScriptedConnector(open=[error])
+    pool = make(connector)
+    with pytest.raises(OSError) as raised:
+        pool.acquire()
+    assert raised.value is error
+    assert pool.size == 0
+    check_capacity(pool)
+
+
+def test_a_failed_opening_wakes_the_next_in_line():
+    """Room that comes free by a failure serves like any other."""
+    first, second = OSError("first"), OSError("second")
+    connector = ScriptedConnector(open=[first, second])
+    pool = make(connector, max_connecting=1)
+    waiters = [gevent.spawn(caught, pool.acquire, reclaim=False) for _ in range(3)]
+    gevent.joinall(waiters)
+    assert [waiter.value for waiter in waiters[:2]] == [first, second]
+    assert waiters[2].value.number == 1
+    check(pool)
+
+
+def test_a_failure_reaches_the_waiter_it_was_opened_for():
+    """Somebody who was served meanwhile is not told, and the next has his own try."""
+    gate = Event()
+
+    def fail():
+        gate.wait()
+        raise OSError("late")
+
+    connector = ScriptedConnector(open=[None, fail])
+    pool = make(connector, max_connections=2, max_connecting=1)
+    conn = pool.acquire()
+    served = gevent.spawn(pool.acquire, reclaim=False)
+    later = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    pool.release(conn)
+    assert served.get() is conn
+    gate.set()
+    assert later.get().number == 2
+
+
+@pytest.mark.parametrize("error", [gevent.GreenletExit, KeyboardInterrupt])
+def test_an_opening_that_dies_loses_no_place(error, hub_errors):
+    """Whatever hits a greenlet of the pool, its place and the line go on."""
+    connector = ScriptedConnector(open=[error()])
+    pool = make(connector, max_connections=1)
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    try:
+        conn = waiter.get()
+    except KeyboardInterrupt:
+        # The hub passes it on to the main greenlet, whoever it hit.
+        conn = waiter.get()
+    hub_errors.clear()
+    assert conn.number == 1
+    check(pool)
+
+
+def test_opening_has_a_time_limit():
+    """A server that accepts and never answers does not hold the place for ever."""
+    connector = ScriptedConnector(open=[Event()])
+    pool = make(connector, limits=Limits(open=0.001))
+    with pytest.raises(TimeoutError, match="opening took longer than 0.001 s"):
+        pool.acquire()
+    check_capacity(pool)
+
+
+def test_an_exhausted_pool_names_the_last_failure_to_open():
+    """The cause separates "all in use" from "the server is down"."""
+    error = Full("too many")
+    connector = ScriptedConnector(open=[error] * 100)
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(0.001, maximum=0.001))
+    with pytest.raises(PoolExhaustedError) as raised:
+        pool.acquire(timeout=0.01)
+    assert raised.value.__cause__ is error
+
+
+def test_a_full_server_is_tried_again_after_a_pause():
+    """Its refusal is no failure: the waiter is served when there is room."""
+    connector = ScriptedConnector(open=[Full(), Full()])
+    connector.exhausting = (Full,)
+    counters = Counters()
+    pool = make(connector, backoff=Backoff(0.001, maximum=0.001), listeners=[counters])
+    assert pool.acquire().number == 1
+    assert connector.calls == [("open", None)] * 3
+    assert counters.snapshot().open_failed == 0
+
+
+def test_while_the_server_is_full_returned_connections_serve_the_line():
+    """The pause of one opening holds up nobody."""
+    connector = ScriptedConnector(open=[None, *[Full()] * 3])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(30, maximum=30))
+    conn = pool.acquire()
+    waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(3)]
+    gevent.idle()
+    assert pool.stats().opening == 1, "one at a time while the server is full"
+    for waiter in waiters:
+        pool.release(conn, anyone=True)
+        assert waiter.get() is conn
+    pool.close(timeout=0)
+
+
+def test_a_full_server_is_not_tried_for_nobody():
+    """When the last waiter has gone, so has the reason to try again."""
+    connector = ScriptedConnector(open=[None, Full(), Full()])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(0.001, maximum=0.001))
+    conn = pool.acquire()
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.sleep(0)
+    gevent.sleep(0)
+    pool.release(conn)
+    waiter.get()
+    while pool.stats().opening:
+        gevent.sleep(0.001)
+    assert connector.calls == [("open", None)] * 2
+    check(pool)
+
+
+def test_a_full_server_is_given_up_after_so_many_tries():
+    """backoff.retries bounds it; then the waiter gets the driver's own error."""
+    last = Full("last")
+    connector = ScriptedConnector(open=[Full(), Full(), last])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(0.001, maximum=0.01, retries=2))
+    with pytest.raises(Full) as raised:
+        pool.acquire(retry=1000)
+    assert raised.value is last
+
+
+def test_a_greenlet_of_the_pool_killed_in_its_pause_loses_no_place():
+    """The line is served by another."""
+    connector = ScriptedConnector(open=[Full()])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(30, maximum=30))
+    waiter = gevent.spawn(pool.acquire)
+    gevent.idle()
+    pool._staff.dismiss()
+    assert waiter.get().number == 1
+    check(pool)
+
+
+def test_a_connector_that_opens_the_same_object_twice_is_refused():
+    """Two loans of one object would be two users of one socket."""
+    from geventpool import Connector
+
+    class Same(Connector):
+        def open(self):
+            return self
+
+        def close(self, conn):
+            pass
+
+    pool = Pool(Same(), max_connections=2)
+    pool.acquire()
+    with pytest.raises(RuntimeError, match="opened twice"):
+        pool.acquire()
+    assert pool.size == 1
+    check(pool)
