@@ -289,6 +289,12 @@ class Counting(Store):
     def __init__(self, *counts: int) -> None:
         self._counts = list(counts)
 
+        self.forgotten = 0
+
+    def forget(self) -> None:
+        """Count the connections given up."""
+        self.forgotten += 1
+
     def count(self) -> int:
         """The next count; an error when there are no more."""
         return self._counts.pop(0)
@@ -299,13 +305,30 @@ def test_a_count_above_the_limit_must_last() -> None:
     assert Counting(LIMIT).seen() == LIMIT
     assert Counting(LIMIT + 1, LIMIT).seen() == LIMIT
     assert Counting(*[LIMIT + 2] * 4).seen() == LIMIT + 2
-    assert Counting().seen() is None
+
+
+def test_whoever_fails_to_count_asks_over_another_connection_next_time() -> None:
+    """A server that is down has no count; an interrupted answer is not read later."""
+    down = Counting()
+    assert down.seen() is None and down.forgotten == 1
+
+    class Slow(Counting):
+        def count(self) -> int:
+            gevent.sleep(60)
+            return 0
+
+    slow = Slow()
+    asking = gevent.spawn(slow.seen)
+    gevent.idle()
+    asking.kill()
+    assert slow.forgotten == 1
 
 
 @pytest.mark.parametrize(
     "peak, usable, astray, answered, complaint",
     [
         (LIMIT + 1, LIMIT, 0, 5, "counted 11 sockets"),
+        (0, LIMIT, 0, 5, "never said how many"),
         (LIMIT, LIMIT - 1, 0, 5, "only 9 of 10 places"),
         (LIMIT, LIMIT, 1, 5, "1 replies went astray"),
         (LIMIT, LIMIT, 0, 0, "nothing was ever answered"),

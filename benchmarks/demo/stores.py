@@ -7,6 +7,7 @@ the server itself counts, and makes doors to it.
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
 from types import TracebackType
 from typing import Any
@@ -59,8 +60,16 @@ class Store:
                 gevent.sleep(0.01)
                 count = min(count, self.count())
         except Exception:
+            self.forget()
             return None
+        except BaseException:
+            # Killed with the answer under way: the next to ask would get it.
+            self.forget()
+            raise
         return count
+
+    def forget(self) -> None:
+        """Ask over a new connection next time."""
 
     def stop(self) -> None:
         """End the server; :meth:`start` runs it again. **May switch.**"""
@@ -99,9 +108,22 @@ class _ServerStore(Store):
         """On the same port."""
         self._server.start()
 
+    @property
+    def admin(self) -> Any:
+        """The connection that asks; the server's count leaves it out."""
+        if self._admin is None:
+            self._admin = self._server.admin()
+        return self._admin
+
+    def forget(self) -> None:
+        """Close the connection that asks; there will be another."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with contextlib.suppress(Exception):
+                admin.close()
+
     def __enter__(self) -> Store:
         self._server.__enter__()
-        self._admin = self._server.admin()
         return self
 
     def __exit__(
@@ -110,8 +132,7 @@ class _ServerStore(Store):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._admin is not None:
-            self._admin.close()
+        self.forget()
         self._server.__exit__(kind, error, trace)
 
 
@@ -137,7 +158,7 @@ class RedisStore(_ServerStore):
 
     def count(self) -> int:
         """As CLIENT LIST has it, without the one who asks."""
-        clients = self._admin.client_list()
+        clients = self.admin.client_list()
         return sum(client["name"] != self._server.admin_name for client in clients)
 
 
@@ -157,7 +178,7 @@ class MariaDBStore(_ServerStore):
 
     def count(self) -> int:
         """As the process list has it, without the administrator."""
-        with self._admin.cursor() as cursor:
+        with self.admin.cursor() as cursor:
             cursor.execute(
                 "SELECT COUNT(*) FROM information_schema.processlist WHERE user "
                 "NOT IN ('root', 'system user', 'event_scheduler')"

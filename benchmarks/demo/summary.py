@@ -77,6 +77,8 @@ def _failures(sight: Sight) -> list[str]:
     failures = []
     if tally.astray:
         failures.append(f"{name}: {tally.astray} replies went astray")
+    if not sight.peak:
+        failures.append(f"{name}: the server never said how many sockets it has")
     if sight.peak > LIMIT:
         failures.append(f"{name}: the server counted {sight.peak} sockets")
     if sight.usable < LIMIT:
