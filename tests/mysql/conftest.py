@@ -1,0 +1,89 @@
+"""Pools, tables and servers for the tests of the MySQL adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from geventpool.mysql import ConnectionPool
+from geventpool.testing import check
+from tests.mysql.proxy import Proxy
+from tests.servers import MariaDBServer
+
+MakePool = Callable[..., ConnectionPool]
+
+
+@pytest.fixture()
+def make_pool(mariadb_server: MariaDBServer) -> Iterator[MakePool]:
+    """Makes pools, of the common server by default; each must be whole at the end."""
+    made: list[ConnectionPool] = []
+
+    def make(*source: Any, **options: Any) -> ConnectionPool:
+        where = {} if source else mariadb_server.client_options
+        pool = ConnectionPool(*source, **{**where, "timeout": 5, **options})
+        made.append(pool)
+        return pool
+
+    yield make
+    for pool in made:
+        check(pool)
+        left = pool.close(timeout=5)
+        assert not left, f"still on loan: {left}"
+        assert pool.size == 0
+
+
+@pytest.fixture()
+def table(mariadb_server: MariaDBServer) -> Iterator[str]:
+    """The name of an empty InnoDB table with the columns ``i`` (the key) and ``v``."""
+    name = f"{mariadb_server.database}.numbers"
+    mariadb_server.ask(
+        f"CREATE OR REPLACE TABLE {name} (i INT PRIMARY KEY, v INT) ENGINE=InnoDB"
+    )
+    yield name
+    mariadb_server.ask(f"SET STATEMENT lock_wait_timeout=5 FOR DROP TABLE {name}")
+
+
+@pytest.fixture()
+def proxy(mariadb_server: MariaDBServer) -> Iterator[Proxy]:
+    """A proxy before the common server."""
+    with Proxy(mariadb_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture()
+def through(proxy: Proxy, make_pool: MakePool) -> MakePool:
+    """Makes pools that go through the proxy."""
+
+    def make(**options: Any) -> ConnectionPool:
+        return make_pool(**{"host": proxy.host, "port": proxy.port, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[MariaDBServer]:
+    """A mariadbd for tests that restart, stop or fill it; they put it right again."""
+    with MariaDBServer(max_connections=10) as server:
+        yield server
+
+
+def rows(conn: Any, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of one statement."""
+    with conn.cursor() as cursor:
+        cursor.execute(statement, values or None)
+        return list(cursor.fetchall())
+
+
+def value(conn: Any, statement: str, *values: object) -> Any:
+    """The first column of the first row of one statement."""
+    return rows(conn, statement, *values)[0][0]
+
+
+def until(rule: Callable[[], bool], what: str, patience: float = 10.0) -> None:
+    """Wait for something in the server that nobody is told of."""
+    with gevent.Timeout(patience, AssertionError(f"not within {patience} s: {what}")):
+        while not rule():
+            gevent.sleep(0.01)
