@@ -1,0 +1,198 @@
+"""A pool belongs to one event loop: other threads are refused, and do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from textwrap import dedent
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from geventpool import Pool, TcpConnection
+from geventpool.testing import (
+    ScriptedConnection,
+    ScriptedConnector,
+    check,
+    check_capacity,
+)
+from tests.peers import Echo, run_script
+
+
+@pytest.fixture
+def thread() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Does something in a native thread, and returns or raises what came of it."""
+    threads = ThreadPool(1)
+
+    def tried(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+        # Out of a thread an error would reach the hub too.
+        try:
+            return work(), None
+        except Exception as error:
+            return None, error
+
+    def apply(work: Callable[[], Any]) -> Any:
+        result, error = threads.apply(tried, (work,))
+        if error is not None:
+            raise error
+        return result
+
+    yield apply
+    threads.kill()
+
+
+def enter(pool: Pool[Any]) -> None:
+    with pool.connection():
+        raise AssertionError("entered")
+
+
+#: What one can do to a pool with a connection on loan and an idle one.
+DEEDS: dict[str, Callable[[Pool[Any], Any, Any], object]] = {
+    "acquire": lambda pool, lent, idle: pool.acquire(),
+    "acquire unwatched": lambda pool, lent, idle: pool.acquire(reclaim=False),
+    "acquire at once": lambda pool, lent, idle: pool.acquire(timeout=0),
+    "a block": lambda pool, lent, idle: enter(pool),
+    "release": lambda pool, lent, idle: pool.release(lent),
+    "release for anyone": lambda pool, lent, idle: pool.release(lent, anyone=True),
+    "drop a lent one": lambda pool, lent, idle: pool.drop(lent),
+    "drop an idle one": lambda pool, lent, idle: pool.drop(idle),
+    "transfer": lambda pool, lent, idle: pool.transfer(lent, None),
+    "drop_expired": lambda pool, lent, idle: pool.drop_expired(),
+    "drain": lambda pool, lent, idle: pool.drain(),
+    "resize": lambda pool, lent, idle: pool.resize(1),
+    "close": lambda pool, lent, idle: pool.close(),
+    "the end of a with": lambda pool, lent, idle: pool.__exit__(None, None, None),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_another_thread_is_refused(
+    thread: Callable[[Callable[[], Any]], Any], deed: str
+) -> None:
+    """It is told what is wrong and what to do instead, and nothing is changed."""
+    connector = ScriptedConnector()
+    pool = Pool(connector, max_connections=2, name="home")
+    lent, idle = pool.acquire(), pool.acquire()
+    pool.release(idle)
+    before = repr(pool)
+    with pytest.raises(
+        RuntimeError,
+        match="'home' belongs to the event loop of another thread; give each thread",
+    ):
+        thread(lambda: DEEDS[deed](pool, lent, idle))
+    assert repr(pool) == before and not pool.closed
+    assert (lent.end, idle.end) == (None, None)
+    assert pool.max_connections == 2
+    pool.release(lent)
+    check_capacity(pool)
+
+
+def test_another_thread_is_refused_where_there_is_nothing_to_lend(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """It neither waits in the line nor has anything opened."""
+    connector = ScriptedConnector()
+    pool = Pool(connector, max_connections=1)
+    for deed in "acquire", "a block":
+        with pytest.raises(RuntimeError, match="another thread"):
+            thread(lambda deed=deed: DEEDS[deed](pool, None, None))
+    assert connector.calls == [] and pool.size == 0
+    lent = pool.acquire()
+    with pytest.raises(RuntimeError, match="another thread"):
+        thread(pool.acquire)
+    assert pool.stats().waiting == 0
+    pool.release(lent)
+
+
+def test_another_thread_may_look(thread: Callable[[Callable[[], Any]], Any]) -> None:
+    """Reports are made for whoever asks."""
+    pool = Pool(ScriptedConnector(), name="home")
+    conn = pool.acquire()
+    assert thread(lambda: repr(pool)) == repr(pool)
+    assert thread(pool.stats) == pool.stats()
+    assert thread(pool.lent_connections) == [conn]
+    assert len(thread(pool.loans)) == 1
+
+
+def test_a_thread_may_have_a_pool_of_its_own(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """A pool belongs to the thread that made it, and refuses the main one."""
+
+    def work() -> Pool[ScriptedConnection]:
+        pool = Pool(ScriptedConnector(), max_connections=2)
+        done = Event()
+
+        def borrow() -> None:
+            with pool.connection():
+                done.wait()
+
+        borrowers = [gevent.spawn(borrow) for _ in range(6)]
+        gevent.idle()
+        assert pool.stats().waiting == 4
+        done.set()
+        gevent.joinall(borrowers, raise_error=True)
+        check_capacity(pool)
+        return pool
+
+    pool = thread(work)
+    with pytest.raises(RuntimeError, match="another thread"):
+        pool.acquire()
+    thread(pool.close)
+    check(pool)
+
+
+def test_what_a_thread_tried_costs_the_loan_nothing(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """The borrower goes on with a real socket as if nothing had been."""
+    with Echo() as echo:
+        pool = Pool(TcpConnection, echo.options, max_connections=1)
+        with pool.connection() as conn:
+            conn.send(b"before")
+            assert conn.recv() == b"before"
+            with pytest.raises(RuntimeError):
+                thread(lambda: pool.release(conn, anyone=True))
+            conn.send(b"after")
+            assert conn.recv() == b"after"
+        assert echo.accepted == 1
+        pool.close()
+
+
+@pytest.mark.parametrize("patching", ["", "before", "after"])
+def test_it_works_in_any_process(patching: str) -> None:
+    """Unpatched, and patched before or after geventpool was imported."""
+    patch = "from gevent import monkey; monkey.patch_all()\n"
+    imports = "from geventpool import *\n"
+    with Echo() as echo:
+        script = dedent(f"""
+            import gevent
+            from gevent.threadpool import ThreadPool
+
+            pool = Pool(TcpConnection, {echo.options!r}, max_connections=2)
+
+            def client(number):
+                for _ in range(3):
+                    with pool.connection() as conn:
+                        conn.send(b"%d" % number)
+                        assert conn.recv() == b"%d" % number
+
+            gevent.joinall([gevent.spawn(client, n) for n in range(9)],
+                           raise_error=True)
+            conn = pool.acquire()
+            try:
+                ThreadPool(1).apply(pool.acquire)
+            except RuntimeError as error:
+                assert "another thread" in str(error)
+            else:
+                raise AssertionError
+            pool.release(conn)
+            pool.close()
+            print("done")
+            """)
+        head = {"": imports, "before": patch + imports, "after": imports + patch}
+        assert run_script(head[patching] + script) == "done\n"
+        assert echo.peak == 2
+        echo.wait_open(0)
