@@ -6,13 +6,16 @@ class only if it was constructed from a URL, and says nothing otherwise.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from gevent.lock import BoundedSemaphore
 from redis.cluster import RedisCluster as StockCluster
 
+from geventpool.redis.internals import take_turns
 from geventpool.redis.pool import POOL_OPTIONS, ConnectionPool
 
 __all__ = ["RedisCluster"]
@@ -54,7 +57,7 @@ class RedisCluster(StockCluster):
         if url is None and (host is not None or nodes):
             if host is None:
                 host, port = nodes[0].host, nodes[0].port
-            url = _url_of(host, port, ssl=bool(kwargs.pop("ssl", False)))
+            url = url_of(host, port, tls=bool(kwargs.pop("ssl", False)))
         if url is not None and not url.startswith("rediss:"):
             kwargs = {k: v for k, v in kwargs.items() if not k.startswith("ssl")}
         super().__init__(
@@ -65,8 +68,46 @@ class RedisCluster(StockCluster):
             **kwargs,
         )
 
+    def pipeline(self, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline; not more of them are sent at a time than a node has connections.
 
-def _url_of(host: str, port: int, ssl: bool) -> str:
-    scheme = "rediss" if ssl else "redis"
+        For a pipeline takes a connection of each node that it has commands for, one
+        after the other. Without this limit several, each with one connection and
+        waiting for the next, could wait for each other. (They still could if a third
+        of the connections to a node were kept by subscriptions.)
+        """
+        pipe: Any = StockCluster.pipeline(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+        take_turns(pipe, self._turns())
+        return pipe
+
+    def close(self) -> None:
+        """Close all connections; the client can be used again.
+
+        redis-py leaves those of a client that was constructed from a URL open.
+        """
+        super().close()
+        # Not there if the constructor failed.
+        if "nodes_manager" in self.__dict__:
+            for node in self._connected():
+                node.redis_connection.connection_pool.close()
+
+    def _turns(self) -> BoundedSemaphore:
+        # Held by somebody at the moment of a fork, they would be lost to the child.
+        if self.__dict__.get("_turns_of") != os.getpid():
+            pools = [
+                node.redis_connection.connection_pool for node in self._connected()
+            ]
+            self._turns_of = os.getpid()
+            self._turn = BoundedSemaphore(min(pool.max_connections for pool in pools))
+        return self._turn
+
+    def _connected(self) -> list[Any]:
+        nodes: list[Any] = list(self.nodes_manager.nodes_cache.values())
+        return [node for node in nodes if node.redis_connection is not None]
+
+
+def url_of(host: str, port: int, tls: bool) -> str:
+    """The address as a URL."""
+    scheme = "rediss" if tls else "redis"
     host = f"[{host}]" if ":" in host else quote(host, safe="")
     return f"{scheme}://{host}:{port}"

@@ -27,6 +27,8 @@ member                              relied on for
 ``SentinelConnectionPoolProxy       from a connection to its pool
 .connection_pool_ref``
 ``NodesManager.from_url``           set by ``url=``: makes a cluster use a given class
+``ClusterPipeline                   where pipelines can be made to take turns
+._execution_strategy``
 ``redis.retry.sleep``               was redis imported before patching?
 ``redis.observability.recorder``    counts and times for OpenTelemetry
 ==================================  ===================================================
@@ -40,11 +42,13 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from types import CodeType, FrameType
 from typing import Any
 
 import redis
+import redis.cluster
 import redis.connection
 import redis.event
 import redis.retry
@@ -77,6 +81,7 @@ __all__ = [
     "put_back",
     "recorder",
     "socket_of",
+    "take_turns",
     "tls_object_of",
     "to_bool",
 ]
@@ -85,6 +90,7 @@ __all__ = [
 parse_url: Any = redis.connection.parse_url
 to_bool: Any = redis.connection.to_bool
 CacheProxyConnection: Any = redis.connection.CacheProxyConnection
+PipelineStrategy: Any = redis.cluster.PipelineStrategy
 SentinelProxy: Any = redis.sentinel.SentinelConnectionPoolProxy
 ReleasedEvent: Any = redis.event.AfterConnectionReleasedEvent
 
@@ -248,3 +254,23 @@ def keeper(caller: FrameType) -> Any:
 def is_driver(caller: FrameType) -> bool:
     """Is *caller* redis-py itself?"""
     return str(caller.f_globals.get("__name__")).startswith("redis.")
+
+
+# Clusters.
+
+
+def take_turns(pipe: Any, turns: AbstractContextManager[Any]) -> None:
+    """Let the cluster's pipeline *pipe* send only in a turn of its own.
+
+    One that is a transaction needs a single connection, and no turns.
+    """
+    strategy = pipe._execution_strategy
+    if not isinstance(strategy, PipelineStrategy):
+        return
+    send = strategy.send_cluster_commands
+
+    def send_in_turn(*args: Any, **kwargs: Any) -> Any:
+        with turns:
+            return send(*args, **kwargs)
+
+    vars(strategy)["send_cluster_commands"] = send_in_turn

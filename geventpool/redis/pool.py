@@ -71,6 +71,9 @@ POOL_OPTIONS = frozenset(
     {*_WHOLE, *_SECONDS, *_FLAGS, "name", "backoff", "listeners", "limits"}
 )
 
+#: Functions that take a connection for somebody else.
+MIDDLEMEN = ("get_connection", "wrapper")
+
 #: Never shown.
 _SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
 #: Plumbing that says nothing to a reader.
@@ -291,8 +294,8 @@ class ConnectionPool(StockPool):
 
     def _note_taker(self, conn: Any, caller: FrameType | None) -> None:
         """Who takes this loan says who may give it back, and when it ends at last."""
-        # A subclass of ours, or the function of this name for clusters.
-        while caller is not None and caller.f_code.co_name == "get_connection":
+        # A subclass of ours, or redis-py's function of this name, which is decorated.
+        while caller is not None and caller.f_code.co_name in MIDDLEMEN:
             caller = caller.f_back
         owner = None if caller is None else keeper(caller)
         if owner is not None:

@@ -1,0 +1,241 @@
+"""Masters and replicas named by real sentinels."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import gevent
+import pytest
+import redis
+from redis.sentinel import Sentinel
+
+from geventpool.redis import (
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from tests.redis.tools import assert_all_places, no_switch, outcome, wait_until
+from tests.servers import RedisSentinel, RedisServer
+
+Replicated = tuple[list[RedisServer], list[RedisSentinel]]
+
+
+def ask_sentinels(sentinels: list[RedisSentinel], **options: Any) -> Sentinel:
+    addresses = [(each.host, each.port) for each in sentinels]
+    return Sentinel(addresses, socket_timeout=1, **options)
+
+
+def master_of(sentinel: Sentinel, **options: Any) -> redis.Redis:
+    return sentinel.master_for(
+        "mymaster",
+        connection_pool_class=SentinelConnectionPool,
+        **{"timeout": 5, "max_connections": 4, **options},
+    )
+
+
+def knows_all(sentinels: list[RedisSentinel], replica: RedisServer) -> bool:
+    """Do all sentinels know each other, and the replica?"""
+    for each in sentinels:
+        sentinel = Sentinel([(each.host, each.port)], socket_timeout=1)
+        replicas = sentinel.discover_slaves("mymaster")
+        state = sentinel.sentinels[0].sentinel_master("mymaster")
+        if (replica.host, replica.port) not in replicas:
+            return False
+        if state["num-other-sentinels"] != len(sentinels) - 1:
+            return False
+    return True
+
+
+def test_masters_and_replicas_are_found(replicated: Replicated) -> None:
+    """``master_for`` and ``slave_for``, with the pool in use to be seen."""
+    (master, replica), sentinels = replicated
+    wait_until(lambda: knows_all(sentinels, replica))
+    sentinel = ask_sentinels(sentinels)
+    writer = master_of(sentinel)
+    reader = sentinel.slave_for(
+        "mymaster", connection_pool_class=SentinelConnectionPool, timeout=5
+    )
+    writer.set("key", "value")
+    wait_until(lambda: reader.get("key") == b"value")
+    assert writer.connection_pool.master_address == (master.host, master.port)
+    for client, port in ((writer, master.port), (reader, replica.port)):
+        pool = client.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        assert isinstance(pool, redis.sentinel.SentinelConnectionPool)
+        conn = pool.get_connection()
+        assert isinstance(conn, SentinelManagedConnection)
+        assert conn.port == port
+        pool.release(conn)
+        assert_all_places(writer.connection_pool)
+    assert "service=mymaster(master)" in repr(writer.connection_pool)
+    assert "service=mymaster(slave)" in repr(reader.connection_pool)
+    assert "replica of mymaster" in reader.connection_pool.core.name
+    writer.close()
+    reader.close()
+
+
+def test_after_a_fail_over_commands_go_to_the_new_master(
+    replicated: Replicated,
+) -> None:
+    """The master is killed; no place is lost, and the old connections are gone."""
+    (master, replica), sentinels = replicated
+    wait_until(lambda: knows_all(sentinels, replica))
+    client = master_of(ask_sentinels(sentinels))
+    pool = client.connection_pool
+    assert_all_places(pool)
+    old = pool._available_connections
+    master.kill()
+    outcomes: list[Any] = []
+
+    def written() -> bool:
+        outcomes.append(outcome(client.set, "key", "value"))
+        return outcomes[-1] is True
+
+    wait_until(written, seconds=30)
+    assert all(
+        isinstance(each, (redis.ConnectionError, redis.TimeoutError))
+        for each in outcomes[:-1]
+    )
+    assert pool.master_address == (replica.host, replica.port)
+    assert not any(each.is_connected for each in old)
+    assert replica.ask("GET", "key") == "value"
+    assert_all_places(pool)
+    client.close()
+
+
+def test_a_demoted_master_is_left_at_once(replicated: Replicated) -> None:
+    """One command finds out, and all idle connections go with it."""
+    (master, replica), sentinels = replicated
+    wait_until(lambda: knows_all(sentinels, replica))
+    client = master_of(ask_sentinels(sentinels))
+    pool = client.connection_pool
+    assert_all_places(pool)
+    # As by a fail-over of which the master's clients are not told.
+    replica.ask("REPLICAOF", "NO", "ONE")
+    master.ask("REPLICAOF", replica.host, replica.port)
+    error = outcome(client.set, "key", "value")
+    assert isinstance(error, redis.ConnectionError)
+    assert "previous master is now a slave" in str(error)
+    wait_until(lambda: pool.core.size == 0)
+    client.close()
+
+
+def test_a_connection_to_a_former_master_is_not_kept(replicated: Replicated) -> None:
+    """Given back after somebody else has found the new one."""
+    (master, replica), sentinels = replicated
+    wait_until(lambda: knows_all(sentinels, replica))
+    client = master_of(ask_sentinels(sentinels), max_connections=1)
+    pool = client.connection_pool
+    conn = pool.get_connection()
+    pool.proxy.master_address = (replica.host, replica.port)
+    assert not pool.owns_connection(conn)
+    pool.release(conn)
+    assert pool.core.size == 0
+    assert client.ping()
+    client.close()
+
+
+def test_idle_connections_go_when_a_new_master_is_found(
+    replicated: Replicated,
+) -> None:
+    """By whoever asks: the others are closed within the same dial."""
+    (master, replica), sentinels = replicated
+    wait_until(lambda: knows_all(sentinels, replica))
+    client = master_of(ask_sentinels(sentinels))
+    pool = client.connection_pool
+    assert_all_places(pool)
+    pool.proxy.master_address = ("elsewhere", 1)
+    assert pool.get_master_address() == (master.host, master.port)
+    wait_until(lambda: pool.core.size == 0)
+    client.close()
+
+
+def test_an_interrupted_read_hands_no_reply_to_the_wrong_greenlet(
+    replicated: Replicated,
+) -> None:
+    """redis-py's own Sentinel connections do just that."""
+    (master, _), sentinels = replicated
+    client = master_of(ask_sentinels(sentinels), max_connections=1)
+    client.mset({"a": "A", "b": "B"})
+    with gevent.Timeout(0.05, False):
+        client.blpop("nothing", 10)
+    assert client.get("a") == b"A"
+    assert client.get("b") == b"B"
+    victim = gevent.spawn(client.blpop, "nothing", 10)
+    wait_until(lambda: master.ask("INFO", "clients")["blocked_clients"])
+    victim.kill()
+    assert client.get("a") == b"A"
+    assert client.get("b") == b"B"
+    assert_all_places(client.connection_pool)
+    client.close()
+
+
+def test_no_master_is_redis_py_s_own_error(replicated: Replicated) -> None:
+    """And costs no place."""
+    _, sentinels = replicated
+    client = ask_sentinels(sentinels).master_for(
+        "nobody", connection_pool_class=SentinelConnectionPool
+    )
+    for _ in range(3):
+        assert isinstance(outcome(client.ping), redis.sentinel.MasterNotFoundError)
+    assert client.connection_pool.core.size == 0
+
+
+def test_reset_asks_sentinel_again(replicated: Replicated) -> None:
+    """Also for the address of the master."""
+    (master, _), sentinels = replicated
+    client = master_of(ask_sentinels(sentinels))
+    assert client.ping()
+    pool = client.connection_pool
+    pool.reset()
+    assert pool.master_address is None
+    assert client.ping()
+    assert pool.master_address == (master.host, master.port)
+    client.close()
+
+
+def test_the_connection_class_is_ours_unless_given() -> None:
+    """Plain, over TLS, or what the caller wants."""
+    sentinel = Sentinel([("localhost", 1)])
+
+    class Mine(SentinelManagedConnection):
+        pass
+
+    for options, kind in (
+        ({}, SentinelManagedConnection),
+        ({"ssl": True}, SentinelManagedSSLConnection),
+        ({"connection_class": Mine}, Mine),
+    ):
+        pool = SentinelConnectionPool("mymaster", sentinel, **options)
+        assert pool.connection_class is kind
+        assert type(pool.make_connection()) is kind
+        assert pool.connection_kwargs["retry"] is None
+
+
+def test_a_connection_whose_pool_is_gone_fails_as_well() -> None:
+    """It refers to its pool weakly."""
+    pool = SentinelConnectionPool("mymaster", Sentinel([("localhost", 1)]))
+    conn = pool.make_connection()
+    conn.maintenance_pool = None
+    del pool
+    for name in list(vars(conn)):
+        if "maint" in name:
+            setattr(conn, name, None)
+    gc.collect()
+    with no_switch():
+        conn._leave_master()
+
+
+def test_initial_connections_find_their_master(replicated: Replicated) -> None:
+    """The pool is filled although its connections need it to find the address."""
+    _, sentinels = replicated
+    client = master_of(ask_sentinels(sentinels), initial_connections=2)
+    assert client.connection_pool.stats().idle == 2
+    client.close()
+
+
+def test_bad_names_are_refused() -> None:
+    """As by any other pool."""
+    with pytest.raises(ValueError, match="timeout"):
+        SentinelConnectionPool("mymaster", Sentinel([("localhost", 1)]), timeout=-1)
