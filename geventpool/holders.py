@@ -79,8 +79,8 @@ class Holders:
         """Look for greenlets that ended without a link that could have told."""
         for holder in list(self.known.values()):
             target = holder()
-            if target is not None and target.dead:
-                self._forget(holder)
+            if target is not None and target.dead and self._forget(holder):
+                self._report(holder)
 
     def disband(self) -> None:
         """Forget them all; a greenlet that outlives many pools must not collect links.
@@ -96,25 +96,29 @@ class Holders:
 
     def _ended(self, target: greenlet) -> None:
         holder = self.known.get(id(target))
-        if holder is not None:
-            self._forget(holder)
+        if holder is not None and self._forget(holder):
+            self._report(holder)
 
     def _collected(self, holder: Holder) -> None:
-        # A finaliser: it runs wherever the collector does, so all but a plain
-        # dictionary's pop is only scheduled. That pop must not wait for the loop: the
-        # next greenlet may be given the same address, and would pass for this one.
-        self.known.pop(holder.key, None)
-        if self._watch and holder.has_loans:
+        # A finaliser: it runs wherever the collector does, so it only forgets and
+        # schedules. To forget must not wait for the loop: the next greenlet may get
+        # the same address, and would pass for this one.
+        if self._forget(holder):
             try:
-                self._loop.run_callback_threadsafe(self._forget, holder)
+                self._loop.run_callback_threadsafe(self._report, holder)
             except Exception:
                 # The loop is gone, and so is everybody who could use the place. Not
                 # even a log may hear of it: a finaliser takes no lock.
                 pass
 
-    def _forget(self, holder: Holder) -> None:
-        if self.known.get(holder.key) is holder:
-            del self.known[holder.key]
+    def _forget(self, holder: Holder) -> bool:
+        """Is there something to report? Once at most, whatever comes first."""
+        if self.known.get(holder.key) is not holder:
+            return False
+        del self.known[holder.key]
+        return self._watch and holder.has_loans
+
+    def _report(self, holder: Holder) -> None:
         tell = self._tell()
-        if self._watch and tell is not None and holder.has_loans:
+        if tell is not None:
             tell(holder)

@@ -174,6 +174,16 @@ def test_a_crew_works_in_order(staff):
     assert work.began == work.done == ["a", "b", "c"]
 
 
+def test_a_member_goes_on_to_the_next_item(staff):
+    """A burst of items does not cost a greenlet each."""
+    members = []
+    crew = Crew(staff, 1, lambda item: members.append(gevent.getcurrent()))
+    for item in range(5):
+        crew.put(item)
+    gevent.idle()
+    assert len(members) == 5 and len(set(members)) == 1
+
+
 def test_a_crew_is_never_larger_than_its_size(staff):
     """More items than members wait until one is free."""
     work = Work()
