@@ -104,6 +104,8 @@ class Connection(Wire):
         """
         status = self.server_status
         owes = bool(status & IN_TRANS) or not (self.exact or status & AUTOCOMMIT)
+        if owes and not self.open:
+            raise err.InterfaceError(0, "nothing is committed: the connection was lost")
         if self.unfinished and (owes or not self.streams):
             # The last word of a procedure; or rows between us and the answer to COMMIT.
             self.finish()

@@ -37,7 +37,7 @@ import gevent.monkey
 import gevent.socket
 from gevent import getcurrent
 from pymysql import err
-from pymysql.connections import MAX_PACKET_LEN, Connection
+from pymysql.connections import MAX_PACKET_LEN, Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
@@ -88,6 +88,25 @@ class _Shelf:
 
 
 SHELF: Any = _Shelf()
+
+
+class _Stream(MySQLResult):
+    """
+    An unbuffered result that never reads in its finalizer: nobody knows where, and in
+    which greenlet, that runs. What is left of it is its connection's to know.
+    """
+
+    connection: Any
+
+    def __del__(self) -> None:
+        pass
+
+    def _finish_unbuffered_query(self) -> None:
+        # With the connection the rest is lost: closing its cursor is no error. (Going
+        # on to read is.)
+        if self.connection is None or self.connection.open:
+            finish: Any = super()
+            finish._finish_unbuffered_query()
 
 
 class Wire(Connection):
@@ -349,6 +368,7 @@ class Wire(Connection):
             self.exact = True
             self.doubt = False
         elif unbuffered:
+            self._result.__class__ = _Stream
             self._streamer = me
             self.doubt = True
         return rows
@@ -407,6 +427,8 @@ class Wire(Connection):
             raise self._in_use(self._speaker)
         if self.streams and self._streamer is not getcurrent():
             raise self._in_use(self._streamer)
+        if self._sock is None:
+            raise err.InterfaceError(0, "")
         while self.unfinished:
             self._speaker = getcurrent()
             try:

@@ -30,6 +30,8 @@ def make_pool(mariadb_server: MariaDBServer) -> Iterator[MakePool]:
     yield make
     for pool in made:
         check(pool)
+        for conn in pool.lent_connections():
+            pool.drop(conn, anyone=True)
         left = pool.close(timeout=5)
         assert not left, f"still on loan: {left}"
         assert pool.size == 0
@@ -43,6 +45,8 @@ def table(mariadb_server: MariaDBServer) -> Iterator[str]:
         f"CREATE OR REPLACE TABLE {name} (i INT PRIMARY KEY, v INT) ENGINE=InnoDB"
     )
     yield name
+    # Whoever still holds a lock on it has been heard.
+    mariadb_server.hang_up()
     mariadb_server.ask(f"SET STATEMENT lock_wait_timeout=5 FOR DROP TABLE {name}")
 
 

@@ -14,11 +14,18 @@ A, B, C = Host("a"), Host("b", 3307), Host("::1", 3308)
 def test_a_host_may_be_written_in_several_ways():
     """Text with or without a port, a pair, or a Host."""
     assert list(Hosts(["a", "b:3307", ("::1", 3308)])) == [A, B, C]
-    assert list(Hosts(["[::1]:3308", "[::1]", "::1", A])) == [C, Host("::1"), Host("::1"), A]
+    assert list(Hosts(["[::1]:3308", "[::1]", "::1", A])) == [
+        C,
+        Host("::1"),
+        Host("::1"),
+        A,
+    ]
     assert [str(host) for host in (A, B, C)] == ["a:3306", "b:3307", "[::1]:3308"]
 
 
-@pytest.mark.parametrize("text", ["", ":3306", "a:", "a:x", "a:65536", "[::1", "[::1]x"])
+@pytest.mark.parametrize(
+    "text", ["", ":3306", "a:", "a:x", "a:65536", "[::1", "[::1]x"]
+)
 def test_what_is_no_host_is_refused(text):
     """A host has a name, and its port is a port."""
     with pytest.raises(ValueError, match="not a host"):

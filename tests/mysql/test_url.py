@@ -39,7 +39,9 @@ def test_what_a_url_does_not_say_is_left_to_the_defaults():
 
 def test_every_part_may_be_percent_encoded():
     """A password may consist of the very characters that separate the parts."""
-    options = parse_url("mysql://a%40b:p%2Fw%3A%40%23%3F@h/d%2Fb?init_command=SET%20%40x%3D1")
+    options = parse_url(
+        "mysql://a%40b:p%2Fw%3A%40%23%3F@h/d%2Fb?init_command=SET%20%40x%3D1"
+    )
     assert options["user"] == "a@b"
     assert options["password"] == "p/w:@#?"
     assert options["database"] == "d/b"
