@@ -273,16 +273,20 @@ class Ledger(Generic[C]):
                 self.absent |= self.away
                 self.away.clear()
                 self._compact()
-            slot = self.line.popitem(last=False)[1]
             self.move(entry, IN_USE)
-            entry.since = now
-            entry.holder = None
-            entry.block = None
-            slot.entry = entry
-            slot.wake()
+            self.hand_over(entry, now)
         else:
             self.move(entry, IDLE)
             self.put_idle(entry)
+
+    def hand_over(self, entry: Entry[C], now: float) -> None:
+        """An entry in use becomes the first waiter's, who is woken for it."""
+        slot = self.line.popitem(last=False)[1]
+        entry.since = now
+        entry.holder = None
+        entry.block = None
+        slot.entry = entry
+        slot.wake()
 
     # The idle ones.
 

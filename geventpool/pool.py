@@ -39,6 +39,7 @@ from gevent.queue import LifoQueue, Queue
 from greenlet import greenlet
 
 from geventpool import sockets
+from geventpool.alarms import Alarms
 from geventpool.connector import Connector, as_connector
 from geventpool.errors import (
     ConnectionNotFoundError,
@@ -288,6 +289,7 @@ class Pool(Generic[C]):
         self._resetters = Crew(self._staff, RESETTERS, self._reset)
         self._closers = Crew(self._staff, CLOSERS, self._say_goodbye)
         self._holders = Holders(self._holder_died, self._reclaim)
+        self._alarms = Alarms(self._timeout)
         self._pulse = Pulse(ledger.line.__len__, self._now)
         self._reaper: Reaper[Pool[C]] | None = None
         #: greenlets that poll because *handoff* is off
@@ -418,8 +420,7 @@ class Pool(Generic[C]):
         started = self._clock()
         entry = None if self._line else self._fit(started)
         if entry is None:
-            patience = self._patience(retry, timeout)
-            entry = self._wait_for_one(retry, patience, started)
+            entry = self._wait_for_one(retry, timeout, started)
             waited = self._clock() - started
         else:
             self._lend(entry, started)
@@ -484,13 +485,14 @@ class Pool(Generic[C]):
         return total if timeout is None else min(timeout, total)
 
     def _wait_for_one(
-        self, retry: int | None, patience: float | None, started: float
+        self, retry: int | None, timeout: float | None, started: float
     ) -> Entry[C]:
         """An entry that was returned or opened meanwhile. *May switch.*"""
         ledger = self._ledger
-        waiting = len(ledger.line) + len(self._pollers)
-        if self._max_waiting is not None and waiting >= self._max_waiting:
-            raise self._refusal(TooManyWaitingError, started)
+        patience = self._patience(retry, timeout)
+        if self._max_waiting is not None:
+            if len(ledger.line) + len(self._pollers) >= self._max_waiting:
+                raise self._refusal(TooManyWaitingError, started)
         if not self._handoff and not ledger.has_room:
             entry = self._poll(retry, patience, started)
             if entry is not None:
@@ -501,27 +503,30 @@ class Pool(Generic[C]):
 
     def _stand_in_line(self, patience: float | None, started: float) -> Entry[C]:
         ledger = self._ledger
-        loop = gevent.get_hub().loop
-        waiter: Waiter[None] = Waiter()
-        wake = partial(loop.run_callback, waiter.switch, None)
-        slot = ledger.join(getcurrent(), wake)
-        self._serve()
+        hub = gevent.get_hub()
+        loop = hub.loop
+        waiter: Waiter[None] = Waiter(hub)
+        current = getcurrent()
+        slot = ledger.join(current, partial(loop.run_callback, waiter.switch, None))
+        if ledger.has_room:
+            self._serve()
         if ledger.is_deadlocked():
             ledger.leave(slot)
             raise self._refusal(PoolDeadlockError, started)
         lost = self._pulse.lost
-        if patience != 0 and getcurrent() is not gevent.get_hub():
-            self._pulse.start()
+        if patience != 0 and current is not hub:
+            if not self._pulse.is_beating:
+                self._pulse.start()
             try:
-                _sleep_until_woken(waiter, patience)
+                self._alarms.sleep(loop, waiter, patience)
             except BaseException:
                 # A kill, a foreign Timeout or a LoopExit. If a connection was handed
                 # over in the same turn of the loop, it goes on to the next.
                 self._step_out(slot)
                 raise
-        ledger.leave(slot)
         if slot.entry is not None:
             return slot.entry
+        ledger.leave(slot)
         if slot.error is not None:
             raise slot.error
         raise self._refusal(PoolExhaustedError, started, lost)
@@ -681,10 +686,9 @@ class Pool(Generic[C]):
     def _give_back(self, entry: Entry[C]) -> None:
         """A loan ended well."""
         needs_reset = self._needs_reset
-        if self._plain and entry.doom is None and not self._line:
+        if self._plain and entry.doom is None:
             if needs_reset is None or not needs_reset(entry.conn):
-                entry.state = IDLE
-                self._put_idle(entry)
+                self._hand_on(entry)
                 return
         now = self._clock()
         entry.used = entry.alive = now
@@ -701,6 +705,18 @@ class Pool(Generic[C]):
         else:
             self._pass_on(entry)
 
+    def _hand_on(self, entry: Entry[C]) -> None:
+        """What is plainly in order goes to the first in line, or is idle."""
+        if not self._line:
+            entry.state = IDLE
+            self._put_idle(entry)
+        elif self._probe is None or self._probe(entry.conn):
+            # Nobody looks at it again before it is used, so this is the last chance
+            # to find it closed, or with an answer that nobody read.
+            self._ledger.hand_over(entry, self._clock())
+        else:
+            self._discard(entry, Reason.UNUSABLE)
+
     def _asks_for_reset(self, conn: C) -> bool:
         try:
             return self._connector.needs_reset(conn)
@@ -713,8 +729,6 @@ class Pool(Generic[C]):
         if (doom := self._doom(entry)) is not None:
             self._close(entry, doom)
             return
-        # Nobody will look at it again before it is used, so here is the last chance
-        # to find it closed, or with an answer that nobody read.
         if self._line and self._probe is not None and not self._probe(entry.conn):
             self._discard(entry, Reason.UNUSABLE)
         else:
@@ -1272,20 +1286,6 @@ _PREFACE: dict[type[PoolExhaustedError], str] = {
     TooManyWaitingError: "too many wait already",
     PoolDeadlockError: "all connections are held by greenlets that wait for one",
 }
-
-
-def _sleep_until_woken(waiter: Waiter[None], patience: float | None) -> None:
-    """The one switch point of an acquire. *May switch.*"""
-    if patience is None:
-        waiter.get()
-        return
-    timer = gevent.get_hub().loop.timer(patience)
-    timer.start(waiter.switch, None, update=True)
-    try:
-        waiter.get()
-    finally:
-        timer.stop()
-        timer.close()
 
 
 def _silently(work: Callable[[Any], object], conn: Any) -> None:

@@ -32,6 +32,7 @@ class Pulse:
         #: made when first needed: a pool never used touches no hub
         self._timer: Any = None
         self._last = 0.0
+        self.is_beating = False
         #: seconds of all delays so far
         self.lost = 0.0
 
@@ -40,13 +41,14 @@ class Pulse:
         if self._timer is None:
             # ref=False: it neither keeps the loop alive nor hides a LoopExit.
             self._timer = gevent.get_hub().loop.timer(BEAT, BEAT, ref=False)
-        if not self._timer.active:
+        if not self.is_beating:
+            self.is_beating = True
             self._last = self._clock()
             self._timer.start(self._beat, update=True)
 
     def so_far(self) -> float:
         """Seconds lost up to this moment, a beat that is overdue included."""
-        if self._timer is None or not self._timer.active:
+        if not self.is_beating:
             return self.lost
         return self.lost + max(0.0, self._clock() - self._last - BEAT)
 
@@ -56,3 +58,4 @@ class Pulse:
         self._last = now
         if not self._is_needed():
             self._timer.stop()
+            self.is_beating = False
