@@ -28,6 +28,7 @@ __all__ = [
     "check",
     "check_capacity",
     "interrupt_everywhere",
+    "pool_greenlets",
     "switches",
 ]
 
@@ -202,7 +203,8 @@ def switches(of: greenlet.greenlet | None = None) -> Iterator[list[Any]]:
     watched = greenlet.getcurrent() if of is None else of
     seen: list[Any] = []
 
-    def trace(event: str, parties: Any) -> None:
+    # Coverage is not traced within greenlet's own tracing.
+    def trace(event: str, parties: Any) -> None:  # pragma: no cover
         origin, target = parties
         if origin is watched:
             seen.append(target)
@@ -268,6 +270,12 @@ def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
     check(pool)
 
 
+def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
+    """The greenlets that work for *pool* at this moment, the reaper included."""
+    reaper = pool._reaper
+    return {*pool._staff._at_work, *([] if reaper is None else [reaper._greenlet])}
+
+
 class Interrupted(Exception):
     """What :func:`interrupt_everywhere` raises in its victim as an ordinary error."""
 
@@ -288,6 +296,7 @@ def interrupt_everywhere(
     victims: Callable[[greenlet.greenlet], bool] | None = None,
     later: int = 0,
     most: int = 1000,
+    patience: float = 10.0,
 ) -> int:
     """How many switch points a scenario has, after it survived an error at each.
 
@@ -300,17 +309,22 @@ def interrupt_everywhere(
         the pools to be checked.
     :param errors: what is thrown.
     :param victims: is this greenlet one to interrupt? None: the main greenlet of the
-        scenario. For the greenlets that a pool owns, say
-        ``lambda it: it in pool_greenlets(pool)``.
-    :param int later: throw after so many further callbacks of the event loop, so that
-        the event the victim waits for comes first.
+        scenario. For the greenlets that a pool owns, let the scenario note the pool,
+        and say ``lambda it: it in pool_greenlets(pool)``.
+    :param int later: 0: throw as soon as the victim has been left. More: after so many
+        further callbacks of the event loop, so that the event it waits for comes first.
+        -1: so early that it overtakes what the victim itself has set going, such as
+        the end of its ``gevent.sleep(0)``. A race has been run in all its orders when
+        it has been run with -1, 0, 1 and 2.
     :param int most: give up after so many switch points.
+    :param float patience: seconds after which one run should have ended, and every
+        place be free.
     :raises AssertionError: an invariant broke; the message says where.
     """
     points = 0
     for error in errors:
         for point in range(1, most):
-            hit = _interrupt(scenario, error, point, victims, later)
+            hit = _interrupt(scenario, error, point, victims, later, patience)
             if not hit:
                 points = max(points, point - 1)
                 break
@@ -325,6 +339,7 @@ def _interrupt(
     point: int,
     victims: Callable[[greenlet.greenlet], bool] | None,
     later: int,
+    patience: float,
 ) -> bool:
     target, pools = scenario()
     outcome: list[BaseException] = []
@@ -339,9 +354,11 @@ def _interrupt(
     main = gevent.Greenlet(run)
     seen = 0
 
-    def trace(event: str, parties: Any) -> None:
+    # Coverage is not traced within greenlet's own tracing.
+    def trace(event: str, parties: Any) -> None:  # pragma: no cover
         nonlocal seen
-        victim = parties[0]
+        # Thrown when the victim is entered, it strikes where that is left next.
+        victim = parties[1] if later < 0 else parties[0]
         if victim is main if victims is None else victims(victim):
             seen += 1
             if seen == point:
@@ -349,14 +366,14 @@ def _interrupt(
 
     with _tracing(trace):
         main.start()
-        gevent.joinall([main], timeout=10)
+        gevent.joinall([main], timeout=patience)
     story = f"{error.__name__} at switch {point}, {later} callbacks later: {outcome}"
     assert main.dead, f"never ended: {story}"
     gevent.idle()
     try:
         for pool in pools:
             check(pool)
-            check_capacity(pool)
+            check_capacity(pool, patience)
     except AssertionError as broken:
         raise AssertionError(f"{story}: {broken}") from broken
     finally:
@@ -367,12 +384,15 @@ def _interrupt(
 
 def _throw_later(victim: Any, error: type[BaseException], later: int) -> None:
     loop = gevent.get_hub().loop
-    if later:
+    if later > 0:
         loop.run_callback(_throw_later, victim, error, later - 1)
-    elif isinstance(victim, gevent.Greenlet):
-        victim.kill(error(), block=False)
     else:
-        loop.run_callback(victim.throw, error())
+        loop.run_callback(_throw, victim, error)
+
+
+def _throw(victim: Any, error: type[BaseException]) -> None:
+    if not victim.dead:
+        victim.throw(error())
 
 
 def both_orders(
