@@ -16,7 +16,8 @@ from gevent.lock import BoundedSemaphore
 from redis.cluster import RedisCluster as StockCluster
 
 from geventpool.redis.internals import take_turns
-from geventpool.redis.pool import POOL_OPTIONS, ConnectionPool
+from geventpool.redis.options import POOL_OPTIONS
+from geventpool.redis.pool import ConnectionPool
 
 __all__ = ["RedisCluster"]
 
@@ -69,14 +70,15 @@ class RedisCluster(StockCluster):
         )
 
     def pipeline(self, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline; not more of them are sent at a time than a node has connections.
+        """A pipeline; no more are sent at a time than a node has connections.
 
         For a pipeline takes a connection of each node that it has commands for, one
         after the other. Without this limit several, each with one connection and
         waiting for the next, could wait for each other. (They still could if a third
         of the connections to a node were kept by subscriptions.)
         """
-        pipe: Any = StockCluster.pipeline(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+        make: Any = super().pipeline
+        pipe = make(*args, **kwargs)
         take_turns(pipe, self._turns())
         return pipe
 

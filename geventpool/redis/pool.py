@@ -11,11 +11,10 @@ import copy
 import os
 import sys
 import threading
-import weakref
-from collections.abc import Callable, Iterable
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from gevent import getcurrent
 from redis.connection import Connection
 from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
@@ -28,86 +27,35 @@ from geventpool.errors import (
 from geventpool.listeners import PoolListener, PoolStats
 from geventpool.policies import Backoff, Limits
 from geventpool.pool import Pool
-from geventpool.redis.connector import RedisConnector, is_in_step
+from geventpool.redis.caching import CachedConnection, Readers, guarded
+from geventpool.redis.connector import RedisConnector
 from geventpool.redis.errors import in_terms_of_redis
 from geventpool.redis.internals import (
     COMMAND,
-    CacheProxyConnection,
     ReleasedEvent,
     awaits_auth,
     default_retry,
     is_connected,
-    is_driver,
     is_fit,
-    keeper,
     parse_url,
     recorder,
-    to_bool,
 )
+from geventpool.redis.loans import Loans, is_broken_off
+from geventpool.redis.options import POOL_OPTIONS, understood
 from geventpool.redis.telemetry import Telemetry
 from geventpool.reports import Loan
 
-__all__ = ["POOL_OPTIONS", "ConnectionPool"]
+__all__ = ["ConnectionPool"]
 
 P = TypeVar("P", bound="ConnectionPool")
 
 #: What redis-py's pools take when they are given no number (since 8.0).
 DEFAULT_MAX_CONNECTIONS = 100
 
-#: Options that a URL may carry; there they are strings.
-_WHOLE = {"initial_connections", "min_connections", "max_waiting", "max_connecting"}
-_SECONDS = {
-    "timeout",
-    "max_lifetime",
-    "max_idle",
-    "ping_after",
-    "ping_interval",
-    "reap_interval",
-}
-_FLAGS = {"reap_expired_connections", "lifo", "handoff", "reclaim"}
-
-#: The names of the core pool's options; everything else is redis-py's.
-POOL_OPTIONS = frozenset(
-    {*_WHOLE, *_SECONDS, *_FLAGS, "name", "backoff", "listeners", "limits"}
-)
-
-#: Functions that take a connection for somebody else.
-MIDDLEMEN = ("get_connection", "wrapper")
-
 #: Never shown.
 _SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
 #: Plumbing that says nothing to a reader.
 _UNTOLD = frozenset({"himport_registry"})
-
-
-def _understood(name: str, value: Any) -> Any:
-    """An option of the pool out of a URL; what it can't be stays a string."""
-    if not isinstance(value, str):
-        return value
-    if name in _FLAGS:
-        return to_bool(value)
-    kind: type[Any] = int if name in _WHOLE else float if name in _SECONDS else str
-    try:
-        return kind(value)
-    except ValueError:
-        raise ValueError(f"{name} must be a number, not {value!r}") from None
-
-
-class Kept(weakref.ref[Any]):
-    """A loan that lasts as long as its owner; the owner is not kept alive.
-
-    :param owner: the object of redis-py that keeps the connection.
-    :param gone: called with this after the owner's end.
-    """
-
-    __slots__ = ("conn",)
-
-    def __new__(cls, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> Kept:
-        return super().__new__(cls, owner, gone)
-
-    def __init__(self, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> None:
-        super().__init__(owner, gone)  # type: ignore[call-arg]
-        self.conn = conn
 
 
 class ConnectionPool(StockPool):
@@ -176,10 +124,8 @@ class ConnectionPool(StockPool):
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
         self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
-        #: loans taken by code that is not redis-py's, by the id of the connection
-        self._strangers: set[int] = set()
-        #: loans that an object of redis-py keeps, by the id of the connection
-        self._kept: dict[int, Kept] = {}
+        self._loans = Loans(self._forgotten)
+        self._readers = Readers()
         #: what redis-py said when it last failed to connect; None after a success
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self)
@@ -227,7 +173,7 @@ class ConnectionPool(StockPool):
         """
         options = parse_url(url)
         for name in POOL_OPTIONS & options.keys():
-            options[name] = _understood(name, options[name])
+            options[name] = understood(name, options[name])
         if "connection_class" in kwargs:
             options["connection_class"] = kwargs["connection_class"]
         return cls(**{**kwargs, **options})
@@ -267,10 +213,13 @@ class ConnectionPool(StockPool):
             raise self._explained(error)
         # None: this call is all that a greenlet does.
         caller = sys._getframe().f_back
+        kept = False
         if caller is None or caller.f_code is not COMMAND:
-            self._note_taker(conn, caller)
+            kept = self._loans.took(conn, caller)
+            if kept:
+                self.core.transfer(conn, None)
         if self.cache is not None:
-            self._let_others_finish(conn)
+            self._let_readers_finish(conn, None if kept else getcurrent())
         return conn
 
     def _explained(self, error: Exception) -> Exception:
@@ -292,43 +241,23 @@ class ConnectionPool(StockPool):
             return said
         return in_terms_of_redis(error)
 
-    def _note_taker(self, conn: Any, caller: FrameType | None) -> None:
-        """Who takes this loan says who may give it back, and when it ends at last."""
-        # A subclass of ours, or redis-py's function of this name, which is decorated.
-        while caller is not None and caller.f_code.co_name in MIDDLEMEN:
-            caller = caller.f_back
-        owner = None if caller is None else keeper(caller)
-        if owner is not None:
-            self.core.transfer(conn, None)
-            self._kept[id(conn)] = Kept(owner, conn, self._owner_gone)
-        elif caller is None or not is_driver(caller):
-            self._strangers.add(id(conn))
-
-    def _owner_gone(self, kept: Kept) -> None:
-        """What a subscription or pipeline kept, it keeps no more. Called anywhere.
-
-        Usually its finaliser has released it. But one that must talk to the server
-        first can't do so in the hub, and MONITOR has none.
-        """
-        if self._kept.get(id(kept.conn)) is kept:
-            del self._kept[id(kept.conn)]
-            try:
-                # In a state that nobody knows: it may be in MONITOR.
-                self.core.drop(kept.conn, anyone=True)
-            except ConnectionNotFoundError:
-                # Dropped before, behind its owner's back.
-                pass
-
-    def _let_others_finish(self, conn: Any) -> None:
-        # With a cache, other connections read the invalidations that wait on this
-        # one while it is idle, and hold the lock while they do.
+    def _let_readers_finish(self, conn: Any, user: object) -> None:
+        """Others may be reading what was pushed to *conn* while it was idle."""
         try:
             with self._lock:
-                pass
+                self._readers.lend(conn, user)
         except BaseException:
             # Killed while waiting: nobody else would give it back.
             self.release(conn)
             raise
+
+    def _forgotten(self, conn: Any) -> None:
+        """Whoever kept *conn* has ended: it is in a state that nobody knows."""
+        try:
+            self.core.drop(conn, anyone=True)
+        except ConnectionNotFoundError:
+            # Dropped before, behind its owner's back.
+            pass
 
     def release(self, connection: Any) -> None:
         """Give a connection back.
@@ -339,18 +268,15 @@ class ConnectionPool(StockPool):
         """
         error = sys.exc_info()[1]
         fit = (
-            (error is None or not _broken_off(error, sys._getframe().f_back))
+            (error is None or not is_broken_off(error, sys._getframe().f_back))
             and is_fit(connection)
             and not (self._asks_owner and not self.owns_connection(connection))
         )
         if fit and self._dispatcher is not None:
             self._announce(connection)
-        # What other people's code took, any greenlet may give back.
-        anyone = bool(self._strangers) and id(connection) in self._strangers
-        if anyone:
-            self._strangers.discard(id(connection))
-        if self._kept:
-            self._kept.pop(id(connection), None)
+        anyone = self._loans.gave_back(connection)
+        if self.cache is not None:
+            self._readers.give_back(connection)
         try:
             if fit:
                 self.core.release(connection, anyone=anyone)
@@ -374,10 +300,11 @@ class ConnectionPool(StockPool):
 
         The pool itself calls this, after it has made sure of a place.
         """
-        conn = self.connection_class(**self.connection_kwargs)
-        if self.cache is not None:
-            return CacheProxyConnection(conn, self.cache, self._lock)
-        return conn
+        if self.cache is None:
+            return self.connection_class(**self.connection_kwargs)
+        conn = guarded(self.connection_class)(**self.connection_kwargs)
+        conn.readers = self._readers
+        return CachedConnection(conn, self.cache, self._lock)
 
     # All at once.
 
@@ -387,6 +314,9 @@ class ConnectionPool(StockPool):
         The holder of one in use gets an error or, with retries, a new socket. The
         pool stays open. Never switches.
         """
+        if "core" not in self.__dict__:
+            # An initial connection has found out where the master is.
+            return
         for conn in self.core.idle_connections():
             conn.disconnect()
             self.core.drop(conn)
@@ -558,16 +488,3 @@ class ConnectionPool(StockPool):
             f"<{kind.__module__}.{kind.__name__}"
             f"(<{connection.__module__}.{connection.__name__}({arguments})>)>"
         )
-
-
-def _broken_off(error: BaseException, caller: FrameType | None) -> bool:
-    """Did *error* break off what the connection was used for, with replies unread?
-
-    *error* is being handled somewhere. If the frame it has just reached is the one
-    that now gives the connection back, in a ``finally``, or that one's caller, then it
-    came out of the loan. One that is handled further out is none of our business.
-    """
-    trace = error.__traceback__
-    if trace is None or caller is None or is_in_step(error):
-        return False
-    return trace.tb_frame is caller or trace.tb_frame is caller.f_back

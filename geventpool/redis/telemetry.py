@@ -32,6 +32,7 @@ class Telemetry:
 
     def __init__(self, pool: Counted) -> None:
         self._pool = weakref.ref(pool)
+        self._title = ""
         self._reported = {"IDLE": 0, "USED": 0}
 
     def timed(self, acquire: Callable[[], Any]) -> Any:
@@ -75,5 +76,7 @@ class Telemetry:
 
     def _name(self) -> str:
         pool: Any = self._pool()
-        attributes = importlib.import_module("redis.observability.attributes")
-        return str(attributes.get_pool_name(pool))
+        if pool is not None:
+            attributes = importlib.import_module("redis.observability.attributes")
+            self._title = str(attributes.get_pool_name(pool))
+        return self._title

@@ -1,0 +1,152 @@
+"""Client-side caching.
+
+redis-py asks for a server of version 7.4; what it uses of it, CLIENT TRACKING, is in
+older ones too. So these tests tell it that any version will do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+import redis
+from redis._parsers import _HiredisParser, _RESP3Parser
+from redis.cache import CacheConfig
+from redis.connection import CacheProxyConnection
+
+from geventpool.redis import ConnectionPool
+from tests.redis.conftest import MakePool
+from tests.redis.tools import assert_all_places, wait_until
+from tests.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def any_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CacheProxyConnection, "MIN_ALLOWED_VERSION", "6.0.0")
+
+
+@pytest.fixture(params=[_HiredisParser, _RESP3Parser])
+def client(
+    request: pytest.FixtureRequest, make_pool: MakePool
+) -> Iterator[redis.Redis]:
+    pool = make_pool(
+        max_connections=3,
+        protocol=3,
+        parser_class=request.param,
+        cache_config=CacheConfig(),
+    )
+    client = redis.Redis(connection_pool=pool)
+    client.flushdb()
+    yield client
+    client.close()
+
+
+def gets(server: RedisServer) -> int:
+    stats = server.ask("INFO", "commandstats")
+    return int(stats.get("cmdstat_get", {"calls": 0})["calls"])
+
+
+def test_a_value_is_read_once(client: redis.Redis, redis_server: RedisServer) -> None:
+    """From then on it comes from the cache, also over other connections."""
+    client.set("key", "value")
+    before = gets(redis_server)
+    for _ in range(5):
+        assert client.get("key") == b"value"
+    jobs = [gevent.spawn(client.get, "key") for _ in range(20)]
+    assert [job.get() for job in jobs] == [b"value"] * 20
+    assert gets(redis_server) - before <= 3
+
+
+def test_a_changed_value_is_read_again(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """The invalidation waits on an idle connection, which is kept."""
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    ids = {client.client_id() for _ in range(3)}
+    redis_server.ask("SET", "key", "new")
+    wait_until(lambda: client.get("key") == b"new")
+    assert {client.client_id() for _ in range(3)} <= ids
+
+
+def test_many_readers_and_a_writer_agree(client: redis.Redis) -> None:
+    """All see the last value in the end, and only ever values that were there."""
+    client.set("key", 0)
+    seen: list[int] = []
+
+    def read() -> None:
+        for _ in range(50):
+            seen.append(int(client.get("key")))
+            gevent.sleep(0)
+
+    readers = [gevent.spawn(read) for _ in range(8)]
+    for number in range(1, 30):
+        client.set("key", number)
+    gevent.joinall(readers, raise_error=True)
+    wait_until(lambda: client.get("key") == b"29")
+    assert set(seen) <= set(range(30))
+    assert_all_places(client.connection_pool)
+
+
+def test_what_a_lost_connection_cached_is_forgotten(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """Nobody would tell of its changes any more."""
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    redis_server.hang_up()
+    redis_server.ask("SET", "key", "new")
+    assert client.get("key") == b"new"
+
+
+def test_the_limit_holds_with_a_cache(client: redis.Redis) -> None:
+    """The connections are wrapped, not more of them."""
+    jobs = [gevent.spawn(client.set, f"key{each}", each) for each in range(50)]
+    gevent.joinall(jobs, raise_error=True)
+    assert client.connection_pool.core.size <= 3
+    assert_all_places(client.connection_pool)
+
+
+def test_set_retry_and_tokens_reach_what_is_behind_the_cache(
+    client: redis.Redis,
+) -> None:
+    """A wrapped connection is looked through."""
+    pool: Any = client.connection_pool
+    conn = pool.get_connection()
+    assert isinstance(conn, CacheProxyConnection)
+    conn.set_re_auth_token(None)
+    pool.release(conn)
+    conn = pool.get_connection()
+    conn.disconnect()
+    pool.release(conn)
+    assert pool.core.size == 0
+
+
+def test_a_child_does_not_believe_its_parent_s_cache(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """Its connections, which would be told of changes, are the parent's."""
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            redis_server.ask("SET", "key", "new")
+            os.write(writer, client.get("key"))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    os.close(writer)
+    wait_until(lambda: client.get("key") == b"new")
+
+
+def test_a_cache_needs_resp3() -> None:
+    """redis-py's own error."""
+    with pytest.raises(redis.RedisError, match="RESP version 3"):
+        ConnectionPool(protocol=2, cache_config=CacheConfig())

@@ -1,0 +1,184 @@
+"""Forks, and programs that are not patched, or too late."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent
+import pytest
+import redis
+
+from geventpool.redis import ConnectionPool
+from tests.redis.tools import assert_all_places, wait_until
+from tests.servers import RedisServer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """What *work* returns or raises in a forked child, as text."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with gevent.Timeout(20):
+                text = repr(work())
+        # The child must say whatever happens to it, and never return to the tests.
+        except BaseException as error:
+            text = repr(error)
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as pipe:
+        return pipe.read()
+
+
+def test_parent_and_children_use_the_pool(own_server: RedisServer) -> None:
+    """Like gunicorn with ``preload_app``: before the fork, in the children, after."""
+    pool = ConnectionPool(port=own_server.port, max_connections=3, timeout=5)
+    client = redis.Redis(connection_pool=pool)
+    client.set("who", "parent")
+    assert_all_places(pool)
+    parents = {each["id"] for each in own_server.clients()}
+    lent = pool.get_connection()
+
+    def use() -> object:
+        assert pool.core.size == 0
+        pool.release(lent)
+        assert pool.core.size == 0
+        jobs = [gevent.spawn(client.incr, "children") for _ in range(10)]
+        gevent.joinall(jobs, raise_error=True)
+        assert pool.core.size <= 3
+        mine = {each["id"] for each in own_server.clients()} - parents
+        assert 1 <= len(mine) <= 3
+        return client.get("who")
+
+    for _ in range(3):
+        assert in_child(use) == "b'parent'"
+    assert client.get("children") == b"30"
+    pool.release(lent)
+    assert_all_places(pool)
+    wait_until(lambda: {each["id"] for each in own_server.clients()} == parents)
+    pool.shutdown(5)
+
+
+def test_a_child_s_end_closes_nothing_of_its_parent(own_server: RedisServer) -> None:
+    """Not by disconnecting either."""
+    pool = ConnectionPool(port=own_server.port, max_connections=2, timeout=5)
+    client = redis.Redis(connection_pool=pool)
+    before = client.client_id()
+    in_child(pool.disconnect)
+    in_child(lambda: pool.shutdown(5))
+    assert client.client_id() == before
+    pool.shutdown(5)
+
+
+def test_a_lock_held_at_the_fork_does_not_hang_the_child(
+    own_server: RedisServer,
+) -> None:
+    """redis-py's own pool would wait for somebody who is not there."""
+    pool = ConnectionPool(port=own_server.port, timeout=5)
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping()
+    holding, over = gevent.event.Event(), gevent.event.Event()
+
+    def hold() -> None:
+        with pool._lock:
+            holding.set()
+            over.wait()
+
+    holder = gevent.spawn(hold)
+    holding.wait()
+
+    def use() -> object:
+        with pool._lock:
+            return client.ping()
+
+    assert in_child(use) == "True"
+    over.set()
+    holder.get()
+    pool.shutdown(5)
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program in a Python of its own, which is not patched to begin with."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+UNPATCHED = """
+    import sys, redis, geventpool.redis
+    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]))
+    redis.Redis(connection_pool=pool).ping()
+"""
+
+TOO_LATE = """
+    import sys, redis, geventpool.redis
+    from gevent import monkey; monkey.patch_all()
+    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]))
+    redis.Redis(connection_pool=pool).ping()
+"""
+
+
+@pytest.mark.parametrize(
+    "program, words",
+    [
+        (UNPATCHED, "the socket module is not patched"),
+        (TOO_LATE, "redis was imported before patching"),
+    ],
+)
+def test_without_patching_the_error_names_the_remedy(
+    redis_server: RedisServer, program: str, words: str
+) -> None:
+    """Instead of blocking every greenlet without a word."""
+    result = run(program, str(redis_server.port))
+    assert result.returncode == 1
+    assert "NotPatchedError" in result.stderr
+    assert words in result.stderr
+    assert "monkey.patch_all()" in result.stderr
+
+
+PRELOAD = """
+    from gevent import monkey; monkey.patch_all()
+    import os, sys, gevent, redis, geventpool.redis
+
+    # The application, as imported by the process that will fork the workers.
+    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]), max_connections=2)
+    client = redis.Redis(connection_pool=pool)
+    client.set("preloaded", 1)
+
+    def serve():
+        jobs = [gevent.spawn(client.incr, "preloaded") for _ in range(20)]
+        gevent.joinall(jobs, raise_error=True)
+
+    workers = []
+    for _ in range(3):
+        worker = os.fork()
+        if not worker:
+            serve()
+            os._exit(0)
+        workers.append(worker)
+    for worker in workers:
+        assert os.waitpid(worker, 0)[1] == 0
+    print(client.get("preloaded"))
+"""
+
+
+def test_a_program_that_loads_first_and_forks_later(
+    own_server: RedisServer,
+) -> None:
+    """The shape of a server that loads the application before it forks its workers."""
+    result = run(PRELOAD, str(own_server.port))
+    assert result.stdout == "b'61'\n", result.stderr
+    assert not result.stderr

@@ -1,0 +1,113 @@
+"""redis-py's own metrics of the pool."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from geventpool.redis import ConnectionPool, ExhaustedError, internals
+from geventpool.redis.telemetry import Telemetry
+from tests.redis.conftest import MakePool
+from tests.redis.tools import outcome
+
+pytestmark = pytest.mark.skipif(
+    internals.recorder is None, reason="redis-py has metrics since 7.2"
+)
+
+
+class Collector:
+    """Stands in for OpenTelemetry; any method can be called."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self.calls.append((name, kwargs))
+
+    def record_connection_count(
+        self, pool_name: str, connection_state: Any, counter: int
+    ) -> None:
+        self.counts[connection_state.name] += counter
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.calls}
+
+
+@pytest.fixture()
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    collector = Collector()
+    monkeypatch.setattr(internals.recorder, "_metrics_collector", collector)
+    yield collector
+
+
+def test_counts_are_those_of_the_core(
+    make_pool: MakePool, collector: Collector
+) -> None:
+    """Idle and in use, at each moment."""
+    pool = make_pool()
+    one, two = pool.get_connection(), pool.get_connection()
+    assert +collector.counts == {"USED": 2}
+    pool.release(one)
+    assert +collector.counts == {"USED": 1, "IDLE": 1}
+    two.disconnect()
+    pool.release(two)
+    assert +collector.counts == {"IDLE": 1}
+
+
+def test_times_are_recorded(make_pool: MakePool, collector: Collector) -> None:
+    """Of opening and of waiting."""
+    pool = make_pool()
+    pool.release(pool.get_connection())
+    assert "record_connection_create_time" in collector.names()
+    assert "record_connection_wait_time" in collector.names()
+
+
+def test_a_refusal_is_recorded(make_pool: MakePool, collector: Collector) -> None:
+    """Which redis-py's own pools forget."""
+    pool = make_pool(max_connections=1, timeout=0)
+    assert isinstance(outcome(pool.get_connection), Exception)
+    pool.core.drop_expired()
+    assert "record_connection_timeout" in collector.names()
+    assert ExhaustedError.__mro__[1]
+
+
+def test_a_pool_that_ends_takes_its_counts_along(
+    redis_server: Any, collector: Collector
+) -> None:
+    """Or the gauges would show connections for ever."""
+    pool = ConnectionPool(port=redis_server.port)
+    assert redis.Redis(connection_pool=pool).ping()
+    assert +collector.counts == {"IDLE": 1}
+    pool.close()
+    del pool
+    gc.collect()
+    assert not +collector.counts
+
+
+def test_without_a_collector_nothing_is_done(make_pool: MakePool) -> None:
+    """And nothing is paid but a look."""
+    pool = make_pool()
+    pool.release(pool.get_connection())
+    assert pool._telemetry._reported == {"IDLE": 0, "USED": 0}
+
+
+def test_an_end_at_the_wrong_time_is_nobody_s_business() -> None:
+    """A pool that was never finished has nothing to take back."""
+
+    class Unfinished(ConnectionPool):
+        def __init__(self) -> None:
+            pass
+
+    Unfinished().__del__()
+    pool = ConnectionPool()
+    telemetry = Telemetry(pool)
+    del pool
+    gc.collect()
+    telemetry.count()
+    telemetry.end()
