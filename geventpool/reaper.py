@@ -37,19 +37,28 @@ class Reaper(Generic[T]):
         self._target = weakref.ref(target, self._forgotten)
         self._sweep = sweep
         self.interval = interval
+        self._loop = gevent.get_hub().loop
+        self._stopped = False
         self._greenlet = gevent.spawn(self._run)
 
     @property
     def is_alive(self) -> bool:
         """Is it at work? False after :meth:`stop`, and if somebody killed it."""
-        return not self._greenlet.dead
+        return not (self._stopped or self._greenlet.dead)
 
     def stop(self) -> None:
         """End it, soon. Does not switch."""
+        self._stopped = True
         self._greenlet.kill(block=False)
 
     def _forgotten(self, ref: Any) -> None:
-        self.stop()
+        # A finaliser: it runs wherever the collector does, so it only schedules.
+        try:
+            self._loop.run_callback_threadsafe(self.stop)
+        except Exception:
+            # The loop is gone, and the greenlet with it. Not even a log may hear of
+            # it: a finaliser takes no lock.
+            pass
 
     def _run(self) -> None:
         while True:
@@ -62,5 +71,5 @@ class Reaper(Generic[T]):
         if target is not None:
             try:
                 self._sweep(target)
-            except Exception:
+            except (Exception, gevent.Timeout):
                 log.exception("a sweep of %r failed; the next one will come", target)
