@@ -49,13 +49,21 @@ class TLSContexts:
         key = (os.getpid(), repr(sorted(options.items())))
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = get_hub().threadpool.spawn(make, options)
-        try:
-            return made.get()
-        except Exception:
+            made = self._made[key] = get_hub().threadpool.spawn(_outcome, make, options)
+        context, error = made.get()
+        if error is not None:
             # Perhaps the file is there next time.
             self._made.pop(key, None)
-            raise
+            raise error
+        return context
+
+
+def _outcome(make: Callable[[Any], Any], options: Any) -> tuple[Any, Exception | None]:
+    # The hub would print an error that ends the work of a thread.
+    try:
+        return make(options), None
+    except Exception as error:
+        return None, error
 
 
 class _WhenOffered:

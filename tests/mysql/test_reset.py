@@ -1,0 +1,229 @@
+"""How a session is reset, and what is done where the server can't."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from pymysql import err
+
+from geventpool import Limits
+from tests.mysql.conftest import rows, until, value
+from tests.mysql.proxy import RESET, UNKNOWN
+
+SET_NAMES = b"SET NAMES utf8mb4"
+
+
+def said(proxy):
+    """The messages since the last look."""
+    messages, proxy.asked[:] = list(proxy.asked), []
+    return messages
+
+
+def use(pool, statement="SELECT 1"):
+    """One loan with one statement; returns the connection when it is clean."""
+    with pool.connection() as conn:
+        rows(conn, statement)
+    until(lambda: not pool.size or pool.idle_connections(), "clean")
+    return conn
+
+
+def test_a_reset_is_one_round_trip(through, proxy):
+    """All its commands go out in one message."""
+    pool = through(autocommit=True)
+    use(pool)
+    said(proxy)
+    use(pool)
+    messages = said(proxy)
+    assert len(messages) == 2
+    assert messages[1].startswith(RESET) and SET_NAMES in messages[1]
+
+
+def test_the_database_is_chosen_again_only_if_it_may_have_been_left(through, proxy):
+    """After plain statements the session is still in its database."""
+    pool = through(autocommit=True)
+    use(pool)
+    assert b"\x02geventpool" not in said(proxy)[-1]
+    use(pool, "USE geventpool")
+    assert said(proxy)[-1].endswith(b"\x02geventpool")
+
+
+def test_what_connect_had_set_is_set_again(make_pool):
+    """Charset, collation, sql_mode, autocommit and the init_command."""
+    pool = make_pool(
+        max_connections=1,
+        charset="utf8mb4",
+        collation="utf8mb4_bin",
+        sql_mode="ANSI",
+        autocommit=True,
+        init_command="SET @mine=5, autocommit=0",
+    )
+    for _ in range(3):
+        with pool.connection() as conn:
+            assert rows(
+                conn,
+                "SELECT @@collation_connection, @@sql_mode LIKE '%ANSI%', "
+                "@@autocommit, @mine",
+            ) == [("utf8mb4_bin", 1, 1, 5)]
+
+
+def test_the_servers_own_autocommit_is_left_alone(make_pool):
+    """autocommit=None means: as the server says."""
+    pool = make_pool(max_connections=1, autocommit=None, init_command="SET @x=1")
+    for _ in range(2):
+        with pool.connection() as conn:
+            assert value(conn, "SELECT @@autocommit") == 1
+            rows(conn, "SET autocommit=0")
+
+
+def test_a_pool_without_a_database_does_not_lend_one_that_has(make_pool):
+    """No reset leaves a database for none; the connection is closed instead."""
+    pool = make_pool(max_connections=1, database=None)
+    with pool.connection() as conn:
+        rows(conn, "USE geventpool")
+    with pool.connection() as conn:
+        assert value(conn, "SELECT DATABASE()") is None
+        rows(conn, "SET @x=1")
+    with pool.connection() as again:
+        assert again is conn
+
+
+def test_a_server_that_knows_no_reset_gets_a_rollback_for_good(through, proxy, table):
+    """It is asked once; what connect had set is set all the same."""
+    proxy.question = lambda data: data.replace(RESET, UNKNOWN)
+    pool = through(max_connections=1)
+    conn = use(pool, f"INSERT INTO {table} VALUES (1, 0)")
+    assert any(message.startswith(RESET) for message in said(proxy))
+    for _ in range(2):
+        borrowed = pool.acquire()
+        rows(borrowed, f"INSERT INTO {table} VALUES (2, 0)")
+        borrowed.set_character_set("latin1")
+        pool.release(borrowed)
+        assert use(pool, "SET @x=1") is conn
+    messages = said(proxy)
+    assert not any(RESET in message for message in messages)
+    assert any(b"\x03ROLLBACK" in message for message in messages)
+    with pool.connection() as again:
+        assert value(again, "SELECT @@character_set_client") == "utf8mb4"
+        assert value(again, f"SELECT COUNT(*) FROM {table}") == 1
+
+
+def hates_several(data):
+    """Hangs up when a message has more than one command."""
+    return None if data.startswith(RESET) and len(data) > len(RESET) else data
+
+
+def is_silent_to_several(data):
+    """Swallows a message that has more than one command."""
+    return b"" if hates_several(data) is None else data
+
+
+@pytest.mark.parametrize("dislike", [hates_several, is_silent_to_several])
+def test_a_proxy_that_wants_one_command_at_a_time_gets_that(through, proxy, dislike):
+    """The first connection is lost over it, no other."""
+    proxy.question = dislike
+    pool = through(max_connections=1, limits=Limits(reset=0.2))
+    first = use(pool)
+    assert not first.open
+    second = use(pool)
+    assert second.open
+    assert use(pool) is second
+
+
+def test_one_failure_does_not_end_what_has_worked(through, proxy):
+    """A connection that dies in a reset says nothing about pipelines."""
+    pool = through(max_connections=1)
+    use(pool)
+    proxy.question = lambda data: None if RESET in data else data
+    use(pool)
+    proxy.question = lambda data: data
+    use(pool)
+    said(proxy)
+    use(pool)
+    assert any(RESET in message and SET_NAMES in message for message in said(proxy))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_reset_that_fails_costs_the_connection(through, proxy, one_by_one):
+    """A session that is only half reset is nobody's."""
+    if one_by_one:
+        proxy.question = hates_several
+    pool = through(max_connections=1)
+    use(pool)
+    good = use(pool)
+    before = proxy.question
+    proxy.question = lambda data: before(data) and data.replace(
+        SET_NAMES, b"SET NAMES utf8mbX"
+    )
+    assert use(pool) is good and not good.open
+    proxy.question = before
+    assert use(pool).open
+
+
+def test_a_reset_in_vain_rolls_back_at_least(through, proxy, table):
+    """Whatever happens in the reset, the transaction is gone with the connection."""
+    pool = through(max_connections=1)
+    conn = pool.acquire()
+    rows(conn, f"INSERT INTO {table} VALUES (1, 0)")
+    proxy.question = lambda data: None
+    pool.release(conn)
+    proxy.question = lambda data: data
+    with pool.connection() as again:
+        assert value(again, f"SELECT COUNT(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize(
+    ("statements", "trips"),
+    [
+        (["SELECT 1"], 0),
+        (["INSERT INTO {0} VALUES (1, 1)"], 0),
+        (["BEGIN", "INSERT INTO {0} VALUES (1, 1)", "COMMIT"], 0),
+        (["BEGIN", "INSERT INTO {0} VALUES (1, 1)"], 1),
+        (["SET TRANSACTION READ ONLY"], 1),
+        (["CALL sys.nothing()"], 1),
+        (["SELECT nonsense"], 1),
+        (["SELECT nonsense", "INSERT INTO {0} VALUES (1, 1)"], 0),
+    ],
+)
+def test_a_rollback_is_sent_only_where_one_may_be_needed(
+    through, proxy, table, statements, trips
+):
+    """The server's own word spares the round trip; an error may hide a transaction."""
+    pool = through(reset="rollback", autocommit=True, max_connections=1)
+    conn = pool.acquire()
+    for statement in statements:
+        try:
+            rows(conn, statement.format(table))
+        except err.MySQLError:
+            pass
+    said(proxy)
+    pool.release(conn)
+    assert pool.acquire() is conn
+    assert len(said(proxy)) == trips
+
+
+def test_a_rollback_without_autocommit_is_spared_after_a_commit(through, proxy, table):
+    """The last word was an OK that said: no transaction."""
+    pool = through(reset="rollback", max_connections=1)
+    conn = pool.acquire()
+    rows(conn, f"SELECT * FROM {table}")
+    pool.release(conn)
+    assert pool.acquire() is conn
+    assert b"ROLLBACK" in said(proxy)[-1]
+    rows(conn, f"SELECT * FROM {table}")
+    conn.commit()
+    said(proxy)
+    pool.release(conn)
+    assert pool.acquire() is conn
+    assert said(proxy) == []
+
+
+def test_waiters_get_a_clean_connection(make_pool):
+    """A connection is reset before it goes to the next in line, not after."""
+    pool = make_pool(max_connections=1)
+
+    def borrow(number):
+        with pool.connection() as conn:
+            assert value(conn, "SELECT @x") is None
+            rows(conn, f"SET @x={number}")
+
+    gevent.joinall([gevent.spawn(borrow, i) for i in range(20)], raise_error=True)
