@@ -80,11 +80,13 @@ def _loan(entry: Entry[Any], now: float) -> Loan:
 def _stands(holder: Any) -> str:
     if holder is None:
         return "no line: it has ended or is about to get the connection"
-    # Only a suspended greenlet has a frame of its own; the one that runs is us.
+    if holder.dead:
+        return "no line: it has ended"
+    if holder is greenlet.getcurrent():
+        return _line(sys._getframe())
+    # Only a suspended greenlet has a frame of its own.
     frame = holder.gr_frame
-    if frame is None:
-        return "no line: it has ended" if holder.dead else _line(sys._getframe())
-    return _line(frame)
+    return "no line: it has not started" if frame is None else _line(frame)
 
 
 def _line(frame: FrameType | None) -> str:

@@ -1,0 +1,204 @@
+"""Who holds what, since when, and doing what now."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import weakref
+from queue import LifoQueue
+
+import gevent
+import pytest
+from gevent.event import Event
+from greenlet import greenlet
+
+from geventpool import reports
+from geventpool.ledger import CHECKING, CLOSING, IDLE, IN_USE, RESETTING, Entry, Ledger
+from geventpool.reports import Loan, counts, loans
+
+
+def held(holder, since=0.0):
+    """An entry that is lent, to a greenlet or to nobody."""
+    entry = Entry()
+    entry.state = IN_USE
+    entry.since = since
+    entry.holder = weakref.ref(holder) if holder is not None else None
+    return entry
+
+
+def place_of(holder):
+    (loan,) = loans([held(holder)], 0)
+    return loan.place
+
+
+def here(function, text):
+    """How a report names the line of *function* that has *text* in it."""
+    lines, first = inspect.getsourcelines(function)
+    (line,) = [first + n for n, line in enumerate(lines) if text in line]
+    return f"{__file__}:{line} in {function.__name__}"
+
+
+def works():
+    Event().wait()  # it stands here
+
+
+# Counting.
+
+
+def test_the_counts_of_an_empty_pool():
+    """There are as many places as were asked for, and nothing in them."""
+    assert counts(Ledger(LifoQueue(), 10)) == (
+        "0/10: 0 idle, 0 in use, 0 opening, 0 closing, 0 waiting"
+    )
+
+
+def test_each_count_is_in_its_place():
+    """Size and limit first, then each state that a user has a word for."""
+    ledger = Ledger(LifoQueue(), 30)
+    numbers = {IDLE: 1, IN_USE: 2, CLOSING: 4, CHECKING: 5, RESETTING: 6}
+    for state, number in numbers.items():
+        for _ in range(number):
+            entry = ledger.reserve()
+            ledger.opened(entry, object())
+            ledger.move(entry, IN_USE)
+            if state is IDLE:
+                ledger.supply(entry, 0)
+            elif state is CHECKING:
+                ledger.move(entry, IDLE)
+                ledger.move(entry, CHECKING)
+            elif state is not IN_USE:
+                ledger.move(entry, state)
+    for _ in range(3):
+        ledger.reserve()
+    for number in range(7):
+        ledger.join(number, print)
+    assert counts(ledger) == "21/30: 1 idle, 2 in use, 3 opening, 4 closing, 7 waiting"
+
+
+# Loans.
+
+
+def test_the_oldest_loan_comes_first():
+    """Who has held longest is the first suspect; the time is told as a duration."""
+    lent = [held(None, since) for since in (5.0, 3.0, 4.0)]
+    assert [loan.seconds for loan in loans(lent, 10.0)] == [7.0, 6.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "most, seconds", [(0, []), (1, [7.0]), (2, [7.0, 6.0]), (9, [7.0, 6.0, 5.0])]
+)
+def test_the_number_of_loans_can_be_limited(most, seconds):
+    """Then it is the newest that are left out."""
+    lent = (held(None, since) for since in (5.0, 3.0, 4.0))
+    assert [loan.seconds for loan in loans(lent, 10.0, most)] == seconds
+
+
+def test_no_loan_is_shorter_than_nothing():
+    """A loan of this very moment, by a clock read before, lasts 0 seconds."""
+    (loan,) = loans([held(None, since=10.5)], 10.0)
+    assert loan.seconds == 0.0
+
+
+def test_a_loan_reads_like_a_sentence():
+    """Who, for how long, where."""
+    loan = Loan("<Greenlet at 0x7f>", 12.345, "app.py:7 in fetch")
+    assert str(loan) == "<Greenlet at 0x7f> for 12.3 s, now at app.py:7 in fetch"
+
+
+def test_a_report_does_not_change():
+    """It can be kept, logged and compared."""
+    (loan,) = loans([held(None)], 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loan.seconds = 2.0
+
+
+def test_a_report_keeps_nobody_alive():
+    """It holds names and line numbers, neither greenlets nor frames."""
+    holder = gevent.spawn(works)
+    gevent.idle()
+    (loan,) = loans([held(holder)], 1.0)
+    gone = weakref.ref(holder)
+    holder.kill()
+    gevent.idle()
+    del holder
+    assert gone() is None
+    assert set(map(type, dataclasses.astuple(loan))) == {str, float}
+
+
+def test_a_holder_is_named_as_it_names_itself():
+    """A greenlet's ``repr`` says which function it runs."""
+    holder = gevent.spawn(works)
+    (loan,) = loans([held(holder)], 1.0)
+    assert loan.holder == repr(holder)
+    holder.kill()
+
+
+# Places.
+
+
+def test_a_waiting_holder_stands_in_its_own_code():
+    """The line of the program is told, not that of gevent's in which it waits."""
+    holder = gevent.spawn(works)
+    gevent.idle()
+    assert place_of(holder) == here(works, "# it stands here")
+    holder.kill()
+
+
+def test_the_caller_stands_where_it_calls():
+    """The greenlet that asks is running, and has no frame of its own to be found."""
+    place = place_of(gevent.getcurrent())
+    assert place == here(place_of, "loans(")
+
+
+def test_a_holder_that_has_not_started_stands_nowhere():
+    """A loan may be handed to a greenlet before it runs."""
+    holder = gevent.Greenlet(works)
+    assert place_of(holder) == "no line: it has not started"
+    assert place_of(greenlet(works)) == "no line: it has not started"
+
+
+def test_a_holder_that_has_ended_stands_nowhere():
+    """Between its end and its being noticed it may still be named."""
+    holder = gevent.spawn(int)
+    holder.join()
+    assert place_of(holder) == "no line: it has ended"
+    raw = greenlet(int)
+    raw.switch()
+    assert place_of(raw) == "no line: it has ended"
+
+
+def test_nobody_stands_nowhere():
+    """Nobody is named yet, or the greenlet that was is gone."""
+    holder = gevent.Greenlet(works)
+    entry = held(holder)
+    del holder
+    gone, unnamed = loans([entry, held(None)], 0)
+    assert gone == unnamed
+    assert gone.holder == "nobody"
+    assert gone.place.startswith("no line: ")
+
+
+def test_a_holder_in_foreign_code_alone_is_told_of_it():
+    """With no line of the program in its stack, the innermost one is told."""
+    holder = gevent.spawn(gevent.sleep, 60)
+    gevent.idle()
+    place = place_of(holder)
+    assert place.startswith(gevent.__path__[0])
+    holder.kill()
+
+
+def test_a_line_may_be_unknown():
+    """A greenlet that runs no Python code has no frame."""
+    assert reports._line(None) == "an unknown line"
+
+
+def test_a_folder_that_only_begins_alike_is_no_plumbing():
+    """A program in a folder called gevent_app is the program."""
+    scope = {"gevent": gevent, "Event": Event}
+    path = gevent.__path__[0] + "_app/fetch.py"
+    exec(compile("def fetch():\n    Event().wait()\n", path, "exec"), scope)
+    # Called by somebody, who would be named if it were passed over.
+    holder = gevent.spawn(lambda: scope["fetch"]())
+    gevent.idle()
+    assert place_of(holder) == f"{path}:2 in fetch"
+    holder.kill()
