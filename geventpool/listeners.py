@@ -157,11 +157,17 @@ class Audience:
     """The listeners of one pool, and the place where their mistakes end.
 
     :param listeners: asked in this order.
-    :raises TypeError: one of them is not a :class:`PoolListener`.
+    :raises TypeError: they cannot be iterated over, or one of them is not a
+        :class:`PoolListener`.
     """
 
     def __init__(self, listeners: Iterable[PoolListener]) -> None:
-        self.listeners = tuple(listeners)
+        try:
+            self.listeners = tuple(listeners)
+        except TypeError:
+            raise TypeError(
+                f"listeners must be several PoolListeners, not {listeners!r}"
+            ) from None
         for listener in self.listeners:
             if not isinstance(listener, PoolListener):
                 raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
