@@ -66,6 +66,7 @@ __all__ = [
     "awaits_auth",
     "behind_cache",
     "check_patched",
+    "code_of",
     "default_retry",
     "first_unread",
     "flush_cache",
@@ -75,6 +76,7 @@ __all__ = [
     "is_fit",
     "is_push",
     "keeper",
+    "module_of",
     "native_socket_of",
     "parse_url",
     "parser_of",
@@ -100,12 +102,17 @@ tls_object_of = attrgetter("_sock._sslobj")
 parser_of = attrgetter("_parser")
 hiredis_reader_of = attrgetter("_parser._reader")
 
-#: redis-py's metrics; None where it has none (before 7.2).
-recorder: Any
-try:
-    recorder = importlib.import_module("redis.observability.recorder")
-except ImportError:
-    recorder = None
+
+def module_of(name: str) -> Any:
+    """A module of redis-py, or None where this version has none of that name."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+#: redis-py's metrics, since 7.2.
+recorder = module_of("redis.observability.recorder")
 
 
 class NotPatchedError(RuntimeError):
@@ -212,11 +219,11 @@ def put_back(conn: Any, data: bytes) -> None:
 # Callers.
 
 
-def _code_of(module: str, path: str) -> CodeType | None:
+def code_of(module: str, path: str) -> CodeType | None:
+    """The code of a method, or None where this version of redis-py has none."""
     try:
-        method = attrgetter(path)(importlib.import_module(module))
-    except (ImportError, AttributeError):
-        # Not in this version of redis-py.
+        method = attrgetter(path)(module_of(module))
+    except AttributeError:
         return None
     return getattr(inspect.unwrap(method), "__code__", None)
 
@@ -224,19 +231,19 @@ def _code_of(module: str, path: str) -> CodeType | None:
 #: Methods of objects that keep a connection across calls: subscriptions, MONITOR,
 #: single-connection clients, pipelines that watch keys.
 KEEPERS = [
-    _code_of("redis.client", "Redis.__init__"),
-    _code_of("redis.client", "Monitor.__init__"),
-    _code_of("redis.client", "PubSub.execute_command"),
-    _code_of("redis.client", "Pipeline.immediate_execute_command"),
-    _code_of("redis.cluster", "ClusterPubSub.execute_command"),
-    _code_of(
+    code_of("redis.client", "Redis.__init__"),
+    code_of("redis.client", "Monitor.__init__"),
+    code_of("redis.client", "PubSub.execute_command"),
+    code_of("redis.client", "Pipeline.immediate_execute_command"),
+    code_of("redis.cluster", "ClusterPubSub.execute_command"),
+    code_of(
         "redis.cluster",
         "TransactionStrategy._get_client_and_connection_for_transaction",
     ),
 ]
 
 #: Every command of a client; gives back what it took before it returns.
-COMMAND = _code_of("redis.client", "Redis._execute_command")
+COMMAND = code_of("redis.client", "Redis._execute_command")
 
 # A code object's hash is that of all it contains, which takes longer than a loan.
 _keepers = {id(code) for code in KEEPERS if code is not None}

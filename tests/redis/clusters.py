@@ -85,9 +85,3 @@ class Cluster:
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
         for node in self.masters:
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
-
-    def takes_back(self, node: RedisServer) -> bool:
-        """Is a node that was down a master again, and all well?"""
-        if "slave" in self.view(node)[f"{node.host}:{node.port}"]["flags"]:
-            node.ask("CLUSTER", "FAILOVER", "TAKEOVER")
-        return self.is_well()

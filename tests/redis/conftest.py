@@ -75,6 +75,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture()
+def own_cluster() -> Iterator[Cluster]:
+    """The same for one test, which may break it."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture()
 def replicated() -> Iterator[tuple[list[RedisServer], list[RedisSentinel]]]:
     """A master, a replica of it, and three sentinels that watch them."""
     with RedisServer() as master, RedisServer(

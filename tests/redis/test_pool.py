@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 import redis
+from gevent import monkey
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionInterface
 from redis.retry import Retry
@@ -22,9 +23,13 @@ from geventpool.redis import (
     ConnectionPool,
     DeadlockError,
     ExhaustedError,
+    NotPatchedError,
     TooManyWaitingError,
+    internals,
 )
+from geventpool.redis.errors import in_terms_of_redis
 from geventpool.redis.internals import default_retry
+from geventpool.redis.loans import Kept, Loans
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.tools import assert_all_places, no_switch, outcome, wait_until
 from tests.servers import RedisServer
@@ -109,6 +114,8 @@ def test_a_url_that_is_not_understood_is_refused() -> None:
     """Naming the option and the value."""
     with pytest.raises(ValueError, match="max_idle must be a number, not 'soon'"):
         ConnectionPool.from_url("redis://localhost?max_idle=soon")
+    with pytest.raises(ValueError, match="backoff can't be given in a URL: '1'"):
+        ConnectionPool.from_url("redis://localhost?backoff=1")
     with pytest.raises(ValueError, match="schemes"):
         ConnectionPool.from_url("http://localhost")
 
@@ -249,7 +256,7 @@ def test_old_arguments_are_ignored(make_pool: MakePool) -> None:
 
 def test_a_time_out_is_both_libraries_error(make_pool: MakePool) -> None:
     """Whoever catches the one or the other, catches it."""
-    pool = make_pool(max_connections=1, timeout=0.01)
+    pool = make_pool(max_connections=1, timeout=0.01, initial_connections=1)
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
     error = outcome(client.ping)
@@ -666,9 +673,8 @@ def test_nothing_keeps_a_forgotten_pool(
     sock = conn._sock
     gone = weakref.ref(pool)
     del pool, conn
-    gevent.idle()
-    gc.collect()
-    assert gone() is None
+    # A timer of the core may hold on to it for a moment.
+    wait_until(lambda: gc.collect() >= 0 and gone() is None)
     wait_until(lambda: sock.fileno() == -1)
 
 
@@ -780,3 +786,97 @@ def test_an_owner_may_outlive_its_loan(client: redis.Redis) -> None:
     del subscription
     gc.collect()
     assert pool.core.size == 0
+
+
+def test_a_block_of_the_core_keeps_what_was_answered(make_pool: MakePool) -> None:
+    """The core pool itself may be used, with the connector's knowledge."""
+    pool = make_pool()
+    with pytest.raises(redis.ResponseError):
+        with pool.core.connection() as conn:
+            conn.send_command("NONSENSE")
+            conn.read_response()
+    assert pool.stats().idle == 1
+    with pytest.raises(ZeroDivisionError):
+        with pool.core.connection() as conn:
+            raise ZeroDivisionError
+    assert pool.stats().size == 0
+
+
+@pytest.mark.skipif(
+    not hasattr(redis.ConnectionPool, "disconnect_free_connections"),
+    reason="since redis-py 7.0",
+)
+def test_only_idle_connections_to_a_moving_address_are_closed(
+    make_pool: MakePool,
+) -> None:
+    """What redis-py's maintenance asks for."""
+    pool = make_pool(max_connections=3)
+    lent = pool.get_connection()
+    other = pool.get_connection()
+    pool.release(other)
+    pool.disconnect_free_connections("1.2.3.4")
+    assert pool.stats().idle == 1
+    pool.disconnect_free_connections("127.0.0.1")
+    wait_until(lambda: pool.core.size == 1)
+    pool.release(lent)
+
+
+def test_a_new_process_has_a_new_lock(make_pool: MakePool) -> None:
+    """As after a fork, which is tried elsewhere."""
+    pool = make_pool()
+    before = pool._lock
+    pool._lock_pid = 0
+    assert pool._lock is not before
+    assert pool._lock is pool._lock
+    pool._checkpid()
+
+
+def test_what_is_no_refusal_is_not_translated() -> None:
+    """It has its own meaning."""
+    error = ValueError()
+    assert in_terms_of_redis(error) is error
+
+
+def test_what_a_version_lacks_is_none() -> None:
+    """Modules and methods."""
+    assert internals.module_of("redis.nothing") is None
+    assert internals.code_of("redis.nothing", "nothing") is None
+    assert internals.code_of("redis.client", "Redis.nothing") is None
+
+
+def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
+    """After the loan has been given back, or after the pool itself."""
+    pool = make_pool()
+    loans = Loans(pool._forgotten)
+    owner, conn = Stranger(), object()
+    kept = Kept(owner, conn, loans._owner_gone)
+    loans._owner_gone(kept)
+
+    class Gone:
+        def forgotten(self, conn: object) -> None:
+            raise AssertionError
+
+    loans = Loans(Gone().forgotten)
+    loans._kept[id(conn)] = kept
+    loans._owner_gone(kept)
+    assert not loans.gave_back(conn)
+
+
+class Stranger:
+    """Something that can be referred to weakly."""
+
+
+def test_patching_is_looked_at_when_connecting(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not sooner: a server may fork, and patch, after the pool was made."""
+    pool = make_pool()
+    with monkeypatch.context() as patch:
+        patch.setattr(monkey, "is_module_patched", lambda name: False)
+        with pytest.raises(NotPatchedError, match="socket module"):
+            pool.get_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr("redis.retry.sleep", monkey.get_original("time", "sleep"))
+        with pytest.raises(NotPatchedError, match="imported before"):
+            pool.get_connection()
+    pool.release(pool.get_connection())

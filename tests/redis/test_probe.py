@@ -317,3 +317,13 @@ def test_the_end_of_a_tls_stream_is_found(
         wait_until(lambda: not is_quiet(conn))
     finally:
         conn.disconnect()
+
+
+def test_a_tls_stream_that_breaks_off_is_found(tls_server: RedisServer) -> None:
+    """Without a notice, as when a process is killed."""
+    conn = _tls_connection(tls_server, 3, _HiredisParser)
+    try:
+        conn._sock._sock.shutdown(socket.SHUT_RD)
+        assert not is_quiet(conn)
+    finally:
+        conn.disconnect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import gevent
@@ -15,7 +14,7 @@ from geventpool.redis import (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
-from tests.redis.tools import assert_all_places, no_switch, outcome, wait_until
+from tests.redis.tools import assert_all_places, outcome, wait_until
 from tests.servers import RedisSentinel, RedisServer
 
 Replicated = tuple[list[RedisServer], list[RedisSentinel]]
@@ -213,18 +212,28 @@ def test_the_connection_class_is_ours_unless_given() -> None:
         assert pool.connection_kwargs["retry"] is None
 
 
-def test_a_connection_whose_pool_is_gone_fails_as_well() -> None:
+def test_a_connection_whose_pool_is_gone_has_nothing_to_close() -> None:
     """It refers to its pool weakly."""
     pool = SentinelConnectionPool("mymaster", Sentinel([("localhost", 1)]))
-    conn = pool.make_connection()
-    conn.maintenance_pool = None
-    del pool
-    for name in list(vars(conn)):
-        if "maint" in name:
-            setattr(conn, name, None)
-    gc.collect()
-    with no_switch():
-        conn._leave_master()
+    conn: Any = pool.make_connection()
+    conn.connection_pool.connection_pool_ref = lambda: None
+    conn._leave_master()
+
+
+def test_other_errors_close_no_idle_connections(replicated: Replicated) -> None:
+    """Only a master that says it is none any more does."""
+    _, sentinels = replicated
+    client = master_of(ask_sentinels(sentinels), max_connections=2)
+    pool = client.connection_pool
+    assert_all_places(pool)
+    conn = pool.get_connection()
+    idle = pool._available_connections
+    conn._parser.on_disconnect()
+    with pytest.raises(redis.ConnectionError, match="closed by server"):
+        conn.read_response()
+    pool.release(conn)
+    assert pool._available_connections == idle
+    client.close()
 
 
 def test_initial_connections_find_their_master(replicated: Replicated) -> None:

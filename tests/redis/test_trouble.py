@@ -150,7 +150,7 @@ def test_a_full_pool_is_told_of_even_if_the_server_is_down(
     own_server: RedisServer,
 ) -> None:
     """What is exhausted is the pool."""
-    pool = make_pool(own_server, max_connections=1, timeout=0.01)
+    pool = make_pool(own_server, max_connections=1, timeout=0.01, initial_connections=1)
     conn = pool.get_connection()
     pool.failed(redis.ConnectionError("some time ago"))
     assert isinstance(outcome(redis.Redis(connection_pool=pool).ping), ExhaustedError)
