@@ -228,18 +228,9 @@ class MySQLConnector(Connector[Connection]):
         :raises Exception: it could not be done, or must not be tried.
         """
         if conn.unfit is not None:
-            self._refuse(conn, conn.unfit)
+            raise conn.verdict or err.InterfaceError(0, conn.unfit)
         with conn.in_service():
             self._reset(conn)
-
-    def _refuse(self, conn: Connection, why: str) -> None:
-        if conn.verdict is None:
-            raise err.InterfaceError(0, why)
-        drain = self.on_demotion() if self.condemns(conn.verdict) else None
-        if drain is not None:
-            # The others lead to the same server.
-            drain()
-        raise conn.verdict
 
     def is_usable(self, conn: Connection) -> bool:
         """
@@ -262,6 +253,11 @@ class MySQLConnector(Connector[Connection]):
         conn.unfit = self._why_unfit(conn)
         conn.end_loan()
         conn.due = conn.unfit is not None or self._reset.is_needed(conn)
+        if conn.verdict is not None and self.condemns(conn.verdict):
+            drain = self.on_demotion()
+            if drain is not None:
+                # At once: the others lead to the same server.
+                drain()
         return conn.due
 
     def _why_unfit(self, conn: Connection) -> str | None:

@@ -22,7 +22,8 @@ def make_pool(mariadb_server: MariaDBServer) -> Iterator[MakePool]:
     made: list[ConnectionPool] = []
 
     def make(*source: Any, **options: Any) -> ConnectionPool:
-        where = {} if source else mariadb_server.client_options
+        elsewhere = source or "hosts" in options
+        where = {} if elsewhere else mariadb_server.client_options
         pool = ConnectionPool(*source, **{**where, "timeout": 5, **options})
         made.append(pool)
         return pool
