@@ -72,6 +72,21 @@ def test_a_changed_value_is_read_again(
     assert {client.client_id() for _ in range(3)} <= ids
 
 
+def test_two_who_read_what_is_not_yet_cached_both_get_it(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """With redis-py alone the second would wait for a reply to nothing."""
+    client.set("key", "value")
+    assert_all_places(client.connection_pool)
+    redis_server.pause()
+    try:
+        jobs = [gevent.spawn(client.get, "key") for _ in range(3)]
+        gevent.idle()
+    finally:
+        redis_server.resume()
+    assert [job.get(timeout=3) for job in jobs] == [b"value"] * 3
+
+
 def test_many_readers_and_a_writer_agree(client: redis.Redis) -> None:
     """All see the last value in the end, and only ever values that were there."""
     client.set("key", 0)
