@@ -10,6 +10,7 @@ import argparse  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
 from importlib import import_module  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from rich.console import Console  # noqa: E402
@@ -30,11 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     scale = SCALES["quick" if options.quick else options.scale]
     console = Console(width=None if sys.stdout.isatty() else 130)
-    reports = [_run(name, scale, console) for name in options.workloads or WORKLOADS]
+    names = options.workloads or [name for name in WORKLOADS if _is_there(name)]
+    reports = [_run(name, scale, console) for name in names]
     ran = [report for report in reports if report is not None]
     if options.json:
         _save(options.json, scale, ran)
     return 0 if len(ran) == len(reports) else 1
+
+
+def _is_there(name: str) -> bool:
+    return find_spec(f"benchmarks.{name}") is not None
 
 
 def _parser() -> argparse.ArgumentParser:
