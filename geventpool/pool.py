@@ -1,15 +1,14 @@
 """The pool: who gets a connection, and when one is opened, checked, cleaned and closed.
 
-The only module that waits. ``ledger.py`` says what is; ``policies.py`` says when;
-a connector says how; this says *what now*. Three thoughts carry it:
+The only module that waits. ``ledger.py`` says what is; ``stock.py`` opens, checks,
+cleans and closes; this lends and takes back. Two thoughts carry it:
 
-* Whatever may switch (opening, pinging, cleaning, closing) is done by greenlets that
-  the pool owns. A kill or a ``gevent.Timeout`` can only hit what it was aimed at: the
-  borrower's wait, which is the single switch point of :meth:`Pool.acquire`.
+* The borrower's wait is the single switch point of :meth:`Pool.acquire`; whatever else
+  may switch is done by greenlets that the stock owns. So a kill or a
+  ``gevent.Timeout`` can only hit what it was aimed at.
 * A connection that comes back goes straight to whoever has waited longest. A gevent
   queue only *schedules* the wake-up of a waiter, and lets every running greenlet
   overtake him until then.
-* Room that comes free for whatever reason ends in :meth:`Pool._serve`.
 
 A method without *May switch* in its description is atomic under gevent; so there is no
 lock.
@@ -21,7 +20,6 @@ import itertools
 import logging
 import os
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -32,10 +30,8 @@ from weakref import ref
 
 import gevent
 from gevent import getcurrent
-from gevent.event import Event
 from gevent.hub import Waiter
 from gevent.monkey import get_original
-from gevent.queue import LifoQueue, Queue
 from greenlet import greenlet
 
 from geventpool import sockets
@@ -49,19 +45,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.holders import Holder, Holders
-from geventpool.ledger import (
-    CHECKING,
-    CLOSING,
-    GONE,
-    IDLE,
-    IN_USE,
-    OPENING,
-    RESETTING,
-    Entry,
-    Ledger,
-    Reason,
-    Slot,
-)
+from geventpool.ledger import IDLE, IN_USE, Entry, Reason, Slot
 from geventpool.listeners import Audience, PoolListener, PoolStats
 from geventpool.policies import (
     Backoff,
@@ -74,9 +58,8 @@ from geventpool.policies import (
     whole,
 )
 from geventpool.pulse import Pulse
-from geventpool.reaper import Reaper
 from geventpool.reports import Loan, counts, loans
-from geventpool.staff import Crew, Staff, within
+from geventpool.stock import Stock
 
 __all__ = ["Borrowed", "Pool"]
 
@@ -87,13 +70,6 @@ log = logging.getLogger("geventpool")
 #: Of the thread. The patched one is of the greenlet.
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
-#: So many idle connections are pinged, so many returned ones are cleaned, and so many
-#: are closed at a time.
-CHECKERS = 8
-RESETTERS = 64
-CLOSERS = 16
-#: A sweep lets the others run after so many seconds.
-SLICE = 0.002
 #: A refusal names so many holders.
 NAMED = 5
 
@@ -149,14 +125,11 @@ class Borrowed(Generic[C]):
             pool = self._pool
             if error is not None:
                 pool._after_error(entry, error)
-            elif pool._needs_reset is None and pool._plain:
-                if entry.doom is None and not pool._line:
-                    entry.state = IDLE
-                    pool._put_idle(entry)
-                else:
-                    pool._give_back(entry)
+            elif pool._is_simple and entry.doom is None and not pool._line:
+                entry.state = IDLE
+                pool._put_idle(entry)
             else:
-                pool._give_back(entry)
+                pool._stock.take_back(entry)
 
 
 class Pool(Generic[C]):
@@ -231,7 +204,7 @@ class Pool(Generic[C]):
         limits: Limits = Limits(),
     ) -> None:
         self._connector = as_connector(factory, options)
-        self._max_connections = whole("max_connections", max_connections, 1)
+        whole("max_connections", max_connections, 1)
         for label, number in (
             ("initial_connections", initial_connections),
             ("min_connections", min_connections),
@@ -241,87 +214,88 @@ class Pool(Generic[C]):
                     f"{label} must be at most max_connections "
                     f"({max_connections!r}), not {number!r}"
                 )
-        self._min_connections = min_connections
-        self._reaps = flag("reap_expired_connections", reap_expired_connections)
         interval = seconds("reap_interval", reap_interval)
         if not interval:
             raise ValueError(f"reap_interval must be above 0, not {reap_interval!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
-        self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._timeout = optional_seconds("timeout", timeout)
-        self._max_waiting = optional_whole("max_waiting", max_waiting)
-        self._expiry = Expiry(max_lifetime, max_idle, ping_after, ping_interval)
-        self._is_timed = self._expiry.is_timed
-        self._reap_interval = min(interval, ping_interval or interval)
-        self._max_connecting = whole("max_connecting", max_connecting, 1)
-        self._lifo = flag("lifo", lifo)
         for label, value, kind in (
             ("backoff", backoff, Backoff),
             ("limits", limits, Limits),
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"{label} must be a {kind.__name__}, not {value!r}")
+        self.name = name if name is not None else f"pool-{next(_numbers)}"
+        self._timeout = optional_seconds("timeout", timeout)
+        self._max_waiting = optional_whole("max_waiting", max_waiting)
+        self._min_connections = min_connections
         self._backoff = backoff
         self._limits = limits
         self._handoff = flag("handoff", handoff)
         self._reclaim = flag("reclaim", reclaim)
         self._audience = Audience(listeners)
+        self._make_stock: Callable[..., Stock[C]] = partial(
+            Stock,
+            self._connector,
+            self._audience,
+            Expiry(max_lifetime, max_idle, ping_after, ping_interval),
+            backoff,
+            limits,
+            min_connections=min_connections,
+            max_connecting=whole("max_connecting", max_connecting, 1),
+            lifo=flag("lifo", lifo),
+            reaps=flag("reap_expired_connections", reap_expired_connections),
+            reap_interval=min(interval, ping_interval or interval),
+        )
 
-        #: seconds, monotonic; a test may put a clock of its own here
         self._clock: Callable[[], float] = time.monotonic
         self._closed = False
-        self._begin()
+        self._begin(max_connections)
         _pools.add(self)
         if min_connections:
-            self._keep_reaping()
+            self._stock.keep_reaping()
         if initial_connections:
             self._prefill(initial_connections)
 
-    def _begin(self) -> None:
+    def _begin(self, max_connections: int) -> None:
         """Start with nothing: at construction, and in the child after a fork."""
-        queue: Queue[Entry[C]] = LifoQueue() if self._lifo else Queue()
-        ledger: Ledger[C] = Ledger(queue, self._max_connections, self._lifo)
-        self._ledger = ledger
         self._home = get_ident()
-        self._staff = Staff()
-        self._checkers = Crew(self._staff, CHECKERS, self._check)
-        self._resetters = Crew(self._staff, RESETTERS, self._reset)
-        self._closers = Crew(self._staff, CLOSERS, self._say_goodbye)
         self._holders = Holders(self._holder_died, self._reclaim)
+        stock = self._stock = self._make_stock(
+            max_connections=max_connections, chore=self._holders.sweep
+        )
+        stock.clock = self._clock
+        ledger = self._ledger = stock.ledger
         self._alarms = Alarms(self._timeout)
-        self._pulse = Pulse(ledger.line.__len__, self._now)
-        self._reaper: Reaper[Pool[C]] | None = None
+        self._pulse = Pulse(ledger.line.__len__, stock.now)
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
-        #: places whose opening pauses because the server is full
-        self._refused: set[Entry[C]] = set()
-        #: the last failure to open and when it was; None after a success
-        self._failure: tuple[float, BaseException] | None = None
-        #: set when anything changes after the pool was closed
-        self._changed = Event()
 
         # What the uncontended loan touches, bound once.
-        #: nobody is to be told of a loan
-        self._is_calm = not self._audience
-        self._known = self._holders.known if self._is_calm else {}
+        self._known = self._holders.known if stock.is_calm else {}
         #: who borrowed or gave back last: most often the one who does next
         self._recent: Any = _nobody
         self._line = ledger.line
-        self._get_idle = queue.get_nowait
-        self._put_idle = queue.put_nowait
-        kind = type(self._connector)
-        self._probe: Callable[[C], bool] | None = None
-        if kind.is_usable is not Connector.is_usable:
-            self._probe = self._is_usable
-        self._needs_reset: Callable[[C], bool] | None = None
-        if kind.needs_reset is not Connector.needs_reset:
-            self._needs_reset = self._asks_for_reset
-        #: nothing to be done at a release but to note it
-        self._plain = self._is_calm and not self._is_timed
+        self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
+        self._put_idle = ledger.idle_queue.put_nowait
+        self._probe = stock.probe
+        self._needs_reset = stock.needs_reset
+        self._is_calm = stock.is_calm
+        self._is_plain = stock.is_plain
+        #: a connection that comes back is only to be noted
+        self._is_simple = stock.is_plain and stock.needs_reset is None
 
-    def _now(self) -> float:
-        return self._clock()
+    def _prefill(self, number: int) -> None:
+        try:
+            self._stock.prefill(number)
+        except BaseException:
+            # Whoever is interrupted while constructing has no pool to close.
+            self.close(timeout=0)
+            raise
+
+    def _rule(self, clock: Callable[[], float]) -> None:
+        """Tell the time by *clock* from now on: seconds, monotonic. For tests."""
+        self._clock = self._stock.clock = clock
 
     # Borrowing.
 
@@ -418,7 +392,7 @@ class Pool(Generic[C]):
         if self._closed:
             raise PoolClosedError(f"Pool {self.name!r} is closed")
         started = self._clock()
-        entry = None if self._line else self._fit(started)
+        entry = None if self._line else self._stock.fit(started)
         if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
             waited = self._clock() - started
@@ -432,39 +406,6 @@ class Pool(Generic[C]):
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
         entry.since = now
-
-    def _fit(self, now: float) -> Entry[C] | None:
-        """The next idle entry that may be lent; the others are seen to."""
-        ledger = self._ledger
-        while (entry := ledger.take_idle()) is not None:
-            if now < entry.fit_until:
-                if self._probe is None or self._probe(entry.conn):
-                    return entry
-                self._discard(entry, Reason.UNUSABLE)
-            elif (reason := self._overdue(entry, now)) is not None:
-                self._close(entry, reason)
-            else:
-                self._checkers.put(entry)
-        return None
-
-    def _overdue(self, entry: Entry[C], now: float) -> Reason | None:
-        """Why an idle entry must go, if it must."""
-        if now >= entry.expires:
-            return Reason.EXPIRED
-        max_idle = self._expiry.max_idle
-        if max_idle is not None and now - entry.used >= max_idle:
-            # Those that say goodbye are still counted, but they do not stay.
-            ledger = self._ledger
-            if ledger.size - len(ledger.closing) > self._min_connections:
-                return Reason.IDLE
-        return None
-
-    def _is_usable(self, conn: C) -> bool:
-        try:
-            return self._connector.is_usable(conn)
-        except Exception:
-            log.exception("is_usable failed: %r counts as unusable", conn)
-            return False
 
     def _foreign_thread(self) -> RuntimeError:
         return RuntimeError(
@@ -509,7 +450,7 @@ class Pool(Generic[C]):
         current = getcurrent()
         slot = ledger.join(current, partial(loop.run_callback, waiter.switch, None))
         if ledger.has_room:
-            self._serve()
+            self._stock.serve()
         if ledger.is_deadlocked():
             ledger.leave(slot)
             raise self._refusal(PoolDeadlockError, started)
@@ -534,7 +475,7 @@ class Pool(Generic[C]):
     def _step_out(self, slot: Slot[C]) -> None:
         self._ledger.leave(slot)
         if slot.entry is not None:
-            self._pass_on(slot.entry)
+            self._stock.pass_on(slot.entry)
 
     def _poll(
         self, retry: int | None, patience: float | None, started: float
@@ -554,7 +495,7 @@ class Pool(Generic[C]):
                 self._pollers.discard(getcurrent())
             if self._closed:
                 raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
-            entry = self._fit(self._clock())
+            entry = self._stock.fit(self._clock())
             if entry is not None:
                 self._lend(entry, self._clock())
                 return entry
@@ -577,8 +518,8 @@ class Pool(Generic[C]):
         lent = self._ledger.all_in(IN_USE)
         parts += [f"held by {loan}" for loan in loans(lent, now, NAMED)]
         error = kind("; ".join(parts))
-        if self._failure is not None and self._failure[0] >= started:
-            error.__cause__ = self._failure[1]
+        if self._stock.failure is not None and self._stock.failure[0] >= started:
+            error.__cause__ = self._stock.failure[1]
         self._audience.tell("exhausted", waited)
         return error
 
@@ -611,7 +552,7 @@ class Pool(Generic[C]):
                 holder.loan = None
                 needs_reset = self._needs_reset
                 if (
-                    self._plain
+                    self._is_plain
                     and entry.doom is None
                     and not self._line
                     and (needs_reset is None or not needs_reset(conn))
@@ -619,9 +560,9 @@ class Pool(Generic[C]):
                     entry.state = IDLE
                     self._put_idle(entry)
                 else:
-                    self._give_back(entry)
+                    self._stock.take_back(entry)
                 return
-        self._give_back(self._claim(conn, anyone))
+        self._stock.take_back(self._claim(conn, anyone))
 
     def drop(self, conn: C, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
@@ -636,9 +577,9 @@ class Pool(Generic[C]):
         entry = self._ledger.entries.get(id(conn))
         if entry is not None and entry.conn is conn and entry.state is IDLE:
             self._check_thread()
-            self._close(entry, Reason.DROPPED)
+            self._stock.retire(entry, Reason.DROPPED)
         else:
-            self._discard(self._claim(conn, anyone), Reason.DROPPED)
+            self._stock.discard(self._claim(conn, anyone), Reason.DROPPED)
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
         """Make another greenlet the holder of a connection lent to the caller.
@@ -671,75 +612,12 @@ class Pool(Generic[C]):
                     f"lent to {holder!r}, not to the caller {current!r}: {conn!r}; "
                     "transfer() hands a loan over"
                 )
-        self._end_loan(entry)
+        self._stock.end_loan(entry)
         return entry
 
     def _check_thread(self) -> None:
         if self._home != get_ident():
             raise self._foreign_thread()
-
-    def _end_loan(self, entry: Entry[C]) -> None:
-        holder, entry.holder, entry.block = entry.holder, None, None
-        if isinstance(holder, Holder) and holder.loan is entry:
-            holder.loan = None
-
-    def _give_back(self, entry: Entry[C]) -> None:
-        """A loan ended well."""
-        needs_reset = self._needs_reset
-        if self._plain and entry.doom is None:
-            if needs_reset is None or not needs_reset(entry.conn):
-                self._hand_on(entry)
-                return
-        now = self._clock()
-        entry.used = entry.alive = now
-        if self._audience:
-            self._audience.tell("released", entry.conn, now - entry.since)
-        doom = self._doom(entry)
-        if doom is None and now >= entry.expires:
-            doom = Reason.EXPIRED
-        if doom is not None:
-            self._close(entry, doom)
-        elif needs_reset is not None and needs_reset(entry.conn):
-            self._ledger.move(entry, RESETTING)
-            self._resetters.put(entry)
-        else:
-            self._pass_on(entry)
-
-    def _hand_on(self, entry: Entry[C]) -> None:
-        """What is plainly in order goes to the first in line, or is idle."""
-        if not self._line:
-            entry.state = IDLE
-            self._put_idle(entry)
-        elif self._probe is None or self._probe(entry.conn):
-            # Nobody looks at it again before it is used, so this is the last chance
-            # to find it closed, or with an answer that nobody read.
-            self._ledger.hand_over(entry, self._clock())
-        else:
-            self._discard(entry, Reason.UNUSABLE)
-
-    def _asks_for_reset(self, conn: C) -> bool:
-        try:
-            return self._connector.needs_reset(conn)
-        except Exception:
-            log.exception("needs_reset failed: %r is reset", conn)
-            return True
-
-    def _pass_on(self, entry: Entry[C]) -> None:
-        """A connection that nobody uses any more goes to whoever is next."""
-        if (doom := self._doom(entry)) is not None:
-            self._close(entry, doom)
-            return
-        if self._line and self._probe is not None and not self._probe(entry.conn):
-            self._discard(entry, Reason.UNUSABLE)
-        else:
-            self._supply(entry)
-
-    def _supply(self, entry: Entry[C]) -> None:
-        if self._is_timed:
-            entry.fit_until = self._expiry.fit_until(
-                entry.expires, entry.used, entry.alive
-            )
-        self._ledger.supply(entry, self._clock())
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: keep its connection only if it is in step."""
@@ -752,9 +630,9 @@ class Pool(Generic[C]):
             except Exception:
                 log.exception("asked about %r, %r failed", error, connector)
         if survives:
-            self._give_back(entry)
+            self._stock.take_back(entry)
         else:
-            self._discard(entry, Reason.BORROWER_FAILED)
+            self._stock.discard(entry, Reason.BORROWER_FAILED)
         if condemned:
             self.drain()
 
@@ -762,301 +640,20 @@ class Pool(Generic[C]):
         """In the hub: a greenlet has ended with connections it never gave back."""
         for entry in list(self._ledger.all_in(IN_USE)):
             if entry.holder is holder:
-                self._discard(entry, Reason.HOLDER_DIED)
+                self._stock.discard(entry, Reason.HOLDER_DIED)
 
     # Letting go.
 
-    def _discard(self, entry: Entry[C], reason: Reason) -> None:
-        """Drop the descriptor, at once and without a word."""
-        self._end_loan(entry)
-        self._leave_queue(entry, GONE)
-        _silently(self._connector.discard, entry.conn)
-        if self._audience:
-            self._audience.tell("closed", entry.conn, reason)
-        self._serve()
-        self._make_up()
-
-    def _close(self, entry: Entry[C], reason: Reason) -> None:
-        """Take leave politely, in a greenlet of ours; until then the place is taken."""
-        self._end_loan(entry)
-        self._leave_queue(entry, CLOSING)
-        self._closers.put(entry)
-        if self._audience:
-            self._audience.tell("closed", entry.conn, reason)
-
-    def _leave_queue(self, entry: Entry[C], state: Any) -> None:
-        if entry.state is IDLE:
-            self._ledger.withdraw(entry, state)
-        else:
-            self._ledger.move(entry, state)
-
-    def _say_goodbye(self, entry: Entry[C]) -> None:
-        """In a greenlet of the pool. *May switch.*"""
-        if entry.state is not CLOSING:
-            return  # cut off meanwhile
-        try:
-            within(self._limits.close, "closing", self._connector.close, entry.conn)
-        except Exception as error:
-            log.debug("%r was not closed cleanly: %r", entry.conn, error)
-            _silently(self._connector.discard, entry.conn)
-        except BaseException:
-            # Killed: whatever kills the pool's own greenlets wants no goodbye.
-            _silently(self._connector.discard, entry.conn)
-            raise
-        finally:
-            if entry.state is not GONE:
-                self._ledger.move(entry, GONE)
-                self._serve()
-                self._make_up()
-
     # Serving the line.
 
-    def _serve(self, unless_checking: bool = True) -> None:
-        """Room came free, or somebody joined the line: open what is needed.
-
-        A connection is opened only if those who wait outnumber those under way: most
-        bursts are served by returned connections before a new one is there. (An idea
-        of HikariCP.)
-
-        :param bool unless_checking: do not open one for a waiter that a check of an
-            idle connection may serve.
-        """
-        ledger = self._ledger
-        if self._closed:
-            self._changed.set()
-        limit = 1 if self._refused else self._max_connecting
-        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
-            under_way = len(ledger.opening)
-            if unless_checking:
-                under_way += min(len(ledger.checking), CHECKERS)
-            slot = ledger.undialled()
-            if slot is None or under_way >= len(ledger.line):
-                return
-            self._staff.spawn(self._dial, ledger.reserve(slot))
-
-    def _dial(self, entry: Entry[C]) -> BaseException | None:
-        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
-        self._keep_reaping()
-        started = self._clock()
-        try:
-            conn = self._open_patiently(entry)
-        except (Exception, gevent.Timeout) as error:
-            # A Timeout that a driver sets up for itself is its way to fail.
-            if entry.state is not GONE:
-                self._not_opened(entry, error, started)
-            return error
-        except BaseException:
-            # Killed: nobody is told, but the place and the line must not be lost.
-            if entry.state is not GONE:
-                self._ledger.settle(entry)
-                self._ledger.move(entry, GONE)
-                self._serve()
-            raise
-        else:
-            if entry.state is GONE:
-                _silently(self._connector.discard, conn)
-            elif id(conn) in self._ledger.entries:
-                again = RuntimeError(f"opened twice, without being new: {conn!r}")
-                self._not_opened(entry, again, started)
-                return again
-            else:
-                self._opened(entry, conn, started)
-            return None
-
-    def _open_patiently(self, entry: Entry[C]) -> C:
-        """Open; while the server is full, and as long as somebody waits, try again."""
-        for attempt in itertools.count():
-            try:
-                return within(self._limits.open, "opening", self._connector.open)
-            except Exception as error:
-                if not self._may_retry(entry, error, attempt):
-                    raise
-                failure = error
-            self._refused.add(entry)
-            try:
-                gevent.sleep(self._backoff.delay(attempt))
-            finally:
-                self._refused.discard(entry)
-            if not self._ledger.line:
-                # Served or gone, or the pool is closed: nothing is opened any more.
-                raise failure
-        raise AssertionError("unreachable")
-
-    def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
-        retries = self._backoff.retries
-        # One at a time: while another pauses, this one gives way.
-        if entry.state is GONE or not self._ledger.line or self._refused:
-            return False
-        if retries is not None and attempt >= retries:
-            return False
-        if not self._connector.is_exhausted(error):
-            return False
-        self._note_failure(error)
-        return True
-
-    def _note_failure(self, error: BaseException) -> None:
-        # The lines of the traceback are worth keeping; its frames would keep the
-        # half-opened socket of every failure.
-        traceback.clear_frames(error.__traceback__)
-        self._failure = (self._clock(), error)
-
-    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
-        now = self._clock()
-        self._failure = None
-        self._ledger.settle(entry)
-        self._ledger.opened(entry, conn)
-        entry.expires = self._expiry.expires(now)
-        entry.used = entry.alive = now
-        if self._audience:
-            self._audience.tell("opened", conn, now - started)
-        if (doom := self._doom(entry)) is not None:
-            self._close(entry, doom)
-        else:
-            # Not looked at once more: a server that accepts and hangs up would be
-            # dialled without end. Its borrower gets to know.
-            self._supply(entry)
-        self._serve()
-
-    def _not_opened(
-        self, entry: Entry[C], error: BaseException, started: float
-    ) -> None:
-        slot = entry.slot
-        self._ledger.settle(entry)
-        self._ledger.move(entry, GONE)
-        self._note_failure(error)
-        self._audience.tell("open_failed", error, self._clock() - started)
-        # While one opening pauses because the server is full, the others that it
-        # refuses give way: their waiters stay in line.
-        gives_way = (
-            self._refused
-            and isinstance(error, Exception)
-            and self._connector.is_exhausted(error)
-        )
-        if slot is not None and not gives_way:
-            self._ledger.fail(slot, error)
-        self._serve()
-
-    def _prefill(self, number: int) -> None:
-        """Open the initial connections, or none and raise. *May switch.*"""
-        try:
-            while self._ledger.size < number:
-                batch = min(self._max_connecting, number - self._ledger.size)
-                dials = [
-                    self._staff.spawn(self._dial, self._ledger.reserve())
-                    for _ in range(batch)
-                ]
-                # Each is asked: a success after it wipes out the last failure.
-                for dial in gevent.joinall(dials):
-                    if (error := dial.value or dial.exception) is not None:
-                        raise error
-        except BaseException:
-            # Whoever is interrupted while constructing has no pool to close.
-            self.close(timeout=0)
-            raise
-
-    def _check(self, entry: Entry[C]) -> None:
-        """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
-        if entry.state is not CHECKING:
-            return  # cut off meanwhile
-        passed = False
-        try:
-            within(self._limits.ping, "a ping", self._connector.ping, entry.conn)
-            passed = True
-        except Exception as error:
-            log.debug("%r did not answer a ping: %r", entry.conn, error)
-        finally:
-            if entry.state is CHECKING:
-                if passed:
-                    entry.alive = self._clock()
-                    self._pass_on(entry)
-                else:
-                    self._discard(entry, Reason.PING_FAILED)
-                    # Others of its age may be as dead: do not let the first in line
-                    # wait for check after check.
-                    self._serve(unless_checking=False)
-
-    def _reset(self, entry: Entry[C]) -> None:
-        """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
-        if entry.state is not RESETTING:
-            return  # cut off meanwhile
-        passed = False
-        try:
-            within(self._limits.reset, "a reset", self._connector.reset, entry.conn)
-            passed = True
-        except Exception as error:
-            log.debug("%r could not be reset: %r", entry.conn, error)
-        finally:
-            if entry.state is RESETTING:
-                if passed:
-                    self._pass_on(entry)
-                else:
-                    self._discard(entry, Reason.RESET_FAILED)
-
     # Looking after the idle ones.
+
+    # Changing the whole pool.
 
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
         self._check_thread()
-        now = self._clock()
-        for entry in self._ledger.all_in(IDLE):
-            self._look_at(entry, now)
-
-    def _look_at(self, entry: Entry[C], now: float) -> bool:
-        """Close an idle entry if it must go; True: it stays."""
-        reason = self._overdue(entry, now)
-        if reason is not None:
-            self._close(entry, reason)
-        elif self._probe is not None and not self._probe(entry.conn):
-            self._discard(entry, Reason.UNUSABLE)
-        return entry.state is IDLE
-
-    def _keep_reaping(self) -> None:
-        """See to it that a reaper is at work, if one is needed."""
-        if self._closed or (self._reaper is not None and self._reaper.is_alive):
-            return
-        if self._reaps or self._min_connections or self._expiry.ping_interval:
-            self._reaper = Reaper(self, Pool._sweep, self._reap_interval)
-            self._stock_up()
-
-    def _sweep(self) -> None:
-        """What the reaper does each time. *May switch.*"""
-        self._holders.sweep()
-        began = self._clock()
-        interval = self._expiry.ping_interval
-        for entry in self._ledger.all_in(IDLE):
-            now = self._clock()
-            stays = not self._reaps or self._look_at(entry, now)
-            if stays and interval is not None and now - entry.alive >= interval:
-                self._ledger.withdraw(entry, CHECKING)
-                self._checkers.put(entry)
-            if now - began > SLICE:
-                # Not sleep(0): that only turns the callbacks over, and lets no event
-                # of a socket in.
-                gevent.sleep(SLICE / 4, ref=False)
-                began = self._clock()
-        self._stock_up()
-
-    def _stock_up(self) -> None:
-        """Begin to open what is missing of *min_connections*."""
-        ledger = self._ledger
-        while (
-            not self._closed
-            and ledger.size < self._min_connections
-            and len(ledger.opening) < self._max_connecting
-        ):
-            self._staff.spawn(self._restock, ledger.reserve())
-
-    def _restock(self, entry: Entry[C]) -> None:
-        self._dial(entry)
-        self._make_up()
-
-    def _make_up(self) -> None:
-        """Stock up for one that went, unless the server is down."""
-        # After a failure the next sweep tries again: that is the pause.
-        if self._failure is None:
-            self._stock_up()
-
-    # Changing the whole pool.
+        self._stock.drop_expired()
 
     def drain(self) -> None:
         """Renew all connections and stay open. Never switches.
@@ -1066,15 +663,7 @@ class Pool(Generic[C]):
         or to an old address.
         """
         self._check_thread()
-        self._condemn(Reason.DRAINED)
-
-    def _condemn(self, reason: Reason) -> None:
-        ledger = self._ledger
-        while (entry := ledger.take_idle()) is not None:
-            self._close(entry, reason)
-        for entry in (*ledger.entries.values(), *ledger.opening):
-            if entry.state is not CLOSING:
-                entry.doom = reason
+        self._stock.condemn(Reason.DRAINED)
 
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
@@ -1087,29 +676,7 @@ class Pool(Generic[C]):
         """
         whole("max_connections", max_connections, max(1, self._min_connections))
         self._check_thread()
-        ledger = self._ledger
-        self._max_connections = ledger.max_connections = max_connections
-        for entry in ledger.all_in(IDLE):
-            if not self._has_surplus():
-                break
-            self._close(entry, Reason.SURPLUS)
-        if self._has_surplus():
-            # Whichever come back first will go; see _doom.
-            for entry in (*ledger.entries.values(), *ledger.opening):
-                if entry.doom is None:
-                    entry.doom = Reason.SURPLUS
-        self._serve()
-
-    def _has_surplus(self) -> bool:
-        ledger = self._ledger
-        return ledger.size - len(ledger.closing) > ledger.max_connections
-
-    def _doom(self, entry: Entry[C]) -> Reason | None:
-        """Why an entry must go now that nobody uses it; None: it need not."""
-        if entry.doom is Reason.SURPLUS and not self._has_surplus():
-            # Others went in its place.
-            entry.doom = None
-        return entry.doom
+        self._stock.resize(max_connections)
 
     def close(self, timeout: float | None = None) -> list[Loan]:
         """Close for good: afterwards nothing can be borrowed, and nothing is open.
@@ -1130,14 +697,12 @@ class Pool(Generic[C]):
         self._check_thread()
         if not self._closed:
             self._closed = True
-            if self._reaper is not None:
-                self._reaper.stop()
             for slot in list(self._line.values()):
                 error = PoolClosedError(
                     f"Pool {self.name!r} was closed while you waited"
                 )
                 self._ledger.fail(slot, error)
-            self._condemn(Reason.POOL_CLOSED)
+            self._stock.close()
         if getcurrent() is not gevent.get_hub():
             self._wait_for_all(timeout)
         return self._cut_off()
@@ -1148,8 +713,8 @@ class Pool(Generic[C]):
             left = None if deadline is None else deadline - self._clock()
             if left is not None and left <= 0:
                 return
-            self._changed.clear()
-            self._changed.wait(left)
+            self._stock.changed.clear()
+            self._stock.changed.wait(left)
 
     def _others(self) -> list[Entry[C]]:
         """What is not yet closed and not held by the caller."""
@@ -1169,19 +734,8 @@ class Pool(Generic[C]):
             return []
         lent = [entry for entry in left if entry.state is IN_USE]
         report = loans(lent, self._clock())
-        self._staff.dismiss()
-        for entry in left:
-            self._abandon(entry)
-        # Others may be closing it too, and wait.
-        self._changed.set()
+        self._stock.cut_off(left)
         return report
-
-    def _abandon(self, entry: Entry[C]) -> None:
-        opened = entry.state is not OPENING
-        self._end_loan(entry)
-        self._leave_queue(entry, GONE)
-        if opened:
-            _silently(self._connector.discard, entry.conn)
 
     def __enter__(self) -> Pool[C]:
         return self
@@ -1197,31 +751,17 @@ class Pool(Generic[C]):
         and some drivers' connections know their pool. What is lent stays with its
         borrower.
         """
-        ledger = getattr(self, "_ledger", None)
-        if ledger is not None:
+        stock = getattr(self, "_stock", None)
+        if stock is not None:
             # A greenlet that outlives many pools must not collect their links.
             self._holders.disband()
-            for entry in ledger.all_in(IDLE):
-                _silently(self._connector.discard, entry.conn)
+            stock.let_go()
 
     def _forked(self) -> None:
-        """In the child: begin with nothing, and leave the parent's sockets alone.
-
-        A copied greenlet of the parent runs on in the child. So the copied
-        descriptors are closed, which the parent does not notice, and the pool's own
-        greenlets are told to end.
-        """
-        ledger = self._ledger
-        self._staff.dismiss()
-        if self._reaper is not None:
-            self._reaper.stop()
+        """In the child: begin with nothing, and leave the parent's sockets alone."""
         self._holders.known.clear()
-        for entry in (*ledger.entries.values(), *ledger.opening):
-            self._end_loan(entry)
-            if entry.state is not OPENING:
-                _silently(self._connector.discard, entry.conn)
-            entry.state = GONE
-        self._begin()
+        self._stock.forget()
+        self._begin(self._ledger.max_connections)
 
     # Being looked at.
 
@@ -1233,7 +773,7 @@ class Pool(Generic[C]):
     @property
     def max_connections(self) -> int:
         """How many places there are."""
-        return self._max_connections
+        return self._ledger.max_connections
 
     @property
     def closed(self) -> bool:
@@ -1257,7 +797,7 @@ class Pool(Generic[C]):
         ledger = self._ledger
         return PoolStats(
             name=self.name,
-            max_connections=self._max_connections,
+            max_connections=ledger.max_connections,
             size=ledger.size,
             idle=ledger.idle,
             in_use=ledger.in_use,
@@ -1286,13 +826,6 @@ _PREFACE: dict[type[PoolExhaustedError], str] = {
     TooManyWaitingError: "too many wait already",
     PoolDeadlockError: "all connections are held by greenlets that wait for one",
 }
-
-
-def _silently(work: Callable[[Any], object], conn: Any) -> None:
-    try:
-        work(conn)
-    except Exception:
-        log.debug("%r could not be let go", conn, exc_info=True)
 
 
 def _after_fork() -> None:

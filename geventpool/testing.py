@@ -60,7 +60,7 @@ class Clock:
     def rule(self, *pools: Pool[Any]) -> None:
         """Let these pools look here when they ask for the time."""
         for pool in pools:
-            pool._clock = self
+            pool._rule(self)
 
 
 class ScriptedConnection:
@@ -272,8 +272,11 @@ def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
 
 def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
     """The greenlets that work for *pool* at this moment, the reaper included."""
-    reaper = pool._reaper
-    return {*pool._staff._at_work, *([] if reaper is None else [reaper._greenlet])}
+    reaper = pool._stock.reaper
+    return {
+        *pool._stock.staff._at_work,
+        *([] if reaper is None else [reaper._greenlet]),
+    }
 
 
 class Interrupted(Exception):

@@ -522,11 +522,11 @@ def test_nothing_is_opened_after_close(connector: ScriptedConnector) -> None:
     """Not for the stock, and not by the reaper, which has ended."""
     pool = Pool(connector, min_connections=2)
     gevent.idle()
-    reaper = pool._reaper
+    reaper = pool._stock.reaper
     pool.close()
     pool.drop_expired()
     pool.drain()
-    pool._sweep()
+    pool._stock.sweep()
     gevent.idle()
     assert reaper is not None and not reaper.is_alive
     assert len(connector.opened) == 2 and pool.size == 0
@@ -696,7 +696,7 @@ def test_drain_renews_what_is_being_worked_at(
     pool.release(conn)
     if state == "checking":
         clock.advance(11)
-        pool._sweep()
+        pool._stock.sweep()
     if state == "closing":
         pool.drop(conn)
     gevent.idle()

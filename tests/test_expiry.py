@@ -56,7 +56,7 @@ class Stage:
 
     def sweep(self) -> None:
         """What the reaper does when its time has come, and all that follows."""
-        self.pool._sweep()
+        self.pool._stock.sweep()
         gevent.idle()
 
     def asked(self, verb: str) -> list[ScriptedConnection | None]:
@@ -280,9 +280,9 @@ def test_idle_connections_are_pinged_every_ping_interval() -> None:
 
 def test_the_reaper_comes_as_often_as_keep_alive_needs() -> None:
     """A *ping_interval* shorter than *reap_interval* is kept all the same."""
-    assert Stage(ping_interval=30).pool._reap_interval == 30
-    assert Stage(ping_interval=300).pool._reap_interval == 180
-    assert Stage().pool._reap_interval == 180
+    assert Stage(ping_interval=30).pool._stock.reap_interval == 30
+    assert Stage(ping_interval=300).pool._stock.reap_interval == 180
+    assert Stage().pool._stock.reap_interval == 180
 
 
 def test_pings_do_not_make_a_connection_less_idle() -> None:
@@ -423,6 +423,7 @@ def test_a_sweep_finds_a_socket_that_was_hung_up() -> None:
     """The descriptor of a dead idle connection is not kept until it is asked for."""
     with Echo() as echo:
         pool = Pool(TcpConnection, echo.options, 3, 3)
+        echo.wait_open(3)
         echo.hang_up_all()
         pool.drop_expired()
         assert pool.size == 0
@@ -542,7 +543,7 @@ def test_without_reaping_nothing_is_closed_in_the_background() -> None:
     """*reap_expired_connections* False starts no reaper; acquire looks all the same."""
     stage = Stage(reap_expired_connections=False, max_lifetime=100)
     (old,) = stage.fill(1)
-    assert stage.pool._reaper is None
+    assert stage.pool._stock.reaper is None
     stage.clock.advance(101)
     gevent.idle()
     assert old.end is None
@@ -592,7 +593,7 @@ def test_the_reaper_outlives(trouble: str, hub_errors: list[HubError]) -> None:
     stage.sweep()
     assert conns[0].end is not None
     hub_errors.clear()
-    assert stage.pool._reaper is not None and stage.pool._reaper.is_alive
+    assert stage.pool._stock.reaper is not None and stage.pool._stock.reaper.is_alive
     stage.sweep()
     check_capacity(stage.pool)
 
@@ -621,7 +622,7 @@ def test_a_sweep_that_fails_is_not_the_last() -> None:
         again.set()
 
     again = Event()
-    reaper = stage.pool._reaper
+    reaper = stage.pool._stock.reaper
     assert reaper is not None
     reaper._sweep = sweep
     reaper._sweep_once()
@@ -633,12 +634,12 @@ def test_a_killed_reaper_is_replaced() -> None:
     """Somebody who kills every greenlet he finds does not end the sweeping."""
     stage = Stage(max_connections=2)
     stage.fill(1)
-    reaper = stage.pool._reaper
+    reaper = stage.pool._stock.reaper
     assert reaper is not None
     reaper._greenlet.kill()
     stage.fill(2)
-    assert stage.pool._reaper is not None
-    assert stage.pool._reaper is not reaper and stage.pool._reaper.is_alive
+    assert stage.pool._stock.reaper is not None
+    assert stage.pool._stock.reaper is not reaper and stage.pool._stock.reaper.is_alive
 
 
 def test_a_long_sweep_lets_the_others_run() -> None:
@@ -653,7 +654,7 @@ def test_a_long_sweep_lets_the_others_run() -> None:
         return True
 
     stage.connector.is_usable = is_usable  # type: ignore[method-assign]
-    sweep = gevent.Greenlet(stage.pool._sweep)
+    sweep = gevent.Greenlet(stage.pool._stock.sweep)
     with switches(sweep) as seen:
         sweep.start()
         sweep.join(5)
@@ -672,9 +673,9 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
         stage.clock.advance(0.003)
         return overdue(entry, now)
 
-    overdue = stage.pool._overdue
-    stage.pool._overdue = is_overdue_and_slow  # type: ignore[method-assign]
-    sweep = gevent.spawn(stage.pool._sweep)
+    overdue = stage.pool._stock.overdue
+    stage.pool._stock.overdue = is_overdue_and_slow  # type: ignore[method-assign]
+    sweep = gevent.spawn(stage.pool._stock.sweep)
     gevent.sleep(0)
     for conn in stage.pool.idle_connections()[:3]:
         stage.pool.drop(conn)
@@ -689,7 +690,7 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
 def test_a_forgotten_pool_is_collected_though_it_has_a_reaper() -> None:
     """The reaper's reference is weak, and it ends with the pool."""
     stage = Stage(initial_connections=1)
-    reaper = stage.pool._reaper
+    reaper = stage.pool._stock.reaper
     forgotten = weakref.ref(stage.pool)
     assert reaper is not None and reaper.is_alive
     # Into its sleep first: there it must hold nothing.
@@ -709,7 +710,7 @@ from geventpool import Pool
 from geventpool.testing import ScriptedConnector
 pool = Pool(ScriptedConnector(), initial_connections=1, reap_interval=3600)
 gevent.wait()
-print(pool._reaper.is_alive)
+print(pool._stock.reaper.is_alive)
 """) == "True\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 from geventpool import Expiry, Pool
 from geventpool.testing import ScriptedConnector, check, interrupt_everywhere
 
-LATER = range(4)
+LATER = range(-1, 4)
 
 
 def with_pool(work, prepare=None, **options):
@@ -70,7 +70,7 @@ def stale(pool):
     """The idle connection has to be pinged first."""
     with pool.connection():
         pass
-    pool._expiry, pool._is_timed = Expiry(ping_after=0), True
+    pool._stock.expiry, pool._stock.is_timed = Expiry(ping_after=0), True
     for entry in pool._ledger.entries.values():
         entry.fit_until = 0
 
@@ -103,7 +103,7 @@ def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_err
         return target, made
 
     def is_ours(victim):
-        return bool(pools) and victim in pools[0]._staff._at_work
+        return bool(pools) and victim in pools[0]._stock.staff._at_work
 
     points = interrupt_everywhere(
         scenario, victims=is_ours, errors=[gevent.GreenletExit]
@@ -165,7 +165,11 @@ def test_a_sweep_may_be_interrupted_anywhere():
 
     interrupt_everywhere(
         with_pool(
-            Pool._sweep, fill, max_connections=3, ping_interval=1e-9, reap_interval=99
+            lambda pool: pool._stock.sweep(),
+            fill,
+            max_connections=3,
+            ping_interval=1e-9,
+            reap_interval=99,
         ),
         errors=[gevent.GreenletExit],
     )

@@ -26,9 +26,17 @@ CORE: dict[str, set[str]] = {
     "reaper": {"policies"},
     "reports": {"errors", "ledger"},
     "staff": set(),
+    "stock": {
+        "connector",
+        "holders",
+        "ledger",
+        "listeners",
+        "policies",
+        "reaper",
+        "staff",
+    },
     "pool": {
         "alarms",
-        "connection",
         "connector",
         "errors",
         "holders",
@@ -36,10 +44,9 @@ CORE: dict[str, set[str]] = {
         "listeners",
         "policies",
         "pulse",
-        "reaper",
         "reports",
         "sockets",
-        "staff",
+        "stock",
     },
 }
 

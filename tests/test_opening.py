@@ -230,7 +230,7 @@ def test_a_greenlet_of_the_pool_killed_in_its_pause_loses_no_place():
     pool = make(connector, backoff=Backoff(30, maximum=30))
     waiter = gevent.spawn(pool.acquire)
     gevent.idle()
-    pool._staff.dismiss()
+    pool._stock.staff.dismiss()
     assert waiter.get().number == 1
     check(pool)
 

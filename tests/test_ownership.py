@@ -197,7 +197,7 @@ def test_a_raw_greenlet_that_ended_is_found_by_the_sweep(pool):
     while not raw.dead:
         gevent.sleep(0)
     assert pool.stats().in_use == 1
-    pool._sweep()
+    pool._stock.sweep()
     assert pool.size == 0
 
 

@@ -8,7 +8,6 @@ import pytest
 from geventpool import Backoff, Pool, PoolClosedError, PoolExhaustedError
 from geventpool.testing import ScriptedConnector, check
 
-
 sleep = gevent.sleep
 
 

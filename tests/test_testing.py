@@ -204,7 +204,7 @@ def test_the_books_of_a_pool_in_any_state_are_in_order() -> None:
     pool.release(conns[0])
     clock = Clock(1e12)
     clock.rule(pool)
-    pool._sweep()
+    pool._stock.sweep()
     conns[1].needs_reset = True
     pool.release(conns[1])
     pool.release(conns[2])
@@ -303,7 +303,7 @@ def test_a_mistake_in_the_books_is_found(
     with pytest.raises(AssertionError):
         check(pool)
     # With such books no pool can be let go properly.
-    pool._begin()
+    pool._begin(2)
 
 
 def test_every_place_can_be_lent() -> None:
@@ -496,8 +496,8 @@ def test_a_pool_at_rest_has_no_greenlet_but_its_reaper() -> None:
     assert pool_greenlets(Pool(ScriptedConnector())) == set()
     pool = stocked()
     gevent.idle()
-    assert pool._reaper is not None
-    assert pool_greenlets(pool) == {pool._reaper._greenlet}
+    assert pool._stock.reaper is not None
+    assert pool_greenlets(pool) == {pool._stock.reaper._greenlet}
 
 
 def test_a_raw_greenlet_can_be_the_victim() -> None:

@@ -1,0 +1,597 @@
+"""The connections of a pool, and the greenlets that look after them.
+
+Opens, checks, cleans and closes; looks at the idle ones now and then; and brings what
+comes free together with who waits. Knows nothing of borrowers: it neither waits for a
+connection nor asks who holds one.
+
+Whatever may switch is done by greenlets of its own: a kill or a ``gevent.Timeout`` can
+only hit what it was aimed at. Room that comes free for whatever reason ends in
+:meth:`Stock.serve`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.queue import LifoQueue, Queue
+
+from geventpool.connector import Connector
+from geventpool.holders import Holder
+from geventpool.ledger import (
+    CHECKING,
+    CLOSING,
+    GONE,
+    IDLE,
+    OPENING,
+    RESETTING,
+    Entry,
+    Ledger,
+    Reason,
+)
+from geventpool.listeners import Audience
+from geventpool.policies import Backoff, Expiry, Limits
+from geventpool.reaper import Reaper
+from geventpool.staff import Crew, Staff, within
+
+__all__ = ["Stock"]
+
+C = TypeVar("C")
+
+log = logging.getLogger("geventpool")
+
+#: So many idle connections are pinged, so many returned ones are cleaned, and so many
+#: are closed at a time.
+CHECKERS = 8
+RESETTERS = 64
+CLOSERS = 16
+#: A sweep lets the others run after so many seconds.
+SLICE = 0.002
+
+
+class Stock(Generic[C]):
+    """What :class:`~geventpool.Pool` has to lend; its arguments are explained there.
+
+    :param chore: something else to be done at each sweep.
+    """
+
+    def __init__(
+        self,
+        connector: Connector[C],
+        audience: Audience,
+        expiry: Expiry,
+        backoff: Backoff,
+        limits: Limits,
+        *,
+        max_connections: int,
+        min_connections: int,
+        max_connecting: int,
+        lifo: bool,
+        reaps: bool,
+        reap_interval: float,
+        chore: Callable[[], object],
+    ) -> None:
+        queue: Queue[Entry[C]] = LifoQueue() if lifo else Queue()
+        self.ledger: Ledger[C] = Ledger(queue, max_connections, lifo)
+        self.connector = connector
+        self.audience = audience
+        #: nobody is to be told of anything
+        self.is_calm = not audience
+        self.expiry = expiry
+        self.is_timed = expiry.is_timed
+        self.backoff = backoff
+        self.limits = limits
+        self.min_connections = min_connections
+        self.max_connecting = max_connecting
+        self.reaps = reaps
+        self.reap_interval = reap_interval
+        self._chore = chore
+        #: seconds, monotonic; a test may put a clock of its own here
+        self.clock: Callable[[], float] = time.monotonic
+        self.closed = False
+        #: set when anything changes after it was closed
+        self.changed = Event()
+
+        self.staff = Staff()
+        self._checkers = Crew(self.staff, CHECKERS, self._check)
+        self._resetters = Crew(self.staff, RESETTERS, self._reset)
+        self._closers = Crew(self.staff, CLOSERS, self._say_goodbye)
+        self.reaper: Reaper[Stock[C]] | None = None
+        #: places whose opening pauses because the server is full
+        self.refused: set[Entry[C]] = set()
+        #: the last failure to open and when it was; None after a success
+        self.failure: tuple[float, BaseException] | None = None
+
+        # A verb that the connector leaves as it is costs no call.
+        kind = type(connector)
+        self.probe: Callable[[C], bool] | None = None
+        if kind.is_usable is not Connector.is_usable:
+            self.probe = self._is_usable
+        self.needs_reset: Callable[[C], bool] | None = None
+        if kind.needs_reset is not Connector.needs_reset:
+            self.needs_reset = self._asks_for_reset
+        #: nothing to be done when a connection comes back but to note it
+        self.is_plain = self.is_calm and not self.is_timed
+
+    def now(self) -> float:
+        """Seconds by the clock of this stock."""
+        return self.clock()
+
+    # Lending and taking back.
+
+    def fit(self, now: float) -> Entry[C] | None:
+        """The next idle entry that may be lent; the others are seen to."""
+        ledger = self.ledger
+        while (entry := ledger.take_idle()) is not None:
+            if now < entry.fit_until:
+                if self.probe is None or self.probe(entry.conn):
+                    return entry
+                self.discard(entry, Reason.UNUSABLE)
+            elif (reason := self.overdue(entry, now)) is not None:
+                self.retire(entry, reason)
+            else:
+                self._checkers.put(entry)
+        return None
+
+    def overdue(self, entry: Entry[C], now: float) -> Reason | None:
+        """Why an idle entry must go, if it must."""
+        if now >= entry.expires:
+            return Reason.EXPIRED
+        max_idle = self.expiry.max_idle
+        if max_idle is not None and now - entry.used >= max_idle:
+            # Those that say goodbye are still counted, but they do not stay.
+            ledger = self.ledger
+            if ledger.size - len(ledger.closing) > self.min_connections:
+                return Reason.IDLE
+        return None
+
+    def _is_usable(self, conn: C) -> bool:
+        try:
+            return self.connector.is_usable(conn)
+        except Exception:
+            log.exception("is_usable failed: %r counts as unusable", conn)
+            return False
+
+    def take_back(self, entry: Entry[C]) -> None:
+        """A loan ended well. Never switches."""
+        needs_reset = self.needs_reset
+        if self.is_plain and entry.doom is None:
+            if needs_reset is None or not needs_reset(entry.conn):
+                self._hand_on(entry)
+                return
+        now = self.clock()
+        entry.used = entry.alive = now
+        if not self.is_calm:
+            self.audience.tell("released", entry.conn, now - entry.since)
+        doom = self.doom(entry)
+        if doom is None and now >= entry.expires:
+            doom = Reason.EXPIRED
+        if doom is not None:
+            self.retire(entry, doom)
+        elif needs_reset is not None and needs_reset(entry.conn):
+            self.ledger.move(entry, RESETTING)
+            self._resetters.put(entry)
+        else:
+            self.pass_on(entry)
+
+    def _hand_on(self, entry: Entry[C]) -> None:
+        """What is plainly in order goes to the first in line, or is idle."""
+        if not self.ledger.line:
+            entry.state = IDLE
+            self.ledger.idle_queue.put_nowait(entry)
+        elif self.probe is None or self.probe(entry.conn):
+            # Nobody looks at it again before it is used, so this is the last chance
+            # to find it closed, or with an answer that nobody read.
+            self.ledger.hand_over(entry, self.clock())
+        else:
+            self.discard(entry, Reason.UNUSABLE)
+
+    def pass_on(self, entry: Entry[C]) -> None:
+        """A connection that nobody uses any more goes to whoever is next."""
+        if (doom := self.doom(entry)) is not None:
+            self.retire(entry, doom)
+            return
+        if self.ledger.line and self.probe is not None and not self.probe(entry.conn):
+            self.discard(entry, Reason.UNUSABLE)
+        else:
+            self._supply(entry)
+
+    def _supply(self, entry: Entry[C]) -> None:
+        if self.is_timed:
+            entry.fit_until = self.expiry.fit_until(
+                entry.expires, entry.used, entry.alive
+            )
+        self.ledger.supply(entry, self.clock())
+
+    def _asks_for_reset(self, conn: C) -> bool:
+        try:
+            return self.connector.needs_reset(conn)
+        except Exception:
+            log.exception("needs_reset failed: %r is reset", conn)
+            return True
+
+    def doom(self, entry: Entry[C]) -> Reason | None:
+        """Why an entry must go now that nobody uses it; None: it need not."""
+        if entry.doom is Reason.SURPLUS and not self._has_surplus():
+            # Others went in its place.
+            entry.doom = None
+        return entry.doom
+
+    def end_loan(self, entry: Entry[C]) -> None:
+        """Nobody holds this entry any more."""
+        holder, entry.holder, entry.block = entry.holder, None, None
+        if isinstance(holder, Holder) and holder.loan is entry:
+            holder.loan = None
+
+    # Letting go.
+
+    def discard(self, entry: Entry[C], reason: Reason) -> None:
+        """Drop the descriptor, at once and without a word."""
+        self.end_loan(entry)
+        self._leave_queue(entry, GONE)
+        _silently(self.connector.discard, entry.conn)
+        if not self.is_calm:
+            self.audience.tell("closed", entry.conn, reason)
+        self.serve()
+        self._make_up()
+
+    def retire(self, entry: Entry[C], reason: Reason) -> None:
+        """Take leave politely, in a greenlet of ours; until then the place is taken."""
+        self.end_loan(entry)
+        self._leave_queue(entry, CLOSING)
+        self._closers.put(entry)
+        if not self.is_calm:
+            self.audience.tell("closed", entry.conn, reason)
+
+    def _leave_queue(self, entry: Entry[C], state: Any) -> None:
+        if entry.state is IDLE:
+            self.ledger.withdraw(entry, state)
+        else:
+            self.ledger.move(entry, state)
+
+    def _say_goodbye(self, entry: Entry[C]) -> None:
+        """In a greenlet of the pool. *May switch.*"""
+        if entry.state is not CLOSING:
+            return  # cut off meanwhile
+        try:
+            within(self.limits.close, "closing", self.connector.close, entry.conn)
+        except Exception as error:
+            log.debug("%r was not closed cleanly: %r", entry.conn, error)
+            _silently(self.connector.discard, entry.conn)
+        except BaseException:
+            # Killed: whatever kills the pool's own greenlets wants no goodbye.
+            _silently(self.connector.discard, entry.conn)
+            raise
+        finally:
+            if entry.state is not GONE:
+                self.ledger.move(entry, GONE)
+                self.serve()
+                self._make_up()
+
+    # Opening.
+
+    def serve(self, unless_checking: bool = True) -> None:
+        """Room came free, or somebody joined the line: open what is needed.
+
+        A connection is opened only if those who wait outnumber those under way: most
+        bursts are served by returned connections before a new one is there. (An idea
+        of HikariCP.)
+
+        :param bool unless_checking: do not open one for a waiter that a check of an
+            idle connection may serve.
+        """
+        ledger = self.ledger
+        if self.closed:
+            self.changed.set()
+        limit = 1 if self.refused else self.max_connecting
+        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
+            under_way = len(ledger.opening)
+            if unless_checking:
+                under_way += min(len(ledger.checking), CHECKERS)
+            slot = ledger.undialled()
+            if slot is None or under_way >= len(ledger.line):
+                return
+            self.staff.spawn(self._dial, ledger.reserve(slot))
+
+    def _dial(self, entry: Entry[C]) -> BaseException | None:
+        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
+        self.keep_reaping()
+        started = self.clock()
+        try:
+            conn = self._open_patiently(entry)
+        except (Exception, gevent.Timeout) as error:
+            # A Timeout that a driver sets up for itself is its way to fail.
+            if entry.state is not GONE:
+                self._not_opened(entry, error, started)
+            return error
+        except BaseException:
+            # Killed: nobody is told, but the place and the line must not be lost.
+            if entry.state is not GONE:
+                self.ledger.settle(entry)
+                self.ledger.move(entry, GONE)
+                self.serve()
+            raise
+        else:
+            if entry.state is GONE:
+                _silently(self.connector.discard, conn)
+            elif id(conn) in self.ledger.entries:
+                again = RuntimeError(f"opened twice, without being new: {conn!r}")
+                self._not_opened(entry, again, started)
+                return again
+            else:
+                self._opened(entry, conn, started)
+            return None
+
+    def _open_patiently(self, entry: Entry[C]) -> C:
+        """Open; while the server is full, and as long as somebody waits, try again."""
+        for attempt in itertools.count():
+            try:
+                return within(self.limits.open, "opening", self.connector.open)
+            except Exception as error:
+                if not self._may_retry(entry, error, attempt):
+                    raise
+                failure = error
+            self.refused.add(entry)
+            try:
+                gevent.sleep(self.backoff.delay(attempt))
+            finally:
+                self.refused.discard(entry)
+            if not self.ledger.line:
+                # Served or gone, or the pool is closed: nothing is opened any more.
+                raise failure
+        raise AssertionError("unreachable")
+
+    def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
+        retries = self.backoff.retries
+        # One at a time: while another pauses, this one gives way.
+        if entry.state is GONE or not self.ledger.line or self.refused:
+            return False
+        if retries is not None and attempt >= retries:
+            return False
+        if not self.connector.is_exhausted(error):
+            return False
+        self._note_failure(error)
+        return True
+
+    def _note_failure(self, error: BaseException) -> None:
+        # The lines of the traceback are worth keeping; its frames would keep the
+        # half-opened socket of every failure.
+        traceback.clear_frames(error.__traceback__)
+        self.failure = (self.clock(), error)
+
+    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
+        now = self.clock()
+        self.failure = None
+        self.ledger.settle(entry)
+        self.ledger.opened(entry, conn)
+        entry.expires = self.expiry.expires(now)
+        entry.used = entry.alive = now
+        if not self.is_calm:
+            self.audience.tell("opened", conn, now - started)
+        if (doom := self.doom(entry)) is not None:
+            self.retire(entry, doom)
+        else:
+            # Not looked at once more: a server that accepts and hangs up would be
+            # dialled without end. Its borrower gets to know.
+            self._supply(entry)
+        self.serve()
+
+    def _not_opened(
+        self, entry: Entry[C], error: BaseException, started: float
+    ) -> None:
+        slot = entry.slot
+        self.ledger.settle(entry)
+        self.ledger.move(entry, GONE)
+        self._note_failure(error)
+        self.audience.tell("open_failed", error, self.clock() - started)
+        # While one opening pauses because the server is full, the others that it
+        # refuses give way: their waiters stay in line.
+        gives_way = (
+            self.refused
+            and isinstance(error, Exception)
+            and self.connector.is_exhausted(error)
+        )
+        if slot is not None and not gives_way:
+            self.ledger.fail(slot, error)
+        self.serve()
+
+    def prefill(self, number: int) -> None:
+        """Open so many; raise what the first failure was. *May switch.*"""
+        while self.ledger.size < number:
+            batch = min(self.max_connecting, number - self.ledger.size)
+            dials = [
+                self.staff.spawn(self._dial, self.ledger.reserve())
+                for _ in range(batch)
+            ]
+            # Each is asked: a success after it wipes out the last failure.
+            for dial in gevent.joinall(dials):
+                if (error := dial.value or dial.exception) is not None:
+                    raise error
+
+    # Checking and cleaning.
+
+    def _check(self, entry: Entry[C]) -> None:
+        """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
+        if entry.state is not CHECKING:
+            return  # cut off meanwhile
+        passed = False
+        try:
+            within(self.limits.ping, "a ping", self.connector.ping, entry.conn)
+            passed = True
+        except Exception as error:
+            log.debug("%r did not answer a ping: %r", entry.conn, error)
+        finally:
+            if entry.state is CHECKING:
+                if passed:
+                    entry.alive = self.clock()
+                    self.pass_on(entry)
+                else:
+                    self.discard(entry, Reason.PING_FAILED)
+                    # Others of its age may be as dead: do not let the first in line
+                    # wait for check after check.
+                    self.serve(unless_checking=False)
+
+    def _reset(self, entry: Entry[C]) -> None:
+        """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
+        if entry.state is not RESETTING:
+            return  # cut off meanwhile
+        passed = False
+        try:
+            within(self.limits.reset, "a reset", self.connector.reset, entry.conn)
+            passed = True
+        except Exception as error:
+            log.debug("%r could not be reset: %r", entry.conn, error)
+        finally:
+            if entry.state is RESETTING:
+                if passed:
+                    self.pass_on(entry)
+                else:
+                    self.discard(entry, Reason.RESET_FAILED)
+
+    # Looking after the idle ones.
+
+    def drop_expired(self) -> None:
+        """Close the idle connections that have expired or died. Never switches."""
+        now = self.clock()
+        for entry in self.ledger.all_in(IDLE):
+            self._look_at(entry, now)
+
+    def _look_at(self, entry: Entry[C], now: float) -> bool:
+        """Close an idle entry if it must go; True: it stays."""
+        reason = self.overdue(entry, now)
+        if reason is not None:
+            self.retire(entry, reason)
+        elif self.probe is not None and not self.probe(entry.conn):
+            self.discard(entry, Reason.UNUSABLE)
+        return entry.state is IDLE
+
+    def keep_reaping(self) -> None:
+        """See to it that a reaper is at work, if one is needed."""
+        if self.closed or (self.reaper is not None and self.reaper.is_alive):
+            return
+        if self.reaps or self.min_connections or self.expiry.ping_interval:
+            self.reaper = Reaper(self, Stock.sweep, self.reap_interval)
+            self.stock_up()
+
+    def sweep(self) -> None:
+        """What the reaper does each time. *May switch.*"""
+        self._chore()
+        began = self.clock()
+        interval = self.expiry.ping_interval
+        for entry in self.ledger.all_in(IDLE):
+            now = self.clock()
+            stays = not self.reaps or self._look_at(entry, now)
+            if stays and interval is not None and now - entry.alive >= interval:
+                self.ledger.withdraw(entry, CHECKING)
+                self._checkers.put(entry)
+            if now - began > SLICE:
+                # Not sleep(0): that only turns the callbacks over, and lets no event
+                # of a socket in.
+                gevent.sleep(SLICE / 4, ref=False)
+                began = self.clock()
+        self.stock_up()
+
+    def stock_up(self) -> None:
+        """Begin to open what is missing of *min_connections*."""
+        ledger = self.ledger
+        while (
+            not self.closed
+            and ledger.size < self.min_connections
+            and len(ledger.opening) < self.max_connecting
+        ):
+            self.staff.spawn(self._restock, ledger.reserve())
+
+    def _restock(self, entry: Entry[C]) -> None:
+        self._dial(entry)
+        self._make_up()
+
+    def _make_up(self) -> None:
+        """Stock up for one that went, unless the server is down."""
+        # After a failure the next sweep tries again: that is the pause.
+        if self.failure is None:
+            self.stock_up()
+
+    # Changing them all.
+
+    def condemn(self, reason: Reason) -> None:
+        """Part with all: the idle ones now, the others when they come back."""
+        ledger = self.ledger
+        while (entry := ledger.take_idle()) is not None:
+            self.retire(entry, reason)
+        for entry in (*ledger.entries.values(), *ledger.opening):
+            if entry.state is not CLOSING:
+                entry.doom = reason
+
+    def resize(self, max_connections: int) -> None:
+        """More or fewer places. Never switches."""
+        ledger = self.ledger
+        ledger.max_connections = max_connections
+        for entry in ledger.all_in(IDLE):
+            if not self._has_surplus():
+                break
+            self.retire(entry, Reason.SURPLUS)
+        if self._has_surplus():
+            # Whichever come back first will go; see doom().
+            for entry in (*ledger.entries.values(), *ledger.opening):
+                if entry.doom is None:
+                    entry.doom = Reason.SURPLUS
+        self.serve()
+
+    def _has_surplus(self) -> bool:
+        ledger = self.ledger
+        return ledger.size - len(ledger.closing) > ledger.max_connections
+
+    def close(self) -> None:
+        """Open nothing any more, and part with all. Never switches."""
+        self.closed = True
+        if self.reaper is not None:
+            self.reaper.stop()
+        self.condemn(Reason.POOL_CLOSED)
+
+    def cut_off(self, entries: Iterable[Entry[C]]) -> None:
+        """Let go of these at once, whoever has them. Never switches."""
+        self.staff.dismiss()
+        for entry in entries:
+            opened = entry.state is not OPENING
+            self.end_loan(entry)
+            self._leave_queue(entry, GONE)
+            if opened:
+                _silently(self.connector.discard, entry.conn)
+        # Others may be closing it too, and wait.
+        self.changed.set()
+
+    def forget(self) -> None:
+        """In a child after a fork: everything here is the parent's.
+
+        A copied greenlet of the parent runs on in the child. So the copied
+        descriptors are closed, which the parent does not notice, and the greenlets
+        are told to end.
+        """
+        ledger = self.ledger
+        self.staff.dismiss()
+        if self.reaper is not None:
+            self.reaper.stop()
+        for entry in (*ledger.entries.values(), *ledger.opening):
+            self.end_loan(entry)
+            if entry.state is not OPENING:
+                _silently(self.connector.discard, entry.conn)
+            entry.state = GONE
+
+    def let_go(self) -> None:
+        """In a finaliser: the idle connections go, without a word."""
+        self.closed = True
+        for entry in self.ledger.all_in(IDLE):
+            _silently(self.connector.discard, entry.conn)
+
+
+def _silently(work: Callable[[Any], object], conn: Any) -> None:
+    try:
+        work(conn)
+    except Exception:
+        log.debug("%r could not be let go", conn, exc_info=True)
