@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 
 from benchmarks import report as reports
-from benchmarks.contention import Crowd, Load, crowd, without_pool
+from benchmarks.crowds import Crowd, Load, crowd, without_pool
 from benchmarks.demo.doors import Door
 from benchmarks.demo.show import Sight
 from benchmarks.demo.stores import LIMIT, Store
 from benchmarks.demo.summary import verdict
 from benchmarks.demo.tally import Tally, Waits
-from benchmarks.growth import Line, bare_line
+from benchmarks.lines import Line, bare_line
 from benchmarks.peers import Contestant, built, lifo_queue, ours
 from benchmarks.report import Section, Target
 from benchmarks.rounds import (
