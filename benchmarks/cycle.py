@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import repeat
+from typing import Any
 
 from benchmarks import peers
 from benchmarks.peers import Contestant
@@ -44,7 +45,7 @@ def run(scale: Scale) -> Report:
 def _turns(
     contestants: dict[str, Contestant], seconds: float
 ) -> dict[str, Callable[[], Sample]]:
-    turns = {LOOP: repeated(lambda count: _cycles(().__len__, bool, count), seconds)}
+    turns = {LOOP: repeated(_written(EMPTY, None), seconds)}
     for name, contestant in contestants.items():
         turns[name] = repeated(borrowing(contestant), seconds)
         if contestant.block is not None:
@@ -76,8 +77,46 @@ def _counted(cycles: Callable[[int], object], count: int) -> int:
 
 
 def borrowing(contestant: Contestant) -> Callable[[int], None]:
-    """The cycle itself: acquire and release, as often as told."""
-    return lambda count: _cycles(contestant.acquire, contestant.release, count)
+    """
+    The cycle itself, as a program writes it, as often as told.
+
+    ``conn = pool.acquire(); pool.release(conn)`` with the pool a global of its module,
+    and for the floor the same with a queue's ``get_nowait`` and ``put_nowait``: finding
+    the object and its method is part of calling it. Where one object does not have both verbs, the callables
+    stand in for them, which is in favour of that contestant.
+    """
+    take, give = contestant.acquire, contestant.release
+    owner = getattr(take, "__self__", None)
+    if owner is None or getattr(give, "__self__", None) is not owner:
+        return lambda count: _cycles(take, give, count)
+    source = WRITTEN.format(take=take.__name__, give=give.__name__)
+    return _written(source, owner)
+
+
+def _written(source: str, pool: object) -> Callable[[int], None]:
+    names: dict[str, Any] = {"pool": pool}
+    exec(source, names)
+    cycles: Callable[[int], None] = names["cycles"]
+    return cycles
+
+
+WRITTEN = """
+def cycles(count):
+    for _ in range(count):
+        conn = pool.{take}()
+        pool.{give}(conn)
+"""
+EMPTY = """
+def cycles(count):
+    for _ in range(count):
+        pass
+"""
+BLOCKS = """
+def cycles(count):
+    for _ in range(count):
+        with pool.{block}() as conn:
+            pass
+"""
 
 
 def _cycles(
@@ -88,12 +127,8 @@ def _cycles(
 
 
 def _blocks(block: Callable[[], object]) -> Callable[[int], None]:
-    def cycles(count: int) -> None:
-        for _ in repeat(None, count):
-            with block():  # type: ignore[attr-defined]
-                pass
-
-    return cycles
+    owner = block.__self__  # type: ignore[attr-defined]
+    return _written(BLOCKS.format(block=block.__name__), owner)
 
 
 def _each(sample: Sample) -> float:

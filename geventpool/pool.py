@@ -64,6 +64,7 @@ from geventpool.stock import Stock
 __all__ = ["Borrowed", "Pool"]
 
 C = TypeVar("C")
+B = TypeVar("B", bound="Borrowed[Any]")
 
 log = logging.getLogger("geventpool")
 
@@ -82,33 +83,47 @@ class Borrowed(Generic[C]):
 
     __slots__ = ("_pool", "_timeout", "_entry")
 
-    def __init__(self, pool: Pool[C], timeout: float | None) -> None:
+    _pool: Pool[C]
+    _timeout: float | None
+    #: None but inside the block
+    _entry: Entry[C] | None
+
+    # No __init__: a call of one costs a tenth of a loan.
+    def of(self: B, pool: Pool[Any], timeout: float | None) -> B:
+        """This block, to borrow from *pool*."""
         self._pool = pool
         self._timeout = timeout
-        self._entry: Entry[C] | None = None
+        self._entry = None
+        return self
 
     def __enter__(self) -> C:
         pool = self._pool
+        if self._entry is not None:
+            raise RuntimeError("this block is in use: ask connection() for another")
+        # The short way, as in Pool.acquire.
+        current = getcurrent()
+        holder = pool._last
+        if holder() is not current:
+            pool._check_thread()
+            holder = pool._last = ref(current)
         if self._timeout is None and pool._is_calm and not pool._line:
-            # The short way, as in Pool.acquire.
-            if pool._home == get_ident():
-                try:
-                    entry = pool._get_idle()
-                except Empty:
-                    pass
-                else:
-                    now = pool._clock()
-                    probe = pool._probe
-                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
-                        entry.state = IN_USE
-                        entry.since = now
-                        entry.holder = ref(getcurrent())
-                        entry.block = self
-                        self._entry = entry
-                        return entry.conn
-                    pool._put_idle(entry)
+            try:
+                entry = pool._get_idle()
+            except Empty:
+                pass
+            else:
+                now = pool._clock()
+                probe = pool._probe
+                if now < entry.fit_until and (probe is None or probe(entry.conn)):
+                    entry.state = IN_USE
+                    entry.since = now
+                    entry.holder = holder
+                    entry.block = self
+                    self._entry = entry
+                    return entry.conn
+                pool._put_idle(entry)
         entry = self._entry = pool._borrow(None, self._timeout)
-        entry.holder = ref(getcurrent())
+        entry.holder = ref(current)
         entry.block = self
         return entry.conn
 
@@ -118,7 +133,7 @@ class Borrowed(Generic[C]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        entry = self._entry
+        entry, self._entry = self._entry, None
         # Not ours any more if it was released, dropped or transferred in the block.
         if entry is not None and entry.block is self:
             entry.block = None
@@ -275,6 +290,8 @@ class Pool(Generic[C]):
         self._known = self._holders.known if stock.is_calm else {}
         #: who borrowed or gave back last: most often the one who does next
         self._recent: Any = _nobody
+        #: who entered a block last
+        self._last: Callable[[], greenlet | None] = _nobody
         self._line = ledger.line
         self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
         self._put_idle = ledger.idle_queue.put_nowait
@@ -318,7 +335,11 @@ class Pool(Generic[C]):
         :param timeout: seconds to wait at most; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
         """
-        return Borrowed(self, timeout)
+        block: Borrowed[C] = Borrowed()
+        block._pool = self
+        block._timeout = timeout
+        block._entry = None
+        return block
 
     def acquire(
         self,

@@ -157,7 +157,7 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
     [
         ("errors.py", "from __future__ import annotations\nimport os.path"),
         ("pool.py", "from gevent.queue import LifoQueue\nfrom .ledger import Ledger"),
-        ("pool.py", "from geventpool import ledger, reaper"),
+        ("pool.py", "from geventpool import ledger, stock"),
         ("__init__.py", "from geventpool.pool import Pool"),
         ("redis/pool.py", "import redis.connection\nfrom . import connector"),
         ("redis/pool.py", "from ..pool import Pool\nfrom .connector import Connector"),

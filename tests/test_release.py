@@ -163,6 +163,16 @@ def test_a_block_whose_connection_was_released_inside_leaves_it_alone(pool):
     pool.release(conn)
 
 
+def test_a_block_is_entered_once_at_a_time(pool):
+    """It may be used again, but not inside itself, where a loan would be lost."""
+    block = pool.connection()
+    for _ in range(2):
+        with block as conn:
+            with pytest.raises(RuntimeError, match="in use"):
+                block.__enter__()
+        assert pool.idle_connections() == [conn]
+
+
 def test_an_idle_connection_can_be_dropped(pool):
     """It takes leave politely."""
     with pool.connection() as conn:

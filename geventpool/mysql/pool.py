@@ -112,7 +112,7 @@ class ConnectionPool(Pool[Connection]):
         :raises PoolError: as :meth:`acquire`, on entering.
         :raises pymysql.err.Error: the commit failed, on leaving.
         """
-        return Loan(self, timeout)
+        return Loan().of(self, timeout)
 
     def cursor(
         self,
@@ -196,6 +196,7 @@ class Loan(Borrowed[Connection]):
         patience = self._timeout
         started = pool._clock()
         while not pool._begin_loan(conn := super().__enter__()):
+            self._entry = None
             self._timeout = pool._left(started, patience)
         return conn
 
@@ -240,7 +241,7 @@ class CursorLoan:
     def __init__(
         self, pool: ConnectionPool, cursorclass: Any, timeout: float | None
     ) -> None:
-        self._loan = Loan(pool, timeout)
+        self._loan = Loan().of(pool, timeout)
         self._cursorclass = cursorclass
         self._cursor: Any = None
 
