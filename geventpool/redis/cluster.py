@@ -90,22 +90,26 @@ class RedisCluster(StockCluster):
         super().close()
         # Not there if the constructor failed.
         if "nodes_manager" in self.__dict__:
-            for node in self._connected():
-                node.redis_connection.connection_pool.close()
+            for pool in self._pools():
+                pool.close()
 
     def _turns(self) -> BoundedSemaphore:
         # Held by somebody at the moment of a fork, they would be lost to the child.
         if self.__dict__.get("_turns_of") != os.getpid():
-            pools = [
-                node.redis_connection.connection_pool for node in self._connected()
-            ]
             self._turns_of = os.getpid()
-            self._turn = BoundedSemaphore(min(pool.max_connections for pool in pools))
+            places = min(pool.max_connections for pool in self._pools())
+            self._turn = BoundedSemaphore(places)
         return self._turn
 
-    def _connected(self) -> list[Any]:
-        nodes: list[Any] = list(self.nodes_manager.nodes_cache.values())
-        return [node for node in nodes if node.redis_connection is not None]
+    def _pools(self) -> list[Any]:
+        """Those of the nodes of the cluster, and of the nodes to begin with."""
+        manager = self.nodes_manager
+        nodes: list[Any] = [
+            *manager.nodes_cache.values(),
+            *manager.startup_nodes.values(),
+        ]
+        clients = [node.redis_connection for node in nodes]
+        return [each.connection_pool for each in clients if each is not None]
 
 
 def url_of(host: str, port: int, tls: bool) -> str:

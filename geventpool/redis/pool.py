@@ -352,6 +352,12 @@ class ConnectionPool(StockPool):
         """
         self.disconnect()
 
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def shutdown(self, timeout: float | None = None) -> list[Loan]:
         """Close for good, after waiting for what is on loan. *May switch.*
 

@@ -166,7 +166,9 @@ class Listener:
 def test_each_release_is_announced_once(server: RedisServer) -> None:
     """To listeners of a dispatcher that the user gave; after the AUTH, if there is."""
     listener: Any = Listener()
-    dispatcher = EventDispatcher({AfterConnectionReleasedEvent: [listener]})
+    dispatcher = EventDispatcher()
+    # Old versions have no other way.
+    dispatcher._event_listeners_mapping[AfterConnectionReleasedEvent].append(listener)
     pool = ConnectionPool(port=server.port, event_dispatcher=dispatcher)
     conn = pool.get_connection()
     pool.release(conn)
