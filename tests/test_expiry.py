@@ -240,6 +240,19 @@ def test_a_connection_that_does_not_answer_is_replaced_within_the_same_acquire()
     assert stage.witness.reasons == [Reason.PING_FAILED]
 
 
+def test_after_a_failed_check_nobody_waits_for_the_next_one() -> None:
+    """Others of its age may be as dead: a new connection is opened at once."""
+    stage = Stage(max_connections=2, ping_after=5)
+    stage.fill(2)
+    # One check fails, and the other has no end.
+    stage.connector.script("ping", OSError("no answer"), Event())
+    stage.clock.advance(5)
+    seeker = gevent.spawn(stage.pool.acquire)
+    gevent.idle()
+    assert seeker.dead and seeker.value is stage.connector.opened[2]
+    stage.pool.close(timeout=0)
+
+
 def test_a_ping_without_end_is_cut_off_and_the_connection_replaced() -> None:
     """A ping takes no longer than its limit."""
     stage = Stage(max_connections=1, ping_after=5, limits=Limits(ping=0))
@@ -609,25 +622,26 @@ def fails_for(bad: ScriptedConnection) -> Callable[[ScriptedConnection], bool]:
     return is_usable
 
 
-def test_a_sweep_that_fails_is_not_the_last() -> None:
+@pytest.mark.parametrize("error", [OSError, gevent.Timeout])
+def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
     """Whatever a sweep raises is logged, and the next one comes."""
-    stage = Stage()
-    stage.fill(1)
-    swept = Event()
+    stage = Stage(reap_interval=0.001)
+    swept: list[object] = []
+    again = Event()
 
-    def sweep(pool: Pool[Any]) -> None:
-        if not swept.is_set():
-            swept.set()
-            raise ZeroDivisionError
+    def fail_at_first(*stock: object) -> None:
+        swept.append(stock)
+        if len(swept) == 1:
+            raise error
         again.set()
 
-    again = Event()
+    stage.fill(1)
     reaper = stage.pool._stock.reaper
     assert reaper is not None
-    reaper._sweep = sweep
-    reaper._sweep_once()
-    reaper._sweep_once()
-    assert again.is_set() and reaper.is_alive
+    reaper._sweep = fail_at_first
+    assert again.wait(5)
+    assert reaper.is_alive
+    stage.pool.close()
 
 
 def test_a_killed_reaper_is_replaced() -> None:

@@ -359,10 +359,14 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     gevent.idle()
     stats = pool.stats()
     assert (stats.checking, stats.resetting, stats.opening) == (1, 1, 1)
+    reaper = pool._stock.reaper
     pool._forked()
     work.set()
     gevent.idle()
     assert pool.size == 0 and not any(seeker.dead for seeker in seekers)
+    assert reaper is not None and not reaper.is_alive
+    # What was being opened has been let go of before it was open.
+    assert connector.opened == [first, second] and connector.opening == 0
     assert [conn.end for conn in (first, second)] == ["discarded"] * 2
     gevent.killall(seekers)
     check_capacity(pool)
@@ -375,6 +379,7 @@ def test_a_block_that_was_copied_ends_without_an_effect() -> None:
     with pool.connection():
         pool._forked()
     assert pool.size == 0
+    check(pool)
     with pytest.raises(KeyError), pool.connection():
         pool._forked()
         raise KeyError
@@ -393,6 +398,18 @@ def test_a_holder_that_was_copied_dies_without_an_effect() -> None:
     holder.kill()
     gevent.idle()
     assert mine.end is None and pool.lent_connections() == [mine]
+
+
+def test_the_child_tells_the_time_as_the_parent_does() -> None:
+    """A clock that a test has put in stays in."""
+    pool = Pool(ScriptedConnector(), max_idle=10)
+    clock = Clock()
+    clock.rule(pool)
+    pool._forked()
+    old = pool.acquire()
+    pool.release(old)
+    clock.advance(10)
+    assert pool.acquire() is not old
 
 
 def test_a_closed_pool_is_closed_in_the_child() -> None:
