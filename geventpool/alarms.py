@@ -32,8 +32,7 @@ class Alarms:
         :param limit: None: without end.
         """
         if limit is None:
-            waiter.get()
-            return
+            return waiter.get()
         if limit == self._usual and self._stopped:
             timer = self._stopped.pop()
         else:

@@ -849,7 +849,7 @@ _PREFACE: dict[type[PoolExhaustedError], str] = {
 }
 
 
-def _after_fork() -> None:
+def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
     # The copies of the parent's greenlets must not be woken by what is closed here.
     with sockets.after_fork():
         for pool in list(_pools):

@@ -5,7 +5,6 @@ Knows greenlets and time limits; what they work at is other people's business.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -101,11 +100,11 @@ class Crew(Generic[T]):
         member.rawlink(self._left)
 
     def _run(self) -> None:
-        # Work that happens not to switch must not hold up everybody else.
-        for turn in itertools.count(1):
-            if not self._items:
-                return
+        turn = 0
+        while self._items:
             self._work(self._items.popleft())
+            turn += 1
+            # Work that happens not to switch must not hold up everybody else.
             if turn % BREATH == 0:
                 gevent.sleep(0)
 

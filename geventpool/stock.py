@@ -11,7 +11,6 @@ only hit what it was aimed at. Room that comes free for whatever reason ends in
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 import traceback
@@ -257,8 +256,6 @@ class Stock(Generic[C]):
 
     def _say_goodbye(self, entry: Entry[C]) -> None:
         """In a greenlet of the pool. *May switch.*"""
-        if entry.state is not CLOSING:
-            return  # cut off meanwhile
         try:
             within(self.limits.close, "closing", self.connector.close, entry.conn)
         except Exception as error:
@@ -330,7 +327,8 @@ class Stock(Generic[C]):
 
     def _open_patiently(self, entry: Entry[C]) -> C:
         """Open; while the server is full, and as long as somebody waits, try again."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return within(self.limits.open, "opening", self.connector.open)
             except Exception as error:
@@ -345,7 +343,7 @@ class Stock(Generic[C]):
             if not self.ledger.line:
                 # Served or gone, or the pool is closed: nothing is opened any more.
                 raise failure
-        raise AssertionError("unreachable")
+            attempt += 1
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self.backoff.retries
@@ -354,10 +352,19 @@ class Stock(Generic[C]):
             return False
         if retries is not None and attempt >= retries:
             return False
-        if not self.connector.is_exhausted(error):
+        if not self._is_exhausted(error):
             return False
         self._note_failure(error)
         return True
+
+    def _is_exhausted(self, error: BaseException) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        try:
+            return self.connector.is_exhausted(error)
+        except Exception:
+            log.exception("asked about %r, %r failed", error, self.connector)
+            return False
 
     def _note_failure(self, error: BaseException) -> None:
         # The lines of the traceback are worth keeping; its frames would keep the
@@ -392,11 +399,7 @@ class Stock(Generic[C]):
         self.audience.tell("open_failed", error, self.clock() - started)
         # While one opening pauses because the server is full, the others that it
         # refuses give way: their waiters stay in line.
-        gives_way = (
-            self.refused
-            and isinstance(error, Exception)
-            and self.connector.is_exhausted(error)
-        )
+        gives_way = self.refused and self._is_exhausted(error)
         if slot is not None and not gives_way:
             self.ledger.fail(slot, error)
         self.serve()
@@ -418,8 +421,6 @@ class Stock(Generic[C]):
 
     def _check(self, entry: Entry[C]) -> None:
         """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
-        if entry.state is not CHECKING:
-            return  # cut off meanwhile
         passed = False
         try:
             within(self.limits.ping, "a ping", self.connector.ping, entry.conn)
@@ -439,8 +440,6 @@ class Stock(Generic[C]):
 
     def _reset(self, entry: Entry[C]) -> None:
         """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
-        if entry.state is not RESETTING:
-            return  # cut off meanwhile
         passed = False
         try:
             within(self.limits.reset, "a reset", self.connector.reset, entry.conn)
@@ -586,8 +585,12 @@ class Stock(Generic[C]):
     def let_go(self) -> None:
         """In a finaliser: the idle connections go, without a word."""
         self.closed = True
-        for entry in self.ledger.all_in(IDLE):
-            _silently(self.connector.discard, entry.conn)
+        for entry in (*self.ledger.entries.values(), *self.ledger.opening):
+            if entry.state is IDLE:
+                _silently(self.connector.discard, entry.conn)
+            else:
+                # What a greenlet of ours has at this moment must not become idle.
+                entry.doom = Reason.POOL_CLOSED
 
 
 def _silently(work: Callable[[Any], object], conn: Any) -> None:

@@ -252,3 +252,68 @@ def test_a_connector_that_opens_the_same_object_twice_is_refused():
         pool.acquire()
     assert pool.size == 1
     check(pool)
+
+
+def test_a_failed_check_does_not_make_the_first_in_line_wait_for_the_next():
+    """Where idle connections are cut off silently, one lost ping is enough."""
+    hangs = Event()
+    connector = ScriptedConnector(ping=[OSError("lost"), hangs])
+    pool = make(connector, ping_after=0, max_connections=3)
+    lent = [pool.acquire(), pool.acquire()]
+    for conn in lent:
+        pool.release(conn)
+    with pool.connection() as conn:
+        assert conn.number == 3
+    assert pool.stats().checking == 1
+    hangs.set()
+
+
+def test_a_connector_that_fails_to_judge_a_refusal_costs_nobody_his_answer(caplog):
+    """The waiter gets what opening raised."""
+    error = OSError("refused")
+    connector = ScriptedConnector(open=[error])
+    connector.is_exhausted = lambda error: 1 / 0
+    pool = make(connector)
+    with pytest.raises(OSError) as raised:
+        pool.acquire()
+    assert raised.value is error and "asked about" in caplog.text
+    check_capacity(pool)
+
+
+def test_a_time_out_of_the_driver_is_a_failure_to_open():
+    """It reaches the waiter like any other; the dial is not taken for killed."""
+    error = gevent.Timeout(5)
+    connector = ScriptedConnector(open=[error])
+    pool = make(connector)
+    with pytest.raises(gevent.Timeout) as raised:
+        pool.acquire()
+    assert raised.value is error
+    check_capacity(pool)
+
+
+def test_a_driver_that_times_out_while_the_server_is_full_tells_its_waiter():
+    """Only the server's own word that it is full keeps a waiter in line."""
+    gate = Event()
+
+    def time_out():
+        gate.wait()
+        raise gevent.Timeout(5)
+
+    connector = ScriptedConnector(open=[Full(), time_out, Full()])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(30, maximum=30))
+    outcomes = []
+
+    def wait():
+        try:
+            outcomes.append(pool.acquire(reclaim=False))
+        except gevent.Timeout as error:
+            outcomes.append(error)
+
+    waiters = [gevent.spawn(wait), gevent.spawn(wait)]
+    gevent.idle()
+    gate.set()
+    waiters[1].join()
+    assert isinstance(outcomes[0], gevent.Timeout)
+    gevent.killall(waiters)
+    pool.close(timeout=0)

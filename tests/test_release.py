@@ -278,3 +278,14 @@ def test_the_released_one_is_looked_at_before_it_is_handed_over(pool, counters):
     assert waiter.get().number == 3
     assert counters.snapshot().closed == {Reason.UNUSABLE: 1}
     pool.release(two)
+
+
+def test_a_pool_that_nobody_watches_looks_too(connector):
+    """The shortest way to the first in line is no way round the last look."""
+    pool = Pool(connector, max_connections=1)
+    conn = pool.acquire()
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    conn.is_usable = False
+    pool.release(conn)
+    assert waiter.get().number == 2 and conn.end == "discarded"
