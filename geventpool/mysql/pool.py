@@ -207,8 +207,9 @@ class Loan(Borrowed[Connection]):
         trace: TracebackType | None,
     ) -> None:
         entry = self._entry
+        # Given back, dropped or transferred in the block; or there is nothing to say.
         if entry is None or entry.block is not self:
-            # Given back, dropped or transferred in the block.
+            super().__exit__(kind, error, trace)
             return
         if error is None and entry.conn.owes_nothing:
             super().__exit__(None, None, None)

@@ -225,8 +225,12 @@ class Wire(Connection):
 
         :param sock: a connected socket to use instead of dialling.
         :raises pymysql.err.OperationalError: whatever PyMySQL raised.
+        :raises ConnectionInUseError: another greenlet uses it, or it has gone back.
         """
-        self._speaker = self._reader = self._buffer = self._ask = None
+        if self._speaker is not None:
+            raise self._in_use(self._speaker)
+        self._force_close()
+        self._reader = self._buffer = self._ask = None
         self._current_timeout = None
         self._may_chain = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
         if sock is None and self.bind_address is None:
@@ -583,6 +587,16 @@ class Wire(Connection):
     def _set_timeout(self, seconds: float | None) -> None:
         self._sock.settimeout(seconds)
         self._current_timeout = seconds
+
+    def ping(self, reconnect: bool | None = False) -> None:
+        """
+        Ask the server whether it is there. **May switch.**
+
+        :param reconnect: makes no difference: a connection that is made anew has
+            forgotten its session, and half of a transaction.
+        :raises pymysql.err.Error: it is not.
+        """
+        super().ping(False)
 
     # Several commands in one write
 

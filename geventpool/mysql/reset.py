@@ -59,7 +59,7 @@ class Nothing:
         return False
 
     def __call__(self, conn: Connection) -> None:
-        raise AssertionError("nothing is never needed")
+        return None
 
 
 class Custom:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from gevent import get_hub
 
@@ -50,7 +50,7 @@ class TLSContexts:
         made = self._made.get(key)
         if made is None:
             made = self._made[key] = get_hub().threadpool.spawn(_outcome, make, options)
-        context, error = made.get()
+        context, error = cast("tuple[Any, Exception | None]", made.get())
         if error is not None:
             # Perhaps the file is there next time.
             self._made.pop(key, None)

@@ -82,7 +82,8 @@ def is_blocked(conn: Any, scene: Scene, left: Any) -> bool:
     """Whether nobody else can write to the table."""
     try:
         scene.server.ask(
-            f"SET STATEMENT lock_wait_timeout=0 FOR ALTER TABLE {scene.table} COMMENT ''"
+            "SET STATEMENT lock_wait_timeout=0 FOR "
+            f"ALTER TABLE {scene.table} COMMENT ''"
         )
     except pymysql.OperationalError as error:
         return bool(error.args[0] == 1205)

@@ -9,6 +9,7 @@ import weakref
 import gevent
 import pymysql
 import pytest
+from gevent import monkey
 from pymysql import err
 from pymysql.cursors import Cursor, DictCursor, SSCursor
 
@@ -593,8 +594,10 @@ def test_a_connector_can_be_used_without_the_pool(mariadb_server):
     assert connector.survives(ValueError())
     assert not connector.survives(err.OperationalError(2013, ""))
     conn = connector.open()
+    conn.lend(connector.close)
     conn.verdict = err.OperationalError(1836, "read-only")
-    conn.unfit = "read-only"
+    assert connector.needs_reset(conn)
+    assert connector.needs_reset(conn), "asked twice, it says the same"
     with pytest.raises(err.OperationalError, match="read-only"):
         connector.reset(conn)
     connector.discard(conn)
@@ -752,6 +755,13 @@ def test_without_patching_the_pool_refuses_and_names_the_remedy():
         "    print(refusal)\n"
     )
     assert "monkey.patch_all()" in words
+
+
+def test_patching_is_looked_for_before_anything_else(monkeypatch):
+    """Not even the arguments are looked at."""
+    monkeypatch.setattr(monkey, "is_module_patched", lambda name: name != "socket")
+    with pytest.raises(RuntimeError, match="monkey"):
+        ConnectionPool(colour="red")
 
 
 def test_a_server_that_never_answers_is_given_up(make_pool):

@@ -7,6 +7,7 @@ import pytest
 from pymysql import err
 
 from geventpool import Limits
+from geventpool.mysql.reset import Nothing
 from tests.mysql.conftest import rows, until, value
 from tests.mysql.proxy import RESET, UNKNOWN
 
@@ -215,6 +216,15 @@ def test_a_rollback_without_autocommit_is_spared_after_a_commit(through, proxy, 
     pool.release(conn)
     assert pool.acquire() is conn
     assert said(proxy) == []
+
+
+def test_nothing_is_never_needed(make_pool):
+    """A pool that resets nothing does not even ask."""
+    pool = make_pool(reset=None, max_connections=1)
+    conn = use(pool)
+    nothing = Nothing()
+    assert not nothing.is_needed(conn)
+    assert nothing(conn) is None
 
 
 def test_waiters_get_a_clean_connection(make_pool):

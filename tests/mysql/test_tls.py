@@ -11,12 +11,12 @@ import pytest
 import trustme
 from pymysql import err
 
-from geventpool.mysql.tls import TLSContexts
+from geventpool.mysql.tls import TLSContexts, _outcome
 from tests.mysql.conftest import rows, value
 from tests.servers import MariaDBServer
 
 #: PyMySQL 1.1 uses TLS only when told to.
-HAS_PREFERRED = pymysql.version_info[:2] >= (1, 2)
+HAS_PREFERRED = pymysql.VERSION[:2] >= (1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_one_context_serves_all_connections(make_pool, tls_server, authority, ma
     """And it was made outside of the loop."""
     pool = make_pool(
         **{**tls_server.client_options, "ssl_ca": str(authority / "ca.pem")},
+        ssl_verify_cert=True,
         ssl_verify_identity=True,
         max_connecting=5,
     )
@@ -138,6 +139,13 @@ def test_a_context_that_cannot_be_made_is_tried_again():
         contexts({"ca": "ca.pem"}, make)
     assert contexts({"ca": "ca.pem"}, make) == "context"
     assert contexts({"ca": "ca.pem"}, make) == "context"
+
+
+def test_an_error_in_the_thread_is_handed_over():
+    """The hub prints what ends a thread's work; here it is somebody's to raise."""
+    assert _outcome(str, 5) == ("5", None)
+    context, error = _outcome(int, "five")
+    assert context is None and isinstance(error, ValueError)
 
 
 def test_no_certificate_no_connection(make_pool, tls_server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import gevent
@@ -13,7 +14,7 @@ from pymysql.cursors import SSCursor
 
 from geventpool.mysql import ConnectionInUseError, protocol
 from tests.mysql.conftest import rows, until, value
-from tests.peers import no_switch
+from tests.peers import no_switch, open_sockets
 
 MEGABYTE = 1 << 20
 
@@ -105,7 +106,7 @@ def test_load_data_works(make_pool, table, tmp_path):
 def test_an_interrupted_load_ends_as_what_interrupted_it(
     through, proxy, table, infile, error
 ):
-    """LOAD DATA neither outlives a kill, nor commits half a file, nor hides a Timeout."""
+    """LOAD DATA does not outlive a kill, commit half a file, or hide a Timeout."""
     conn = through(local_infile=True).acquire(reclaim=False)
     rows(conn, "SELECT 1")
     proxy.listening.clear()
@@ -139,13 +140,14 @@ def test_a_server_that_asks_for_a_file_unasked_loses_the_connection(make_pool, t
 
 
 def test_a_second_greenlet_is_refused_before_anything_is_sent(through, proxy):
-    """It is told who has the connection; the owner gets his own answer, and the next."""
+    """It is told who has the connection; the owner gets his own answers."""
     conn = through().acquire(reclaim=False)
     owner = begin(value, conn, "SELECT CONCAT('owner', SLEEP(0.2))")
     said = len(proxy.asked)
     for intrude in (
         lambda: rows(conn, "SELECT 'intruder'"),
         conn.ping,
+        conn.connect,
         conn.commit,
         conn.show_warnings,
         conn.next_result,
@@ -244,6 +246,28 @@ def test_a_goodbye_is_not_said_into_another_ones_conversation(make_pool):
     reader = begin(rows, conn, "SELECT SLEEP(20)")
     conn.say_goodbye()
     assert isinstance(reader.get(timeout=5), err.OperationalError)
+
+
+def test_a_lost_connection_is_not_made_anew_by_a_ping(make_pool):
+    """It would have forgotten its session, and nobody would know."""
+    conn = make_pool().acquire(reclaim=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        conn.ping(reconnect=True)
+        conn.hang_up()
+        with pytest.raises(err.Error):
+            conn.ping(reconnect=True)
+    assert not conn.open
+
+
+def test_connecting_again_by_hand_leaks_nothing(make_pool):
+    """Whoever asks for it gets a new session, and the old one ends."""
+    conn = make_pool().acquire(reclaim=False)
+    before, first = open_sockets(), conn.thread_id()
+    conn.connect()
+    assert conn.thread_id() != first
+    assert len(open_sockets()) == len(before)
+    assert value(conn, "SELECT 1") == 1
 
 
 # Answers
@@ -420,9 +444,21 @@ def test_an_error_in_a_stream_ends_it(make_pool):
 def test_a_stream_that_is_forgotten_reads_nothing_when_collected(make_pool):
     """A finalizer runs anywhere, even in the hub; it must not read."""
     conn = make_pool().acquire(reclaim=False)
-    conn.cursor(SSCursor).execute("SELECT seq FROM seq_1_to_1000")
+    cursor = conn.cursor(SSCursor)
+    cursor.execute("SELECT seq FROM seq_1_to_1000")
     with no_switch():
-        assert conn.unfinished
+        conn._result.__del__()
+        del cursor
+        gc.collect()
+    assert conn.unfinished
+
+
+def test_closing_a_cursor_of_a_lost_connection_is_no_error(make_pool):
+    """There is nothing left to be read."""
+    conn = make_pool().acquire(reclaim=False)
+    with conn.cursor(SSCursor) as cursor:
+        cursor.execute("SELECT seq FROM seq_1_to_1000")
+        conn._force_close()
 
 
 # What the status says
@@ -497,9 +533,10 @@ def test_nothing_is_said_on_a_closed_connection(make_pool):
     """Whatever is asked of it."""
     conn = make_pool().acquire(reclaim=False)
     conn.hang_up()
-    for ask in (conn.commit, lambda: conn.pipeline([(0x0E, b"")])):
+    for ask in (conn.commit, conn.finish, lambda: conn.pipeline([(0x0E, b"")])):
         with pytest.raises(err.InterfaceError):
             ask()
     assert not conn.is_quiet()
     assert not conn.in_step
+    assert repr(protocol.SHELF) == "its pool"
     until(lambda: not conn.open, "closed")
