@@ -111,8 +111,14 @@ def module_of(name: str) -> Any:
         return None
 
 
-#: redis-py's metrics, since 7.2.
-recorder = module_of("redis.observability.recorder")
+class NoRecorder:
+    """Stands for redis-py's metrics before 7.2, when it had none."""
+
+    _metrics_collector = None
+
+
+#: redis-py's metrics: nothing is recorded while ``_metrics_collector`` is None.
+recorder: Any = module_of("redis.observability.recorder") or NoRecorder
 
 
 class NotPatchedError(RuntimeError):

@@ -53,8 +53,8 @@ class Loans:
 
     def __init__(self, forgotten: Callable[[Any], None]) -> None:
         self._forgotten = weakref.WeakMethod(forgotten)
-        self._strangers: set[int] = set()
-        self._kept: dict[int, Kept] = {}
+        #: by the id of the connection: who keeps it; None: who may be anybody
+        self.special: dict[int, Kept | None] = {}
 
     def took(self, conn: Any, caller: FrameType | None) -> bool:
         """Note who took *conn*; True: an object of redis-py keeps it.
@@ -66,26 +66,22 @@ class Loans:
             caller = caller.f_back
         owner = None if caller is None else keeper(caller)
         if owner is not None:
-            self._kept[id(conn)] = Kept(owner, conn, self._owner_gone)
+            self.special[id(conn)] = Kept(owner, conn, self._owner_gone)
         elif caller is None or not is_driver(caller):
-            self._strangers.add(id(conn))
+            self.special[id(conn)] = None
         return owner is not None
 
     def gave_back(self, conn: Any) -> bool:
         """Forget *conn*; True: any greenlet may give it back."""
-        if self._kept:
-            self._kept.pop(id(conn), None)
-        if self._strangers and id(conn) in self._strangers:
-            self._strangers.remove(id(conn))
-            return True
-        return False
+        # For a kept one the core asks nobody.
+        return self.special.pop(id(conn), self) is None
 
     def _owner_gone(self, kept: Kept) -> None:
         # Usually its finaliser has given the connection back. But one that must talk
         # to the server first can't do so in the hub, and MONITOR has none.
         forgotten = self._forgotten()
-        if self._kept.get(id(kept.conn)) is kept:
-            del self._kept[id(kept.conn)]
+        if self.special.get(id(kept.conn)) is kept:
+            del self.special[id(kept.conn)]
             if forgotten is not None:
                 forgotten(kept.conn)
 

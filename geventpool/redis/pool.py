@@ -12,6 +12,8 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
+from sys import exc_info
+from types import FrameType
 from typing import Any, TypeVar
 
 from gevent import getcurrent
@@ -125,6 +127,7 @@ class ConnectionPool(StockPool):
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
         self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
         self._loans = Loans(self._forgotten)
+        self._special = self._loans.special
         self._readers = Readers()
         #: what redis-py said when it last failed to connect; None after a success
         self._failure: Exception | None = None
@@ -136,6 +139,10 @@ class ConnectionPool(StockPool):
             connection_class,
             max_connections or DEFAULT_MAX_CONNECTIONS,
             **connection_kwargs,
+        )
+        #: is there nothing at a release but the connection to look at?
+        self._is_plain = (
+            not self._asks_owner and self._dispatcher is None and self.cache is None
         )
         #: the :class:`geventpool.Pool` that does the pooling
         self.core: Pool[Any] = Pool(
@@ -205,7 +212,7 @@ class ConnectionPool(StockPool):
         :raises redis.RedisError: what redis-py raised when it connected.
         """
         try:
-            if recorder is not None and recorder._metrics_collector is not None:
+            if recorder._metrics_collector is not None:
                 conn = self._telemetry.timed(self.core.acquire)
             else:
                 conn = self.core.acquire()
@@ -252,12 +259,8 @@ class ConnectionPool(StockPool):
             raise
 
     def _forgotten(self, conn: Any) -> None:
-        """Whoever kept *conn* has ended: it is in a state that nobody knows."""
-        try:
-            self.core.drop(conn, anyone=True)
-        except ConnectionNotFoundError:
-            # Dropped before, behind its owner's back.
-            pass
+        # Whoever kept it has ended: it is in a state that nobody knows.
+        self._part_with(conn, anyone=True)
 
     def release(self, connection: Any) -> None:
         """Give a connection back.
@@ -266,27 +269,46 @@ class ConnectionPool(StockPool):
         not on loan from this pool is ignored, as redis-py ignores it. One that is
         closed, marked for reconnection, or whose command was broken off is not kept.
         """
-        error = sys.exc_info()[1]
-        fit = (
-            (error is None or not is_broken_off(error, sys._getframe().f_back))
-            and is_fit(connection)
-            and not (self._asks_owner and not self.owns_connection(connection))
-        )
-        if fit and self._dispatcher is not None:
-            self._announce(connection)
-        anyone = self._loans.gave_back(connection)
-        if self.cache is not None:
-            self._readers.give_back(connection)
-        try:
-            if fit:
-                self.core.release(connection, anyone=anyone)
+        # The way of nearly every command: it came to its end, and nobody else cares.
+        if self._is_plain and not self._special and exc_info()[1] is None:
+            if is_fit(connection):
+                self._give_back(connection)
             else:
-                self.core.drop(connection, anyone=anyone)
+                self._part_with(connection)
+        else:
+            self._examine(connection, sys._getframe().f_back)
+        if recorder._metrics_collector is not None:
+            self._telemetry.count()
+
+    def _examine(self, connection: Any, caller: FrameType | None) -> None:
+        """Give back a connection about which there may be something to know."""
+        error = exc_info()[1]
+        anyone = self._loans.gave_back(connection)
+        self._readers.give_back(connection)
+        if (
+            (error is not None and is_broken_off(error, caller))
+            or not is_fit(connection)
+            or (self._asks_owner and not self.owns_connection(connection))
+        ):
+            self._part_with(connection, anyone)
+            return
+        if self._dispatcher is not None:
+            self._announce(connection)
+        self._give_back(connection, anyone)
+
+    def _give_back(self, connection: Any, anyone: bool = False) -> None:
+        try:
+            self.core.release(connection, anyone=anyone)
         except ConnectionNotFoundError:
             # Never ours, given back before, or on to the next one meanwhile.
             pass
-        if recorder is not None and recorder._metrics_collector is not None:
-            self._telemetry.count()
+
+    def _part_with(self, connection: Any, anyone: bool = False) -> None:
+        try:
+            self.core.drop(connection, anyone=anyone)
+        except ConnectionNotFoundError:
+            # As above.
+            pass
 
     def _announce(self, connection: Any) -> None:
         # One that must authenticate anew is announced when it does: see below.

@@ -37,6 +37,10 @@ PUSH = b">"
 INVALIDATE = (b"invalidate", "invalidate")
 
 _native_poll = monkey.get_original("select", "poll")
+#: One native poll object for each descriptor number there ever was: the kernel keeps
+#: nothing between two calls, so it serves whatever socket has the number next. Making
+#: one takes as long as asking it.
+_polls: dict[int, Any] = {}
 # RDHUP, the end of a stream behind unread bytes, is Linux's own.
 _HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
@@ -57,11 +61,20 @@ def is_quiet(conn: Any) -> bool:
     try:
         sock = socket_of(conn)
         if type(sock) is GeventSocket and not hiredis_reader_of(conn).has_data():
-            return sockets.is_quiet(sock) or _offers_push(conn)
-    except AttributeError:
-        # Not connected, the parser written in Python, a cache in front...
+            number = native_socket_of(conn).fileno()
+            poll = _polls.get(number) or _poll_of(number)
+            return not poll.poll(0) or _offers_push(conn)
+    except (AttributeError, ValueError):
+        # Not connected, closed, the parser written in Python, a cache in front...
         pass
     return _look_closer(behind_cache(conn))
+
+
+def _poll_of(number: int) -> Any:
+    poll = _native_poll()
+    poll.register(number, select.POLLIN)
+    _polls[number] = poll
+    return poll
 
 
 def _look_closer(conn: Any) -> bool:

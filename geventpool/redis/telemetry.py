@@ -50,7 +50,7 @@ class Telemetry:
 
     def opened(self, seconds: float) -> None:
         """A connection was opened; it took *seconds*."""
-        if recorder is not None and recorder._metrics_collector is not None:
+        if recorder._metrics_collector is not None:
             recorder.record_connection_create_time(self._pool(), seconds)
 
     def count(self) -> None:

@@ -858,7 +858,7 @@ def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
             raise AssertionError
 
     loans = Loans(Gone().forgotten)
-    loans._kept[id(conn)] = kept
+    loans.special[id(conn)] = kept
     loans._owner_gone(kept)
     assert not loans.gave_back(conn)
 
