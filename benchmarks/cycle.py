@@ -82,8 +82,8 @@ def borrowing(contestant: Contestant) -> Callable[[int], None]:
 
     ``conn = pool.acquire(); pool.release(conn)`` with the pool a global of its module,
     and for the floor the same with a queue's ``get_nowait`` and ``put_nowait``: finding
-    the object and its method is part of calling it. Where one object does not have both verbs, the callables
-    stand in for them, which is in favour of that contestant.
+    the object and its method is part of calling it. Where one object does not have
+    both verbs, the callables stand in for them, which is in favour of that contestant.
     """
     take, give = contestant.acquire, contestant.release
     owner = getattr(take, "__self__", None)

@@ -32,7 +32,7 @@ FOREVER = float("inf")
 
 
 class State(enum.Enum):
-    """Where the connection of a place is; every one counts against the limit."""
+    """Where the connection of a place is; all but GONE count against the limit."""
 
     OPENING = "opening"
     IDLE = "idle"

@@ -46,11 +46,13 @@ class Loan:
 
 
 def counts(ledger: Ledger[Any]) -> str:
-    """The counts of a pool, as its ``repr`` shows them."""
+    """The counts of a pool, as its ``repr`` shows them; rare states only if any."""
+    rare = {"checking": len(ledger.checking), "resetting": len(ledger.resetting)}
     return (
         f"{ledger.size}/{ledger.max_connections}: {ledger.idle} idle, "
         f"{ledger.in_use} in use, {len(ledger.opening)} opening, "
         f"{len(ledger.closing)} closing, {len(ledger.line)} waiting"
+        + "".join(f", {number} {state}" for state, number in rare.items() if number)
     )
 
 

@@ -217,6 +217,7 @@ def test_a_used_connection_is_reset_before_the_next_loan(pool, connector):
     with pool.connection() as conn:
         conn.needs_reset = True
     assert pool.stats().resetting == 1 and not pool.idle_connections()
+    assert repr(pool).endswith("0 waiting, 1 resetting>")
     gevent.idle()
     assert ("reset", conn) in connector.calls
     assert pool.idle_connections() == [conn]
