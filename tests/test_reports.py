@@ -53,7 +53,7 @@ def test_the_counts_of_an_empty_pool():
 
 
 def test_each_count_is_in_its_place():
-    """Size and limit first, then each state that a user has a word for."""
+    """Size and limit first, then each state; the rare ones last, and only if any."""
     ledger = Ledger(LifoQueue(), 30)
     numbers = {IDLE: 1, IN_USE: 2, CLOSING: 4, CHECKING: 5, RESETTING: 6}
     for state, number in numbers.items():
@@ -72,7 +72,10 @@ def test_each_count_is_in_its_place():
         ledger.reserve()
     for number in range(7):
         ledger.join(number, print)
-    assert counts(ledger) == "21/30: 1 idle, 2 in use, 3 opening, 4 closing, 7 waiting"
+    assert counts(ledger) == (
+        "21/30: 1 idle, 2 in use, 3 opening, 4 closing, 7 waiting, "
+        "5 checking, 6 resetting"
+    )
 
 
 # Loans.
