@@ -438,6 +438,7 @@ def test_a_sweep_finds_a_socket_that_was_hung_up() -> None:
         pool = Pool(TcpConnection, echo.options, 3, 3)
         echo.wait_open(3)
         echo.hang_up_all()
+        echo.wait_open(0)
         pool.drop_expired()
         assert pool.size == 0
         pool.close()
