@@ -67,6 +67,31 @@ def test_a_forgotten_pool_leaves_its_borrowers_alone() -> None:
         echo.wait_open(0)
 
 
+@pytest.mark.parametrize("state", ["opening", "checking", "resetting", "closing"])
+def test_what_a_forgotten_pool_was_at_is_let_go(state: str) -> None:
+    """A connection that its greenlets have at that moment is not left open."""
+    done = Event()
+    verbs = dict(opening="open", checking="ping", resetting="reset", closing="close")
+    connector = ScriptedConnector(**{verbs[state]: [done]})
+    minimum = 1 if state == "opening" else 0
+    pool = Pool(connector, min_connections=minimum, ping_interval=0)
+    if state != "opening":
+        conn = pool.acquire()
+        conn.needs_reset = state == "resetting"
+        pool.release(conn)
+    if state == "closing":
+        pool.drop(conn)
+    if state == "checking":
+        pool._stock.sweep()
+    gevent.idle()
+    assert getattr(pool.stats(), state) == 1
+    del pool
+    settle()
+    done.set()
+    settle()
+    assert [conn.end is None for conn in connector.opened] == [False]
+
+
 def test_a_connection_that_cannot_be_let_go_does_not_hinder_the_collector() -> None:
     """A finaliser raises nothing, and goes on with the next connection."""
     connector = ScriptedConnector()
