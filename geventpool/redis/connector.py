@@ -6,9 +6,9 @@ Knows what one connection needs; is given the pool only to ask it for new ones.
 from __future__ import annotations
 
 import errno
-import time
 import weakref
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any, Protocol
 
 from redis.backoff import NoBackoff
@@ -21,10 +21,15 @@ from geventpool.redis.internals import (
     behind_cache,
     check_patched,
     flush_cache,
+    is_connected,
 )
 from geventpool.redis.probe import is_quiet
 
-__all__ = ["Maker", "RedisConnector", "is_in_step"]
+__all__ = ["MOMENT", "Maker", "RedisConnector", "is_in_step"]
+
+#: Seconds for which a reply proves that a connection is well. A network takes longer
+#: than that to tell of anything new.
+MOMENT = 0.0001
 
 #: The server, or this process, has no room for another connection.
 SERVER_FULL = "max number of clients reached"
@@ -56,6 +61,10 @@ class RedisConnector(Connector[Any]):
     def __init__(self, maker: Maker) -> None:
         # The core pool keeps us; we must not keep the pool that keeps the core.
         self._maker = weakref.ref(maker)
+        #: the connection on which a command has just come to its end, its reply read
+        self.used: Any = None
+        #: seconds of the monotonic clock until which "just" holds
+        self.until = 0.0
 
     def open(self) -> Any:
         """A connection after its handshake. **May switch.**
@@ -69,7 +78,7 @@ class RedisConnector(Connector[Any]):
         maker = self._maker()
         if maker is None:
             raise ReferenceError("the pool has been collected")
-        started = time.monotonic()
+        started = monotonic()
         conn = maker.make_connection()
         try:
             self._connect(conn, maker)
@@ -77,7 +86,7 @@ class RedisConnector(Connector[Any]):
             # Interrupted as well: nobody else knows of the half-made connection.
             self.discard(conn)
             raise
-        maker.opened(conn, time.monotonic() - started)
+        maker.opened(conn, monotonic() - started)
         return conn
 
     def _connect(self, conn: Any, maker: Maker) -> None:
@@ -125,8 +134,16 @@ class RedisConnector(Connector[Any]):
         except ResponseError:
             pass
 
+    def is_usable(self, conn: Any) -> bool:
+        # What was said this moment is not asked about: busy greenlets take the very
+        # connection that they have just given back, and asking costs a system call.
+        if conn is self.used:
+            self.used = None
+            if monotonic() < self.until and is_connected(conn):
+                return True
+        return is_quiet(conn)
+
     # Asked at every loan, so without a method of our own in between.
-    is_usable = staticmethod(is_quiet)
     needs_reset = staticmethod(awaits_auth)
 
     def reset(self, conn: Any) -> None:

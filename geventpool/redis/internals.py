@@ -15,6 +15,7 @@ member                              relied on for
 ``_RESP2Parser._buffer``,           the bytes read but not yet parsed
 ``SocketBuffer._buffer``
 ``handle_push_response()``          acting on an invalidation found in the parser
+``Connection._should_reconnect``    what ``should_reconnect()`` would say
 ``Connection._re_auth_token``       is an AUTH due after this loan?
 ``CacheProxyConnection._conn``,     the connection behind a client-side cache, and the
 ``_cache``                          cache
@@ -181,11 +182,12 @@ def is_connected(conn: Any) -> bool:
 
 def is_fit(conn: Any) -> bool:
     """May *conn* be lent again as it is: connected, and not to be connected anew?"""
-    if not is_connected(conn):
-        return False
-    # Not in redis-py before 7.0.
-    due = getattr(conn, "should_reconnect", None)
-    return due is None or not due()
+    try:
+        return conn._sock is not None and not conn._should_reconnect
+    except AttributeError:
+        # Before 7.0, behind a cache, or of somebody's own making.
+        due = getattr(conn, "should_reconnect", None)
+        return is_connected(conn) and (due is None or not due())
 
 
 def awaits_auth(conn: Any) -> bool:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from sys import exc_info
+from time import monotonic
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from geventpool.listeners import PoolListener, PoolStats
 from geventpool.policies import Backoff, Limits
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
-from geventpool.redis.connector import RedisConnector
+from geventpool.redis.connector import MOMENT, RedisConnector
 from geventpool.redis.errors import in_terms_of_redis
 from geventpool.redis.internals import (
     COMMAND,
@@ -129,6 +130,7 @@ class ConnectionPool(StockPool):
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
+        self._connector = RedisConnector(self)
         #: what redis-py said when it last failed to connect; None after a success
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self)
@@ -146,7 +148,7 @@ class ConnectionPool(StockPool):
         )
         #: the :class:`geventpool.Pool` that does the pooling
         self.core: Pool[Any] = Pool(
-            RedisConnector(self),
+            self._connector,
             None,
             initial_connections,
             self._limit,
@@ -168,6 +170,9 @@ class ConnectionPool(StockPool):
             listeners=listeners,
             limits=limits,
         )
+        # What every command touches, bound once.
+        self._take = self.core.acquire
+        self._give_back = self.core.release
 
     @classmethod
     def from_url(cls: type[P], url: str, **kwargs: Any) -> P:
@@ -213,16 +218,20 @@ class ConnectionPool(StockPool):
         """
         try:
             if recorder._metrics_collector is not None:
-                conn = self._telemetry.timed(self.core.acquire)
+                conn = self._telemetry.timed(self._take)
             else:
-                conn = self.core.acquire()
+                conn = self._take()
         except (PoolError, TimeoutError) as error:
             raise self._explained(error)
-        # None: this call is all that a greenlet does.
-        caller = sys._getframe().f_back
         kept = False
-        if caller is None or caller.f_code is not COMMAND:
-            kept = self._loans.took(conn, caller)
+        try:
+            # Not f_back of our own frame: that would make two objects.
+            is_command = sys._getframe(1).f_code is COMMAND
+        except ValueError:
+            # No caller: this call is all that a greenlet does.
+            is_command = False
+        if not is_command:
+            kept = self._loans.took(conn, sys._getframe().f_back)
             if kept:
                 self.core.transfer(conn, None)
         if self.cache is not None:
@@ -260,7 +269,11 @@ class ConnectionPool(StockPool):
 
     def _forgotten(self, conn: Any) -> None:
         # Whoever kept it has ended: it is in a state that nobody knows.
-        self._part_with(conn, anyone=True)
+        try:
+            self.core.drop(conn, anyone=True)
+        except ConnectionNotFoundError:
+            # Dropped before, behind its owner's back.
+            pass
 
     def release(self, connection: Any) -> None:
         """Give a connection back.
@@ -270,11 +283,20 @@ class ConnectionPool(StockPool):
         closed, marked for reconnection, or whose command was broken off is not kept.
         """
         # The way of nearly every command: it came to its end, and nobody else cares.
-        if self._is_plain and not self._special and exc_info()[1] is None:
-            if is_fit(connection):
+        if (
+            self._is_plain
+            and not self._special
+            and exc_info()[1] is None
+            and is_fit(connection)
+        ):
+            connector = self._connector
+            connector.used = connection
+            connector.until = monotonic() + MOMENT
+            try:
                 self._give_back(connection)
-            else:
-                self._part_with(connection)
+            except ConnectionNotFoundError:
+                # Never ours, given back before, or on to the next one meanwhile.
+                pass
         else:
             self._examine(connection, sys._getframe().f_back)
         if recorder._metrics_collector is not None:
@@ -285,27 +307,18 @@ class ConnectionPool(StockPool):
         error = exc_info()[1]
         anyone = self._loans.gave_back(connection)
         self._readers.give_back(connection)
-        if (
-            (error is not None and is_broken_off(error, caller))
-            or not is_fit(connection)
-            or (self._asks_owner and not self.owns_connection(connection))
-        ):
-            self._part_with(connection, anyone)
-            return
-        if self._dispatcher is not None:
+        keep = (
+            (error is None or not is_broken_off(error, caller))
+            and is_fit(connection)
+            and not (self._asks_owner and not self.owns_connection(connection))
+        )
+        if keep and self._dispatcher is not None:
             self._announce(connection)
-        self._give_back(connection, anyone)
-
-    def _give_back(self, connection: Any, anyone: bool = False) -> None:
         try:
-            self.core.release(connection, anyone=anyone)
-        except ConnectionNotFoundError:
-            # Never ours, given back before, or on to the next one meanwhile.
-            pass
-
-    def _part_with(self, connection: Any, anyone: bool = False) -> None:
-        try:
-            self.core.drop(connection, anyone=anyone)
+            if keep:
+                self.core.release(connection, anyone=anyone)
+            else:
+                self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
             # As above.
             pass

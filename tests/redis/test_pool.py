@@ -881,3 +881,45 @@ def test_patching_is_looked_at_when_connecting(
         with pytest.raises(NotPatchedError, match="imported before"):
             pool.get_connection()
     pool.release(pool.get_connection())
+
+
+def test_a_reply_proves_a_connection_well_for_a_moment(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only what a command has returned; then the socket is asked again."""
+    pool = make_pool()
+    client = redis.Redis(connection_pool=pool)
+    asked: list[object] = []
+
+    def look(conn: object) -> bool:
+        asked.append(conn)
+        return True
+
+    monkeypatch.setattr("geventpool.redis.connector.is_quiet", look)
+    monkeypatch.setattr("geventpool.redis.pool.MOMENT", 1000.0)
+    assert client.ping()
+    assert client.ping()
+    assert not asked
+    conn = pool.get_connection()
+    assert not asked
+    pool.release(conn)
+    pool.release(pool.get_connection())
+    assert asked == [conn]
+    assert client.ping()
+    monkeypatch.setattr("geventpool.redis.pool.MOMENT", 0.0)
+    assert client.ping()
+    before = len(asked)
+    assert client.ping()
+    assert len(asked) == before + 1
+
+
+def test_a_connection_closed_at_that_moment_is_not_lent(make_pool: MakePool) -> None:
+    """Whatever its last reply proved."""
+    pool = make_pool()
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping()
+    conn = pool._available_connections[0]
+    pool._connector.used, pool._connector.until = conn, float("inf")
+    conn.disconnect()
+    assert pool.get_connection() is not conn
+    pool.release(*pool._in_use_connections)
