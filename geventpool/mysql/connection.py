@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from pymysql import err
 from pymysql.cursors import Cursor, SSCursor
@@ -31,6 +31,17 @@ _TABLES = ("encoders", "decoders")
 _SHARED = ("charset", "encoding", "collation", "autocommit_mode", "use_unicode")
 
 
+class Lender(Protocol):
+    """
+    What gives connections out and takes them back.
+    """
+
+    def release(self, conn: Connection) -> None:
+        """
+        Take back a connection.
+        """
+
+
 class Connection(Wire):
     """
     A PyMySQL connection that belongs to a :class:`~geventpool.mysql.ConnectionPool`.
@@ -40,7 +51,8 @@ class Connection(Wire):
     """
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
-        self._give_back: Callable[[Connection], None] | None = None
+        #: the pool whose loan is under way
+        self.lender: Lender | None = None
         self._cursors: list[weakref.ref[Cursor]] = []
         self._streams: list[SSCursor] = []
         self._sweep_at = _SWEEP
@@ -56,9 +68,8 @@ class Connection(Wire):
 
         :raises pymysql.err.Error: it was given back, or closed, before.
         """
-        give_back = self._give_back
-        if give_back is not None:
-            give_back(self)
+        if self.lender is not None:
+            self.lender.release(self)
         elif self._speaker is SHELF:
             raise err.Error("Already closed")
         else:
@@ -70,7 +81,7 @@ class Connection(Wire):
 
         :param cursor: its class; None for the connection's ``cursorclass``.
         """
-        made = super().cursor(cursor)
+        made = (cursor or self.cursorclass)(self)
         if isinstance(made, SSCursor):
             # Its finalizer would read the rest of the rows, in whatever greenlet it
             # happened to run: so it must not be collected before it is closed.
@@ -127,9 +138,6 @@ class Connection(Wire):
     unfit: str | None = None
     due = False
 
-    #: Whether a loan is under way.
-    is_lent = False
-
     @property
     def is_at_rest(self) -> bool:
         """
@@ -147,17 +155,22 @@ class Connection(Wire):
             and (result is None or not (result.unbuffered_active or result.has_next))
             and self._sock is not None
             and self._at == len(self._buffer or b"")
-            and self._is_untouched
+            and self.cursorclass is self._personal["cursorclass"]
+            and self.encoders is self._tables[0]
+            and self.decoders is self._tables[1]
+            and not self._tables[0].touched
+            and not self._tables[1].touched
+            and self._read_timeout == self._personal["_read_timeout"]
+            and self._write_timeout == self._personal["_write_timeout"]
         )
 
-    def lend(self, give_back: Callable[[Connection], None]) -> None:
+    def lend(self, lender: Lender) -> None:
         """
         Begin a loan.
 
-        :param give_back: what :meth:`close` shall call with the connection.
+        :param lender: whose ``release`` :meth:`close` shall call.
         """
-        self._give_back = give_back
-        self.is_lent = True
+        self.lender = lender
         self._speaker = None
         self.spoken = False
         if not self.plain:
@@ -168,8 +181,7 @@ class Connection(Wire):
         """
         End the loan: cursors are disarmed, commands are refused from now on.
         """
-        self.is_lent = False
-        self._give_back = None
+        self.lender = None
         self._speaker = SHELF
         if self._cursors or self._streams:
             self._disarm()
@@ -178,7 +190,7 @@ class Connection(Wire):
         """
         Drop the connection: no goodbye, never switches, safe whoever uses it.
         """
-        self._give_back = None
+        self.lender = None
         super().hang_up()
         self._disarm()
 
@@ -224,24 +236,17 @@ class Connection(Wire):
         :param shared: also those that mirror the server's session, which the caller is
             about to put back there as well.
         """
-        if not self._is_untouched:
-            self.__dict__.update(self._personal)
+        own = self.__dict__
+        if any(own[name] != value for name, value in self._personal.items()):
+            own.update(self._personal)
+        if any(own[name] is not table or table.touched for name, table in self._both):
             self._renew_tables()
         if shared:
-            self.__dict__.update(self._shared)
+            own.update(self._shared)
 
     @property
-    def _is_untouched(self) -> bool:
-        personal = self._personal
-        return (
-            self.cursorclass is personal["cursorclass"]
-            and self._read_timeout == personal["_read_timeout"]
-            and self._write_timeout == personal["_write_timeout"]
-            and self.encoders is self._tables[0]
-            and self.decoders is self._tables[1]
-            and not self._tables[0].touched
-            and not self._tables[1].touched
-        )
+    def _both(self) -> tuple[tuple[str, Converters], ...]:
+        return ("encoders", self._tables[0]), ("decoders", self._tables[1])
 
     def _renew_tables(self) -> None:
         self.encoders, self.decoders = self._tables = (

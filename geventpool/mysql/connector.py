@@ -119,8 +119,8 @@ class MySQLConnector(Connector[Connection]):
         options = dict(self._options)
         if self._changing is not None:
             fresh = self._changing()
-            options.update(parse_url(fresh) if isinstance(fresh, str) else fresh)
-            options = _checked(options)
+            given = parse_url(fresh) if isinstance(fresh, str) else fresh
+            options.update(_checked(given))
         for name in ("user", "password"):
             if callable(options.get(name)):
                 options[name] = options[name]()
@@ -236,7 +236,9 @@ class MySQLConnector(Connector[Connection]):
         """
         Whether an idle connection is open and the server silent. Never switches.
         """
-        return conn.is_quiet()
+        # Written out, for this is asked at every loan.
+        ask = conn.ask
+        return conn.is_quiet() if ask is None else not ask(0)
 
     def needs_reset(self, conn: Connection) -> bool:
         """
@@ -245,7 +247,7 @@ class MySQLConnector(Connector[Connection]):
         Here a loan ends, whatever way the connection came back. One that can't be lent
         again needs a reset too, which is refused.
         """
-        if not conn.is_lent:
+        if conn.lender is None:
             return conn.due  # asked twice
         if self._reset.is_lazy and conn.is_at_rest:
             conn.end_loan()

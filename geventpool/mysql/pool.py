@@ -158,7 +158,7 @@ class ConnectionPool(Pool[Connection]):
 
         **May switch** if there is a check.
         """
-        conn.lend(self.release)
+        conn.lend(self)
         if self._check_loan is None:
             return True
         try:
@@ -179,6 +179,11 @@ class ConnectionPool(Pool[Connection]):
         return max(0.0, started + patience - self._clock())
 
 
+# Found by name, which costs less than super() does at every loan.
+_enter = Borrowed.__enter__
+_exit = Borrowed.__exit__
+
+
 class Loan(Borrowed[Connection]):
     """
     A loan for the length of a ``with`` block; see :meth:`ConnectionPool.connection`.
@@ -190,12 +195,12 @@ class Loan(Borrowed[Connection]):
     def __enter__(self) -> Connection:
         pool = self._pool
         if pool._check_loan is None:
-            conn = super().__enter__()
-            conn.lend(pool.release)
+            conn = _enter(self)
+            conn.lend(pool)
             return conn
         patience = self._timeout
         started = pool._clock()
-        while not pool._begin_loan(conn := super().__enter__()):
+        while not pool._begin_loan(conn := _enter(self)):
             self._entry = None
             self._timeout = pool._left(started, patience)
         return conn
@@ -209,10 +214,10 @@ class Loan(Borrowed[Connection]):
         entry = self._entry
         # Given back, dropped or transferred in the block; or there is nothing to say.
         if entry is None or entry.block is not self:
-            super().__exit__(kind, error, trace)
+            _exit(self, kind, error, trace)
             return
         if error is None and entry.conn.owes_nothing:
-            super().__exit__(None, None, None)
+            _exit(self, None, None, None)
             return
         try:
             if error is None:
@@ -220,16 +225,16 @@ class Loan(Borrowed[Connection]):
             elif isinstance(error, Exception):
                 entry.conn.rollback_if_open()
         except Exception as failure:
-            super().__exit__(type(failure), failure, None)
+            _exit(self, type(failure), failure, None)
             if error is None:
                 raise
         except BaseException as failure:
             # Interrupted: nobody knows whether the server has committed.
-            super().__exit__(type(failure), failure, None)
+            _exit(self, type(failure), failure, None)
             raise
         else:
             fine = error is None or isinstance(error, Exception)
-            super().__exit__(*((None, None, None) if fine else (kind, error, trace)))
+            _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 
 class CursorLoan:

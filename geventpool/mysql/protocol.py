@@ -63,6 +63,9 @@ _QUERY = COMMAND.COM_QUERY
 #: Length in three bytes, number of the packet in one.
 _header = struct.Struct("<HBB").unpack_from
 _HEADER = 4
+_command = struct.Struct("<iB").pack
+#: Bytes: what is longer is left to PyMySQL and gevent to cut into pieces.
+_SMALL = 16 * 1024
 
 #: A patched poll switches even when told not to wait.
 _poll = gevent.monkey.get_original("select", "poll")
@@ -140,7 +143,7 @@ class Wire(Connection):
     _at = 0
     _blocks = 0
     #: Asks a plain socket whether there is something to read.
-    _ask: Callable[[int], Any] | None = None
+    ask: Callable[[int], Any] | None = None
     #: One command may carry several statements: none is known by how it begins.
     _may_chain = False
 
@@ -213,8 +216,8 @@ class Wire(Connection):
         """
         Whether it is open, and the server has nothing to say. Never switches.
         """
-        if self._ask is not None:
-            return not self._ask(0)
+        if self.ask is not None:
+            return not self.ask(0)
         return self._sock is not None and sockets.is_quiet(self._sock)
 
     # Opening and closing
@@ -230,7 +233,7 @@ class Wire(Connection):
         if self._speaker is not None:
             raise self._in_use(self._speaker)
         self._force_close()
-        self._reader = self._buffer = self._ask = None
+        self._reader = self._buffer = self.ask = None
         self._current_timeout = None
         self._may_chain = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
         if sock is None and self.bind_address is None:
@@ -243,7 +246,7 @@ class Wire(Connection):
         if type(self._sock) is gevent.socket.socket:
             poll = _poll()
             poll.register(self._sock.fileno(), select.POLLIN)
-            self._ask = poll.poll
+            self.ask = poll.poll
 
     def _dial(self) -> Any:
         # Not PyMySQL's way: that sends every numeric address through the resolver's
@@ -274,7 +277,7 @@ class Wire(Connection):
         Let go of the socket without a word. Never switches; safe beside a reader.
         """
         sock, self._sock = self._sock, None
-        self._ask = None
+        self.ask = None
         # Only during the handshake; closing it could switch, and would be refused
         # beside a reader.
         self._rfile = None
@@ -320,7 +323,13 @@ class Wire(Connection):
         if command != _QUERY or self._may_chain or sql[:6].upper() not in PLAIN:
             self._suspect(command, sql)
         try:
-            _pymysql._execute_command(self, command, sql)
+            if len(sql) > _SMALL:
+                _pymysql._execute_command(self, command, sql)
+                return
+            text = sql.encode(self.encoding) if isinstance(sql, str) else sql
+            self._result = None
+            self._write_bytes(_command(len(text) + 1, command) + text)
+            self._next_seq_id = 1
         except BaseException:
             # Nothing is awaited; an interrupted write has closed the socket already.
             self._speaker = self._interruption = None
@@ -572,7 +581,10 @@ class Wire(Connection):
         try:
             if self._current_timeout != self._write_timeout:
                 self._set_timeout(self._write_timeout)
-            self._sock.sendall(data)
+            # What fits into the kernel's buffer, as most do, is sent at less cost.
+            sent = self._sock.send(data) if len(data) <= _SMALL else 0
+            if sent < len(data):
+                self._sock.sendall(memoryview(data)[sent:])
         except OSError as error:
             self._force_close()
             raise err.OperationalError(
@@ -612,9 +624,7 @@ class Wire(Connection):
         if self._speaker is not None:
             raise self._in_use(self._speaker)
         self._result = None
-        packets = [
-            struct.pack("<iB", len(text) + 1, code) + text for code, text in commands
-        ]
+        packets = [_command(len(text) + 1, code) + text for code, text in commands]
         answers: list[Exception | None] = []
         try:
             self._speaker = getcurrent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -69,4 +70,5 @@ class Proxy(Peer):
                     gate.wait()
         except OSError:
             pass  # one of both went away
-        target.shutdown(socket.SHUT_RDWR) if target.fileno() >= 0 else None
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)

@@ -574,11 +574,11 @@ def test_bad_arguments_are_refused_at_the_door(options, kind, words):
 @pytest.mark.parametrize("answer", [5, {"colour": "red"}])
 def test_a_callable_that_answers_nonsense_fails_the_borrower(make_pool, answer):
     """With an error that names it."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="options must be a dict|argument colour"):
         make_pool(lambda: answer).acquire()
 
 
-def test_a_connector_can_be_used_without_the_pool(mariadb_server):
+def test_a_connector_can_be_used_without_the_pool(mariadb_server, make_pool):
     """It has honest defaults."""
     connector = MySQLConnector(**mariadb_server.client_options)
     conn = connector.open()
@@ -594,7 +594,7 @@ def test_a_connector_can_be_used_without_the_pool(mariadb_server):
     assert connector.survives(ValueError())
     assert not connector.survives(err.OperationalError(2013, ""))
     conn = connector.open()
-    conn.lend(connector.close)
+    conn.lend(make_pool())
     conn.verdict = err.OperationalError(1836, "read-only")
     assert connector.needs_reset(conn)
     assert connector.needs_reset(conn), "asked twice, it says the same"

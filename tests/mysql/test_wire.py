@@ -345,6 +345,13 @@ def test_a_value_may_be_larger_than_a_packet(make_pool, mariadb_server):
         mariadb_server.ask("SET GLOBAL max_allowed_packet=16777216")
 
 
+def test_a_statement_may_be_of_any_length(make_pool):
+    """Whatever way it is sent."""
+    with make_pool().connection() as conn:
+        for length in 10, 16 * 1024, 100 * 1024, 3 * MEGABYTE:
+            assert value(conn, "SELECT LENGTH('%s')" % ("x" * length)) == length
+
+
 def test_others_run_while_a_large_result_is_read(make_pool):
     """A result that arrives faster than it is read does not stop the world."""
     conn = make_pool().acquire(reclaim=False)
