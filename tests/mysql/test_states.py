@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.mysql.conftest import until
 from tests.mysql.states import STATES, Scene, State
 from tests.servers import MariaDBServer
 
@@ -71,8 +72,17 @@ def is_clean(make_pool, scene: Scene, state: State, **options) -> bool:
     pool.release(conn)
     conn = pool.acquire()
     second = state.look(conn, scene, left)
+    session = conn.thread_id()
     pool.drop(conn)
+    # What it holds it holds until the server has noticed.
+    until(lambda: not is_known(scene.server, session), "session ended")
     return bool(first == second)
+
+
+def is_known(server: MariaDBServer, session: int) -> bool:
+    """Whether the server still has this session."""
+    sessions = server.ask("SELECT id FROM information_schema.processlist")
+    return (session,) in sessions
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
