@@ -1,0 +1,1 @@
+"""How well drivers' own tests, and old drivers, get on with the pools; see Makefile."""
