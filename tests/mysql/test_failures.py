@@ -112,6 +112,39 @@ def test_statements_are_never_run_again(through, proxy, table):
     assert proxy.server.ask(f"SELECT COUNT(*) FROM {table}") == [(1,)]
 
 
+# The limit
+
+
+def test_a_cold_start_keeps_to_the_limit(make_pool, own_server):
+    """The server never sees more sockets than there are places."""
+    pool = make_pool(**own_server.client_options, max_connections=5, max_connecting=5)
+    until(lambda: own_server.sockets() == 0, "no sockets yet")
+    most = []
+
+    def borrow():
+        with pool.connection() as conn:
+            rows(conn, "SELECT SLEEP(0.005)")
+            most.append(own_server.sockets())
+
+    gevent.joinall([gevent.spawn(borrow) for _ in range(50)], raise_error=True)
+    assert len(most) == 50 and max(most) <= 5
+
+
+def test_closing_the_pool_closes_under_the_reader(make_pool):
+    """When its time is over: he is told that the connection is lost."""
+    pool = make_pool()
+
+    def work():
+        with pool.connection() as conn:
+            rows(conn, "SELECT SLEEP(20)")
+
+    borrower = gevent.spawn(lambda: pytest.raises(err.OperationalError, work))
+    until(lambda: bool(pool.lent_connections()), "borrowed")
+    gevent.sleep(0.02)
+    assert len(pool.close(timeout=0.05)) == 1
+    assert borrower.get(timeout=5).value.args[0] == 2013
+
+
 # The server as a whole
 
 
