@@ -8,13 +8,15 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench compat test-versions clean
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
 	@echo "make test    check, run all tests, measure their coverage"
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers"
+	@echo "make compat  redis-py's own tests, with its pools and with ours"
+	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make clean   remove what the others left here"
 	@echo "PYTHON=...   the interpreter to use (default: python3)"
 
@@ -38,6 +40,14 @@ test:
 	@$(MAKE) --no-print-directory check
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage report
+
+compat:
+	@.ci/setup $(VENV) dev required
+	@$(RUN) tests.compat.redis_suite
+
+test-versions:
+	@.ci/setup $(VENV) dev required
+	@$(RUN) tests.compat.versions
 
 clean:
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
