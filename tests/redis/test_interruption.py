@@ -64,11 +64,6 @@ def subscribe(client: redis.Redis) -> None:
         subscription.get_message(timeout=1)
 
 
-def monitor(client: redis.Redis) -> None:
-    with client.monitor() as each:
-        each.next_command()
-
-
 def raw(client: redis.Redis) -> None:
     conn = client.connection_pool.get_connection()
     try:

@@ -171,6 +171,19 @@ def test_an_interrupted_read_hands_no_reply_to_the_wrong_greenlet(
     client.close()
 
 
+def test_an_interrupted_read_closes_the_connection(replicated: Replicated) -> None:
+    """Whatever its borrower makes of the interruption."""
+    _, sentinels = replicated
+    client = master_of(ask_sentinels(sentinels))
+    conn = client.connection_pool.get_connection()
+    conn.send_command("BLPOP", "nothing", "10")
+    with gevent.Timeout(0.01, False):
+        conn.read_response()
+    assert not is_connected(conn)
+    client.connection_pool.release(conn)
+    client.close()
+
+
 def test_no_master_is_redis_py_s_own_error(replicated: Replicated) -> None:
     """And costs no place."""
     _, sentinels = replicated

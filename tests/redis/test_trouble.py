@@ -58,6 +58,21 @@ def test_a_server_that_stays_full_is_told_of() -> None:
         pool.shutdown(5)
 
 
+def test_a_full_server_is_not_retried_by_redis_py() -> None:
+    """The pool knows better when there may be room: not in half a minute only."""
+    with RedisServer("--maxclients", "2") as server:
+        others = [redis.Connection(port=server.port) for _ in range(2)]
+        for each in others:
+            each.connect()
+        pool = make_pool(server, retry=Retry(ConstantBackoff(30), 3), timeout=10)
+        job = gevent.spawn(redis.Redis(connection_pool=pool).ping)
+        wait_until(lambda: pool._failure)
+        for each in others:
+            each.disconnect()
+        assert job.get(timeout=8)
+        pool.shutdown(5)
+
+
 def test_descriptors_of_this_process_may_run_out() -> None:
     """That is fullness too, and passes."""
     error = redis.ConnectionError("Error 24 connecting")
