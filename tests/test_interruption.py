@@ -168,7 +168,7 @@ def test_a_sweep_may_be_interrupted_anywhere():
             lambda pool: pool._stock.sweep(),
             fill,
             max_connections=3,
-            ping_interval=1e-9,
+            ping_interval=0,
             reap_interval=99,
         ),
         errors=[gevent.GreenletExit],
