@@ -115,6 +115,10 @@ def change_attributes(conn: Any, scene: Scene) -> None:
     conn._read_timeout = 99.0
 
 
+def replace_encoders(conn: Any, scene: Scene) -> None:
+    conn.encoders = {**conn.encoders, int: lambda value, mapping: "77"}
+
+
 def change_decoders(conn: Any, scene: Scene) -> None:
     conn.decoders[pymysql.constants.FIELD_TYPE.LONGLONG] = lambda text: "changed"
 
@@ -181,6 +185,8 @@ STATES = [
     State("attributes", change_attributes,
           lambda conn, scene, left: (conn.cursorclass, conn._read_timeout)),
     State("decoders", change_decoders, seen("SELECT 5000000000")),
+    State("encoders", replace_encoders,
+          lambda conn, scene, left: value(conn, "SELECT %s", 5)),
     State("stale cursor", lambda conn, scene: conn.cursor(), stale),
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ ALWAYS = {"unread rows", "unread results", "stale cursor"}
 #: What a ROLLBACK ends besides.
 ROLLED_BACK = ALWAYS | {
     *("transaction", "read view", "next transaction", "XA transaction"),
-    *("attributes", "decoders"),
+    *("attributes", "decoders", "encoders"),
 }
 
 EVERYTHING = {state.name for state in STATES}
@@ -32,7 +32,7 @@ CLEAN = {
     "session": EVERYTHING,
     "rollback": ROLLED_BACK,
     None: ALWAYS,
-    rollback: ROLLED_BACK - {"attributes", "decoders"},
+    rollback: ROLLED_BACK - {"attributes", "decoders", "encoders"},
 }
 
 
