@@ -84,22 +84,30 @@ class Crew(Generic[T]):
         self._work = work
         self._items: deque[T] = deque()
         self._members: set[gevent.Greenlet[..., Any]] = set()
+        #: those of them that have not begun
+        self._coming: set[Any] = set()
         staff._crews.append(self)
 
     def put(self, item: T) -> None:
         """Have *item* worked at, in turn. Does not switch."""
         self._items.append(item)
-        if len(self._members) < self._size:
-            self._hire()
+        self._make_up()
 
-    def _hire(self) -> None:
-        member = self._staff.spawn(self._run)
-        self._members.add(member)
-        # A link and no ``finally``: of a greenlet that is killed before it has started
-        # not a line is run.
-        member.rawlink(self._left)
+    def _make_up(self) -> None:
+        # Who is hired and has not begun will take an item: nobody is hired for it
+        # twice. Else those who come too late would be replaced for ever.
+        while len(self._coming) < len(self._items):
+            if len(self._members) >= self._size:
+                return
+            member = self._staff.spawn(self._run)
+            self._members.add(member)
+            self._coming.add(member)
+            # A link and no ``finally``: of a greenlet that is killed before it has
+            # started not a line is run.
+            member.rawlink(self._left)
 
     def _run(self) -> None:
+        self._coming.discard(gevent.getcurrent())
         turn = 0
         while self._items:
             self._work(self._items.popleft())
@@ -110,5 +118,5 @@ class Crew(Generic[T]):
 
     def _left(self, member: gevent.Greenlet[..., Any]) -> None:
         self._members.discard(member)
-        if self._items:
-            self._hire()
+        self._coming.discard(member)
+        self._make_up()

@@ -286,3 +286,17 @@ def test_what_is_put_while_a_member_leaves_is_not_forgotten(staff):
     crew.put("b")
     gevent.idle()
     assert done == ["a", "b"]
+
+
+def test_as_many_are_hired_as_there_is_work():
+    """Those who come too late are not replaced: a crew does not hire in circles."""
+    staff = Staff()
+    hired = []
+    spawn = staff.spawn
+    staff.spawn = lambda *work: hired.append(work) or spawn(*work)
+    crew = Crew(staff, 64, lambda item: gevent.sleep(0))
+    for number in range(50):
+        crew.put(number)
+        gevent.sleep(0)
+    gevent.idle()
+    assert len(hired) <= 50
