@@ -45,11 +45,17 @@ class Maker(Protocol):
     def authenticate(self, conn: Any) -> None:
         """Authenticate *conn* anew. *May switch.*"""
 
+    def opening(self) -> None:
+        """A connection is going to be opened."""
+
     def opened(self, conn: Any, seconds: float) -> None:
         """*conn* was connected; that took so long."""
 
     def failed(self, error: Exception) -> None:
         """An attempt to connect failed; there may be others."""
+
+    def discarded(self, conn: Any) -> None:
+        """*conn* is no more. Never switches."""
 
 
 class RedisConnector(Connector[Any]):
@@ -79,6 +85,7 @@ class RedisConnector(Connector[Any]):
         if maker is None:
             raise ReferenceError("the pool has been collected")
         started = monotonic()
+        maker.opening()
         conn = maker.make_connection()
         try:
             self._connect(conn, maker)
@@ -120,6 +127,9 @@ class RedisConnector(Connector[Any]):
         """Close the socket; the process that did not open it closes its copy only."""
         flush_cache(conn)
         behind_cache(conn).disconnect()
+        maker = self._maker()
+        if maker is not None:
+            maker.discarded(conn)
 
     def ping(self, conn: Any) -> None:
         """A round trip. **May switch.**

@@ -8,9 +8,7 @@ there is no second book of it here.
 from __future__ import annotations
 
 import copy
-import os
 import sys
-import threading
 from collections.abc import Iterable
 from sys import exc_info
 from time import monotonic
@@ -46,6 +44,7 @@ from geventpool.redis.internals import (
 from geventpool.redis.loans import Loans, is_broken_off
 from geventpool.redis.options import POOL_OPTIONS, understood
 from geventpool.redis.telemetry import Telemetry
+from geventpool.redis.view import View
 from geventpool.reports import Loan
 
 __all__ = ["ConnectionPool"]
@@ -55,13 +54,8 @@ P = TypeVar("P", bound="ConnectionPool")
 #: What redis-py's pools take when they are given no number (since 8.0).
 DEFAULT_MAX_CONNECTIONS = 100
 
-#: Never shown.
-_SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
-#: Plumbing that says nothing to a reader.
-_UNTOLD = frozenset({"himport_registry"})
 
-
-class ConnectionPool(StockPool):
+class ConnectionPool(View):
     """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
 
     ::
@@ -131,7 +125,7 @@ class ConnectionPool(StockPool):
         self._special = self._loans.special
         self._readers = Readers()
         self._connector = RedisConnector(self)
-        #: what redis-py said when it last failed to connect; None after a success
+        #: what redis-py said when it last failed to connect, if nothing has begun since
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
@@ -269,11 +263,7 @@ class ConnectionPool(StockPool):
 
     def _forgotten(self, conn: Any) -> None:
         # Whoever kept it has ended: it is in a state that nobody knows.
-        try:
-            self.core.drop(conn, anyone=True)
-        except ConnectionNotFoundError:
-            # Dropped before, behind its owner's back.
-            pass
+        self.core.drop(conn, anyone=True)
 
     def release(self, connection: Any) -> None:
         """Give a connection back.
@@ -453,79 +443,28 @@ class ConnectionPool(StockPool):
             self._dispatcher.dispatch(ReleasedEvent(conn))
         conn.re_auth()
 
+    # Called by the connector, to take note.
+
+    def opening(self) -> None:
+        """What failed before is no news of this attempt."""
+        self._failure = None
+
     def opened(self, conn: Any, seconds: float) -> None:
-        """Take note of a new connection; called by the connector."""
+        """There is a new connection."""
         self._failure = None
         self._telemetry.opened(seconds)
 
     def failed(self, error: Exception) -> None:
-        """Take note of an attempt that failed; called by the connector."""
+        """An attempt has failed; there may be others."""
         self._failure = copy.copy(error)
 
-    # What other people's code reads, and redis-py's own for clusters and maintenance.
-
-    @property
-    def _available_connections(self) -> list[Any]:  # type: ignore[override]
-        return self.core.idle_connections()
-
-    @property
-    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
-        return set(self.core.lent_connections())
-
-    @property
-    def _created_connections(self) -> int:  # type: ignore[override]
-        return self.core.size
-
-    @property
-    def max_connections(self) -> int:
-        """How many connections there may be; may be changed at any time."""
-        return self.core.max_connections if "core" in self.__dict__ else self._limit
-
-    @max_connections.setter
-    def max_connections(self, number: int) -> None:
-        if "core" in self.__dict__:
-            self.core.resize(number)
-        else:
-            self._limit = number
-
-    @property
-    def pid(self) -> int:  # type: ignore[override]
-        """The process this is: the core pool notices a fork itself."""
-        return os.getpid()
-
-    def _checkpid(self) -> None:
-        pass
-
-    @property
-    def _lock(self) -> Any:
-        # Held by somebody at the moment of a fork, it would stay locked in the child.
-        if self._lock_pid != os.getpid():
-            self._lock = threading.RLock()
-        return self._present_lock
-
-    @_lock.setter
-    def _lock(self, lock: Any) -> None:
-        self._lock_pid = os.getpid()
-        self._present_lock = lock
-
-    def __bool__(self) -> bool:
-        # redis.Redis() would make itself another pool.
-        return True
+    def discarded(self, conn: Any) -> None:
+        """A connection is gone, whoever had it."""
+        self._loans.gave_back(conn)
+        self._readers.give_back(conn)
 
     def __del__(self) -> None:
         # redis-py's would count down what our own telemetry has counted up.
         telemetry = self.__dict__.get("_telemetry")
         if telemetry is not None:
             telemetry.end()
-
-    def __repr__(self) -> str:
-        kind, connection = type(self), self.connection_class
-        arguments = ",".join(
-            f"{name}={'<REDACTED>' if name in _SECRETS else value}"
-            for name, value in self.connection_kwargs.items()
-            if name not in _UNTOLD
-        )
-        return (
-            f"<{kind.__module__}.{kind.__name__}"
-            f"(<{connection.__module__}.{connection.__name__}({arguments})>)>"
-        )

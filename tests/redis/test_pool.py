@@ -397,6 +397,7 @@ def test_a_stranger_s_loan_ends_with_its_greenlet(make_pool: MakePool) -> None:
     pool = make_pool(max_connections=1)
     gevent.spawn(pool.get_connection).get()
     assert_all_places(pool)
+    wait_until(lambda: not pool._loans.special)
 
 
 def test_a_subscription_outlives_the_greenlet_that_made_it(

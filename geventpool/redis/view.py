@@ -1,0 +1,91 @@
+"""The pool's attributes as redis-py, and code written against it, reads them.
+
+Knows names, and presents the core pool under them; changes nothing but the limit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from redis.connection import ConnectionPool as StockPool
+
+from geventpool.pool import Pool
+
+__all__ = ["View"]
+
+#: Never shown.
+_SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
+#: Plumbing that says nothing to a reader.
+_UNTOLD = frozenset({"himport_registry"})
+
+
+class View(StockPool):
+    """What monitoring code reads, and redis-py's own for clusters and maintenance.
+
+    Everything is read from the core pool at that moment, and copied.
+    """
+
+    #: the :class:`geventpool.Pool` that does the pooling
+    core: Pool[Any]
+
+    @property
+    def _available_connections(self) -> list[Any]:  # type: ignore[override]
+        return self.core.idle_connections()
+
+    @property
+    def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
+        return set(self.core.lent_connections())
+
+    @property
+    def _created_connections(self) -> int:  # type: ignore[override]
+        return self.core.size
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections there may be; may be changed at any time."""
+        return self.core.max_connections if "core" in self.__dict__ else self._limit
+
+    @max_connections.setter
+    def max_connections(self, number: int) -> None:
+        if "core" in self.__dict__:
+            self.core.resize(number)
+        else:
+            self._limit = number
+
+    @property
+    def pid(self) -> int:  # type: ignore[override]
+        """The process this is: the core pool notices a fork itself."""
+        return os.getpid()
+
+    def _checkpid(self) -> None:
+        pass
+
+    @property
+    def _lock(self) -> Any:
+        # Held by somebody at the moment of a fork, it would stay locked in the child.
+        if self._lock_pid != os.getpid():
+            self._lock = threading.RLock()
+        return self._present_lock
+
+    @_lock.setter
+    def _lock(self, lock: Any) -> None:
+        self._lock_pid = os.getpid()
+        self._present_lock = lock
+
+    def __bool__(self) -> bool:
+        # redis.Redis() would make itself another pool.
+        return True
+
+    def __repr__(self) -> str:
+        kind, connection = type(self), self.connection_class
+        arguments = ",".join(
+            f"{name}={'<REDACTED>' if name in _SECRETS else value}"
+            for name, value in self.connection_kwargs.items()
+            if name not in _UNTOLD
+        )
+        return (
+            f"<{kind.__module__}.{kind.__name__}"
+            f"(<{connection.__module__}.{connection.__name__}({arguments})>)>"
+        )
