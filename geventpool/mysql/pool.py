@@ -130,7 +130,6 @@ class ConnectionPool(Pool[Connection]):
     def acquire(
         self,
         retry: int | None = None,
-        *,
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> Connection:
