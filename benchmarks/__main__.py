@@ -1,4 +1,10 @@
-"""``python -m benchmarks [WORKLOAD ...]``: run workloads, print their tables."""
+"""
+``python -m benchmarks [WORKLOAD ...]``: run workloads, print their tables.
+
+``python -m benchmarks plot FILE DIR`` draws the figures of a saved run, ``compare OLD
+NEW`` puts two beside each other, ``readme`` renews the numbers in README.rst, and
+``advise`` suggests the size of a pool for a server of yours.
+"""
 
 from gevent import monkey
 
@@ -7,36 +13,69 @@ monkey.patch_all()
 # Everything below must see the patched standard library: redis-py, for one, picks its
 # queue class at import.
 import argparse  # noqa: E402
-import json  # noqa: E402
 import sys  # noqa: E402
 from importlib import import_module  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from rich.console import Console  # noqa: E402
+from rich.text import Text  # noqa: E402
 
-from benchmarks.report import Report, show, surroundings  # noqa: E402
+from benchmarks import compare, saved  # noqa: E402
+from benchmarks.machine import surroundings  # noqa: E402
+from benchmarks.progress import bars  # noqa: E402
+from benchmarks.report import Report, show  # noqa: E402
 from benchmarks.rounds import SCALES, Scale  # noqa: E402
 
 #: In the order they run; each is a module of this package.
-WORKLOADS = ("cycle", "contention", "growth", "sweep", "redis", "mysql")
+WORKLOADS = (
+    "cycle",
+    "contention",
+    "throughput",
+    "growth",
+    "sweep",
+    "redis",
+    "mysql",
+)
+
+#: What else can be asked for, and the module whose ``main`` does it.
+COMMANDS = {
+    "plot": "plots",
+    "compare": "compare",
+    "readme": "readme",
+    "advise": "advise",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the workloads named; 0 if all ran, whether or not targets were met."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        command = import_module(f"benchmarks.{COMMANDS[given[0]]}")
+        return int(command.main(given[1:]))
+    options = _parser().parse_args(given)
     unknown = set(options.workloads) - set(WORKLOADS)
     if unknown:
         print(f"no workload {', '.join(sorted(unknown))}; there are: {WORKLOADS}")
         return 2
+    try:
+        # Before minutes are spent on numbers that nothing can be compared with.
+        earlier = options.compare and saved.load(options.compare)
+    except (OSError, saved.NotARunError) as error:
+        print(error)
+        return 2
+    names = options.workloads or [name for name in WORKLOADS if _is_there(name)]
     scale = SCALES["quick" if options.quick else options.scale]
     console = Console(width=None if sys.stdout.isatty() else 130)
-    names = options.workloads or [name for name in WORKLOADS if _is_there(name)]
-    reports = [_run(name, scale, console) for name in names]
-    ran = [report for report in reports if report is not None]
+    run, failed = measured(names, scale, console, given)
     if options.json:
-        _save(options.json, scale, ran)
-    return 0 if len(ran) == len(reports) else 1
+        saved.save(options.json, run)
+    if options.plots:
+        for path in import_module("benchmarks.plots").draw(run, options.plots):
+            console.print(Text(f"  {path}", style="dim"))
+    if earlier:
+        compare.show(earlier, run, console)
+    return 1 if failed else 0
 
 
 def _is_there(name: str) -> bool:
@@ -44,20 +83,59 @@ def _is_there(name: str) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS)
     )
     parser.add_argument("--quick", action="store_true", help="a few rounds only")
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the numbers")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="with a run saved before"
+    )
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="draw figures, as PNG and SVG"
+    )
     return parser
+
+
+def measured(
+    names: list[str], scale: Scale, console: Console, arguments: list[str]
+) -> tuple[saved.Run, list[str]]:
+    """
+    Run the workloads and print what they say. **May switch.**
+
+    :param arguments: the command, to be kept with the numbers.
+    :return: the run, and the names of the workloads that could not be run.
+    """
+    where = surroundings(arguments)
+    versions = where["packages"]
+    console.print(
+        Text(
+            f"{where['cpu']}, {where['cores']} cores; Python {where['python']}, "
+            f"gevent {versions['gevent']}; scale {scale.name}: {scale.rounds} rounds"
+        )
+    )
+    for warning in where["warnings"]:
+        console.print(Text(f"  careful: {warning}", style="yellow"))
+    reports, failed = [], []
+    for name in names:
+        report = _run(name, scale, console)
+        if report is None:
+            failed.append(name)
+        else:
+            reports.append(report)
+    return saved.run_of(where, scale.name, reports), failed
 
 
 def _run(name: str, scale: Scale, console: Console) -> Report | None:
     try:
         workload = import_module(f"benchmarks.{name}")
-        with console.status(f"{name} ..."):
+        with bars(name, console):
             report: Report = workload.run(scale)
     except Exception as error:
         # One workload without its server or package must not take the rest along.
@@ -65,15 +143,6 @@ def _run(name: str, scale: Scale, console: Console) -> Report | None:
         return None
     show(report, console)
     return report
-
-
-def _save(path: Path, scale: Scale, reports: list[Report]) -> None:
-    plain = {
-        **surroundings(),
-        "scale": scale.name,
-        "workloads": {report.workload: report.as_json() for report in reports},
-    }
-    path.write_text(json.dumps(plain, indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 import gevent.queue
 
 OURS = "geventpool"
+GENERATOR = "the generator alone"
 FLOOR = "gevent queue"
 BLOCKING = "redis Blocking"
 QUEUE_POOL = "QueuePool"
@@ -106,6 +107,26 @@ class DummyApi:
     threadsafety = 1
     OperationalError = InterfaceError = InternalError = OSError
     connect = Dummy
+
+
+class NoPool:
+    """Lends the same connection to everybody at once: all a pool does but pooling."""
+
+    def __init__(self) -> None:
+        self.conn = Dummy()
+
+    def acquire(self) -> Dummy:
+        """The one connection, whoever has it."""
+        return self.conn
+
+    def release(self, conn: Dummy) -> None:
+        """Do nothing: it was never taken."""
+
+
+def no_op(limit: int) -> Contestant:
+    """The load generator's own limit: what it does if the pool takes no time at all."""
+    pool = NoPool()
+    return Contestant(GENERATOR, pool.acquire, pool.release, lambda: None)
 
 
 def ours(limit: int) -> Contestant:

@@ -1,5 +1,5 @@
 """
-What a workload has to say: tables, and targets met or missed.
+What a workload has to say: tables, measures, figures, and targets met or missed.
 
 It knows how a report looks on a terminal and in a JSON file, and nothing of how its
 numbers came about.
@@ -7,30 +7,20 @@ numbers came about.
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.rounds import Spread
+from benchmarks.figures import Figure
+from benchmarks.rounds import Series, Spread, is_unsteady
 
-#: The packages whose versions belong beside every number.
-PACKAGES = (
-    "gevent",
-    "greenlet",
-    "redis",
-    "PyMySQL",
-    "SQLAlchemy",
-    "DBUtils",
-    "gsocketpool",
-)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,10 +46,32 @@ class Target:
             return self.value.median >= self.limit
         return self.value.median <= self.limit
 
+    @property
+    def is_unclear(self) -> bool:
+        """Whether the limit lies within the spread, so that another run may differ."""
+        return self.value.low < self.limit < self.value.high
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity of one contestant, a number for each round: what is compared."""
+
+    contestant: str
+    quantity: str
+    unit: str
+    samples: list[float]
+    more_is_better: bool = False
+
 
 @dataclass
 class Section:
-    """One table: a heading, columns, rows of text, and the same as numbers."""
+    """
+    One table: a heading, columns, rows of text, and the same as numbers.
+
+    :ivar key: what it is called from run to run, whatever the scale; else the title.
+    :ivar floor: the contestant that no pool can beat, if it is in this table.
+    :ivar best: the best of the peers in this run.
+    """
 
     title: str
     columns: list[str]
@@ -67,6 +79,16 @@ class Section:
     #: What the rows say as numbers, by contestant; goes to the JSON file.
     data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    key: str = ""
+    floor: str | None = None
+    best: str | None = None
+    measures: list[Measure] = field(default_factory=list)
+    #: Who has no numbers, and who let somebody starve, with the reason.
+    failed: dict[str, str] = field(default_factory=dict)
+    starved: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.key = self.key or self.title
 
     def add(self, *cells: str) -> None:
         """Append a row, filled up with empty cells."""
@@ -75,7 +97,44 @@ class Section:
     def fails(self, name: str, reason: str) -> None:
         """Append a row for a contestant that has no numbers, and say why below."""
         self.add(name, "failed")
-        self.notes.append(f"{name} failed: {reason}")
+        self.failed[name] = reason
+
+    def starves(self, name: str, reason: str) -> None:
+        """Say below that a contestant, which has numbers, left somebody out."""
+        self.starved[name] = reason
+
+    def measure(
+        self,
+        series: Mapping[str, Series[T]],
+        quantity: str,
+        value: Callable[[T], float],
+        unit: str = "s",
+        more_is_better: bool = False,
+    ) -> None:
+        """Keep one quantity of everyone who ran, round by round, for comparisons."""
+        for name, entry in series.items():
+            if entry.error is None:
+                samples = [float(value(sample)) for sample in entry.samples]
+                self.measures.append(
+                    Measure(name, quantity, unit, samples, more_is_better)
+                )
+
+    def remarks(self) -> list[str]:
+        """All that is to be said below the table."""
+        unsteady: dict[str, list[str]] = {}
+        for measure in self.measures:
+            if is_unsteady(measure.samples):
+                unsteady.setdefault(measure.quantity, []).append(measure.contestant)
+        return [
+            *(f"{name} failed: {reason}" for name, reason in self.failed.items()),
+            *(f"{name} starves: {reason}" for name, reason in self.starved.items()),
+            *self.notes,
+            *(
+                f"unsteady (deviates by more than a tenth), {quantity}: "
+                + ", ".join(names)
+                for quantity, names in unsteady.items()
+            ),
+        ]
 
 
 @dataclass
@@ -86,32 +145,27 @@ class Report:
     question: str
     sections: list[Section] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain data."""
+        """The report as plain data, with None for what is no number."""
         plain = asdict(self)
         for target, entry in zip(self.targets, plain["targets"], strict=True):
             entry["is_met"] = target.is_met
-        return plain
+        finite: dict[str, Any] = _finite(plain)
+        return finite
 
 
-def surroundings() -> dict[str, Any]:
-    """The machine, the versions and the command: without them a number is a rumour."""
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def _finite(plain: Any) -> Any:
+    # JSON knows neither "not a number" nor infinity, and no run of ten minutes should
+    # be lost to one of them.
+    if isinstance(plain, float):
+        return plain if math.isfinite(plain) else None
+    if isinstance(plain, dict):
+        return {key: _finite(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_finite(value) for value in plain]
+    return plain
 
 
 def show(report: Report, console: Console) -> None:
@@ -133,7 +187,7 @@ def show(report: Report, console: Console) -> None:
             style = "bold" if row[0].startswith("geventpool") else None
             table.add_row(*row, style=style)
         console.print(table)
-        for note in section.notes:
+        for note in section.remarks():
             console.print(Text(f"  {note}", style="dim"))
     for target in report.targets:
         console.print(_verdict(target))
@@ -147,6 +201,8 @@ def _verdict(target: Target) -> Text:
         f"{target.name}: {number(target.value.median)} {relation} {target.limit:g}",
         style="default",
     )
+    if target.is_unclear:
+        text.append(" (the spread reaches beyond the limit)", style="dim")
     return text
 
 
@@ -181,6 +237,11 @@ def ratio(spread: Spread) -> str:
     if spread.is_no_difference:
         return "no difference"
     return f"{number(spread.median)}×"
+
+
+def part(spread: Spread) -> str:
+    """A ratio in per cent, or "no difference"."""
+    return "no difference" if spread.is_no_difference else f"{spread.median:.0%}"
 
 
 def plus_minus(spread: Spread) -> str:

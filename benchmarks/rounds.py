@@ -8,6 +8,16 @@ What is told is the median over the rounds with its quartiles; two contestants a
 compared round by round, and where the quartiles of that ratio lie on both sides of 1
 the honest answer is "no difference".
 
+Of pyperf's methods these are used: the loops are calibrated until the clock can tell,
+warm-up values are thrown away, a series whose standard deviation is more than a tenth
+of its mean is called unsteady, the surroundings are saved with the values, and what
+makes a machine unsteady is told (machine.py). Not pyperf itself: its runner times one
+benchmark after the other in workers of their own, so a slow minute falls on one
+contestant alone, and on a shared machine that minute is larger than what is looked
+for; and a value is for it one number, where a crowd has thousands of waits and a
+share for every greenlet. It does not tune the system either (``pyperf system tune``
+may, before), since whoever runs this may not be allowed to.
+
 It knows nothing of pools, tables or files.
 """
 
@@ -22,10 +32,15 @@ from typing import Generic, TypeVar
 
 import gevent
 
+from benchmarks.progress import step
+
 T = TypeVar("T")
 
 #: How many rounds are run and thrown away before counting begins.
 WARM_UP = 1
+
+#: A standard deviation above this part of the mean is called unsteady (pyperf's rule).
+UNSTEADY = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,24 @@ class Spread:
         """Read as a ratio: does the spread lie on both sides of 1?"""
         return self.low <= 1.0 <= self.high
 
+    def over(self, other: Spread) -> Spread:
+        """
+        The ratio of two spreads that were not taken together.
+
+        Its quartiles are as far apart as those of both allow: the ratio is "no
+        difference" exactly where the two overlap. Only for what is above 0.
+        """
+        return Spread(
+            self.median / other.median, self.low / other.high, self.high / other.low
+        )
+
+
+def is_unsteady(values: Sequence[float]) -> bool:
+    """Whether these values, which should all be the same, are far from it."""
+    if len(values) < 2:
+        return False
+    return statistics.stdev(values) > UNSTEADY * abs(statistics.fmean(values))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -131,9 +164,7 @@ def timed(work: Callable[[], int]) -> Sample:
 
 
 def interleave(
-    turns: Mapping[str, Callable[[], T]],
-    rounds: int,
-    tick: Callable[[], object] = lambda: None,
+    turns: Mapping[str, Callable[[], T]], rounds: int, label: str = "rounds"
 ) -> dict[str, Series[T]]:
     """
     The series of every contestant. **May switch.**
@@ -142,17 +173,18 @@ def interleave(
 
     :param turns: what each contestant does in its turn, by name.
     :param rounds: how many rounds count.
-    :param tick: called after each turn, for a progress bar.
+    :param label: what this comparison is called where its progress is shown.
     """
     series: dict[str, Series[T]] = {name: Series(name) for name in turns}
     names = list(turns)
-    for number in range(-WARM_UP, rounds):
-        for name in names:
-            entry = series[name]
-            if entry.error is None:
-                _take(entry, turns[name], counts=number >= 0)
-            tick()
-        names.append(names.pop(0))
+    with step(label, (WARM_UP + rounds) * len(names)) as tick:
+        for number in range(-WARM_UP, rounds):
+            for name in names:
+                entry = series[name]
+                tick(name)
+                if entry.error is None:
+                    _take(entry, turns[name], counts=number >= 0)
+            names.append(names.pop(0))
     return series
 
 

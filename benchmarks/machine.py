@@ -1,0 +1,124 @@
+"""
+Where and with what the numbers came about: without that a number is a rumour.
+
+It knows how to ask the machine and the interpreter, and nothing of what is measured.
+What it warns of is what pyperf's ``system show`` looks at, as far as it can be seen
+from inside and matters to ratios: a clock that changes its speed, a machine that is
+busy with other things, an interpreter that is being watched.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+#: The packages whose versions belong beside every number.
+PACKAGES = (
+    "geventpool",
+    "gevent",
+    "greenlet",
+    "redis",
+    "hiredis",
+    "PyMySQL",
+    "SQLAlchemy",
+    "DBUtils",
+    "gsocketpool",
+    "pymysql-pool",
+    "geventhttpclient",
+    "psycopg-pool",
+)
+
+#: Running tasks per core above which others are in the way.
+BUSY = 0.5
+
+CPU_INFO = Path("/proc/cpuinfo")
+SYS_CPU = Path("/sys/devices/system/cpu")
+
+
+def surroundings(arguments: list[str]) -> dict[str, Any]:
+    """
+    The machine, the versions, the time and the command, as plain data.
+
+    :param arguments: what followed ``python -m benchmarks``.
+    """
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load": _load(),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "loop": _loop(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "command": " ".join(["python -m benchmarks", *arguments]),
+        "warnings": list(warnings()),
+    }
+
+
+def cpu_model() -> str:
+    """What the processor calls itself."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(), re.M)
+    except OSError:
+        found = None
+    name = found.group(1) if found else platform.processor() or platform.machine()
+    return " ".join(name.split())
+
+
+def warnings() -> Iterator[str]:
+    """What makes the numbers of this machine, at this time, less steady."""
+    load, cores = _load(), os.cpu_count() or 1
+    if load is not None and load > BUSY * cores:
+        yield f"the machine is busy with other things: load {load:.1f} on {cores} cores"
+    governor = _read(SYS_CPU / "cpu0/cpufreq/scaling_governor")
+    if governor not in (None, "performance"):
+        yield f"the clock changes its speed: governor {governor!r}, not 'performance'"
+    if _read(SYS_CPU / "intel_pstate/no_turbo") == "0" or (
+        _read(SYS_CPU / "cpufreq/boost") == "1"
+    ):
+        yield "the clock may run faster for a while: turbo boost is on"
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        yield "a tracer or profiler is watching"
+    if sysconfig.get_config_var("Py_DEBUG"):
+        yield "this is a debug build of Python"
+    if sys.flags.dev_mode or "PYTHONMALLOC" in os.environ:
+        yield "Python runs in a mode for debugging"
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
+def _loop() -> str:
+    kind = type(gevent.get_hub().loop)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,74 @@
+"""
+Runs in files: what was measured, where, with what, as one JSON document.
+
+It knows how a run is written and read again; what is in it is the business of those
+who ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Figure
+from benchmarks.report import Measure, Report
+
+#: Changes when an older file can no longer be read as a newer one.
+FORMAT = 1
+
+#: A run as it stands in a file.
+Run = dict[str, Any]
+
+
+class NotARunError(Exception):
+    """The file does not hold what ``--json`` writes."""
+
+
+def run_of(where: dict[str, Any], scale: str, reports: Sequence[Report]) -> Run:
+    """
+    A run as plain data.
+
+    :param where: the surroundings, see ``machine.surroundings``.
+    """
+    workloads = {report.workload: report.as_json() for report in reports}
+    return {"format": FORMAT, **where, "scale": scale, "workloads": workloads}
+
+
+def save(path: Path, run: Run) -> None:
+    """Write a run; :raises OSError: as the file system does."""
+    path.write_text(json.dumps(run, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def load(path: Path) -> Run:
+    """
+    Read a run.
+
+    :raises NotARunError: if it is none, or one of another format.
+    :raises OSError: if the file can't be read.
+    """
+    try:
+        run = json.loads(path.read_text())
+        found = run["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise NotARunError(f"{path} was not written by --json: {error!r}") from None
+    if found != FORMAT:
+        raise NotARunError(f"{path} has format {found!r}; this reads {FORMAT}")
+    return dict(run)
+
+
+def figures(run: Run) -> Iterator[Figure]:
+    """All figures of a run."""
+    for workload in run["workloads"].values():
+        yield from map(Figure.of_plain, workload["figures"])
+
+
+def measures(section: dict[str, Any]) -> dict[tuple[str, str], Measure]:
+    """The measures of a section by contestant and quantity, those with gaps aside."""
+    found = [Measure(**plain) for plain in section["measures"]]
+    return {
+        (measure.contestant, measure.quantity): measure
+        for measure in found
+        if measure.samples and None not in measure.samples
+    }
