@@ -24,7 +24,7 @@ from rich.text import Text  # noqa: E402
 from benchmarks import compare, saved  # noqa: E402
 from benchmarks.machine import surroundings  # noqa: E402
 from benchmarks.progress import bars  # noqa: E402
-from benchmarks.report import Report, show  # noqa: E402
+from benchmarks.report import Report, show, terminal  # noqa: E402
 from benchmarks.rounds import SCALES, Scale  # noqa: E402
 
 #: In the order they run; each is a module of this package.
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     names = options.workloads or [name for name in WORKLOADS if _is_there(name)]
     scale = SCALES["quick" if options.quick else options.scale]
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = terminal()
     run, failed = measured(names, scale, console, given)
     if options.json:
         saved.save(options.json, run)

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import saved
-from benchmarks.report import Measure, duration, number, ratio
+from benchmarks.report import Measure, duration, number, ratio, terminal
 from benchmarks.rounds import Spread
 from benchmarks.saved import Run
 
@@ -232,5 +232,5 @@ def main(arguments: list[str]) -> int:
         old, new = saved.load(options.old), saved.load(options.new)
     except (OSError, saved.NotARunError) as error:
         parser.exit(2, f"{error}\n")
-    show(old, new, Console())
+    show(old, new, terminal())
     return 0

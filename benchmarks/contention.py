@@ -14,16 +14,20 @@ once, without end; a pool that lets a running greenlet overtake the waiting ones
 serves as many greenlets as it has connections, and the rest never.
 
 A wait that has not ended when the turn does is counted as long as it lasted, so a
-pool that starves its waiters can't hide them.
+pool that starves its waiters can't hide them. "The generator alone" is the same crowd
+at a pool that lends to everybody at once: more loans than that this load generator
+could not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from benchmarks import peers
 from benchmarks.crowds import CONNECTIONS, POSSIBLE, Crowd, Load, crowd, without_pool
+from benchmarks.figures import Figure
+from benchmarks.generator import GENERATOR, no_op
 from benchmarks.peers import Contestant
 from benchmarks.report import (
     Report,
@@ -31,6 +35,7 @@ from benchmarks.report import (
     Target,
     duration,
     number,
+    part,
     plus_minus,
     ratio,
 )
@@ -43,9 +48,11 @@ def run(scale: Scale) -> Report:
     builders, missing = _builders(CONNECTIONS)
     for load in _loads(scale):
         # A round takes many seconds, and a median of waits is of thousands already.
-        series = interleave(_turns(builders, load), max(2, scale.rounds // 3))
+        rounds = max(2, scale.rounds // 3)
+        series = interleave(_turns(builders, load), rounds, load.name)
         report.sections.append(_section(series, missing, load))
         report.targets.extend(_targets(series, load))
+        report.figures.extend(_figures(series, load))
     return report
 
 
@@ -65,7 +72,7 @@ def _builders(
     # last turn would start crippled.
     builders: dict[str, Callable[[int], Contestant]] = {}
     missing: dict[str, str] = {}
-    for build in (peers.lifo_queue, *peers.POOLS):
+    for build in (no_op, peers.lifo_queue, *peers.POOLS):
         contestants, reasons = peers.built((build,), limit)
         builders.update(dict.fromkeys(contestants, build))
         missing.update(reasons)
@@ -108,7 +115,12 @@ def _section(
         load.title,
         ["pool", "loans/s", "spread", "of poss.", "wait p50", "p99", "max"]
         + ["to poss.", "fair", "unserved", "refused", "CPU each"],
+        key=load.name,
+        floor=POSSIBLE,
     )
+    best = best_peer(series)
+    section.best = best.name if best else None
+    _measure(section, series)
     possible = series[POSSIBLE]
     for name, entry in series.items():
         if entry.error is not None:
@@ -116,13 +128,44 @@ def _section(
             continue
         section.add(*_cells(name, entry, possible))
         section.data[name] = [_plain(sample) for sample in entry.samples]
+        left_out = entry.spread(lambda sample: sample.unserved).median
+        if left_out:
+            everybody = f"{left_out:.0f} of {load.greenlets} greenlets"
+            section.starves(name, f"{everybody} never got a connection")
     for name, reason in missing.items():
         section.fails(name, reason)
     section.notes.append(
         "fairness: Jain's index of loans per greenlet (of a job: when half is done); "
         "unserved: greenlets that never got any; refused: asked and was sent away"
     )
+    _compare_with_generator(section, series)
     return section
+
+
+def _measure(section: Section, series: dict[str, Series[Crowd]]) -> None:
+    crowds = dict(series)
+    alone = {GENERATOR: crowds.pop(GENERATOR)}
+    for group in (crowds, alone):
+        section.measure(group, "loans/s", _throughput, "1/s", more_is_better=True)
+        section.measure(group, "CPU each", lambda sample: sample.cpu_each)
+    section.measure(crowds, "p99 wait", _p99)
+    section.measure(crowds, "longest wait", lambda sample: sample.wait(1))
+    section.measure(
+        crowds, "fairness", lambda sample: sample.fairness, "", more_is_better=True
+    )
+
+
+def _compare_with_generator(section: Section, series: dict[str, Series[Crowd]]) -> None:
+    alone = series[GENERATOR]
+    ran = [entry for entry in pools_of(series) if entry.error is None]
+    if alone.error is not None or not ran:
+        return
+    limit = alone.spread(_throughput).median
+    most = max(entry.spread(_throughput).median for entry in ran)
+    section.notes.append(
+        f"the load generator alone makes {limit:,.0f} loans/s; the fastest pool needs "
+        f"{most / limit:.0%} of that"
+    )
 
 
 def _cells(name: str, entry: Series[Crowd], possible: Series[Crowd]) -> tuple[str, ...]:
@@ -130,20 +173,22 @@ def _cells(name: str, entry: Series[Crowd], possible: Series[Crowd]) -> tuple[st
         return entry.spread(value).median
 
     spread = entry.spread(_throughput)
+    rate = (name, f"{spread.median:,.0f}", plus_minus(spread))
+    each = duration(median(lambda sample: sample.cpu_each))
+    if name == GENERATOR:
+        return (*rate, *[""] * 8, each)
     own = name == POSSIBLE
     return (
-        name,
-        f"{spread.median:,.0f}",
-        plus_minus(spread),
-        "" if own else f"{entry.over(possible, _throughput).median:.0%}",
+        *rate,
+        "" if own else part(entry.over(possible, _throughput)),
         duration(median(lambda sample: sample.wait(0.5))),
         duration(median(_p99)),
         duration(median(lambda sample: sample.wait(1))),
         "" if own else ratio(entry.over(possible, _p99)),
         f"{median(lambda sample: sample.fairness):.3f}",
-        number(median(lambda sample: sample.served.count(0))),
+        number(median(lambda sample: sample.unserved)),
         number(median(lambda sample: sample.refused)),
-        duration(median(lambda sample: sample.cpu_each)),
+        each,
     )
 
 
@@ -178,12 +223,72 @@ def _targets(series: dict[str, Series[Crowd]], load: Load) -> list[Target]:
     return targets
 
 
+def pools_of(series: dict[str, Series[Crowd]]) -> list[Series[Crowd]]:
+    """The pools, without what only shows what is possible."""
+    floors = (POSSIBLE, peers.FLOOR, GENERATOR)
+    return [entry for name, entry in series.items() if name not in floors]
+
+
 def best_peer(series: dict[str, Series[Crowd]]) -> Series[Crowd] | None:
     """The pool, ours and the floor aside, with the highest throughput."""
-    floors = (POSSIBLE, peers.FLOOR, peers.OURS)
-    ran = [
-        entry
-        for name, entry in series.items()
-        if name not in floors and entry.error is None
-    ]
+    ran = [entry for entry in _peers(series) if entry.error is None]
     return max(ran, key=lambda entry: entry.spread(_throughput).median, default=None)
+
+
+def _peers(series: dict[str, Series[Crowd]]) -> list[Series[Crowd]]:
+    return [entry for entry in pools_of(series) if entry.name != peers.OURS]
+
+
+# Pictures.
+
+
+def _figures(series: dict[str, Series[Crowd]], load: Load) -> Iterator[Figure]:
+    shown = [entry for entry in series.values() if entry.error is None]
+    shown = [entry for entry in shown if entry.name != GENERATOR]
+    stem = load.name.removeprefix("the ").replace(" ", "-")
+    waits = {
+        entry.name: [wait for sample in entry.samples for wait in sample.waits]
+        for entry in shown
+    }
+    # The possible is one number; drawn as far as the others go.
+    waits[POSSIBLE] = [series[POSSIBLE].spread(_p99).median] * max(
+        len(each) for each in waits.values()
+    )
+    yield Figure.of_waits(f"waits-{stem}", _wait_message(series), load.title, waits)
+    shares = {
+        entry.name: _middling(entry).halfway
+        for entry in shown
+        if entry.name != POSSIBLE
+    }
+    message = _fairness_message(series)
+    yield Figure.of_shares(f"fairness-{stem}", message, load.title, shares)
+
+
+def _middling(entry: Series[Crowd]) -> Crowd:
+    ordered = sorted(entry.samples, key=lambda sample: sample.fairness)
+    return ordered[len(ordered) // 2]
+
+
+def _wait_message(series: dict[str, Series[Crowd]]) -> str:
+    ran = [entry for entry in _peers(series) if entry.error is None]
+    best = min(ran, key=lambda entry: entry.spread(_p99).median, default=None)
+    said = [
+        f"{duration(entry.spread(_p99).median)} with {entry.name}"
+        for entry in (series.get(peers.OURS), best)
+        if entry is not None and entry.error is None
+    ]
+    return "99 % of the waits are shorter than " + ", ".join(said)
+
+
+def _fairness_message(series: dict[str, Series[Crowd]]) -> str:
+    def fairness(entry: Series[Crowd]) -> float:
+        return entry.spread(lambda sample: sample.fairness).median
+
+    said = []
+    ours = series.get(peers.OURS)
+    if ours is not None and ours.error is None:
+        said.append(f"{fairness(ours):.2f} with {ours.name}")
+    others = [fairness(entry) for entry in _peers(series) if entry.error is None]
+    if others:
+        said.append(f"{min(others):.2f} to {max(others):.2f} with the other pools")
+    return "Jain's index of fairness: " + ", ".join(said)

@@ -13,6 +13,8 @@ from itertools import repeat
 
 import gevent
 
+from benchmarks.figures import jain
+from benchmarks.generator import no_op
 from benchmarks.peers import Contestant
 from benchmarks.report import duration
 
@@ -44,6 +46,11 @@ class Crowd:
         return sum(self.served) / self.seconds
 
     @property
+    def unserved(self) -> int:
+        """How many greenlets never got any."""
+        return self.served.count(0)
+
+    @property
     def cpu_each(self) -> float:
         """Seconds of CPU per loan, in the whole process."""
         return self.cpu / max(1, sum(self.served))
@@ -51,9 +58,7 @@ class Crowd:
     @property
     def fairness(self) -> float:
         """Jain's index: 1 if all were served alike, 1/n if one got everything."""
-        squares = sum(count * count for count in self.halfway)
-        total = sum(self.halfway)
-        return total**2 / (len(self.halfway) * squares) if squares else 0.0
+        return jain(self.halfway)
 
     def wait(self, part: float) -> float:
         """The wait that ``part`` of all waits kept below; 1 gives the longest."""
@@ -170,11 +175,11 @@ def _finish(
 
 def without_pool(load: Load) -> Crowd:
     """What is to be had: a holder for each connection, and nobody waits."""
-    nobody = Contestant(POSSIBLE, lambda: None, lambda conn: None, lambda: None)
-    seats = replace(load, greenlets=load.connections, loans=None, hurried=True)
-    free = crowd(nobody, seats)
+    seats = min(load.greenlets, load.connections)
+    holders = replace(load, greenlets=seats, loans=None, hurried=True)
+    free = crowd(no_op(seats), holders)
     # In a crowd served in turn, all others are served between two loans of one's own,
     # and of that time one's own loan is no wait.
-    hold = load.connections / free.throughput
-    wait = (load.greenlets - load.connections) * hold / load.connections
+    hold = seats / free.throughput
+    wait = (load.greenlets - seats) * hold / seats
     return Crowd(free.seconds, free.cpu, [wait], free.served, free.served, 0)

@@ -2,8 +2,9 @@
 What does borrowing a connection cost when nobody else wants one?
 
 An idle connection is there, nobody waits: acquire and release, then the same with the
-``with`` block. The floor is the bare gevent queue under our pool; "the loop alone" is
-what the load generator itself costs and is part of every number.
+``with`` block. The floor is the bare gevent queue under our pool. What the load
+generator itself costs is part of every number: "the loop alone" goes round and does
+nothing, "the generator alone" calls a pool that does nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import repeat
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.generator import GENERATOR, no_op
 from benchmarks.peers import Contestant
 from benchmarks.report import (
     Report,
@@ -31,9 +33,10 @@ LIMIT = 10
 
 def run(scale: Scale) -> Report:
     """The cost of one uncontended cycle, ours and the peers'. **May switch.**"""
-    contestants, missing = peers.built((peers.lifo_queue_nowait, *peers.POOLS), LIMIT)
+    builders = (no_op, peers.lifo_queue_nowait, *peers.POOLS)
+    contestants, missing = peers.built(builders, LIMIT)
     try:
-        series = interleave(_turns(contestants, scale.slice), scale.rounds)
+        series = interleave(_turns(contestants, scale.slice), scale.rounds, "loans")
     finally:
         peers.close_all(contestants)
     report = Report("cycle", "what does borrowing cost when nobody else wants one?")
@@ -139,8 +142,13 @@ def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Sect
     section = Section(
         "uncontended acquire + release",
         ["pool", "each", "spread", "CPU", "to the floor", "to the best peer"],
+        key="uncontended",
+        floor=peers.FLOOR,
     )
     floor, best = series[peers.FLOOR], best_rival(series)
+    section.best = best.name if best else None
+    section.measure(series, "each", _each)
+    section.measure(series, "CPU each", lambda sample: sample.cpu_each)
     for name, entry in series.items():
         if entry.error is not None:
             section.fails(name, entry.error)
@@ -154,9 +162,13 @@ def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Sect
             "1" if entry is floor else ratio(entry.over(floor, _each)),
             "1" if entry is best else ratio(entry.over(best, _each)) if best else "",
         )
-        section.data[name] = [sample.each for sample in entry.samples]
     for name, reason in missing.items():
         section.fails(name, reason)
+    alone = series[GENERATOR].spread(_each).median
+    section.notes.append(
+        f"of each number {duration(alone)} is the load generator's own; it can tell "
+        f"{1 / alone:,.0f} cycles a second from more"
+    )
     section.notes.append("to the best peer: of " + ", ".join(peers.RIVALS))
     return section
 

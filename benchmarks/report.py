@@ -22,6 +22,9 @@ from benchmarks.rounds import Series, Spread, is_unsteady
 
 T = TypeVar("T")
 
+#: Columns of what is printed into a file.
+WIDTH = 130
+
 
 @dataclass(frozen=True)
 class Target:
@@ -129,12 +132,15 @@ class Section:
             *(f"{name} failed: {reason}" for name, reason in self.failed.items()),
             *(f"{name} starves: {reason}" for name, reason in self.starved.items()),
             *self.notes,
-            *(
-                f"unsteady (deviates by more than a tenth), {quantity}: "
-                + ", ".join(names)
-                for quantity, names in unsteady.items()
-            ),
+            *_unsteady(unsteady),
         ]
+
+
+def _unsteady(found: dict[str, list[str]]) -> list[str]:
+    if not found:
+        return []
+    said = [f"{quantity} ({', '.join(names)})" for quantity, names in found.items()]
+    return ["deviates by more than a tenth from round to round: " + "; ".join(said)]
 
 
 @dataclass
@@ -166,6 +172,12 @@ def _finite(plain: Any) -> Any:
     if isinstance(plain, list | tuple):
         return [_finite(value) for value in plain]
     return plain
+
+
+def terminal() -> Console:
+    """Where reports are printed; wide enough for our tables if it is a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def show(report: Report, console: Console) -> None:

@@ -208,6 +208,8 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
 def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
     """How many cycles take about ``seconds``; at least 10."""
     count = 10
+    # What is done once only, in the very first cycles, must not count here.
+    cycles(count)
     while True:
         began = time.perf_counter()
         cycles(count)
