@@ -32,7 +32,7 @@ from geventpool.listeners import (
     PoolListener,
     PoolStats,
 )
-from geventpool.policies import Backoff, Expiry, Limits
+from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.pool import Pool
 from geventpool.reports import Loan
 
@@ -50,6 +50,7 @@ __all__ = [
     "Limits",
     "Loan",
     "LogListener",
+    "Outage",
     "Pool",
     "PoolClosedError",
     "PoolDeadlockError",

@@ -107,6 +107,25 @@ class Connector(Generic[C]):
         """
         return False
 
+    def can_ping(self, conn: C) -> bool:
+        """
+        Whether :meth:`ping` learns more than :meth:`is_usable` would. Never switches.
+
+        Default: True if ``ping`` is overridden.
+        """
+        return type(self).ping is not Connector.ping
+
+    def is_disconnect(self, error: Exception) -> bool:
+        """
+        Whether *error*, which left the borrow block, came of a lost connection.
+
+        The way to the server may be lost then, and with it the idle connections:
+        they are pinged before they are lent again, or renewed where there is no ping.
+        Default: True for :exc:`ConnectionError`, :exc:`TimeoutError` and
+        :exc:`EOFError`. (The name is SQLAlchemy's.)
+        """
+        return isinstance(error, (ConnectionError, TimeoutError, EOFError))
+
     def is_exhausted(self, error: Exception) -> bool:
         """
         Whether *error*, raised by :meth:`open`, says that the server is full.
@@ -211,6 +230,12 @@ class FactoryConnector(Connector[Any]):
             ask()
         else:
             super().ping(conn)
+
+    def can_ping(self, conn: Any) -> bool:
+        """
+        Whether it has a method ``ping``. Never switches.
+        """
+        return callable(getattr(conn, "ping", None))
 
     def is_usable(self, conn: Any) -> bool:
         """

@@ -78,6 +78,7 @@ class Reason(enum.Enum):
     HOLDER_DIED = "holder died"
     DROPPED = "dropped"
     DRAINED = "drained"
+    SUSPECT = "suspect"
     SURPLUS = "surplus"
     POOL_CLOSED = "pool closed"
 

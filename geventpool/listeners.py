@@ -33,6 +33,12 @@ class PoolListener:
     def open_failed(self, error: BaseException, seconds: float) -> None:
         """A connection could not be opened, after *seconds*."""
 
+    def paused(self, error: BaseException) -> None:
+        """So many openings failed in a row, *error* last, that the pool pauses."""
+
+    def resumed(self, seconds: float) -> None:
+        """The pause is over; it is *seconds* since the first failure."""
+
     def acquired(self, conn: Any, waited: float) -> None:
         """A connection was lent, to somebody who had waited for it."""
 
@@ -61,6 +67,12 @@ class LogListener(PoolListener):
     def open_failed(self, error: BaseException, seconds: float) -> None:
         self.log.warning("could not open, after %.3f s: %r", seconds, error)
 
+    def paused(self, error: BaseException) -> None:
+        self.log.warning("the server cannot be reached, the pool pauses: %r", error)
+
+    def resumed(self, seconds: float) -> None:
+        self.log.warning("the server is there again, after %.3f s", seconds)
+
     def exhausted(self, waited: float) -> None:
         self.log.warning("no connection to be had within %.3f s", waited)
 
@@ -72,16 +84,20 @@ class LogListener(PoolListener):
 class Counts:
     """What happened so far; times are sums of seconds.
 
+    :param paused: how often the server could not be reached.
     :param closed: how many connections were closed, by :class:`Reason`.
     """
 
     opened: int = 0
     open_failed: int = 0
+    paused: int = 0
+    resumed: int = 0
     acquired: int = 0
     waited: int = 0
     exhausted: int = 0
     released: int = 0
     opening_seconds: float = 0.0
+    outage_seconds: float = 0.0
     waiting_seconds: float = 0.0
     using_seconds: float = 0.0
     closed: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -92,7 +108,7 @@ class Counters(PoolListener):
 
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
-        self._seconds = dict.fromkeys(("opening", "waiting", "using"), 0.0)
+        self._seconds = dict.fromkeys(("opening", "outage", "waiting", "using"), 0.0)
         self._closed: Counter[Reason] = Counter()
 
     def opened(self, conn: Any, seconds: float) -> None:
@@ -101,6 +117,13 @@ class Counters(PoolListener):
 
     def open_failed(self, error: BaseException, seconds: float) -> None:
         self._sums["open_failed"] += 1
+
+    def paused(self, error: BaseException) -> None:
+        self._sums["paused"] += 1
+
+    def resumed(self, seconds: float) -> None:
+        self._sums["resumed"] += 1
+        self._seconds["outage"] += seconds
 
     def acquired(self, conn: Any, waited: float) -> None:
         self._sums["acquired"] += 1
@@ -123,6 +146,7 @@ class Counters(PoolListener):
         """What happened so far; does not change any more."""
         return Counts(
             **self._sums,
+            outage_seconds=self._seconds["outage"],
             opening_seconds=self._seconds["opening"],
             waiting_seconds=self._seconds["waiting"],
             using_seconds=self._seconds["using"],
@@ -134,9 +158,10 @@ class Counters(PoolListener):
 class PoolStats:
     """How a pool stands at one moment.
 
-    All but *counts* are gauges: ``size`` is the sum of the six after it, and never
-    above *max_connections* but for a while after a ``resize()`` to less.
+    The numbers are gauges: ``size`` is the sum of the six after it, and never above
+    *max_connections* but for a while after a ``resize()`` to less.
 
+    :param paused: is the server out of reach, and only tried now and then?
     :param counts: what happened so far, if a :class:`Counters` listens; else None.
     """
 
@@ -150,6 +175,7 @@ class PoolStats:
     resetting: int
     closing: int
     waiting: int
+    paused: bool = False
     counts: Counts | None = None
 
 

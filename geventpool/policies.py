@@ -16,17 +16,32 @@ __all__ = [
     "Backoff",
     "Expiry",
     "Limits",
+    "Outage",
     "flag",
     "optional_seconds",
     "optional_whole",
     "seconds",
+    "shown",
     "whole",
 ]
 
 FOREVER = math.inf
 
+#: So much of a bad value is shown: a message is to be read.
+ENOUGH = 1000
+
 #: So many pauses are as good as any number: beyond any clock, within any timer.
 MANY = 10**12
+
+
+def shown(value: Any) -> str:
+    """The value for a message, not too long, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:
+        # A whole number of thousands of digits, or a mistake in somebody's __repr__.
+        return f"<{type(value).__name__} that cannot be shown>"
+    return text if len(text) <= ENOUGH else f"{text[:ENOUGH]}..."
 
 
 def _number(
@@ -37,10 +52,10 @@ def _number(
     maximum: float = sys.float_info.max,
 ) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {rule}, not {value!r}")
+        raise TypeError(f"{name} must be {rule}, not {shown(value)}")
     # A whole number too big for a float is above every maximum; NaN is nowhere.
     if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be {rule}, not {value!r}")
+        raise ValueError(f"{name} must be {rule}, not {shown(value)}")
     return float(value)
 
 
@@ -75,9 +90,9 @@ def whole(name: str, value: Any, minimum: int = 0) -> int:
     """
     rule = f"a whole number of at least {minimum}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {rule}, not {value!r}")
+        raise TypeError(f"{name} must be {rule}, not {shown(value)}")
     if value < minimum:
-        raise ValueError(f"{name} must be {rule}, not {value!r}")
+        raise ValueError(f"{name} must be {rule}, not {shown(value)}")
     return value
 
 
@@ -92,7 +107,7 @@ def flag(name: str, value: Any) -> bool:
     :raises TypeError: not a ``bool``.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
@@ -142,7 +157,9 @@ class Backoff:
         except OverflowError:
             # Nothing grows from nothing.
             pause = self.maximum if self.initial else 0.0
-        return pause * (1 + self.jitter * (2 * chance() - 1))
+        pause *= 1 + self.jitter * (2 * chance() - 1)
+        # Not infinite, however near to it the maximum is.
+        return min(pause, sys.float_info.max)
 
     def total(self, retries: int) -> float:
         """Seconds that *retries* pauses last together, without jitter.
@@ -155,9 +172,49 @@ class Backoff:
             pause = self.delay(attempt, chance=lambda: 0.5)
             # From here on they are all alike.
             if pause >= self.maximum or self.factor == 1 or not pause:
-                return total + pause * (retries - attempt)
+                total += pause * (retries - attempt)
+                break
             total += pause
-        return total
+        return min(total, sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What a pool does while its server cannot be reached.
+
+    When *failures* attempts to open a connection have failed in a row, the pool pauses:
+    it opens nothing, but tries the server by one attempt at a time, with pauses after
+    *backoff*, for as long as somebody asks for connections. Meanwhile whoever no
+    connection in use can serve fails at once, with the last error. The first success
+    ends the pause; from then on connections are opened by ones, twos and fours again.
+
+    The server being *full* is no outage; see the pool's *backoff*. (The pause is that
+    of MongoDB's drivers, the three states are Nygard's circuit breaker.)
+
+    :param failures: so many in a row; None: never pause, let each who waits have the
+        error of an attempt of his own.
+    :param bool wait: do not fail those who wait because the server is not there; they
+        stay in line until their own time is over. For programs to whom a restart of
+        the server should be a delay and nothing else.
+    :param Backoff backoff: the pauses; its *retries* has no meaning here.
+    :raises TypeError: a value is of the wrong kind.
+    :raises ValueError: a value is out of its range; *wait* without *failures*.
+    """
+
+    failures: int | None = 3
+    wait: bool = False
+    backoff: Backoff = Backoff(initial=0.05, maximum=1.0, jitter=0.5)
+
+    def __post_init__(self) -> None:
+        optional_whole("outage.failures", self.failures, 1)
+        flag("outage.wait", self.wait)
+        if not isinstance(self.backoff, Backoff):
+            raise TypeError(f"outage.backoff must be a Backoff, not {self.backoff!r}")
+        if self.wait and self.failures is None:
+            raise ValueError(
+                "outage.failures must be a whole number with outage.wait, not None: "
+                "without a pause the server would be tried without end"
+            )
 
 
 @dataclass(frozen=True)

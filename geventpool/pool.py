@@ -51,6 +51,7 @@ from geventpool.policies import (
     Backoff,
     Expiry,
     Limits,
+    Outage,
     flag,
     optional_seconds,
     optional_whole,
@@ -204,6 +205,7 @@ class Pool(Generic[C]):
         :meth:`acquire` loses it: the connection is closed and its place is free.
     :param listeners: :class:`~geventpool.PoolListener` objects.
     :param Limits limits: seconds that opening, pinging, resetting and closing may take.
+    :param Outage outage: what is done while the server cannot be reached.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
     """
@@ -251,6 +253,7 @@ class Pool(Generic[C]):
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
         limits: Limits = Limits(),
+        outage: Outage = Outage(),
     ) -> None:
         self._connector = as_connector(factory, options)
         whole("max_connections", max_connections, 1)
@@ -271,6 +274,7 @@ class Pool(Generic[C]):
         for label, value, kind in (
             ("backoff", backoff, Backoff),
             ("limits", limits, Limits),
+            ("outage", outage, Outage),
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"{label} must be a {kind.__name__}, not {value!r}")
@@ -290,6 +294,7 @@ class Pool(Generic[C]):
             Expiry(max_lifetime, max_idle, ping_after, ping_interval),
             backoff,
             limits,
+            outage,
             min_connections=min_connections,
             max_connecting=whole("max_connecting", max_connecting, 1),
             lifo=flag("lifo", lifo),
@@ -567,6 +572,9 @@ class Pool(Generic[C]):
         ]
         if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
             parts.append(f"the hub was blocked for {blocked:.1f} s of it")
+        since = self._stock.breaker.since
+        if since is not None:
+            parts.append(f"no connection could be opened for {now - since:.1f} s")
         lent = self._ledger.all_in(IN_USE)
         parts += [f"held by {loan}" for loan in loans(lent, now, NAMED)]
         error = kind("; ".join(parts))
@@ -677,6 +685,7 @@ class Pool(Generic[C]):
         if survives:
             self._stock.take_back(entry)
         else:
+            self._stock.suspect_after(error)
             self._stock.discard(entry, Reason.BORROWER_FAILED)
         if condemned:
             self.drain()
@@ -705,10 +714,23 @@ class Pool(Generic[C]):
 
         The idle ones are closed now, those in use when they come back, those being
         opened as soon as they are open: they may have been opened with old credentials
-        or to an old address.
+        or to an old address. If the pool pauses because its server could not be
+        reached, the next who asks tries it at once.
         """
         self._check_thread()
-        self._stock.condemn(Reason.DRAINED)
+        self._stock.drain()
+
+    def suspect(self) -> None:
+        """Lend no idle connection before it was seen to be alive. Never switches.
+
+        For those who learn otherwise than by an error in a ``with`` block that the
+        server, or the way to it, was lost for a while: each idle connection is sent a
+        round trip before it is lent next; one that no ping can tell anything about is
+        closed now, to be replaced when needed. So a loss costs those an error whose
+        requests it broke, and nobody else.
+        """
+        self._check_thread()
+        self._stock.suspect()
 
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
@@ -851,12 +873,15 @@ class Pool(Generic[C]):
             resetting=len(ledger.resetting),
             closing=len(ledger.closing),
             waiting=len(ledger.line) + len(self._pollers),
+            paused=self._stock.breaker.paused,
             counts=self._audience.counts(),
         )
 
     def __repr__(self) -> str:
-        closed = " closed" if self._closed else ""
-        return f"<{type(self).__name__} {self.name!r}{closed} {counts(self._ledger)}>"
+        state = " closed" if self._closed else ""
+        if self._stock.breaker.paused and not state:
+            state = " paused"
+        return f"<{type(self).__name__} {self.name!r}{state} {counts(self._ledger)}>"
 
 
 #: A name that a parameter called "greenlet" does not hide.

@@ -11,6 +11,7 @@ only hit what it was aimed at. Room that comes free for whatever reason ends in
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import traceback
@@ -21,11 +22,13 @@ import gevent
 from gevent.event import Event
 from gevent.queue import LifoQueue, Queue
 
+from geventpool.breaker import Breaker
 from geventpool.connector import Connector
 from geventpool.holders import Holder
 from geventpool.ledger import (
     CHECKING,
     CLOSING,
+    FOREVER,
     GONE,
     IDLE,
     OPENING,
@@ -35,7 +38,7 @@ from geventpool.ledger import (
     Reason,
 )
 from geventpool.listeners import Audience
-from geventpool.policies import Backoff, Expiry, Limits
+from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.reaper import Reaper
 from geventpool.staff import Crew, Staff, within
 
@@ -50,6 +53,8 @@ log = logging.getLogger("geventpool")
 CHECKERS = 8
 RESETTERS = 64
 CLOSERS = 16
+#: Until this time may be lent what must be looked at first.
+UNFIT = -FOREVER
 #: A sweep lets the others run after so many seconds.
 SLICE = 0.002
 
@@ -67,6 +72,7 @@ class Stock(Generic[C]):
         expiry: Expiry,
         backoff: Backoff,
         limits: Limits,
+        outage: Outage,
         *,
         max_connections: int,
         min_connections: int,
@@ -88,6 +94,7 @@ class Stock(Generic[C]):
         self.limits = limits
         self.min_connections = min_connections
         self.max_connecting = max_connecting
+        self.breaker = Breaker(outage, max_connecting)
         self.reaps = reaps
         self.reap_interval = reap_interval
         self._chore = chore
@@ -102,6 +109,8 @@ class Stock(Generic[C]):
         self._resetters = Crew(self.staff, RESETTERS, self._reset)
         self._closers = Crew(self.staff, CLOSERS, self._say_goodbye)
         self.reaper: Reaper[Stock[C]] | None = None
+        #: looks for a server that cannot be reached
+        self.scout: gevent.Greenlet[..., Any] | None = None
         #: places whose opening pauses because the server is full
         self.refused: set[Entry[C]] = set()
         #: the last failure to open and when it was; None after a success
@@ -286,7 +295,9 @@ class Stock(Generic[C]):
         ledger = self.ledger
         if self.closed:
             self.changed.set()
-        limit = 1 if self.refused else self.max_connecting
+        if self.breaker.paused and ledger.line:
+            self._turn_away()
+        limit = self.dial_limit
         while ledger.line and ledger.has_room and len(ledger.opening) < limit:
             under_way = len(ledger.opening)
             if unless_checking:
@@ -295,6 +306,11 @@ class Stock(Generic[C]):
             if slot is None or under_way >= len(ledger.line):
                 return
             self.staff.spawn(self._dial, ledger.reserve(slot))
+
+    @property
+    def dial_limit(self) -> int:
+        """How many connections may be opened at a time at present."""
+        return min(1, self.breaker.limit) if self.refused else self.breaker.limit
 
     def _dial(self, entry: Entry[C]) -> BaseException | None:
         """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
@@ -370,7 +386,8 @@ class Stock(Generic[C]):
         # The lines of the traceback are worth keeping; its frames would keep the
         # half-opened socket of every failure.
         traceback.clear_frames(error.__traceback__)
-        self.failure = (self.clock(), error)
+        # A copy: the error itself is on its way to a borrower, whose frames it collects.
+        self.failure = (self.clock(), _twin(error))
 
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
         now = self.clock()
@@ -379,8 +396,11 @@ class Stock(Generic[C]):
         self.ledger.opened(entry, conn)
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
+        outage = self.breaker.succeeded(now)
         if not self.is_calm:
             self.audience.tell("opened", conn, now - started)
+            if outage is not None:
+                self.audience.tell("resumed", outage)
         if (doom := self.doom(entry)) is not None:
             self.retire(entry, doom)
         else:
@@ -397,12 +417,67 @@ class Stock(Generic[C]):
         self.ledger.move(entry, GONE)
         self._note_failure(error)
         self.audience.tell("open_failed", error, self.clock() - started)
-        # While one opening pauses because the server is full, the others that it
-        # refuses give way: their waiters stay in line.
-        gives_way = self.refused and self._is_exhausted(error)
-        if slot is not None and not gives_way:
+        if self._is_exhausted(error):
+            # While one opening pauses because the server is full, the others that it
+            # refuses give way: their waiters stay in line.
+            stays = bool(self.refused)
+        else:
+            if self.breaker.failed(self.clock()):
+                self._pause(error)
+            stays = self._spares_the_line()
+        if slot is not None and not stays:
             self.ledger.fail(slot, error)
         self.serve()
+
+    # While the server cannot be reached.
+
+    def _pause(self, error: BaseException) -> None:
+        if self.scout is None or self.scout.dead:
+            self.scout = self.staff.spawn(self._look_for_server)
+            # A link and no ``finally``: it may be killed before it has started.
+            self.scout.rawlink(self._scout_left)
+        self.audience.tell("paused", error)
+
+    def _spares_the_line(self) -> bool:
+        """May those who wait still be served, though nothing can be opened?"""
+        if self.breaker.policy.wait:
+            return True
+        # Each connection that is not on its way out is, or will be, somebody's.
+        ledger = self.ledger
+        return self.breaker.paused and len(ledger.entries) > len(ledger.closing)
+
+    def _turn_away(self) -> None:
+        """Let those whom nothing can serve have the last error."""
+        self.breaker.asked = True
+        if self.failure is None or self._spares_the_line():
+            return
+        for slot in list(self.ledger.line.values()):
+            # The others have an attempt under way.
+            if not slot.dialled:
+                self.ledger.fail(slot, _twin(self.failure[1]))
+
+    def _look_for_server(self) -> None:
+        """Try it now and then, in a greenlet of the pool. *May switch.*"""
+        breaker = self.breaker
+        while breaker.paused:
+            gevent.sleep(breaker.pause())
+            wanted = breaker.asked or self.ledger.line
+            if self.closed or not (breaker.paused and wanted):
+                return
+            breaker.asked = False
+            if self.ledger.has_room:
+                self._dial(self.ledger.reserve())
+
+    def _scout_left(self, scout: object) -> None:
+        if self.breaker.paused and scout is self.scout:
+            self.breaker.relent()
+            self.serve()
+
+    def drain(self) -> None:
+        """Renew all: perhaps because the server is to be had otherwise now."""
+        self.condemn(Reason.DRAINED)
+        if self.breaker.paused and self.scout is not None:
+            self.scout.kill(block=False)
 
     def prefill(self, number: int) -> None:
         """Open so many; raise what the first failure was. *May switch.*"""
@@ -427,10 +502,15 @@ class Stock(Generic[C]):
             passed = True
         except Exception as error:
             log.debug("%r did not answer a ping: %r", entry.conn, error)
+            if entry.fit_until != UNFIT:
+                # It was a matter of routine: now the others have to be asked as well.
+                self.suspect_after(error)
         finally:
             if entry.state is CHECKING:
                 if passed:
                     entry.alive = self.clock()
+                    # No suspect any more; pass_on() knows better if it has ages.
+                    entry.fit_until = entry.expires
                     self.pass_on(entry)
                 else:
                     self.discard(entry, Reason.PING_FAILED)
@@ -474,7 +554,8 @@ class Stock(Generic[C]):
         """See to it that a reaper is at work, if one is needed."""
         if self.closed or (self.reaper is not None and self.reaper.is_alive):
             return
-        if self.reaps or self.min_connections or self.expiry.ping_interval:
+        pings = self.expiry.ping_interval is not None
+        if self.reaps or self.min_connections or pings:
             self.reaper = Reaper(self, Stock.sweep, self.reap_interval)
             self.stock_up()
 
@@ -502,7 +583,7 @@ class Stock(Generic[C]):
         while (
             not self.closed
             and ledger.size < self.min_connections
-            and len(ledger.opening) < self.max_connecting
+            and len(ledger.opening) < self.dial_limit
         ):
             self.staff.spawn(self._restock, ledger.reserve())
 
@@ -526,6 +607,30 @@ class Stock(Generic[C]):
         for entry in (*ledger.entries.values(), *ledger.opening):
             if entry.state is not CLOSING:
                 entry.doom = reason
+
+    def suspect_after(self, error: BaseException) -> None:
+        """Suspect the idle ones if *error* may have hit them too. Never switches."""
+        if isinstance(error, Exception):
+            try:
+                lost = self.connector.is_disconnect(error)
+            except Exception:
+                log.exception("asked about %r, %r failed", error, self.connector)
+                return
+            if lost:
+                self.suspect()
+
+    def suspect(self) -> None:
+        """Have each idle one pinged before it is lent, or renewed. Never switches.
+
+        Not renewed at once, all of them: a single connection that was killed by hand
+        would cost as many dials as there are idle ones. A ping is a round trip.
+        """
+        for entry in self.ledger.all_in(IDLE):
+            if entry.fit_until != UNFIT:
+                if self.connector.can_ping(entry.conn):
+                    entry.fit_until = UNFIT
+                else:
+                    self.retire(entry, Reason.SUSPECT)
 
     def resize(self, max_connections: int) -> None:
         """More or fewer places. Never switches."""
@@ -551,6 +656,8 @@ class Stock(Generic[C]):
         self.closed = True
         if self.reaper is not None:
             self.reaper.stop()
+        if self.scout is not None:
+            self.scout.kill(block=False)
         self.condemn(Reason.POOL_CLOSED)
 
     def cut_off(self, entries: Iterable[Entry[C]]) -> None:
@@ -591,6 +698,19 @@ class Stock(Generic[C]):
             else:
                 # What a greenlet of ours has at this moment must not become idle.
                 entry.doom = Reason.POOL_CLOSED
+
+
+def _twin(error: BaseException) -> BaseException:
+    """A copy to be raised elsewhere; the same error if it cannot be copied."""
+    # One and the same would grow a line of its traceback for each who gets it.
+    try:
+        twin = copy.copy(error)
+    except Exception:
+        return error
+    twin.__context__ = error.__context__
+    twin.__cause__ = error.__cause__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin.with_traceback(error.__traceback__)
 
 
 def _silently(work: Callable[[Any], object], conn: Any) -> None:

@@ -27,6 +27,8 @@ ERROR = OSError(111, "refused")
 EVENTS = {
     "opened": (CONN, 0.5),
     "open_failed": (ERROR, 0.25),
+    "paused": (ERROR,),
+    "resumed": (8.0,),
     "acquired": (CONN, 2.0),
     "exhausted": (3.0,),
     "released": (CONN, 4.0),
@@ -75,7 +77,7 @@ def test_a_listener_need_not_listen_to_everything(event):
     assert getattr(PoolListener(), event)(*EVENTS[event]) is None
 
 
-@pytest.mark.parametrize("event", ["open_failed", "exhausted"])
+@pytest.mark.parametrize("event", ["open_failed", "paused", "resumed", "exhausted"])
 def test_trouble_is_logged_as_a_warning(caplog, event):
     """What somebody on call should see is there without asking for it."""
     with caplog.at_level(logging.DEBUG):
@@ -84,6 +86,8 @@ def test_trouble_is_logged_as_a_warning(caplog, event):
     assert (record.name, record.levelname) == ("geventpool.redis", "WARNING")
     told = {
         "open_failed": f"could not open, after 0.250 s: {ERROR!r}",
+        "paused": f"the server cannot be reached, the pool pauses: {ERROR!r}",
+        "resumed": "the server is there again, after 8.000 s",
         "exhausted": "no connection to be had within 3.000 s",
     }
     assert record.getMessage() == told[event]
@@ -128,11 +132,14 @@ def test_each_event_is_counted_and_its_seconds_added():
     assert counters.snapshot() == Counts(
         opened=1,
         open_failed=1,
+        paused=1,
+        resumed=1,
         acquired=1,
         waited=1,
         exhausted=1,
         released=1,
         opening_seconds=0.5,
+        outage_seconds=8.0,
         waiting_seconds=5.0,
         using_seconds=4.0,
         closed={Reason.EXPIRED: 1},
