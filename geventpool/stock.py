@@ -386,7 +386,7 @@ class Stock(Generic[C]):
         # The lines of the traceback are worth keeping; its frames would keep the
         # half-opened socket of every failure.
         traceback.clear_frames(error.__traceback__)
-        # A copy: the error itself is on its way to a borrower, whose frames it collects.
+        # A copy: the error itself goes to a borrower, and collects his frames.
         self.failure = (self.clock(), _twin(error))
 
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:

@@ -347,16 +347,20 @@ def test_killed_before_it_began_it_is_missed_as_well():
 def test_a_pool_that_has_no_room_does_not_look_for_the_server():
     """A place comes free first."""
 
+    shrunk = Event()
+
     def shrink():
         pool.resize(1)
+        shrunk.set()
         raise ConnectionRefusedError
 
     connector = ScriptedConnector(open=[None, *down(3), shrink])
     pool = make(connector, max_connections=2, max_connecting=1, wait=True)
     conn = pool.acquire()
     waiter = gevent.spawn(outcome, pool)
-    gevent.idle()
-    gevent.idle()
+    shrunk.wait()
+    for _ in range(3):
+        gevent.sleep(0)
     assert len(connector.calls) == 5 and not waiter.dead
     pool.release(conn)
     assert waiter.get() is conn
