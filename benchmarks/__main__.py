@@ -36,6 +36,8 @@ WORKLOADS = (
     "sweep",
     "redis",
     "mysql",
+    "killstorm",
+    "restart",
 )
 
 #: What else can be asked for, and the module whose ``main`` does it.
