@@ -45,7 +45,7 @@ from benchmarks.rounds import Scale, Series, interleave
 def run(scale: Scale) -> Report:
     """The crowds at every contestant's door. **May switch.**"""
     report = Report("contention", "who waits how long when many want few connections?")
-    builders, missing = _builders(CONNECTIONS)
+    builders, missing = builders_of(CONNECTIONS)
     for load in _loads(scale):
         # A round takes many seconds, and a median of waits is of thousands already.
         rounds = max(2, scale.rounds // 3)
@@ -65,9 +65,14 @@ def _loads(scale: Scale) -> tuple[Load, ...]:
     )
 
 
-def _builders(
+def builders_of(
     limit: int,
 ) -> tuple[dict[str, Callable[[int], Contestant]], dict[str, str]]:
+    """
+    How every contestant is made, by name, and why some can't be.
+
+    :param limit: connections of each.
+    """
     # Each turn gets a new pool: one that lost connections to the killed crowd of its
     # last turn would start crippled.
     builders: dict[str, Callable[[int], Contestant]] = {}
@@ -85,11 +90,13 @@ def _turns(
 ) -> dict[str, Callable[[], Crowd]]:
     turns: dict[str, Callable[[], Crowd]] = {POSSIBLE: lambda: without_pool(load)}
     for name, build in builders.items():
-        turns[name] = _turn(build, load)
+        turns[name] = turn_of(build, load)
     return turns
 
 
-def _turn(build: Callable[[int], Contestant], load: Load) -> Callable[[], Crowd]:
+def turn_of(build: Callable[[int], Contestant], load: Load) -> Callable[[], Crowd]:
+    """A turn in which a new pool meets this load."""
+
     def turn() -> Crowd:
         contestant = build(load.connections)
         try:

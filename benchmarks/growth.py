@@ -1,35 +1,38 @@
 """
 Does a loan cost more when the pool is large or the line is long?
 
-The following are made large, one after the other: the number of connections (half of
-them lent, half idle), the length of the line while it is served, the length of the
-line while it is killed, and the memory each of them takes.
+The following are made large, one after the other and in powers of ten: the number of
+connections (half of them lent, half idle), the length of the line while it is served,
+the length of the line while it is killed. Then the memory each of them takes.
 
 A long line has a price no pool can avoid: fifty thousand greenlets do not fit into the
 processor's caches. "A bare line" is that price: a deque of greenlets, switched to in
-turn, and nothing else. A gevent queue is left out: it walks its whole line for every
-waiter that leaves it, which at fifty thousand takes minutes.
+turn, and nothing else. The peers stand in line as far as a line of theirs is served in
+reasonable time: many walk the whole of it for every waiter that comes or leaves.
 """
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
-from collections.abc import Callable
-
-import gevent
-from gevent.event import Event
+from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks import peers
 from benchmarks.cycle import borrowing, repeated
+from benchmarks.figures import Figure
 from benchmarks.lines import BARE, Builder, Line, bare_line
+from benchmarks.memory import memory, memory_targets
 from benchmarks.peers import Contestant
-from benchmarks.report import Report, Section, Target, duration, number, plus_minus
+from benchmarks.report import Report, Section, Target, duration, ratio
 from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
 
 FEW = 10
 MANY_CONNECTIONS = 10_000
-MANY_WAITERS = 50_000
+MANY_WAITERS = 100_000
+#: The longest line that peers are asked to serve, at full scale.
+PEERS_LINE = 1_000
+
+#: The series of every contestant, by size.
+Grid = dict[int, dict[str, Series[Sample]]]
 
 
 def run(scale: Scale) -> Report:
@@ -37,19 +40,28 @@ def run(scale: Scale) -> Report:
     report = Report("growth", "does a loan cost more when pool or line grow?")
     _connections(report, scale)
     _waiters(report, scale)
-    _memory(report, scale)
+    report.sections.append(memory(scale.part(MANY_CONNECTIONS)))
+    report.targets += memory_targets(report.sections[-1])
     return report
+
+
+def sizes_upto(many: int) -> list[int]:
+    """The powers of ten from few to many, and many."""
+    sizes = [FEW]
+    while sizes[-1] * 10 < many:
+        sizes.append(sizes[-1] * 10)
+    return [*sizes, many]
 
 
 # Many connections.
 
 
 def _connections(report: Report, scale: Scale) -> None:
-    many = scale.part(MANY_CONNECTIONS)
+    sizes = sizes_upto(scale.part(MANY_CONNECTIONS))
     turns, filled, failed = {}, {}, {}
     # A peer takes a lent connection that nobody refers to any more back.
     lent = []
-    for size in (FEW, many):
+    for size in sizes:
         for build in (peers.lifo_queue_nowait, *peers.POOLS):
             contestants, missing = peers.built((build,), size)
             failed.update(missing)
@@ -58,17 +70,26 @@ def _connections(report: Report, scale: Scale) -> None:
                 lent.append(half_lent(contestant, size))
                 cycles = borrowing(contestant)
                 turns[_named(name, size)] = repeated(cycles, scale.slice)
-    series = interleave(turns, scale.rounds)
+    grid = _grid(interleave(turns, scale.rounds, "pools of every size"), sizes)
     lent.clear()
     peers.close_all(filled)
-    title = (
-        f"acquire + release with {FEW} and with {many} connections, half of them lent"
-    )
-    section = _compared(title, series, many)
+    section = _compared("acquire + release, against connections, half lent", grid)
+    section.floor = peers.FLOOR
     for name, reason in failed.items():
         section.fails(name, reason)
     report.sections.append(section)
-    _promise(report, series, many, "connections")
+    _promise(report, grid, "connections")
+    report.figures.append(
+        Figure.of_lines(
+            "cost-connections",
+            _message(grid, "connections"),
+            "acquire and release; half of the connections are lent, half idle",
+            "connections of the pool",
+            "time of one loan",
+            _lines(grid),
+            unit="s",
+        )
+    )
 
 
 def half_lent(contestant: Contestant, size: int) -> list[object]:
@@ -84,96 +105,54 @@ def half_lent(contestant: Contestant, size: int) -> list[object]:
 
 
 def _waiters(report: Report, scale: Scale) -> None:
-    many = scale.part(MANY_WAITERS)
+    sizes = sizes_upto(scale.part(MANY_WAITERS))
     rounds = max(2, scale.rounds // 3)
     kinds = {"served": Line.served_turn, "killed": Line.killed_turn}
     for kind, turn_of in kinds.items():
         turns = {
-            _named(name, size): turn_of(build, size, 2 * many)
-            for size in (FEW, many)
-            for name, build in CONTENDERS
+            _named(name, size): turn_of(build, size, max(2 * size, sizes[-1] // 10))
+            for size in sizes
+            for name, build in contenders(size, scale)
         }
-        series = interleave(turns, rounds)
-        title = f"one waiter {kind}, in a line of {FEW} and of {many}"
-        report.sections.append(_compared(title, series, many))
+        grid = _grid(interleave(turns, rounds, f"lines {kind}"), sizes)
+        section = _compared(f"one waiter {kind}, against the length of the line", grid)
+        section.floor = BARE
+        report.sections.append(section)
         if kind == "served":
-            _promise(report, series, many, "waiters")
-            _promise_beyond(report, series, many)
+            _promise(report, grid, "waiters")
+            _promise_beyond(report, grid)
+        report.figures.append(
+            Figure.of_lines(
+                f"cost-waiters-{kind}",
+                _message(grid, "waiters"),
+                f"a line of greenlets for one connection; each of them is {kind}",
+                "greenlets in line",
+                f"time of one {'loan' if kind == 'served' else 'kill'}",
+                _lines(grid),
+                unit="s",
+            )
+        )
 
 
-CONTENDERS: tuple[tuple[str, Builder], ...] = (
-    (BARE, bare_line),
-    (peers.OURS, peers.ours),
-)
+def contenders(size: int, scale: Scale) -> Iterator[tuple[str, Builder]]:
+    """Who stands in a line of this length."""
+    yield BARE, bare_line
+    yield peers.OURS, peers.ours
+    if size <= scale.part(PEERS_LINE):
+        for name, build in LINED_UP.items():
+            if peers.built((build,), 1)[0]:
+                yield name, build
 
 
-# Memory.
-
-
-def _memory(report: Report, scale: Scale) -> None:
-    many = scale.part(MANY_CONNECTIONS)
-    section = Section(
-        f"bytes beyond the connection or the greenlet itself, of {many}",
-        ["pool", "per idle connection", "per waiter"],
-    )
-    bare = _traced(lambda: [peers.Dummy() for _ in range(many)]) / many
-    asleep = _traced(lambda: _sleepers(many)) / many
-    for build in (peers.lifo_queue, *peers.POOLS):
-        contestants, missing = peers.built((build,), many)
-        for name, reason in missing.items():
-            section.fails(name, reason)
-        for name, contestant in contestants.items():
-            contestant.close()
-            each = _traced(lambda: _filled(build(many), many)) / many - bare
-            waiting = None
-            if name in (peers.OURS, peers.FLOOR):
-                waiting = _traced(lambda: Line(build(1), many)) / many - asleep
-            shown = "" if waiting is None else number(waiting)
-            section.add(name, number(each), shown)
-            section.data[name] = {"idle": each, "waiter": waiting}
-            if name == peers.OURS:
-                memory = Spread.of([each])
-                report.targets.append(Target("bytes per idle connection", memory, 1024))
-    section.notes.append("per waiter: beyond a greenlet that sleeps")
-    report.sections.append(section)
-
-
-def _traced(make: Callable[[], object]) -> int:
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        made = make()
-        gc.collect()
-        after = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    close = getattr(made, "close", None)
-    if close is not None:
-        close()
-    return after - before
-
-
-def _filled(contestant: Contestant, size: int) -> Contestant:
-    lent = [contestant.acquire() for _ in range(size)]
-    while lent:
-        contestant.release(lent.pop())
-    gevent.idle()
-    return contestant
-
-
-class _Sleepers:
-    def __init__(self, size: int) -> None:
-        self.event = Event()
-        self.greenlets = [gevent.spawn(self.event.wait) for _ in range(size)]
-        gevent.idle()
-
-    def close(self) -> None:
-        gevent.killall(self.greenlets)
-
-
-def _sleepers(size: int) -> _Sleepers:
-    return _Sleepers(size)
+#: The peers whose waiters stand in line; the others are refused or look again.
+LINED_UP: dict[str, Builder] = {
+    peers.FLOOR: peers.lifo_queue,
+    peers.BLOCKING: peers.redis_blocking,
+    peers.QUEUE_POOL: peers.queue_pool,
+    peers.POOLED_DB: peers.pooled_db,
+    peers.HTTP_POOL: peers.http_pool,
+    peers.PSYCOPG_POOL: peers.psycopg_pool,
+}
 
 
 # What all of them share.
@@ -187,55 +166,91 @@ def _each(sample: Sample) -> float:
     return sample.each
 
 
-def _compared(title: str, series: dict[str, Series[Sample]], many: int) -> Section:
-    section = Section(title, ["pool", f"with {FEW}", "spread", f"with {many}"])
-    section.columns += ["spread", "growth"]
-    for name in dict.fromkeys(key.rpartition(", ")[0] for key in series):
-        few, large = series[_named(name, FEW)], series[_named(name, many)]
-        error = few.error or large.error
-        if error is not None:
-            section.fails(name, error)
+def _grid(series: dict[str, Series[Sample]], sizes: list[int]) -> Grid:
+    grid: Grid = {size: {} for size in sizes}
+    for key, entry in series.items():
+        name, _, size = key.rpartition(", ")
+        grid[int(size)][name] = replace(entry, name=name)
+    return grid
+
+
+def _names(grid: Grid) -> list[str]:
+    return list(dict.fromkeys(name for series in grid.values() for name in series))
+
+
+def _compared(title: str, grid: Grid) -> Section:
+    columns = ["pool", *(f"{size:,}" for size in grid), "growth"]
+    section = Section(title, columns)
+    for size, series in grid.items():
+        section.measure(series, f"each of {size}", _each)
+    for name in _names(grid):
+        entries = [series[name] for series in grid.values() if name in series]
+        errors = [entry.error for entry in entries if entry.error is not None]
+        cells = [_cell(series.get(name)) for series in grid.values()]
+        if errors:
+            section.failed[name] = errors[0]
+            section.add(name, *cells)
             continue
-        small, big = few.spread(_each), large.spread(_each)
-        section.add(
-            name,
-            duration(small.median),
-            plus_minus(small),
-            duration(big.median),
-            plus_minus(big),
-            f"{large.over(few, _each).median:.2f}×",
-        )
-        section.data[name] = {
-            str(FEW): [sample.each for sample in few.samples],
-            str(many): [sample.each for sample in large.samples],
-        }
+        if len(entries) > 1:
+            cells.append(ratio(entries[-1].over(entries[0], _each)))
+        section.add(name, *cells)
+    section.notes.append("growth: the last number of a row over its first")
     return section
 
 
-def _promise(
-    report: Report, series: dict[str, Series[Sample]], many: int, what: str
-) -> None:
-    few = series.get(_named(peers.OURS, FEW))
-    large = series.get(_named(peers.OURS, many))
-    if few and large and not few.error and not large.error:
-        growth = large.over(few, _each)
-        report.targets.append(Target(f"growth with {many} {what}", growth, 1.5))
+def _cell(entry: Series[Sample] | None) -> str:
+    if entry is None:
+        return ""
+    return "failed" if entry.error else duration(entry.spread(_each).median)
 
 
-def _promise_beyond(
-    report: Report, series: dict[str, Series[Sample]], many: int
-) -> None:
-    if any(entry.error is not None for entry in series.values()):
+def _lines(grid: Grid) -> dict[str, dict[float, Spread]]:
+    lines: dict[str, dict[float, Spread]] = {}
+    for size, series in grid.items():
+        for name, entry in series.items():
+            if entry.error is None:
+                lines.setdefault(name, {})[size] = entry.spread(_each)
+    return lines
+
+
+def _ends(grid: Grid, name: str) -> tuple[Series[Sample], Series[Sample]] | None:
+    """What a contestant did with few and with many, if it could do both."""
+    ends = [grid[size].get(name) for size in (min(grid), max(grid))]
+    ran = [entry for entry in ends if entry is not None and entry.error is None]
+    return (ran[0], ran[1]) if len(ran) == 2 else None
+
+
+def _message(grid: Grid, what: str) -> str:
+    many, few = max(grid), min(grid)
+    ends = _ends(grid, peers.OURS)
+    if ends is None:
+        return f"from {few} to {many:,} {what}"
+    grown = ratio(ends[1].over(ends[0], _each))
+    if grown == "no difference":
+        return f"{many:,} {what} make no difference to {peers.OURS}"
+    than = f"of what it takes with {few}"
+    return f"With {many:,} {what} {peers.OURS} takes {grown} {than}"
+
+
+def _promise(report: Report, grid: Grid, what: str) -> None:
+    ends = _ends(grid, peers.OURS)
+    if ends is not None:
+        growth = ends[1].over(ends[0], _each)
+        report.targets.append(Target(f"growth with {max(grid)} {what}", growth, 1.5))
+
+
+def _promise_beyond(report: Report, grid: Grid) -> None:
+    ours, bare = _ends(grid, peers.OURS), _ends(grid, BARE)
+    if ours is None or bare is None:
         return
     # Round by round: what the pool adds to the bare line, long over short.
     columns = [
-        [sample.each for sample in series[_named(name, size)].samples]
-        for size in (many, FEW)
-        for name in (peers.OURS, BARE)
+        [sample.each for sample in entry.samples]
+        for entry in (ours[1], bare[1], ours[0], bare[0])
     ]
     added = [
         (ours_many - bare_many) / (ours_few - bare_few)
         for ours_many, bare_many, ours_few, bare_few in zip(*columns, strict=True)
     ]
-    name = f"growth with {many} waiters of what the pool adds to a bare line"
+    name = f"growth with {max(grid)} waiters of what the pool adds to a bare line"
     report.targets.append(Target(name, Spread.of(added), 1.5))

@@ -25,6 +25,9 @@ T = TypeVar("T")
 #: Columns of what is printed into a file.
 WIDTH = 130
 
+#: As many contestants are named one by one in a remark; of more, only how many.
+NAMED = 3
+
 
 @dataclass(frozen=True)
 class Target:
@@ -139,7 +142,10 @@ class Section:
 def _unsteady(found: dict[str, list[str]]) -> list[str]:
     if not found:
         return []
-    said = [f"{quantity} ({', '.join(names)})" for quantity, names in found.items()]
+    said = [
+        f"{quantity} ({', '.join(names) if len(names) <= NAMED else len(names)})"
+        for quantity, names in found.items()
+    ]
     return ["deviates by more than a tenth from round to round: " + "; ".join(said)]
 
 

@@ -26,7 +26,8 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -177,7 +178,7 @@ def interleave(
     """
     series: dict[str, Series[T]] = {name: Series(name) for name in turns}
     names = list(turns)
-    with step(label, (WARM_UP + rounds) * len(names)) as tick:
+    with _only_new_garbage(), step(label, (WARM_UP + rounds) * len(names)) as tick:
         for number in range(-WARM_UP, rounds):
             for name in names:
                 entry = series[name]
@@ -186,6 +187,18 @@ def interleave(
                     _take(entry, turns[name], counts=number >= 0)
             names.append(names.pop(0))
     return series
+
+
+@contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    # What is there before the first turn needs not be looked through before each: that
+    # takes longer than many a turn and leaves the processor's caches full of it.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:

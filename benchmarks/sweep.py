@@ -24,6 +24,7 @@ from geventpool import Pool
 CONNECTIONS = 10_000
 #: Seconds between two sweeps.
 INTERVAL = 0.05
+NO_POOL = "no pool"
 
 #: What a sweep finds, and the options that make it so.
 FINDINGS: dict[str, dict[str, Any]] = {
@@ -60,10 +61,10 @@ def run(scale: Scale) -> Report:
     """The three sweeps over a full pool, and no pool at all. **May switch.**"""
     size = scale.part(CONNECTIONS)
     seconds = INTERVAL + scale.seconds / 4
-    turns: dict[str, Callable[[], Watch]] = {"no pool": lambda: watch(seconds)}
+    turns: dict[str, Callable[[], Watch]] = {NO_POOL: lambda: watch(seconds)}
     for finding, options in FINDINGS.items():
         turns[finding] = _turn(size, options, seconds)
-    series = interleave(turns, max(2, scale.rounds // 3))
+    series = interleave(turns, max(2, scale.rounds // 3), "sweeps")
     report = Report("sweep", "how long does a sweep keep everybody from running?")
     report.sections.append(_section(series, size))
     for finding in FINDINGS:
@@ -94,6 +95,8 @@ def _section(series: dict[str, Series[Watch]], size: int) -> Section:
     section = Section(
         f"longest wait for one's turn while {size} idle connections are swept",
         ["the sweep finds", "CPU", "spread", "wall"],
+        key="longest wait for one's turn",
+        floor=NO_POOL,
     )
     for name, entry in series.items():
         if entry.error is not None:
@@ -105,5 +108,7 @@ def _section(series: dict[str, Series[Watch]], size: int) -> Section:
             name, duration(held.median), plus_minus(held), duration(wall.median)
         )
         section.data[name] = [[sample.wall, sample.cpu] for sample in entry.samples]
+    section.measure(series, "CPU", lambda sample: sample.cpu)
+    section.measure(series, "wall", lambda sample: sample.wall)
     section.notes.append("every turn fills a new pool, one connection at a time")
     return section

@@ -376,7 +376,7 @@ def test_every_workload_runs_and_saves_its_numbers(tmp_path: Path) -> None:
     assert numbers["packages"]["gevent"] and numbers["scale"] == "tiny"
     for name, workload in numbers["workloads"].items():
         assert workload["targets"], f"{name} promises nothing: {done.stdout}"
-        assert all(section["data"] for section in workload["sections"])
+        assert all(section["measures"] for section in workload["sections"])
     assert "geventpool failed" not in done.stdout
 
 
