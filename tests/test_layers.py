@@ -63,6 +63,11 @@ ADAPTERS: dict[str, set[str]] = {
     "__main__": set(),
 }
 
+#: Files that join two adapters, and the other one: optional parts, imported by name.
+NEIGHBOURS: dict[str, set[str]] = {
+    "sqlalchemy/session.py": {"mysql"},
+}
+
 #: What any file may import beside the standard library.
 FOUNDATION = {"gevent", "greenlet"}
 
@@ -98,7 +103,8 @@ def offences(path: str, source: str) -> list[str]:
     elif room in CORE:
         allowed, drivers = CORE[room], set()
     elif room in ADAPTERS:
-        allowed, drivers = {*CORE, room}, ADAPTERS[room]
+        allowed = {*CORE, room} | NEIGHBOURS.get(path, set())
+        drivers = ADAPTERS[room]
     else:
         return [f"{path} has no row in the tables of {Path(__file__).name}"]
     package = ".".join(["geventpool", *path.split("/")[:-1]])
@@ -145,6 +151,7 @@ def test_imports_go_one_way(path: str) -> None:
         ("redis/pool.py", "from geventpool.mysql import ConnectionPool"),
         ("redis/pool.py", "from ..mysql.pool import ConnectionPool"),
         ("redis/pool.py", "import pymysql"),
+        ("sqlalchemy/pool.py", "from geventpool.mysql.reset import Session"),
         ("sqlalchemy.py", "from geventpool.mysql import ConnectionPool"),
         ("helpers.py", ""),
     ],
@@ -165,6 +172,7 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
         ("redis/pool.py", "from ..pool import Pool\nfrom .connector import Connector"),
         ("redis/__init__.py", "from geventpool.redis.pool import ConnectionPool"),
         ("testing.py", "from geventpool.pool import Pool"),
+        ("sqlalchemy/session.py", "from geventpool.mysql.reset import Session"),
     ],
 )
 def test_an_import_that_goes_down_is_allowed(path: str, source: str) -> None:

@@ -1,0 +1,250 @@
+"""The core pool, with SQLAlchemy's records for connections.
+
+What it lends is a place: a record that may or may not have a connection at present.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from geventpool import sockets
+from geventpool.connector import Connector
+from geventpool.holders import Holder
+from geventpool.ledger import CLOSING, GONE, IN_USE, Entry, Reason
+from geventpool.pool import Pool
+from geventpool.sqlalchemy.records import Record, cut
+from geventpool.staff import within
+
+if TYPE_CHECKING:
+    from geventpool.sqlalchemy.pool import GreenletPool
+
+__all__ = ["Places", "RecordConnector"]
+
+log = logging.getLogger("geventpool")
+
+#: Connections inherited over a fork whose drivers say goodbye when collected: they are
+#: the parent's, and must never be.
+_inherited: list[Any] = []
+
+
+class RecordConnector(Connector[Record]):
+    """The verbs for records; the real work is SQLAlchemy's.
+
+    :param pool: whose records they are.
+    """
+
+    def __init__(self, pool: GreenletPool) -> None:
+        self._pool = pool
+        self._process = os.getpid()
+
+    def open(self) -> Record:
+        """A record: for who waits, one that he connects himself. *May switch.*
+
+        With nobody waiting it is for the stock, and is connected here.
+
+        :raises Exception: whatever the driver or a listener raised.
+        """
+        if self._pool.core.has_line:
+            return Record(self._pool, connect=False)
+        return self._pool._create_connection()
+
+    def close(self, conn: Record) -> None:
+        """Close the connection of a record, if it has one. *May switch.*"""
+        conn.close()
+
+    def discard(self, conn: Record) -> None:
+        """Part with the connection of a record, without a goodbye. Never switches."""
+        connection, conn.dbapi_connection = conn.dbapi_connection, None
+        if connection is None:
+            return
+        if os.getpid() == self._process:
+            cut(connection)
+        else:
+            _disown(connection)
+
+    def ping(self, conn: Record) -> None:
+        """Ask the server whether it is there, as ``pool_pre_ping`` does. *May switch.*
+
+        A dead connection is closed; its record stays, to be connected again.
+
+        :raises Exception: it could not even be closed.
+        """
+        connection = conn.dbapi_connection
+        if connection is None:
+            return
+        try:
+            lives = self._pool._dialect._do_ping_w_event(connection)
+        except Exception as error:
+            conn.invalidate(error)
+        else:
+            if not lives:
+                conn.invalidate()
+
+
+def _disown(connection: Any) -> None:
+    sock = sockets.find_socket(connection)
+    if sock is not None:
+        sockets.abandon(sock)
+        return
+    fileno = getattr(connection, "fileno", None)
+    if callable(fileno):
+        sockets.sever(fileno())
+    _inherited.append(connection)
+
+
+class Places(Pool[Record]):
+    """A core pool that makes records while the borrower waits for nothing.
+
+    Beside its own interface it has as much of SQLAlchemy's queue as others read.
+
+    :param pool: whose records are lent.
+    :param int maxsize: so many may be idle; 0: any number.
+    """
+
+    def __init__(
+        self, pool: GreenletPool, maxsize: int, use_lifo: bool, **options: Any
+    ) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self._owner = pool
+        #: of the thread this pool belongs to, once it was used
+        self.loop: Any = None
+        super().__init__(RecordConnector(pool), lifo=use_lifo, **options)
+
+    def _begin(self, max_connections: int) -> None:
+        super()._begin(max_connections)
+        # Any greenlet may give a connection of SQLAlchemy's back, so that all holders
+        # wait is no proof that they do in vain.
+        self._ledger.is_deadlocked = _never  # type: ignore[method-assign]
+
+    # Borrowing
+
+    def _wait_for_one(
+        self, retry: int | None, timeout: float | None, started: float
+    ) -> Entry[Record]:
+        # A record is made without switching: there is no need to wait for one.
+        if self._ledger.has_room and not self._line:
+            return self._add(Record(self._owner, connect=False), started)
+        return super()._wait_for_one(retry, timeout, started)
+
+    def _add(self, record: Record, now: float) -> Entry[Record]:
+        """A place for *record*, in use. There must be room. Never switches."""
+        stock = self._stock
+        stock.keep_reaping()
+        entry = self._ledger.reserve()
+        self._ledger.opened(entry, record)
+        entry.expires = stock.expiry.expires(now)
+        entry.used = entry.alive = entry.since = now
+        self._ledger.move(entry, IN_USE)
+        if not stock.is_calm:
+            stock.audience.tell("opened", record, 0.0)
+        return entry
+
+    # Giving back
+
+    @property
+    def has_line(self) -> bool:
+        """Does anybody wait?"""
+        return bool(self._line)
+
+    @property
+    def is_full(self) -> bool:
+        """Is one more idle record too many? Not while somebody waits for it."""
+        return 0 < self.maxsize <= self._ledger.idle and not self._line
+
+    def is_lent(self, record: Record) -> bool:
+        """Is the record on loan, by this pool's book?"""
+        entry = self._ledger.entries.get(id(record))
+        return entry is not None and entry.conn is record and entry.state is IN_USE
+
+    def adopt(self, record: Record) -> bool:
+        """Take a record that this pool had parted with; False: no room.
+
+        Never switches.
+        """
+        if self._closed or self.is_full or not self._ledger.has_room:
+            return False
+        if id(record) in self._ledger.entries:
+            return True  # given back twice
+        self._stock.take_back(self._add(record, self._clock()))
+        return True
+
+    def take_over(self, record: Record) -> Any:
+        """From now on a loan is the pool's own affair; the greenlet whose it was."""
+        entry = self._ledger.entries[id(record)]
+        holder = entry.holder() if entry.holder is not None else None
+        self._stock.end_loan(entry)
+        return holder
+
+    def see_to(self, work: Callable[..., object], *args: Any) -> None:
+        """Have *work* done in a greenlet of the pool, within its limit for a reset."""
+        self._stock.staff.spawn(self._do, work, *args)
+
+    def _do(self, work: Callable[..., object], *args: Any) -> None:
+        try:
+            within(self._limits.reset, "a return", work, *args)
+        except Exception as error:
+            log.debug("%r was not given back cleanly: %r", args, error)
+
+    def _holder_died(self, holder: Holder) -> None:
+        for entry in list(self._ledger.all_in(IN_USE)):
+            if entry.holder is holder:
+                self._owner.reclaim(entry.conn)
+
+    def tell_loop(self, work: Callable[..., object], *args: Any) -> None:
+        """Have *work* called by the hub, from wherever this runs. Never raises."""
+        try:
+            self.loop.run_callback_threadsafe(work, *args)
+        except Exception:
+            # The loop is gone, and so is everybody who could use the place. Not even
+            # a log may hear of it: a finalizer takes no lock.
+            pass
+
+    # All at once
+
+    def start_over(self) -> None:
+        """Close the idle connections, and forget those on loan. *May switch.*
+
+        There is room again for as many as at first, which those who wait get.
+        """
+        stock, ledger = self._stock, self._ledger
+        # Nothing is kept ready any more, but who still borrows is served.
+        stock.min_connections = 0
+        while (entry := ledger.take_idle()) is not None:
+            ledger.move(entry, CLOSING)
+            if not stock.is_calm:
+                stock.audience.tell("closed", entry.conn, Reason.DRAINED)
+            stock._say_goodbye(entry)
+        for entry in ledger.all_in(IN_USE):
+            stock.end_loan(entry)
+            ledger.move(entry, GONE)
+        stock.serve()
+
+    # SQLAlchemy's queue, as others read it
+
+    def qsize(self) -> int:
+        """How many records are idle."""
+        return self._ledger.idle
+
+    def empty(self) -> bool:
+        """Is no record idle?"""
+        return not self._ledger.idle
+
+    @property
+    def queue(self) -> list[Record]:
+        """The idle records; a copy."""
+        return self.idle_connections()
+
+    @queue.setter
+    def queue(self, records: Iterable[Record]) -> None:
+        kept = {id(record) for record in records}
+        for record in self.idle_connections():
+            if id(record) not in kept:
+                self.drop(record)
+
+
+def _never() -> bool:
+    return False

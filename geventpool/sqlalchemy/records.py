@@ -1,0 +1,157 @@
+"""SQLAlchemy's own book-keeping for one connection, made safe for greenlets.
+
+Everything geventpool touches of SQLAlchemy's private parts is in this package, and
+listed here, so that a new version is checked by reading one page:
+
+* overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``; and of
+  ``_ConnectionFairy``: ``_checkin``;
+* called: both constructors, ``_ConnectionFairy._checkout``;
+* of a pool: ``_creator``, ``_dialect``, ``_do_get``, ``_do_return_conn``,
+  ``_create_connection``, ``_close_connection``, ``_should_log_debug``,
+  ``_pre_ping``, ``_recycle``, ``_reset_on_return``, ``_orig_logging_name``,
+  ``_sqla_logger_namespace``, ``_max_overflow``, ``_timeout``, ``_pool``;
+* of a dialect: ``_do_ping_w_event``.
+
+Checked against SQLAlchemy 2.0.58 and 2.1.9.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+
+from geventpool import sockets
+
+if TYPE_CHECKING:
+    from geventpool.sqlalchemy.pool import GreenletPool
+
+__all__ = ["Fairy", "Record", "broken_off", "cut"]
+
+#: Where MySQL's protocol is spoken, an idle connection with something to read has been
+#: closed or is out of step. Other servers may send notices at any time.
+SILENT = frozenset({"mysql", "mariadb"})
+
+
+class Record(_ConnectionRecord):
+    """A place of the pool, connected or not: what the core pool lends.
+
+    SQLAlchemy's, but for two things. When the connection was forgotten by its
+    borrower, nothing is done wherever the garbage collector happens to run: the pool is
+    told, and sees to it in a greenlet of its own. And whatever interrupts the return
+    of a connection, the place comes back.
+    """
+
+    #: the lent connection's proxy; None: not lent
+    _lent: weakref.ref[Any] | None = None
+    #: is the pool giving it back in the place of its borrower?
+    is_reclaimed = False
+    #: the connection that was asked for its socket, and the socket, if it has one
+    _looked_at: Any = None
+    _socket: Any = None
+
+    def __init__(self, pool: GreenletPool, connect: bool = True) -> None:
+        self.green_pool = pool
+        super().__init__(pool, connect)
+
+    @property
+    def fairy_ref(self) -> weakref.ref[Any] | None:
+        """Refers to the proxy by which the connection is lent; None: it is not.
+
+        SQLAlchemy sets it. Its own reference would roll back and return a connection
+        from within the collector, unless it finds another one here.
+        """
+        return self._lent
+
+    @fairy_ref.setter
+    def fairy_ref(self, ref: weakref.ref[Any] | None) -> None:
+        if ref is not None and not self.green_pool._dialect.is_async:
+            places = self.green_pool.core
+            if places.loop is None:
+                places.loop = gevent.get_hub().loop
+            ref = weakref.ref(ref(), self._forgotten)
+        self._lent = ref
+
+    def _forgotten(self, ref: weakref.ref[Any]) -> None:
+        # Runs anywhere, even in another thread: it only tells.
+        if self._lent is ref:
+            self.green_pool.recollect(self, ref)
+
+    @property
+    def needs_gc(self) -> bool:
+        """May SQLAlchemy clean up in its finalizer? Not here."""
+        ref = self._lent
+        return self.green_pool._dialect.is_async and ref is not None and ref() is None
+
+    @property
+    def is_new(self) -> bool:
+        """Was there never a connection here?"""
+        return not self.starttime
+
+    def is_quiet(self) -> bool:
+        """Is the server still there, as far as its silence can tell? Never switches."""
+        conn = self.dbapi_connection
+        if conn is not self._looked_at:
+            self._looked_at = conn
+            talks = getattr(self.green_pool._dialect, "name", None) not in SILENT
+            self._socket = None if talks else sockets.find_socket(conn)
+        return self._socket is None or sockets.is_quiet(self._socket)
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:
+        """Give the place back, whatever the listeners do. *May switch*, if they do."""
+        if self._lent is None and _fairy_was_created:
+            # Twice: there is a warning, and nothing to be done.
+            super().checkin(_fairy_was_created)
+            return
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException:
+            # Interrupted, or a listener failed: a connection that nobody knows
+            # anything of is not kept.
+            self.green_pool.give_up(self)
+            raise
+
+
+class Fairy(_ConnectionFairy):
+    """A lent connection that notices how its borrower parted with it."""
+
+    __slots__ = ()
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        if self.dbapi_connection is not None and not transaction_was_reset:
+            error = broken_off()
+            if error is not None and self.__dict__.get("_before") != id(error):
+                # Killed, or timed out: the answer to what was sent last, or the other
+                # half of it, may still be under way. A ROLLBACK would be taken for
+                # that half, and wait for ever.
+                self.invalidate(error)
+                return
+        super()._checkin(transaction_was_reset)
+
+    def note_surroundings(self) -> None:
+        """Remember what is handled while the loan begins: it is no affair of its."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            self.__dict__["_before"] = id(error)
+
+
+def broken_off() -> BaseException | None:
+    """What tears this greenlet out of its work, if something does."""
+    error = sys.exc_info()[1]
+    # A generator that is closed early is no accident.
+    if isinstance(error, (Exception, GeneratorExit)):
+        return None
+    return error
+
+
+def cut(conn: Any) -> None:
+    """Drop the socket under *conn*, if it has one to be found. Never switches.
+
+    After that nothing which closes the connection can wait for the other side.
+    """
+    sock = sockets.find_socket(conn)
+    if sock is not None:
+        sockets.abandon(sock)
