@@ -330,7 +330,7 @@ class Wire(Connection):
 
     # The guard
 
-    def _execute_command(self, command: int, sql: str | bytes) -> None:
+    def _execute_command(self, command: int, sql: str | bytes | bytearray) -> None:
         if self._speaker is not None:
             raise self._in_use(self._speaker)
         result = self._result
@@ -340,9 +340,12 @@ class Wire(Connection):
                     "Previous unbuffered result was left incomplete", stacklevel=4
                 )
             self.finish()
+        begins = sql[:6].upper()
+        if isinstance(begins, bytearray):
+            begins = bytes(begins)  # executemany() puts its statement together in one
         self._speaker = getcurrent()
         self.spoken = True
-        if command != _QUERY or self._may_chain or sql[:6].upper() not in PLAIN:
+        if command != _QUERY or self._may_chain or begins not in PLAIN:
             self._suspect(command, sql)
         try:
             if len(sql) > _SMALL:
@@ -357,7 +360,7 @@ class Wire(Connection):
             self._speaker = self._interruption = None
             raise
 
-    def _suspect(self, command: int, sql: str | bytes) -> None:
+    def _suspect(self, command: int, sql: str | bytes | bytearray) -> None:
         # A ping changes nothing; all else that is not plain may change anything.
         if command != COMMAND.COM_PING:
             self.plain = False

@@ -27,20 +27,20 @@ _USE = re.compile(rb"\bUSE\b", re.IGNORECASE)
 _BEGINNING = 1000
 
 
-def takes_role(statement: str | bytes) -> bool:
+def takes_role(statement: str | bytes | bytearray) -> bool:
     """
     Whether it may take a role, which no COM_RESET_CONNECTION gives back.
     """
     return _ROLE.search(_beginning(statement)) is not None
 
 
-def chooses_database(statement: str | bytes) -> bool:
+def chooses_database(statement: str | bytes | bytearray) -> bool:
     """
     Whether it may choose a database, which no COM_RESET_CONNECTION leaves.
     """
     return _USE.search(_beginning(statement)) is not None
 
 
-def _beginning(statement: str | bytes) -> bytes:
+def _beginning(statement: str | bytes | bytearray) -> bytes:
     text = statement[:_BEGINNING]
     return text.encode(errors="replace") if isinstance(text, str) else bytes(text)

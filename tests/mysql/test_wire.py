@@ -515,6 +515,16 @@ def test_several_statements_at_once_are_never_plain(make_pool):
     assert not conn.plain
 
 
+def test_rows_are_inserted_many_at_a_time(make_pool, table):
+    """PyMySQL puts such a statement together in a bytearray."""
+    conn = make_pool(autocommit=True).acquire(reclaim=False)
+    insert = f"INSERT INTO {table} VALUES (%s, %s)"
+    with conn.cursor() as cursor:
+        assert cursor.executemany(insert, [(1, 2), (3, 4)]) == 2
+    assert conn.plain and conn.in_step
+    assert rows(conn, f"SELECT * FROM {table}") == [(1, 2), (3, 4)]
+
+
 # Several commands at once
 
 
