@@ -36,6 +36,9 @@ WORKLOADS = (
     "sweep",
     "redis",
     "mysql",
+    "coldstart",
+    "churn",
+    "memory",
     "killstorm",
     "restart",
 )

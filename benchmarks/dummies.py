@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import time
 from typing import Any, ClassVar
 
 import gevent
@@ -85,6 +86,8 @@ class Switchboard:
     def __init__(self, seconds: float) -> None:
         #: Seconds one dial takes.
         self.seconds = seconds
+        #: Seconds after which a connection says itself that it is too old.
+        self.lifetime: float | None = None
         self.dials = 0
         self.open = 0
         #: The most connections that were open, or being opened, at once.
@@ -105,7 +108,7 @@ class Switchboard:
 class Dialled(Dummy):
     """A dummy whose dial takes time and is counted; see :func:`dialled`."""
 
-    __slots__ = ("is_up",)
+    __slots__ = ("is_up", "born")
 
     board: ClassVar[Switchboard]
 
@@ -118,12 +121,18 @@ class Dialled(Dummy):
         if not self.is_up:
             self.board.ring()
             self.is_up = True
+            self.born = time.monotonic()
 
     def disconnect(self, *args: Any) -> None:
         """Be counted no more."""
         if self.is_up:
             self.is_up = False
             self.board.open -= 1
+
+    def is_expired(self) -> bool:
+        """Whether it has reached the age that the board has."""
+        lifetime = self.board.lifetime
+        return lifetime is not None and time.monotonic() - self.born > lifetime
 
 
 def dialled(seconds: float) -> type[Dialled]:

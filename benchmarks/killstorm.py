@@ -167,7 +167,7 @@ def _section(
         if stranded:
             faults.append(f"left {stranded} of {size} greenlets unserved")
         if peak > LIMIT:
-            faults.append(f"opened {peak} of {LIMIT}")
+            section.notes.append(f"{name} opened {peak} of {LIMIT}")
         if faults:
             section.starves(name, ", ".join(faults))
         if errors:

@@ -238,7 +238,7 @@ def _section(
         if not all(outage.has_recovered for outage in entry.samples):
             faults.append(f"had not recovered after {duration(times.after)}")
         if peak > LIMIT:
-            faults.append(f"opened {peak} of {LIMIT}")
+            section.notes.append(f"{name} opened {peak} of {LIMIT}")
         if faults:
             section.starves(name, ", ".join(faults))
         section.data[name] = [vars(outage) for outage in entry.samples]
