@@ -478,6 +478,8 @@ class Stock(Generic[C]):
         self.condemn(Reason.DRAINED)
         if self.breaker.paused and self.scout is not None:
             self.scout.kill(block=False)
+            self.breaker.relent()
+            self.serve()
 
     def prefill(self, number: int) -> None:
         """Open so many; raise what the first failure was. *May switch.*"""
@@ -608,7 +610,7 @@ class Stock(Generic[C]):
             if entry.state is not CLOSING:
                 entry.doom = reason
 
-    def suspect_after(self, error: BaseException) -> None:
+    def suspect_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
         if isinstance(error, Exception):
             try:

@@ -386,7 +386,6 @@ def test_draining_ends_the_pause():
     connector = ScriptedConnector()
     pool = paused_pool(connector)
     pool.drain()
-    gevent.idle()
     assert outcome(pool) is connector.opened[0]
 
 

@@ -19,7 +19,12 @@ from pymysql.cursors import Cursor
 
 from geventpool.connector import Connector
 from geventpool.mysql.connection import Connection
-from geventpool.mysql.errors import NoServerError, Reaction, reaction
+from geventpool.mysql.errors import (
+    NoServerError,
+    Reaction,
+    is_disconnect,
+    reaction,
+)
 from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
@@ -278,6 +283,12 @@ class MySQLConnector(Connector[Connection]):
         Whether *error* says nothing against its connection. Never switches.
         """
         return reaction(error) is Reaction.KEEP
+
+    def is_disconnect(self, error: Exception) -> bool:
+        """
+        Whether *error* came of a lost connection. Never switches.
+        """
+        return is_disconnect(error)
 
     def is_exhausted(self, error: Exception) -> bool:
         """

@@ -17,6 +17,7 @@ __all__ = [
     "ConnectionInUseError",
     "NoServerError",
     "Reaction",
+    "is_disconnect",
     "reaction",
 ]
 
@@ -85,6 +86,9 @@ REACTIONS = {
     1862: Reaction.FAIL,  # password expired
 }
 
+#: Of these, such as may have hit the idle connections as well.
+_LOSSES = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 2006, 2013, 2055, 4031})
+
 #: 1290 names the option in the way: --read-only and --super-read-only mean a replica,
 #: --secure-file-priv or --skip-grant-tables mean nothing of the kind.
 _READ_ONLY = re.compile(r"read[-_]only", re.IGNORECASE)
@@ -112,3 +116,16 @@ def reaction(error: BaseException) -> Reaction:
     if code == 1290 and not _READ_ONLY.search(str(error)):
         return Reaction.KEEP
     return known
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """
+    Whether *error* says that the way to the server was lost.
+
+    :param error: anything. An error of our own making is no sign of it: a connection
+        that is out of step, or that was closed on this side.
+    """
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    code = error.args[0] if error.args else None
+    return reaction(error) is Reaction.DISCARD and code in _LOSSES

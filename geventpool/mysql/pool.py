@@ -218,6 +218,7 @@ class Loan(Borrowed[Connection]):
         if error is None and entry.conn.owes_nothing:
             _exit(self, None, None, None)
             return
+        self._pool._stock.suspect_after(error)
         try:
             if error is None:
                 entry.conn.commit_if_open()

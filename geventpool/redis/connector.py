@@ -12,7 +12,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, ResponseError, WatchError
+from redis.exceptions import (
+    ConnectionError,
+    ResponseError,
+    TimeoutError,
+    WatchError,
+)
 from redis.retry import Retry
 
 from geventpool.connector import Connector
@@ -164,6 +169,10 @@ class RedisConnector(Connector[Any]):
 
     def survives(self, error: Exception) -> bool:
         return is_in_step(error)
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        """Was the connection lost, or did the server not answer in time?"""
+        return isinstance(error, (ConnectionError, TimeoutError))
 
     def is_exhausted(self, error: Exception) -> bool:
         """Did the server refuse one more client, or the system one more file?"""

@@ -31,7 +31,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
 }
 
 #: The names of the core pool's options.
-POOL_OPTIONS = frozenset({*_KINDS, "backoff", "listeners", "limits"})
+POOL_OPTIONS = frozenset({*_KINDS, "backoff", "listeners", "limits", "outage"})
 
 
 def understood(name: str, value: Any) -> Any:

@@ -26,7 +26,7 @@ from geventpool.errors import (
     PoolExhaustedError,
 )
 from geventpool.listeners import PoolListener, PoolStats
-from geventpool.policies import Backoff, Limits
+from geventpool.policies import Backoff, Limits, Outage
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.connector import MOMENT, RedisConnector
@@ -115,6 +115,7 @@ class ConnectionPool(View):
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
         limits: Limits = Limits(),
+        outage: Outage = Outage(),
         **connection_kwargs: Any,
     ) -> None:
         connection_kwargs.setdefault("retry", self._retry_by_default())
@@ -163,6 +164,7 @@ class ConnectionPool(View):
             reclaim=reclaim,
             listeners=listeners,
             limits=limits,
+            outage=outage,
         )
         # What every command touches, bound once.
         self._take = self.core.acquire
@@ -308,6 +310,8 @@ class ConnectionPool(View):
             if keep:
                 self.core.release(connection, anyone=anyone)
             else:
+                if error is not None and self._connector.is_disconnect(error):
+                    self.core.suspect()
                 self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
             # As above.

@@ -7,7 +7,7 @@ import errno
 import pytest
 from pymysql import err
 
-from geventpool.mysql.errors import Reaction, reaction
+from geventpool.mysql.errors import Reaction, is_disconnect, reaction
 from geventpool.mysql.statements import PLAIN, chooses_database, takes_role
 
 READ_ONLY = "The MariaDB server is running with the --read-only option so it cannot..."
@@ -75,3 +75,24 @@ def test_roles_and_databases_are_looked_for():
     assert takes_role("set  Role admin") and takes_role(b"BEGIN; SET ROLE x")
     assert not takes_role("SELECT role FROM t")
     assert chooses_database("use shop") and not chooses_database(b"SET @used=1")
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (err.OperationalError(2013, "Lost connection"), True),
+        (err.OperationalError(2006, "gone away"), True),
+        (ConnectionResetError(104, "reset"), True),
+        (TimeoutError("late"), True),
+        (err.OperationalError(1927, "Connection was killed"), False),
+        (err.OperationalError(2014, "Command Out of Sync"), False),
+        (err.InterfaceError(0, ""), False),
+        (err.InternalError("Packet sequence number wrong"), False),
+        (err.IntegrityError(1062, "Duplicate entry"), False),
+        (ValueError(2013), False),
+        (OSError(), False),
+    ],
+)
+def test_a_loss_is_told_from_what_concerns_one_connection(error, expected):
+    """Only a loss is a reason to doubt the idle connections."""
+    assert is_disconnect(error) is expected

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from pymysql import err
 
-from geventpool import Backoff, Limits, PoolExhaustedError
+from geventpool import Backoff, Limits, Outage, PoolExhaustedError
 from tests.mysql.conftest import rows, until, value
 
 
@@ -162,6 +162,54 @@ def test_a_restart_is_survived(make_pool, own_server):
         with pool.connection() as conn:
             assert conn not in old
             assert value(conn, "SELECT 1") == 1
+
+
+def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
+    make_pool, own_server
+):
+    """Who waits in line waits on, if the pool was told so."""
+    pool = make_pool(
+        **own_server.client_options,
+        max_connections=4,
+        timeout=20,
+        outage=Outage(wait=True),
+    )
+    stop = False
+
+    def work():
+        errors = []
+        while not stop:
+            try:
+                with pool.connection() as conn:
+                    assert value(conn, "SELECT %s", id(errors)) == id(errors)
+            except err.MySQLError as error:
+                errors.append(error)
+            gevent.sleep(0)
+        return errors
+
+    jobs = [gevent.spawn(work) for _ in range(40)]
+    until(lambda: pool.stats().in_use == 4, "all in use")
+    own_server.stop()
+    own_server.start()
+    until(lambda: pool.stats().size == 4, "all there again")
+    stop = True
+    errors = [error for job in jobs for error in job.get()]
+    assert len(errors) <= 4, errors
+
+
+def test_after_a_lost_answer_idle_connections_are_pinged_first(through, proxy):
+    """They may have lost the way as well; the next borrower shall not find out."""
+    pool = through(max_connections=2, limits=Limits(ping=0.1), read_timeout=0.2)
+    warm(pool, 2)
+    proxy.question = lambda data: b""
+    with pytest.raises(err.OperationalError):
+        with pool.connection() as conn:
+            rows(conn, "SELECT 1")
+    proxy.question = lambda data: b"" if data == b"\x01\x00\x00\x00\x0e" else data
+    with pool.connection() as another:
+        assert value(another, "SELECT 1") == 1
+    assert another is not conn
+    assert pool.size == 1
 
 
 def test_a_crash_in_the_middle_of_a_query_is_an_error_of_that_query(

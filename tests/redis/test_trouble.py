@@ -9,6 +9,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 import geventpool
+from geventpool import Outage
 from geventpool.redis import ConnectionPool, ExhaustedError
 from tests.redis.tools import assert_all_places, outcome, wait_until
 from tests.servers import RedisServer
@@ -146,6 +147,64 @@ def test_a_restart_under_load_is_survived_with_retries(
     stop = True
     assert [job.get() for job in jobs] == [True] * 10
     assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
+    own_server: RedisServer,
+) -> None:
+    """Who waits in line waits on, if the pool was told so."""
+    pool = make_pool(
+        own_server,
+        max_connections=10,
+        retry=Retry(NoBackoff(), 0),
+        outage=Outage(wait=True),
+    )
+    client = redis.Redis(connection_pool=pool)
+    stop = False
+
+    def work() -> list[Exception]:
+        errors = []
+        while not stop:
+            try:
+                client.get("key")
+            except redis.RedisError as error:
+                errors.append(error)
+            gevent.sleep(0)
+        return errors
+
+    jobs = [gevent.spawn(work) for _ in range(200)]
+    wait_until(lambda: pool.core.stats().in_use == 10)
+    own_server.restart()
+    wait_until(lambda: own_server.connected_clients() == 10)
+    stop = True
+    errors = [error for job in jobs for error in job.get()]
+    assert len(errors) <= 10, errors
+    assert_all_places(pool)
+    pool.shutdown(5)
+
+
+def test_after_a_loss_idle_connections_are_pinged_first(
+    own_server: RedisServer,
+) -> None:
+    """Those that cannot be seen to be dead shall cost nobody an error."""
+    pool = make_pool(own_server, max_connections=2, retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(connection_pool=pool)
+    assert_all_places(pool)
+    pinged: list[bool] = []
+    pool.core.suspect = lambda: pinged.append(True)  # type: ignore[method-assign]
+    assert isinstance(outcome(client.get, "a", "b"), TypeError)
+    assert isinstance(outcome(client.incr, "key", "x"), redis.ResponseError)
+    assert not pinged
+    conn = pool.get_connection()
+    own_server.stop()
+    outcome(conn.send_command, "PING")
+    try:
+        conn.read_response()
+    except redis.ConnectionError:
+        pool.release(conn)
+    assert pinged
+    own_server.start()
     pool.shutdown(5)
 
 
