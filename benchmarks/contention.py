@@ -207,7 +207,6 @@ def _plain(sample: Crowd) -> dict[str, object]:
         "throughput": sample.throughput,
         "fairness": sample.fairness,
         "refused": sample.refused,
-        "served": sorted(sample.served),
         "waits": {str(part): sample.wait(part) for part in parts},
     }
 

@@ -72,7 +72,7 @@ class Figure:
             for contestant, seconds in waits.items()
             if seconds
         ]
-        labels = ("waits, the longest to the right", "wait")
+        labels = ("part of all waits that are no longer", "wait")
         return cls(name, "waits", title, caption, *labels, curves, log_y=True, unit="s")
 
     @classmethod

@@ -3,7 +3,7 @@ Does a loan cost more when the pool is large or the line is long?
 
 The following are made large, one after the other and in powers of ten: the number of
 connections (half of them lent, half idle), the length of the line while it is served,
-the length of the line while it is killed. Then the memory each of them takes.
+the length of the line while it is killed. What they take of memory is asked elsewhere.
 
 A long line has a price no pool can avoid: fifty thousand greenlets do not fit into the
 processor's caches. "A bare line" is that price: a deque of greenlets, switched to in
@@ -20,7 +20,6 @@ from benchmarks import peers
 from benchmarks.cycle import borrowing, repeated
 from benchmarks.figures import Figure
 from benchmarks.lines import BARE, Builder, Line, bare_line
-from benchmarks.memory import memory, memory_targets
 from benchmarks.peers import Contestant
 from benchmarks.report import Report, Section, Target, duration, ratio
 from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
@@ -40,8 +39,6 @@ def run(scale: Scale) -> Report:
     report = Report("growth", "does a loan cost more when pool or line grow?")
     _connections(report, scale)
     _waiters(report, scale)
-    report.sections.append(memory(scale.part(MANY_CONNECTIONS)))
-    report.targets += memory_targets(report.sections[-1])
     return report
 
 
