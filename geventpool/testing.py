@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import gevent
 import greenlet
@@ -292,14 +292,19 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (
 )
 
 
+#: One thing that is thrown, or several that are thrown together.
+Interruption: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
+
+
 def interrupt_everywhere(
     scenario: Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]],
     *,
-    errors: Sequence[type[BaseException]] = INTERRUPTIONS,
+    errors: Sequence[Interruption] = INTERRUPTIONS,
     victims: Callable[[greenlet.greenlet], bool] | None = None,
     later: int = 0,
     most: int = 1000,
     patience: float = 10.0,
+    afterwards: Callable[[], object] | None = None,
 ) -> int:
     """How many switch points a scenario has, after it survived an error at each.
 
@@ -310,7 +315,9 @@ def interrupt_everywhere(
 
     :param scenario: makes everything anew; gives what the main greenlet shall do, and
         the pools to be checked.
-    :param errors: what is thrown.
+    :param errors: what is thrown; several in a tuple are thrown one after the other
+        within one turn of the loop, as by nested time-outs that end together: the
+        second strikes where the first is being dealt with.
     :param victims: is this greenlet one to interrupt? None: the main greenlet of the
         scenario. For the greenlets that a pool owns, let the scenario note the pool,
         and say ``lambda it: it in pool_greenlets(pool)``.
@@ -322,13 +329,17 @@ def interrupt_everywhere(
     :param int most: give up after so many switch points.
     :param float patience: seconds after which one run should have ended, and every
         place be free.
+    :param afterwards: called after each run, before the pools are closed: to see, for
+        instance, that the next borrower gets an answer of his own.
     :raises AssertionError: an invariant broke; the message says where.
     """
     points = 0
     for error in errors:
+        blows = error if isinstance(error, tuple) else (error,)
         for point in range(1, most):
-            hit = _interrupt(scenario, error, point, victims, later, patience)
-            if not hit:
+            if not _interrupt(
+                scenario, blows, point, victims, later, patience, afterwards
+            ):
                 points = max(points, point - 1)
                 break
         else:
@@ -338,11 +349,12 @@ def interrupt_everywhere(
 
 def _interrupt(
     scenario: Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]],
-    error: type[BaseException],
+    errors: tuple[type[BaseException], ...],
     point: int,
     victims: Callable[[greenlet.greenlet], bool] | None,
     later: int,
     patience: float,
+    afterwards: Callable[[], object] | None,
 ) -> bool:
     target, pools = scenario()
     outcome: list[BaseException] = []
@@ -365,18 +377,22 @@ def _interrupt(
         if victim is main if victims is None else victims(victim):
             seen += 1
             if seen == point:
-                _throw_later(victim, error, later)
+                _throw_later(victim, errors, later)
 
     with _tracing(trace):
         main.start()
         gevent.joinall([main], timeout=patience)
-    story = f"{error.__name__} at switch {point}, {later} callbacks later: {outcome}"
+    names = " and ".join(error.__name__ for error in errors)
+    story = f"{names} at switch {point}, {later} callbacks later: {outcome}"
     assert main.dead, f"never ended: {story}"
     gevent.idle()
     try:
         for pool in pools:
             check(pool)
             check_capacity(pool, patience)
+        if afterwards is not None:
+            with gevent.Timeout(patience, AssertionError("no end of what comes after")):
+                afterwards()
     except AssertionError as broken:
         raise AssertionError(f"{story}: {broken}") from broken
     finally:
@@ -385,17 +401,20 @@ def _interrupt(
     return seen >= point
 
 
-def _throw_later(victim: Any, error: type[BaseException], later: int) -> None:
+def _throw_later(
+    victim: Any, errors: tuple[type[BaseException], ...], later: int
+) -> None:
     loop = gevent.get_hub().loop
     if later > 0:
-        loop.run_callback(_throw_later, victim, error, later - 1)
+        loop.run_callback(_throw_later, victim, errors, later - 1)
     else:
-        loop.run_callback(_throw, victim, error)
+        loop.run_callback(_throw, victim, errors)
 
 
-def _throw(victim: Any, error: type[BaseException]) -> None:
-    if not victim.dead:
-        victim.throw(error())
+def _throw(victim: Any, errors: tuple[type[BaseException], ...]) -> None:
+    for error in errors:
+        if not victim.dead:
+            victim.throw(error())
 
 
 def both_orders(

@@ -539,6 +539,58 @@ def test_the_pools_of_a_scenario_are_closed_after_each_run() -> None:
     assert all(pool.closed and pool.size == 0 for pool in made)
 
 
+def test_what_comes_after_a_run_is_looked_at_before_the_pools_close() -> None:
+    """Its mistakes are told with the interruption that led to them."""
+    made: list[Pool[Any]] = []
+
+    def scenario() -> Any:
+        target, pools = careful()
+        made[:] = pools
+        return target, pools
+
+    seen = []
+    points = interrupt_everywhere(
+        scenario,
+        errors=[gevent.GreenletExit],
+        afterwards=lambda: seen.append(made[0].closed),
+    )
+    assert seen == [False] * (points + 1)
+
+    def fail() -> None:
+        raise AssertionError("somebody else's answer")
+
+    with pytest.raises(AssertionError, match="at switch 1.*somebody else's answer"):
+        interrupt_everywhere(careful, afterwards=fail)
+    with pytest.raises(AssertionError, match="no end of what comes after"):
+        interrupt_everywhere(careful, afterwards=Event().wait, patience=0.01)
+
+
+def test_two_interruptions_may_come_in_one_turn() -> None:
+    """The second strikes where the first is being dealt with."""
+    caught: list[str] = []
+
+    def stubborn() -> None:
+        caught.clear()
+        try:
+            gevent.sleep(0)
+        except BaseException as first:
+            caught.append(type(first).__name__)
+            try:
+                gevent.sleep(0)
+            except BaseException as second:
+                caught.append(type(second).__name__)
+
+    both = (gevent.Timeout, gevent.GreenletExit)
+    seen = []
+    interrupt_everywhere(
+        lambda: (stubborn, []),
+        errors=[both],
+        later=-1,
+        afterwards=lambda: seen.append([*caught]),
+    )
+    assert seen[0] == ["Timeout", "GreenletExit"]
+
+
 def test_both_orders_are_run() -> None:
     """Each of the two comes first once."""
     done: list[str] = []
