@@ -27,6 +27,7 @@ CORE: dict[str, set[str]] = {
     "reaper": {"policies"},
     "reports": {"errors", "ledger"},
     "staff": set(),
+    "watch": set(),
     "stock": {
         "breaker",
         "connector",
@@ -36,6 +37,7 @@ CORE: dict[str, set[str]] = {
         "policies",
         "reaper",
         "staff",
+        "watch",
     },
     "pool": {
         "alarms",
@@ -58,6 +60,7 @@ ADAPTERS: dict[str, set[str]] = {
     "redis": {"redis"},
     "mysql": {"pymysql"},
     "sqlalchemy": {"sqlalchemy"},
+    "django": {"django", "pymysql"},
     "metrics": {"opentelemetry", "prometheus_client"},
     "testing": set(),
     "__main__": set(),
@@ -66,6 +69,9 @@ ADAPTERS: dict[str, set[str]] = {
 #: Files that join two adapters, and the other one: optional parts, imported by name.
 NEIGHBOURS: dict[str, set[str]] = {
     "sqlalchemy/session.py": {"mysql"},
+    "django/mysql/options.py": {"mysql"},
+    "django/mysql/pools.py": {"mysql"},
+    "django/mysql/session.py": {"mysql"},
 }
 
 #: What any file may import beside the standard library.

@@ -1,0 +1,3 @@
+"""
+Django on pooled connections: :mod:`geventpool.django.mysql`.
+"""

@@ -1,0 +1,244 @@
+"""
+What Django asks of a database backend, answered by a pool.
+
+Knows Django's side: when a connection is wanted, when it is given back, and what a
+wrapper may remember of it. Everything that is not about that is Django's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+import weakref
+from typing import Any
+
+import pymysql
+from django.conf import settings
+from django.db import OperationalError, connections
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.utils.functional import cached_property
+from gevent import getcurrent, monkey
+
+from geventpool.django.mysql import stock
+from geventpool.django.mysql.creation import DatabaseCreation
+from geventpool.django.mysql.options import wants_pool
+from geventpool.django.mysql.pools import DjangoPool, pools
+from geventpool.errors import PoolError
+
+__all__ = ["DatabaseWrapper"]
+
+log = logging.getLogger("geventpool")
+
+_Stock: Any = stock.base.DatabaseWrapper
+
+
+class DatabaseWrapper(_Stock):  # type: ignore[misc]
+    """
+    Django's connection to a database, which has one of the pool's while it needs it.
+
+    Connecting borrows and closing gives back, which Django does at the end of each
+    request. Without ``OPTIONS["pool"]``, and in a program that is not monkey-patched,
+    such as ``manage.py migrate``, it connects and closes as Django's own does.
+    """
+
+    Database = pymysql
+    creation_class = DatabaseCreation
+
+    connection: Any
+    health_check_done: bool
+
+    #: Where the present connection comes from; None: it is nobody's.
+    _lent_by: DjangoPool | None = None
+    #: Whether the session is as the settings want it, since the pool has seen to it.
+    _is_set_up = False
+    #: Whether the present connection may be lent again.
+    _usable = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._home = weakref.ref(getcurrent())
+
+    @property
+    def pool(self) -> DjangoPool | None:
+        """
+        The pool, shared by all greenlets; None if there shall be none. *May switch.*
+
+        :raises ImproperlyConfigured: the settings are not right.
+        """
+        if self.alias == NO_DB_ALIAS:
+            return None
+        settings = self.settings_dict
+        if not wants_pool(settings):
+            return None
+        return pools.find(self.alias, settings) or self._make_pool()
+
+    def _make_pool(self) -> DjangoPool | None:
+        if not monkey.is_module_patched("socket"):
+            log.info(
+                "no pool for database %r: the program is not monkey-patched", self.alias
+            )
+            return None
+        connect = self.get_connection_params()
+        level = self.isolation_level
+        statement = None
+        if level:
+            statement = f"SET SESSION TRANSACTION ISOLATION LEVEL {level.upper()}"
+        return pools.make(self.alias, self.settings_dict, connect, statement)
+
+    def close_pool(self) -> None:
+        """
+        Close the pool; the next one who connects makes another. **May switch.**
+
+        Who waits for a connection is refused. Who holds one may finish, for a few
+        seconds.
+        """
+        if wants_pool(self.settings_dict):
+            pools.close(self.alias, self.settings_dict)
+
+    def copy(self, alias: str | None = None) -> DatabaseWrapper:
+        """
+        Another wrapper for the same database, and for the same pool.
+        """
+        options = {**self.settings_dict["OPTIONS"]}
+        said = options.pop("pool", None)
+        settings = copy.deepcopy({**self.settings_dict, "OPTIONS": options})
+        # Listeners and callables are themselves, not copies.
+        settings["OPTIONS"]["pool"] = dict(said) if isinstance(said, dict) else said
+        return type(self)(settings, self.alias if alias is None else alias)
+
+    # Connecting and closing
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """
+        The arguments of ``pymysql.connect``.
+        """
+        params: dict[str, Any] = super().get_connection_params()
+        params.pop("pool", None)
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """
+        A connection of the pool, or a new one. **May switch.**
+        """
+        pool = self.pool
+        if pool is None:
+            return super().get_new_connection(conn_params)
+        try:
+            conn = pool.lend()
+        except PoolError as error:
+            raise OperationalError(str(error)) from error
+        home = self._home()
+        if home is not getcurrent() and home is not None and not home.dead:
+            # Opened for a wrapper that others share: it lives as long as that does.
+            pool.transfer(conn, home)
+        self._lent_by = pool
+        self._is_set_up = self._usable = True
+        return conn
+
+    def init_connection_state(self) -> None:
+        """
+        Set up the session, unless the pool has just done so. **May switch.**
+        """
+        is_set_up, self._is_set_up = self._is_set_up, False
+        if not is_set_up:
+            super().init_connection_state()
+            return
+        super(_Stock, self).init_connection_state()
+        if self.features.is_sql_auto_is_null_enabled:
+            with self.cursor() as cursor:
+                cursor.execute("SET SQL_AUTO_IS_NULL = 0")
+
+    def _close(self) -> None:
+        pool, self._lent_by = self._lent_by, None
+        if pool is None:
+            super()._close()
+            return
+        # From now on it may be somebody else's. Within atomic Django goes on referring
+        # to a connection that is closed.
+        conn, self.connection = self.connection, None
+        pool.take_back(conn, self._usable)
+        if self.in_atomic_block:
+            self.connection = pymysql.connect(defer_connect=True, ssl_disabled=True)
+
+    def __del__(self) -> None:
+        """
+        Forgotten with a connection: nobody can give it back, so its place is freed.
+        """
+        pool = self._lent_by
+        if pool is not None and self.connection is not None:
+            try:
+                pool.take_back(self.connection, usable=False)
+            except RuntimeError:
+                pass  # collected in a thread that is not the pool's
+
+    # Is it still good?
+
+    def is_usable(self) -> bool:
+        """
+        Whether the server answers. **May switch.**
+        """
+        if self.connection is None:
+            return False
+        try:
+            # Never made anew: that would forget the session, and half a transaction.
+            self.connection.ping(reconnect=False)
+        except pymysql.Error:
+            return False
+        return True
+
+    def close_if_health_check_failed(self) -> None:
+        """
+        Part with a connection that does not answer, once in a request. **May switch.**
+        """
+        if (
+            self.connection is not None
+            and self.health_check_enabled
+            and not self.health_check_done
+        ):
+            if not self.is_usable():
+                self._usable = False
+                self.close()
+            self.health_check_done = True
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """
+        Give the connection back, as Django does between requests. **May switch.**
+        """
+        if (
+            self._lent_by is not None
+            and self.connection is not None
+            and self.close_at is not None
+            and time.monotonic() >= self.close_at
+        ):
+            # Whether it works after an error is for the pool to find out.
+            self.close()
+        else:
+            super().close_if_unusable_or_obsolete()
+
+    @cached_property  # type: ignore[untyped-decorator]
+    def mysql_server_data(self) -> dict[str, Any]:
+        """
+        What the server says of itself; asked once for a pool.
+        """
+        pool = self.pool
+        if pool is None:
+            data: dict[str, Any] = super().mysql_server_data
+            return data
+        if pool.server_data is None:
+            pool.server_data = super().mysql_server_data
+        return dict(pool.server_data)
+
+
+def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+    pools.forked()
+    if not settings.configured:
+        return
+    for each in connections.all(initialized_only=True):
+        if isinstance(each, DatabaseWrapper) and each._lent_by is not None:
+            # Its connection is the parent's, whose place it has no more.
+            each.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,96 @@
+"""
+What a project's settings say about its pool, as arguments of the pool.
+
+Knows settings and the names of options; knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from geventpool.mysql import ConnectionPool
+from geventpool.pool import Pool
+
+__all__ = ["Settings", "check_age", "pool_options", "wants_pool"]
+
+#: One of ``DATABASES``, as Django has completed it.
+Settings = Mapping[str, Any]
+
+#: What ``OPTIONS["pool"]`` may hold. Where the server is, and how to log in, stands
+#: where Django has it.
+NAMES = frozenset(
+    name
+    for kind in (Pool, ConnectionPool)
+    for name, each in inspect.signature(kind).parameters.items()
+    if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+) - {"factory", "options", "source"}
+
+#: Seconds unused after which ``CONN_HEALTH_CHECKS`` has a connection answer a ping
+#: before it is lent. That its socket is open and silent is seen each time.
+PING_AFTER = 30.0
+
+
+def wants_pool(settings: Settings) -> bool:
+    """
+    Whether there shall be a pool. ``{}`` is a pool with nothing but defaults.
+    """
+    said = settings["OPTIONS"].get("pool")
+    return said is not None and said is not False
+
+
+def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
+    """
+    The options of the pool of database *alias*.
+
+    :raises ImproperlyConfigured: there is no such option, or Django could not work
+        with its value.
+    """
+    said = settings["OPTIONS"]["pool"]
+    where = f"DATABASES[{alias!r}]['OPTIONS']['pool']"
+    if said is True:
+        said = {}
+    if not isinstance(said, Mapping):
+        raise ImproperlyConfigured(
+            f"{where} must be True, False or a dict of options, not {said!r}"
+        )
+    for name in said:
+        if name not in NAMES:
+            raise ImproperlyConfigured(
+                f"{where} has an unknown option: {name!r}{_meant(name)}"
+            )
+    if said.get("reset", "session") is None:
+        raise ImproperlyConfigured(
+            f"{where}: reset must be 'session', 'rollback' or a callable, not None: "
+            "closing a connection must end its transaction"
+        )
+    options = {"name": f"django {alias}", **said}
+    if settings["CONN_HEALTH_CHECKS"]:
+        options.setdefault("ping_after", PING_AFTER)
+    return options
+
+
+def check_age(alias: str, settings: Settings) -> None:
+    """
+    See that Django itself keeps no connection.
+
+    :raises ImproperlyConfigured: it would.
+    """
+    age = settings["CONN_MAX_AGE"]
+    if age != 0:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['CONN_MAX_AGE'] must be 0 with OPTIONS['pool'], "
+            f"not {age!r}: it is the pool that keeps connections, and its "
+            "'max_lifetime' that says how old they get"
+        )
+
+
+def _meant(name: object) -> str:
+    close = difflib.get_close_matches(str(name), NAMES, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(sorted(NAMES))}"

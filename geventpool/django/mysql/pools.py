@@ -1,0 +1,187 @@
+"""
+The pools of this process: one for each database of the settings.
+
+Knows which pool belongs to which settings, and how one is made; knows nothing of what
+Django does with a connection.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from django.core.exceptions import ImproperlyConfigured
+from gevent.lock import RLock
+
+from geventpool.django.mysql.options import Settings, check_age, pool_options
+from geventpool.django.mysql.session import Opening, SessionReset
+from geventpool.errors import ConnectionNotFoundError
+from geventpool.mysql import Connection, ConnectionPool, MySQLConnector
+from geventpool.mysql.reset import Session
+
+__all__ = ["DjangoPool", "Pools", "pools"]
+
+#: Seconds that closing a pool waits for those who still use its connections.
+PATIENCE = 5.0
+
+
+class DjangoPool(ConnectionPool):
+    """
+    A pool whose connections are as Django wants them.
+
+    :param connect: arguments of ``pymysql.connect``.
+    :param options: of the pool.
+    :param statement: SQL that sets up a session; None: none is needed.
+    :raises TypeError: an unknown argument, or one of the wrong kind.
+    :raises ValueError: an argument is out of its range, or contradicts another.
+    """
+
+    def __init__(
+        self, connect: dict[str, Any], options: dict[str, Any], statement: str | None
+    ) -> None:
+        configure = options.pop("configure", None)
+        if configure is not None and not callable(configure):
+            raise TypeError(f"configure must be a callable or None, not {configure!r}")
+        opening = Opening(statement, configure)
+        super().__init__(**connect, **options, configure=opening)
+        #: what the server says of itself, asked once
+        self.server_data: dict[str, Any] | None = None
+        self._end = _End(weakref.ref(self))
+        connector = cast(MySQLConnector, self._connector)
+        # A command of the project's own comes first, and ours after it.
+        if statement and not connect.get("init_command"):
+            if isinstance(connector._reset, Session):
+                connector._reset = SessionReset(statement, configure)
+
+    def lend(self) -> Connection:
+        """
+        A connection, for :meth:`take_back`. **May switch.**
+
+        Its own ``close`` ends it, as Django knows it: nobody else gets a connection
+        that a :class:`~geventpool.django.mysql.base.DatabaseWrapper` still refers to.
+
+        :raises PoolError: there is none.
+        """
+        conn = self.acquire()
+        conn.lender = self._end
+        return conn
+
+    def take_back(self, conn: Connection, usable: bool) -> None:
+        """
+        The end of a loan, whichever greenlet says so. Never switches.
+
+        :param usable: False: it must not be lent again.
+        """
+        try:
+            if usable:
+                self.release(conn, anyone=True)
+            else:
+                self.drop(conn, anyone=True)
+        except ConnectionNotFoundError:
+            # The loan is over: its holder died, or the pool was closed or forked.
+            pass
+
+
+class _End:
+    """
+    Stands where a connection's ``close`` finds who has lent it.
+    """
+
+    def __init__(self, pool: Callable[[], DjangoPool | None]) -> None:
+        self._pool = pool
+
+    def release(self, conn: Connection) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool.take_back(conn, usable=False)
+
+
+class Pools:
+    """
+    Finds the pool for some settings, and makes it at first use.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[str, list[tuple[object, DjangoPool]]] = {}
+        self.forked()
+
+    def forked(self) -> None:
+        """
+        Begin anew in a child: whoever was making a pool is not here.
+        """
+        self._making = RLock()
+
+    def find(self, alias: str, settings: Settings) -> DjangoPool | None:
+        """
+        The pool that there is for database *alias*. Never switches.
+
+        :param settings: compared by value, as tests change the names of databases.
+        """
+        known = self._pools.get(alias)
+        if known:
+            key = _key(settings)
+            for each, pool in known:
+                if each == key:
+                    return pool
+        return None
+
+    def make(
+        self,
+        alias: str,
+        settings: Settings,
+        connect: dict[str, Any],
+        statement: str | None,
+    ) -> DjangoPool:
+        """
+        The pool for database *alias*, made now or meanwhile. **May switch.**
+
+        :param connect: arguments of ``pymysql.connect``.
+        :param statement: SQL that sets up a session; None: none is needed.
+        :raises ImproperlyConfigured: the settings are not right.
+        """
+        check_age(alias, settings)
+        options = pool_options(alias, settings)
+        connect = {**connect, "autocommit": settings["AUTOCOMMIT"]}
+        with self._making:
+            pool = self.find(alias, settings)
+            if pool is None:
+                try:
+                    pool = DjangoPool(connect, options, statement)
+                except (TypeError, ValueError) as error:
+                    raise ImproperlyConfigured(
+                        f"DATABASES[{alias!r}]['OPTIONS']: {error}"
+                    ) from error
+                self._pools.setdefault(alias, []).append((_key(settings), pool))
+        return pool
+
+    def close(self, alias: str, settings: Settings) -> None:
+        """
+        Close the pool for database *alias*, if there is one. **May switch.**
+
+        Whoever asks for it next gets a new one.
+        """
+        pool = self.find(alias, settings)
+        if pool is not None:
+            self._pools[alias] = [
+                each for each in self._pools[alias] if each[1] is not pool
+            ]
+            pool.close(timeout=PATIENCE)
+
+
+def _key(settings: Settings) -> object:
+    options = settings["OPTIONS"]
+    said = options["pool"]
+    # Copies: a change of the settings must not change what they are compared to.
+    return (
+        settings["NAME"],
+        settings["USER"],
+        settings["PASSWORD"],
+        settings["HOST"],
+        settings["PORT"],
+        {**options, "pool": dict(said) if isinstance(said, dict) else said},
+    )
+
+
+#: Of this process.
+pools = Pools()

@@ -1,0 +1,78 @@
+"""
+Django's own MySQL backend, on PyMySQL.
+
+Django's module imports ``MySQLdb`` and refuses one that is too old. It is executed here
+once more, for us alone, with PyMySQL in that place for as long as that takes: a
+mysqlclient that other databases of the same project use is never touched, and nobody
+else finds a ``MySQLdb`` that is none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pymysql
+from pymysql import constants, converters
+
+__all__ = ["base"]
+
+_NAME = "django.db.backends.mysql.base"
+
+#: Django asks whether mysqlclient is new enough. There is none, so the answer is yes.
+_VERSION = (99, 0, 0, "final", 0)
+
+
+def _mysqldb() -> dict[str, ModuleType]:
+    """
+    PyMySQL under the names Django imports.
+
+    Its submodules are the same objects, so there are no second copies of its errors.
+    """
+    module = ModuleType("MySQLdb")
+    module.__dict__.update(
+        {name: getattr(pymysql, name) for name in pymysql.__all__},
+        constants=constants,
+        converters=converters,
+        version_info=_VERSION,
+        __path__=[],
+    )
+    return {
+        "MySQLdb": module,
+        "MySQLdb.constants": constants,
+        "MySQLdb.converters": converters,
+    }
+
+
+@contextmanager
+def _in_place_of(modules: dict[str, ModuleType]) -> Iterator[None]:
+    """
+    For the time of the block *modules* are what an import finds.
+    """
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def _load() -> Any:
+    spec = importlib.util.find_spec(_NAME)
+    assert spec is not None and spec.loader is not None, f"Django has no {_NAME}"
+    module = importlib.util.module_from_spec(spec)
+    with _in_place_of(_mysqldb()):
+        spec.loader.exec_module(module)
+    return module
+
+
+#: ``django.db.backends.mysql.base``, with PyMySQL as its driver.
+base: Any = _load()
