@@ -36,6 +36,7 @@ from benchmarks.report import (
     duration,
     number,
     part,
+    per_cent,
     plus_minus,
     ratio,
 )
@@ -171,7 +172,7 @@ def _compare_with_generator(section: Section, series: dict[str, Series[Crowd]]) 
     most = max(entry.spread(_throughput).median for entry in ran)
     section.notes.append(
         f"the load generator alone makes {limit:,.0f} loans/s; the fastest pool needs "
-        f"{most / limit:.0%} of that"
+        f"{per_cent(most / limit)} of that"
     )
 
 
@@ -276,25 +277,31 @@ def _middling(entry: Series[Crowd]) -> Crowd:
 
 
 def _wait_message(series: dict[str, Series[Crowd]]) -> str:
-    ran = [entry for entry in _peers(series) if entry.error is None]
-    best = min(ran, key=lambda entry: entry.spread(_p99).median, default=None)
-    said = [
-        f"{duration(entry.spread(_p99).median)} with {entry.name}"
-        for entry in (series.get(peers.OURS), best)
-        if entry is not None and entry.error is None
-    ]
-    return "99 % of the waits are shorter than " + ", ".join(said)
+    def wait(entry: Series[Crowd]) -> float:
+        return entry.spread(_p99).median
+
+    said = _beside_the_others(series, wait, duration)
+    return "99 % of the waits are shorter than " + said
+
+
+def _beside_the_others(
+    series: dict[str, Series[Crowd]],
+    value: Callable[[Series[Crowd]], float],
+    written: Callable[[float], str],
+) -> str:
+    said = []
+    ours = series.get(peers.OURS)
+    if ours is not None and ours.error is None:
+        said.append(f"{written(value(ours))} with {ours.name}")
+    others = [value(entry) for entry in _peers(series) if entry.error is None]
+    if others:
+        said.append(f"{written(min(others))} to {written(max(others))} with others")
+    return ", ".join(said)
 
 
 def _fairness_message(series: dict[str, Series[Crowd]]) -> str:
     def fairness(entry: Series[Crowd]) -> float:
         return entry.spread(lambda sample: sample.fairness).median
 
-    said = []
-    ours = series.get(peers.OURS)
-    if ours is not None and ours.error is None:
-        said.append(f"{fairness(ours):.2f} with {ours.name}")
-    others = [fairness(entry) for entry in _peers(series) if entry.error is None]
-    if others:
-        said.append(f"{min(others):.2f} to {max(others):.2f} with the other pools")
-    return "Jain's index of fairness: " + ", ".join(said)
+    said = _beside_the_others(series, fairness, lambda index: f"{index:.2f}")
+    return "Jain's index of fairness: " + said

@@ -27,8 +27,8 @@ from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
 FEW = 10
 MANY_CONNECTIONS = 10_000
 MANY_WAITERS = 100_000
-#: The longest line that peers are asked to serve, at full scale.
-PEERS_LINE = 1_000
+#: Lines of peers are shorter than this part of the longest.
+PEERS_SHARE = 0.1
 
 #: The series of every contestant, by size.
 Grid = dict[int, dict[str, Series[Sample]]]
@@ -135,7 +135,7 @@ def contenders(size: int, scale: Scale) -> Iterator[tuple[str, Builder]]:
     """Who stands in a line of this length."""
     yield BARE, bare_line
     yield peers.OURS, peers.ours
-    if size <= scale.part(PEERS_LINE):
+    if size < scale.part(MANY_WAITERS) * PEERS_SHARE:
         for name, build in LINED_UP.items():
             if peers.built((build,), 1)[0]:
                 yield name, build
@@ -225,8 +225,8 @@ def _message(grid: Grid, what: str) -> str:
     grown = ratio(ends[1].over(ends[0], _each))
     if grown == "no difference":
         return f"{many:,} {what} make no difference to {peers.OURS}"
-    than = f"of what it takes with {few}"
-    return f"With {many:,} {what} {peers.OURS} takes {grown} {than}"
+    than = f"of the time it needs with {few}"
+    return f"With {many:,} {what} {peers.OURS} needs {grown} {than}"
 
 
 def _promise(report: Report, grid: Grid, what: str) -> None:

@@ -118,9 +118,11 @@ def _write(figure: Figure, command: str, folder: Path) -> Iterator[Path]:
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=SIZE, dpi=DOTS)
         FigureCanvasAgg(canvas)
-        axes = canvas.add_axes((0.1, 0.2, 0.64, 0.66))
+        axes = canvas.add_axes((0.1, 0.2, 0.62, 0.66))
         _fill(axes, figure)
-        canvas.text(0.02, 0.94, figure.title, fontsize=12.5, fontweight="bold")
+        title = fill(figure.title, 80) if len(figure.title) > 90 else figure.title
+        large = 12.5 if len(figure.title) <= 76 else 11
+        canvas.text(0.02, 0.965, title, fontsize=large, fontweight="bold", va="top")
         caption = f"{fill(figure.caption, 125)}\n{shown_command(command)}"
         canvas.text(0.02, 0.022, caption, fontsize=8, color="#666666")
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -147,10 +149,8 @@ def _fill(axes: Axes, figure: Figure) -> None:
     if figure.log_y:
         _few_ticks(axes)
     if figure.unit == "s":
-        least = figure.kind == "waits"
-        axes.yaxis.set_major_formatter(
-            lambda value, _: "≤ " * (least and value <= FASTEST) + short_duration(value)
-        )
+        named = short_or_less if figure.kind == "waits" else short_duration
+        axes.yaxis.set_major_formatter(lambda value, _: named(value))
     elif not figure.log_y and figure.kind == "lines":
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _legend(axes, figure)
@@ -174,6 +174,11 @@ def short_duration(seconds: float) -> str:
         if seconds < size * 999.5:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def short_or_less(seconds: float) -> str:
+    """The same where everything below FASTEST is drawn as that."""
+    return ("≤ " if seconds <= FASTEST else "") + short_duration(seconds)
 
 
 # The kinds of figures.
@@ -248,7 +253,8 @@ def _finish_shares(axes: Axes, figure: Figure) -> None:
     count = max(curve.x[-1] for curve in figure.curves)
     axes.annotate(
         "everyone alike",
-        (count * 0.01, 1),
+        (0.01, 1),
+        xycoords=axes.get_yaxis_transform(),
         xytext=(0, 3),
         textcoords="offset points",
         fontsize=8,

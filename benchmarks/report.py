@@ -259,7 +259,12 @@ def ratio(spread: Spread) -> str:
 
 def part(spread: Spread) -> str:
     """A ratio in per cent, or "no difference"."""
-    return "no difference" if spread.is_no_difference else f"{spread.median:.0%}"
+    return "no difference" if spread.is_no_difference else per_cent(spread.median)
+
+
+def per_cent(share: float) -> str:
+    """A part of a whole."""
+    return f"{share * 100:.0f} %"
 
 
 def plus_minus(spread: Spread) -> str:

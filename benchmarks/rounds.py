@@ -59,13 +59,17 @@ class Scale:
     share: float
     #: Greenlets in a crowd.
     crowd: int = 200
+    #: The most greenlets a pool ever meets, where their number is what changes.
+    greenlets: int = 1000
 
     def part(self, number: int) -> int:
         """This scale's share of the full ``number``, at least 20."""
         return max(20, int(number * self.share))
 
 
-TINY = Scale("tiny", rounds=2, slice=0.0005, seconds=0.02, share=0.005, crowd=20)
+TINY = Scale(
+    "tiny", rounds=2, slice=0.0005, seconds=0.02, share=0.005, crowd=20, greenlets=30
+)
 QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.4, share=0.5)
 FULL = Scale("full", rounds=15, slice=0.03, seconds=1.0, share=1.0)
 SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}

@@ -15,7 +15,7 @@ from itertools import product
 
 from benchmarks import peers
 from benchmarks.contention import best_peer, builders_of, pools_of, turn_of
-from benchmarks.crowds import CONNECTIONS, POSSIBLE, Crowd, Load, without_pool
+from benchmarks.crowds import CONNECTIONS, HOLD, POSSIBLE, Crowd, Load, without_pool
 from benchmarks.figures import Figure
 from benchmarks.generator import GENERATOR
 from benchmarks.report import Report, Section, duration, part
@@ -24,6 +24,8 @@ from benchmarks.rounds import Scale, Series, Spread, interleave
 GREENLETS = (1, 3, 10, 30, 100, 300, 1000)
 #: Part of the seconds of a crowd that one turn takes: there are many of them.
 SHARE = 0.25
+#: Loans that every greenlet should at least be able to have.
+LOANS = 5
 
 #: The series of every contestant, by the number of greenlets.
 Grid = dict[int, dict[str, Series[Crowd]]]
@@ -33,7 +35,7 @@ def run(scale: Scale) -> Report:
     """Every contestant with every number of greenlets. **May switch.**"""
     report = Report("throughput", "how many loans are made as more want one?")
     builders, missing = builders_of(CONNECTIONS)
-    sizes = [size for size in GREENLETS if size <= max(10, 5 * scale.crowd)]
+    sizes = [size for size in GREENLETS if size <= scale.greenlets]
     loads = {size: _load(size, scale) for size in sizes}
     turns: dict[str, Callable[[], Crowd]] = {}
     for size, load in loads.items():
@@ -52,7 +54,10 @@ def run(scale: Scale) -> Report:
 
 
 def _load(size: int, scale: Scale) -> Load:
-    return Load("handlers", size, seconds=scale.seconds * SHARE, hurried=False)
+    # Time enough that most of it is not spent on the first loan of everyone.
+    enough = LOANS * size * HOLD / CONNECTIONS
+    seconds = max(scale.seconds * SHARE, enough)
+    return Load("handlers", size, seconds=seconds, hurried=False)
 
 
 def _possible(load: Load) -> Callable[[], Crowd]:
