@@ -12,7 +12,7 @@ from errno import EISCONN, ENOTCONN
 from typing import TYPE_CHECKING, Any
 
 from geventpool import sockets
-from geventpool.policies import optional_seconds
+from geventpool.policies import optional_seconds, shown
 from geventpool.sockets import KeepAlive
 
 if TYPE_CHECKING:
@@ -294,18 +294,26 @@ def _check_address(host: Any, port: Any, path: Any) -> None:
                 f"not beside {host!r} and {port!r}"
             )
         if not isinstance(path, (str, bytes, os.PathLike)):
-            raise TypeError(f"path must be a str, bytes or a path, not {path!r}")
-        if not os.fspath(path):
+            raise TypeError(f"path must be a str, bytes or a path, not {shown(path)}")
+        name = os.fsencode(path)
+        if not name:
             raise ValueError(f"path must not be empty: {path!r}")
+        # An abstract one begins with a null byte and may contain more.
+        if b"\0" in name and name[:1] != b"\0":
+            raise ValueError(f"path must not contain a null byte: {shown(path)}")
         return
     if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {host!r}")
+        raise TypeError(f"host must be a str, not {shown(host)}")
     if not host:
         raise ValueError(f"host must not be empty: {host!r}")
+    if not host.isprintable() or " " in host:
+        raise ValueError(
+            f"host must contain no space or control character: {shown(host)}"
+        )
     if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be an int, not {port!r}")
+        raise TypeError(f"port must be an int, not {shown(port)}")
     if not 1 <= port <= 65535:
-        raise ValueError(f"port must be between 1 and 65535, not {port!r}")
+        raise ValueError(f"port must be between 1 and 65535, not {shown(port)}")
 
 
 def _check_tls(ssl: Any, server_hostname: Any) -> None:

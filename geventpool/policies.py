@@ -86,12 +86,14 @@ def whole(name: str, value: Any, minimum: int = 0) -> int:
     """The whole number, at least *minimum*.
 
     :raises TypeError: not an ``int`` (``bool`` is not one).
-    :raises ValueError: below *minimum*.
+    :raises ValueError: below *minimum*, or beyond what can be counted.
     """
     rule = f"a whole number of at least {minimum}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {rule}, not {shown(value)}")
-    if value < minimum:
+    if value > sys.maxsize:
+        rule += f" and at most {sys.maxsize}"
+    if not minimum <= value <= sys.maxsize:
         raise ValueError(f"{name} must be {rule}, not {shown(value)}")
     return value
 

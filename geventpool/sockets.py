@@ -68,11 +68,11 @@ class KeepAlive:
     ``idle + interval * count`` seconds; the system's own patience for those is
     about a quarter of an hour.
 
-    :param int idle: whole seconds, at least 1.
-    :param int interval: whole seconds, at least 1.
-    :param int count: at least 1.
+    :param int idle: whole seconds, from 1 to 32767, which is as long as Linux waits.
+    :param int interval: whole seconds, from 1 to 32767.
+    :param int count: from 1 to 127.
     :raises TypeError: one is not an ``int``.
-    :raises ValueError: one is below 1.
+    :raises ValueError: one is out of its range.
     """
 
     idle: int = 30
@@ -81,10 +81,11 @@ class KeepAlive:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            rule = f"{name} must be a whole number of at least 1, not {value!r}"
+            most = 127 if name == "count" else 32767
+            rule = f"{name} must be a whole number from 1 to {most}, not {value!r}"
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(rule)
-            if value < 1:
+            if not 1 <= value <= most:
                 raise ValueError(rule)
 
     def options(self) -> Iterator[tuple[int, int, int]]:
@@ -95,7 +96,9 @@ class KeepAlive:
             "TCP_KEEPALIVE": self.idle,  # the same on macOS
             "TCP_KEEPINTVL": self.interval,
             "TCP_KEEPCNT": self.count,
-            "TCP_USER_TIMEOUT": 1000 * (self.idle + self.interval * self.count),
+            "TCP_USER_TIMEOUT": min(
+                1000 * (self.idle + self.interval * self.count), 2**31 - 1
+            ),
         }
         for name, value in named.items():
             option = getattr(socket, name, None)
@@ -202,7 +205,11 @@ def _numeric(host: str, port: int) -> list[Address]:
 
 
 def _resolved(host: str, port: int) -> list[Address]:
-    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # A label of more than 63 characters, or none: no such name can exist.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r}: {error}") from None
     return [(family, address) for family, _, _, _, address in found]
 
 

@@ -82,7 +82,7 @@ def test_none_means_no_limit(check):
 
 
 @untimed
-@given(st.integers(), st.integers())
+@given(st.integers(max_value=sys.maxsize), st.integers(max_value=sys.maxsize))
 def test_a_whole_number_has_a_minimum(value, minimum):
     """It is refused below its minimum, and only there."""
     if value >= minimum:
@@ -94,6 +94,16 @@ def test_a_whole_number_has_a_minimum(value, minimum):
             "max_connections must be a whole number of at least "
             f"{minimum}, not {value!r}"
         )
+
+
+@pytest.mark.parametrize(
+    "value", [sys.maxsize + 1, HUGE, 10**5000], ids=["one more", "huge", "unshowable"]
+)
+def test_a_whole_number_is_one_that_can_be_counted(value):
+    """Beyond that it is refused, and shown if it can be."""
+    assert whole("max_waiting", sys.maxsize) == sys.maxsize
+    with pytest.raises(ValueError, match=f"^max_waiting .* at most {sys.maxsize}, not"):
+        whole("max_waiting", value)
 
 
 def test_an_optional_whole_number_has_a_minimum_too():

@@ -282,9 +282,11 @@ def test_options_that_a_platform_lacks_are_left_out(
 
 @pytest.mark.parametrize("name", ["idle", "interval", "count"])
 def test_keep_alive_takes_whole_numbers_above_zero(name: str) -> None:
-    """Each number of a KeepAlive is an int of at least 1."""
-    with pytest.raises(ValueError, match=f"{name} .*at least 1, not 0"):
-        KeepAlive(**{name: 0})
+    """Each number of a KeepAlive is an int from 1 to what Linux takes."""
+    most = {"idle": 32767, "interval": 32767, "count": 127}[name]
+    for number in 0, most + 1:
+        with pytest.raises(ValueError, match=f"{name} .*1 to {most}, not {number}"):
+            KeepAlive(**{name: number})
     for wrong in 1.5, True, "1":
         with pytest.raises(TypeError, match=name):
             KeepAlive(**{name: wrong})  # type: ignore[arg-type]

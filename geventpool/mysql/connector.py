@@ -6,18 +6,22 @@ Knows one connection at a time, and the hosts it may lead to.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
 from pymysql import err
-from pymysql.connections import Connection as PlainConnection
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from geventpool.connector import Connector
+from geventpool.mysql.arguments import (
+    check_account,
+    check_password,
+    checked,
+    merged,
+)
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.errors import (
     NoServerError,
@@ -29,26 +33,17 @@ from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import parse_url
-from geventpool.policies import seconds
+from geventpool.policies import shown
 
 __all__ = ["MySQLConnector"]
 
 TARGETS = ("any", "primary", "replica")
 
-#: PyMySQL's, as it counts them: name to default.
-_KEYWORDS: dict[str, Any] = {
-    name: each.default
-    for name, each in inspect.signature(PlainConnection.__init__).parameters.items()
-    if name not in ("self", "defer_connect")
-}
-#: Old names, which PyMySQL 1.2 warns about.
-_ALIASES = {"db": "database", "passwd": "password"}
-
 #: A primary's successor was a replica before: the global setting tells them apart.
 #: innodb_read_only is what Aurora sets on its readers.
 _ROLE = "SELECT @@global.read_only, @@global.innodb_read_only"
 
-Changing = Callable[[], "Mapping[str, Any] | str"]
+Changing = Callable[[], Mapping[str, Any] | str]
 
 
 class MySQLConnector(Connector[Connection]):
@@ -72,7 +67,9 @@ class MySQLConnector(Connector[Connection]):
         **options: Any,
     ) -> None:
         if configure is not None and not callable(configure):
-            raise TypeError(f"configure must be a callable or None, not {configure!r}")
+            raise TypeError(
+                f"configure must be a callable or None, not {shown(configure)}"
+            )
         self._changing: Changing | None = None
         if callable(source):
             self._changing = source
@@ -80,7 +77,7 @@ class MySQLConnector(Connector[Connection]):
             options, hosts, host_order, target = _merged(
                 parse_url(source), options, hosts, host_order, target
             )
-        self._options = _checked(options)
+        self._options = checked(options)
         self._hosts = self._read_hosts(hosts, host_order)
         self._target = self._read_target(target)
         self._configure = configure
@@ -103,7 +100,7 @@ class MySQLConnector(Connector[Connection]):
         if target is None:
             return "any" if self._hosts is None else "primary"
         if target not in TARGETS:
-            raise ValueError(f"target must be one of {TARGETS}, not {target!r}")
+            raise ValueError(f"target must be one of {TARGETS}, not {shown(target)}")
         return target
 
     # Opening
@@ -125,10 +122,11 @@ class MySQLConnector(Connector[Connection]):
         if self._changing is not None:
             fresh = self._changing()
             given = parse_url(fresh) if isinstance(fresh, str) else fresh
-            options.update(_checked(given))
-        for name in ("user", "password"):
+            options.update(checked(given))
+        for name, check in (("user", check_account), ("password", check_password)):
             if callable(options.get(name)):
                 options[name] = options[name]()
+                check(name, options[name])
         return options
 
     def _find(self, hosts: Hosts, options: dict[str, Any]) -> Connection:
@@ -318,27 +316,10 @@ def _merged(
     """
     A URL and keywords put together; a keyword wins.
     """
-    merged = {**url, **options}
+    both = merged(url, options)
     names = ("hosts", "host_order", "target")
-    said = [merged.pop(name, None) for name in names]
+    said = [both.pop(name, None) for name in names]
     hosts, order, target = (
         text if given is None else given for text, given in zip(said, rest)
     )
-    return merged, hosts, order, target
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    The options under the names PyMySQL prefers.
-
-    :raises TypeError: PyMySQL knows no such argument.
-    """
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict or a URL, not {options!r}")
-    unknown = sorted(set(options) - set(_KEYWORDS))
-    if unknown:
-        raise TypeError(f"pymysql.connect() has no argument {', '.join(unknown)}")
-    checked = {_ALIASES.get(name, name): value for name, value in options.items()}
-    if checked.get("connect_timeout") is not None:
-        seconds("connect_timeout", checked["connect_timeout"])
-    return checked
+    return both, hosts, order, target

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Host", "Hosts", "split_host"]
+from geventpool.policies import shown, whole
+
+__all__ = ["MAX_PORT", "Host", "Hosts", "is_name", "split_host"]
 
 DEFAULT_PORT = 3306
+MAX_PORT = 65535
 ORDERS = ("listed", "random")
 
 #: Seconds for which a host that could not be reached is tried after the others.
@@ -27,10 +30,25 @@ class Host:
 
     :param name: host name or address.
     :param int port: TCP port.
+    :raises TypeError: the name is no string, or the port no whole number.
+    :raises ValueError: the name is none, or the port not from 1 to 65535.
     """
 
     name: str
     port: int = DEFAULT_PORT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"a host's name must be a string, not {shown(self.name)}")
+        if not is_name(self.name):
+            raise ValueError(
+                f"a host's name must be neither empty nor contain a space or a "
+                f"control character, not {shown(self.name)}"
+            )
+        if whole("a host's port", self.port, 1) > MAX_PORT:
+            raise ValueError(
+                f"a host's port must be at most {MAX_PORT}, not {shown(self.port)}"
+            )
 
     def __str__(self) -> str:
         name = f"[{self.name}]" if ":" in self.name else self.name
@@ -49,12 +67,12 @@ class Hosts:
 
     def __init__(self, hosts: Iterable[Any], order: str = "listed") -> None:
         if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
-            raise TypeError(f"hosts must be a list of hosts, not {hosts!r}")
+            raise TypeError(f"hosts must be a list of hosts, not {shown(hosts)}")
         self._hosts = [_host(each) for each in hosts]
         if not self._hosts:
             raise ValueError("hosts must name at least one host")
         if order not in ORDERS:
-            raise ValueError(f"host_order must be one of {ORDERS}, not {order!r}")
+            raise ValueError(f"host_order must be one of {ORDERS}, not {shown(order)}")
         self._order = order
         self._failed: dict[Host, float] = {}
         self._favourite: Host | None = None
@@ -97,6 +115,13 @@ class Hosts:
             self._favourite = host
 
 
+def is_name(text: str) -> bool:
+    """
+    Whether a resolver can be asked for *text* at all.
+    """
+    return bool(text) and text.isprintable() and " " not in text
+
+
 def split_host(text: str) -> Host:
     """
     The host of ``name``, ``name:port`` or ``[v6]:port``.
@@ -108,12 +133,18 @@ def split_host(text: str) -> Host:
         name, bracket, rest = text[1:].partition("]")
         separator, port = rest[:1], rest[1:]
         if not bracket or separator not in ("", ":"):
-            raise ValueError(f"not a host: {text!r}")
+            raise ValueError(f"not a host: {shown(text)}")
     elif text.count(":") == 1:
         name, separator, port = text.partition(":")
-    if not name or (separator and not (port.isdecimal() and 0 < int(port) < 65536)):
-        raise ValueError(f"not a host with a port from 1 to 65535: {text!r}")
+    if not is_name(name) or (separator and not _is_port(port)):
+        raise ValueError(f"not a host with a port from 1 to 65535: {shown(text)}")
     return Host(name, int(port)) if separator else Host(name)
+
+
+def _is_port(text: str) -> bool:
+    # Other scripts have decimals too, and a very long number is an error of int().
+    digits = text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= 5
+    return digits and 0 < int(text) <= MAX_PORT
 
 
 def _host(thing: Any) -> Host:
@@ -123,4 +154,4 @@ def _host(thing: Any) -> Host:
         return split_host(thing)
     if isinstance(thing, tuple) and [type(part) for part in thing] == [str, int]:
         return Host(*thing)
-    raise TypeError(f"a host must be 'name:port' or ('name', port), not {thing!r}")
+    raise TypeError(f"a host must be 'name:port' or ('name', port), not {shown(thing)}")

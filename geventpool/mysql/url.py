@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, unquote
 
 from pymysql import cursors
 
-from geventpool.mysql.hosts import split_host
+from geventpool.mysql.hosts import Host, split_host
+from geventpool.policies import shown
 
 __all__ = ["parse_url"]
 
@@ -84,40 +85,74 @@ def parse_url(url: str) -> dict[str, Any]:
     :raises ValueError: what is wrong with it; the password is not in the message.
     """
     if not isinstance(url, str):
-        raise TypeError(f"url must be a string, not {url!r}")
+        # Not shown: it may be a URL all the same, with a password, as bytes.
+        raise TypeError(f"url must be a string, not of the type {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
-        raise ValueError(
-            f"url must begin with mysql:// or mysql+pymysql://: {scheme!r}"
-        )
+        # Without a scheme, what stands there may be an account.
+        shows = separator and scheme.replace("+", "").isalnum()
+        said = f": {shown(scheme)}" if shows else ""
+        raise ValueError(f"url must begin with mysql:// or mysql+pymysql://{said}")
     rest, _, fragment = rest.partition("#")
     if fragment:
         raise ValueError("url has a '#': write it as %23")
     place, _, query = rest.partition("?")
     where, _, database = place.partition("/")
     account, _, hosts = where.rpartition("@")
-    options = _account(account)
-    options.update(_address(hosts))
-    if database:
-        options["database"] = unquote(database)
-    options.update(_query(query))
+    try:
+        options = _account(account)
+        options.update(_address(hosts))
+        if database:
+            options["database"] = _decoded("database", database)
+        options.update(_query(query))
+    except ValueError:
+        # Perhaps a '/' or '?' has broken the password in two, and its parts stand in
+        # the places of other things: none of them is shown.
+        if "@" in rest[len(where) :]:
+            raise ValueError(
+                "url can't be read, and has an '@' behind a '/' or '?': write these in "
+                "user and password as %2F and %3F, an '@' elsewhere as %40"
+            ) from None
+        raise
     return options
+
+
+def _decoded(name: str, text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"url has a {name} whose percent-encoding is not UTF-8"
+        ) from None
 
 
 def _account(text: str) -> dict[str, Any]:
     user, colon, password = text.partition(":")
     options = {}
     if user:
-        options["user"] = unquote(user)
+        options["user"] = _decoded("user", user)
     if colon:
-        options["password"] = unquote(password)
+        options["password"] = _decoded("password", password)
     return options
+
+
+def _host(text: str) -> Host:
+    try:
+        return split_host(_decoded("host", text))
+    except ValueError as error:
+        # "user:password" without a host is read as a host with a port.
+        name, colon, port = text.rpartition(":")
+        if colon and not port.isdecimal():
+            error = ValueError(
+                f"url has {shown(name)} as a host, but no port from 1 to 65535 after it"
+            )
+        raise error from None
 
 
 def _address(text: str) -> dict[str, Any]:
     if not text:
         return {}
-    hosts = [split_host(unquote(each)) for each in text.split(",")]
+    hosts = [_host(each) for each in text.split(",")]
     if len(hosts) > 1:
         return {"hosts": hosts}
     return {"host": hosts[0].name, "port": hosts[0].port}
@@ -125,13 +160,22 @@ def _address(text: str) -> dict[str, Any]:
 
 def _query(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    for name, value in _arguments(text):
         if name not in _ARGUMENTS:
-            raise ValueError(f"url has an unknown argument: {name!r}")
+            raise ValueError(f"url has an unknown argument: {shown(name)}")
         if name in options:
             raise ValueError(f"url has the argument {name!r} twice")
         try:
             options[name] = _ARGUMENTS[name](value)
         except ValueError as error:
-            raise ValueError(f"url argument {name}={value!r}: {error}") from None
+            raise ValueError(f"url argument {name}={shown(value)}: {error}") from None
     return options
+
+
+def _arguments(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(
+            "url has an argument whose percent-encoding is not UTF-8"
+        ) from None

@@ -86,12 +86,10 @@ __all__ = [
     "socket_of",
     "take_turns",
     "tls_object_of",
-    "to_bool",
 ]
 
 # Public, but without types; or, says mypy, with abstract methods left.
 parse_url: Any = redis.connection.parse_url
-to_bool: Any = redis.connection.to_bool
 CacheProxyConnection: Any = redis.connection.CacheProxyConnection
 PipelineStrategy: Any = redis.cluster.PipelineStrategy
 SentinelProxy: Any = redis.sentinel.SentinelConnectionPoolProxy

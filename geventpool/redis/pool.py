@@ -38,11 +38,16 @@ from geventpool.redis.internals import (
     default_retry,
     is_connected,
     is_fit,
-    parse_url,
     recorder,
 )
 from geventpool.redis.loans import Loans, is_broken_off
-from geventpool.redis.options import POOL_OPTIONS, understood
+from geventpool.redis.options import (
+    POOL_OPTIONS,
+    check_limits,
+    check_number,
+    options_of,
+    understood,
+)
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.view import View
 from geventpool.reports import Loan
@@ -118,6 +123,8 @@ class ConnectionPool(View):
         outage: Outage = Outage(),
         **connection_kwargs: Any,
     ) -> None:
+        check_number(max_connections)
+        check_limits(connection_kwargs)
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
@@ -179,7 +186,7 @@ class ConnectionPool(View):
 
         :raises ValueError: what the URL says is not understood.
         """
-        options = parse_url(url)
+        options = options_of(url)
         for name in POOL_OPTIONS & options.keys():
             options[name] = understood(name, options[name])
         if "connection_class" in kwargs:

@@ -1,0 +1,184 @@
+"""
+What ``pymysql.connect`` may be given: checked before anything is dialled.
+
+PyMySQL itself finds out when it connects, which is in a greenlet of the pool; and some
+of it never, such as a limit of NaN seconds, which would stop every timer of the
+process. No message shows a password.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pymysql.charset import charset_by_name
+from pymysql.connections import Connection
+
+from geventpool.mysql.hosts import MAX_PORT, is_name
+from geventpool.policies import optional_seconds, optional_whole, shown, whole
+
+__all__ = ["check_account", "check_password", "checked", "merged"]
+
+#: PyMySQL's, as it counts them.
+_KEYWORDS = [
+    name
+    for name in inspect.signature(Connection.__init__).parameters
+    if name not in ("self", "defer_connect")
+]
+#: Old names, which PyMySQL 1.2 warns about.
+_ALIASES: dict[str, str] = {"db": "database", "passwd": "password"}
+
+#: The longest PyMySQL takes, a year.
+_LONGEST = 31536000
+
+
+def checked(options: Any) -> dict[str, Any]:
+    """
+    The options under the names PyMySQL prefers.
+
+    :raises TypeError: PyMySQL knows no such argument, or one is of the wrong kind.
+    :raises ValueError: one is out of its range, or given under two names.
+    """
+    if not isinstance(options, Mapping):
+        # Not shown, for it may be a URL of bytes.
+        kind = type(options).__name__
+        raise TypeError(f"options must be a dict or a URL, not of the type {kind}")
+    unknown = sorted(str(name) for name in options if name not in _KEYWORDS)
+    if unknown:
+        raise TypeError(f"pymysql.connect() has no argument {', '.join(unknown)}")
+    for old, new in _ALIASES.items():
+        if old in options and new in options:
+            raise ValueError(f"give {new} or {old}, not both")
+    given: Mapping[str, Any] = options
+    found = {_ALIASES.get(name, name): value for name, value in given.items()}
+    for name, value in found.items():
+        rule = _RULES.get(name)
+        if rule is not None:
+            rule(name, value)
+    return found
+
+
+def merged(url: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What a URL says and keywords put together; a keyword wins, also by its old name.
+    """
+    said = {_ALIASES.get(name, name) for name in options}
+    unsaid = {name: value for name, value in url.items() if name not in said}
+    return {**unsaid, **options}
+
+
+def check_account(name: str, value: Any) -> None:
+    """
+    Refuse a user's name that would not arrive whole.
+
+    :raises TypeError: neither text nor a callable that will give it.
+    :raises ValueError: it contains a null byte, or can't be encoded.
+    """
+    if not callable(value):
+        _text(name, value)
+
+
+def check_password(name: str, value: Any) -> None:
+    """
+    Refuse a password that PyMySQL could not send.
+
+    :raises TypeError: neither text nor bytes; it is not in the message.
+    :raises ValueError: text beyond Latin-1; likewise.
+    """
+    if value is None or callable(value):
+        return
+    if not isinstance(value, (str, bytes, bytearray)):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a string or bytes, not of the type {kind}")
+    if isinstance(value, str) and any(ord(char) > 255 for char in value):
+        raise ValueError(
+            f"{name} has characters beyond Latin-1, which PyMySQL does not send: "
+            "give it as the bytes the server knows"
+        )
+
+
+def _text(name: str, value: Any) -> None:
+    """
+    Text that ends where it seems to end.
+    """
+    if value is None:
+        return
+    if not isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a string or None, not {shown(value)}")
+    try:
+        data = value.encode() if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text, not {shown(value)}") from None
+    # In the protocol, and for the system, a null byte is the end.
+    if b"\0" in data:
+        raise ValueError(f"{name} must not contain a null byte: {shown(value)}")
+
+
+def _host(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a string or None, not {shown(value)}")
+    # Without one PyMySQL means localhost.
+    if value and not is_name(value):
+        raise ValueError(f"{name} must be a host's name, not {shown(value)}")
+
+
+def _port(name: str, value: Any) -> None:
+    # 0 is PyMySQL's way to say 3306.
+    if (optional_whole(name, value) or 0) > MAX_PORT:
+        raise ValueError(f"{name} must be at most {MAX_PORT}, not {shown(value)}")
+
+
+def _whole(name: str, value: Any) -> None:
+    whole(name, value)
+
+
+def _limit(name: str, value: Any) -> None:
+    if optional_seconds(name, value) == 0:
+        raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
+
+
+def _patience(name: str, value: Any) -> None:
+    rule = f"a number of seconds above 0 and at most {_LONGEST}, not {shown(value)}"
+    span = optional_seconds(name, value)
+    if span is None:
+        raise TypeError(f"{name} must be {rule}")
+    if not 0 < span <= _LONGEST:
+        raise ValueError(f"{name} must be {rule}")
+
+
+def _charset(name: str, value: Any) -> None:
+    _text(name, value)
+    if value and charset_by_name(value) is None:
+        raise ValueError(f"{name} must be one that PyMySQL knows, not {shown(value)}")
+
+
+def _cursorclass(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a class of cursors, not {shown(value)}")
+
+
+def _unsupported(name: str, value: Any) -> None:
+    if value:
+        raise ValueError(f"{name} is not supported by PyMySQL: {shown(value)}")
+
+
+_RULES: dict[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(
+        (
+            *("bind_address", "collation", "database", "init_command", "program_name"),
+            *("read_default_file", "read_default_group", "sql_mode", "unix_socket"),
+        ),
+        _text,
+    ),
+    **dict.fromkeys(("password", "ssl_key_password"), check_password),
+    **dict.fromkeys(("read_timeout", "write_timeout"), _limit),
+    **dict.fromkeys(("client_flag", "max_allowed_packet"), _whole),
+    **dict.fromkeys(("compress", "named_pipe"), _unsupported),
+    "charset": _charset,
+    "connect_timeout": _patience,
+    "cursorclass": _cursorclass,
+    "host": _host,
+    "port": _port,
+    "user": check_account,
+}
