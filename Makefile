@@ -8,13 +8,14 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench compat test-versions clean
+.PHONY: help demo test check bench bench-readme compat test-versions clean
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
 	@echo "make test    check, run all tests, measure their coverage"
 	@echo "make check   formatting, lint and types alone"
-	@echo "make bench   measure the pool beside its peers"
+	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
+	@echo "make bench-readme   measure again what README.rst shows"
 	@echo "make compat  redis-py's own tests, with its pools and with ours"
 	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make clean   remove what the others left here"
@@ -26,7 +27,11 @@ demo:
 
 bench:
 	@.ci/setup $(VENV) bench required
-	@$(RUN) benchmarks
+	@$(RUN) benchmarks $(ARGS)
+
+bench-readme:
+	@.ci/setup $(VENV) bench required
+	@$(RUN) benchmarks readme $(ARGS)
 
 check:
 	@.ci/setup $(VENV) dev optional

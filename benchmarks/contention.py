@@ -34,7 +34,6 @@ from benchmarks.report import (
     Section,
     Target,
     duration,
-    number,
     part,
     per_cent,
     plus_minus,
@@ -157,6 +156,7 @@ def _measure(section: Section, series: dict[str, Series[Crowd]]) -> None:
         section.measure(group, "loans/s", _throughput, "1/s", more_is_better=True)
         section.measure(group, "CPU each", lambda sample: sample.cpu_each)
     section.measure(crowds, "p99 wait", _p99)
+    section.measure(crowds, "unserved", lambda sample: sample.unserved, "")
     section.measure(crowds, "longest wait", lambda sample: sample.wait(1))
     section.measure(
         crowds, "fairness", lambda sample: sample.fairness, "", more_is_better=True
@@ -194,8 +194,8 @@ def _cells(name: str, entry: Series[Crowd], possible: Series[Crowd]) -> tuple[st
         duration(median(lambda sample: sample.wait(1))),
         "" if own else ratio(entry.over(possible, _p99)),
         f"{median(lambda sample: sample.fairness):.3f}",
-        number(median(lambda sample: sample.unserved)),
-        number(median(lambda sample: sample.refused)),
+        f"{median(lambda sample: sample.unserved):.0f}",
+        f"{median(lambda sample: sample.refused):,.0f}",
         each,
     )
 
