@@ -90,6 +90,15 @@ class Connector(Generic[C]):
         """
         return True
 
+    def fileno(self, conn: C) -> int:
+        """
+        The descriptor that becomes readable when the other side hangs up; -1: none.
+
+        Of an idle connection; the event loop watches it. Never switches. Default: -1,
+        and a dead peer is found by the next look at the connection.
+        """
+        return -1
+
     def needs_reset(self, conn: C) -> bool:
         """
         Whether :meth:`reset` must run before the next borrower. Never switches.
@@ -236,6 +245,16 @@ class FactoryConnector(Connector[Any]):
         Whether it has a method ``ping``. Never switches.
         """
         return callable(getattr(conn, "ping", None))
+
+    def fileno(self, conn: Any) -> int:
+        """
+        That of its socket, or what its own ``fileno`` says. Never switches.
+        """
+        sock = sockets.find_socket(conn)
+        if sock is None:
+            ask = getattr(conn, "fileno", None)
+            return int(ask()) if callable(ask) else -1
+        return sock.fileno()
 
     def is_usable(self, conn: Any) -> bool:
         """

@@ -56,6 +56,10 @@ class Staff:
         worker.start()
         return worker
 
+    def wait_for_one(self) -> None:
+        """Until one of them has done its work, if any is at work. *May switch.*"""
+        gevent.joinall(list(self._at_work), count=1)
+
     def dismiss(self) -> None:
         """End them all, soon, and forget what is queued for a crew. Does not switch.
 

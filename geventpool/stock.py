@@ -15,7 +15,7 @@ import copy
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -41,6 +41,7 @@ from geventpool.listeners import Audience
 from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.reaper import Reaper
 from geventpool.staff import Crew, Staff, within
+from geventpool.watch import Watch
 
 __all__ = ["Stock"]
 
@@ -108,6 +109,9 @@ class Stock(Generic[C]):
         self._checkers = Crew(self.staff, CHECKERS, self._check)
         self._resetters = Crew(self.staff, RESETTERS, self._reset)
         self._closers = Crew(self.staff, CLOSERS, self._say_goodbye)
+        self._watchmen = Crew(self.staff, 1, self._hung_up)
+        #: hears of idle connections that are hung up; None: not yet, or it cannot
+        self.watch: Watch | None = None
         self.reaper: Reaper[Stock[C]] | None = None
         #: looks for a server that cannot be reached
         self.scout: gevent.Greenlet[..., Any] | None = None
@@ -124,6 +128,7 @@ class Stock(Generic[C]):
         self.needs_reset: Callable[[C], bool] | None = None
         if kind.needs_reset is not Connector.needs_reset:
             self.needs_reset = self._asks_for_reset
+        self._can_watch = bool(self.probe) and kind.fileno is not Connector.fileno
         #: nothing to be done when a connection comes back but to note it
         self.is_plain = self.is_calm and not self.is_timed
 
@@ -258,6 +263,8 @@ class Stock(Generic[C]):
             self.audience.tell("closed", entry.conn, reason)
 
     def _leave_queue(self, entry: Entry[C], state: Any) -> None:
+        if self.watch is not None:
+            self.watch.forget(entry)
         if entry.state is IDLE:
             self.ledger.withdraw(entry, state)
         else:
@@ -397,6 +404,7 @@ class Stock(Generic[C]):
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
         outage = self.breaker.succeeded(now)
+        self._keep_watch()
         if not self.is_calm:
             self.audience.tell("opened", conn, now - started)
             if outage is not None:
@@ -483,12 +491,16 @@ class Stock(Generic[C]):
 
     def prefill(self, number: int) -> None:
         """Open so many; raise what the first failure was. *May switch.*"""
-        while self.ledger.size < number:
-            batch = min(self.max_connecting, number - self.ledger.size)
+        ledger = self.ledger
+        while (missing := number - len(ledger.entries)) > 0:
+            batch = min(self.max_connecting, missing) - len(ledger.opening)
             dials = [
                 self.staff.spawn(self._dial, self.ledger.reserve())
                 for _ in range(batch)
             ]
+            if not dials:
+                # Others are being opened for *min_connections*.
+                self.staff.wait_for_one()
             # Each is asked: a success after it wipes out the last failure.
             for dial in gevent.joinall(dials):
                 if (error := dial.value or dial.exception) is not None:
@@ -551,6 +563,37 @@ class Stock(Generic[C]):
         elif self.probe is not None and not self.probe(entry.conn):
             self.discard(entry, Reason.UNUSABLE)
         return entry.state is IDLE
+
+    def _keep_watch(self) -> None:
+        """See to it that whoever hangs up is heard, if that is possible."""
+        if self._can_watch and not self.closed:
+            if self.watch is None:
+                loop = gevent.get_hub().loop
+                self.watch = Watch(loop, self._watchable, self._watchmen.put)
+            self.watch.soon()
+
+    def _watchable(self) -> Iterator[tuple[Entry[C], int | None]]:
+        """Who is not yet watched; with his descriptor, if he is idle."""
+        for entry in [*self.ledger.entries.values()]:
+            if self.watch is None or entry in self.watch.watchers:
+                continue
+            if entry.state is not IDLE:
+                yield entry, None
+            elif (descriptor := self._descriptor(entry.conn)) >= 0:
+                yield entry, descriptor
+
+    def _descriptor(self, conn: C) -> int:
+        try:
+            return self.connector.fileno(conn)
+        except Exception:
+            log.exception("fileno failed: %r is not watched", conn)
+            return -1
+
+    def _hung_up(self, entry: Entry[C]) -> None:
+        """An idle connection has something to read, in a greenlet of the pool."""
+        if entry.state is IDLE and self.probe is not None:
+            if not self.probe(entry.conn):
+                self.discard(entry, Reason.UNUSABLE)
 
     def keep_reaping(self) -> None:
         """See to it that a reaper is at work, if one is needed."""
@@ -660,6 +703,8 @@ class Stock(Generic[C]):
             self.reaper.stop()
         if self.scout is not None:
             self.scout.kill(block=False)
+        if self.watch is not None:
+            self.watch.stop()
         self.condemn(Reason.POOL_CLOSED)
 
     def cut_off(self, entries: Iterable[Entry[C]]) -> None:
@@ -685,6 +730,8 @@ class Stock(Generic[C]):
         self.staff.dismiss()
         if self.reaper is not None:
             self.reaper.stop()
+        if self.watch is not None:
+            self.watch.stop()
         for entry in (*ledger.entries.values(), *ledger.opening):
             self.end_loan(entry)
             if entry.state is not OPENING:
@@ -694,6 +741,8 @@ class Stock(Generic[C]):
     def let_go(self) -> None:
         """In a finaliser: the idle connections go, without a word."""
         self.closed = True
+        if self.watch is not None:
+            self.watch.stop()
         for entry in (*self.ledger.entries.values(), *self.ledger.opening):
             if entry.state is IDLE:
                 _silently(self.connector.discard, entry.conn)

@@ -318,3 +318,13 @@ def test_a_driver_that_times_out_while_the_server_is_full_tells_its_waiter():
     assert isinstance(outcomes[0], gevent.Timeout)
     gevent.killall(waiters)
     pool.close(timeout=0)
+
+
+def test_initial_connections_are_there_when_the_constructor_returns():
+    """Also such as are being opened for min_connections at the same time."""
+    gates = [Event(), Event(), Event()]
+    connector = ScriptedConnector(open=gates)
+    for moment, gate in enumerate(gates):
+        gevent.spawn_later(0.001 * moment, gate.set)
+    pool = make(connector, initial_connections=3, min_connections=2, max_connecting=2)
+    assert pool.stats().idle == 3 == len(connector.opened)

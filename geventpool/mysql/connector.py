@@ -243,6 +243,10 @@ class MySQLConnector(Connector[Connection]):
         ask = conn.ask
         return conn.is_quiet() if ask is None else not ask(0)
 
+    def fileno(self, conn: Connection) -> int:
+        sock = find_socket(conn)
+        return -1 if sock is None else sock.fileno()
+
     def needs_reset(self, conn: Connection) -> bool:
         """
         Whether the connection must go through :meth:`reset`. Never switches.

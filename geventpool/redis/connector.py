@@ -29,6 +29,7 @@ from geventpool.redis.internals import (
     is_connected,
 )
 from geventpool.redis.probe import is_quiet
+from geventpool.sockets import find_socket
 
 __all__ = ["MOMENT", "Maker", "RedisConnector", "is_in_step"]
 
@@ -157,6 +158,10 @@ class RedisConnector(Connector[Any]):
             if monotonic() < self.until and is_connected(conn):
                 return True
         return is_quiet(conn)
+
+    def fileno(self, conn: Any) -> int:
+        sock = find_socket(behind_cache(conn))
+        return -1 if sock is None else sock.fileno()
 
     # Asked at every loan, so without a method of our own in between.
     needs_reset = staticmethod(awaits_auth)

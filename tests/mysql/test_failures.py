@@ -34,6 +34,15 @@ def test_connections_killed_while_idle_are_never_lent(make_pool, mariadb_server)
             assert value(conn, "SELECT 1") == 1
 
 
+def test_connections_killed_while_idle_are_found_at_once(make_pool, mariadb_server):
+    """The event loop hears it; nobody has to ask for a connection first."""
+    pool = make_pool()
+    warm(pool, 3)
+    pool._stock.watch.look()
+    mariadb_server.hang_up()
+    until(lambda: pool.size == 0, "found")
+
+
 def test_a_connection_killed_while_busy_costs_its_borrower_only(
     make_pool, mariadb_server
 ):

@@ -11,6 +11,7 @@ from redis.retry import Retry
 import geventpool
 from geventpool import Outage
 from geventpool.redis import ConnectionPool, ExhaustedError
+from tests.redis.conftest import TLS
 from tests.redis.tools import assert_all_places, outcome, wait_until
 from tests.servers import RedisServer
 
@@ -262,6 +263,32 @@ def test_killed_connections_are_replaced(own_server: RedisServer) -> None:
     assert [outcome(client.ping) for _ in range(8)] == [True] * 8
     assert_all_places(pool)
     pool.shutdown(5)
+
+
+def test_connections_killed_while_idle_are_found_at_once(
+    redis_server: RedisServer, tls_server: RedisServer
+) -> None:
+    """The event loop hears it, with TLS as well; nobody has to ask first."""
+    plain = make_pool(redis_server, max_connections=3)
+    secret = ConnectionPool.from_url(
+        f"rediss://127.0.0.1:{tls_server.port}?max_connections=3",
+        ssl_ca_certs=str(TLS / "cert.pem"),
+    )
+    for pool in (plain, secret):
+        assert_all_places(pool)
+        watch = pool.core._stock.watch
+        watch.look()
+        # Tickets of TLS are no reason to hang up.
+        gevent.idle()
+        watch.look()
+        assert pool.core.stats().idle == 3 == len(watch.watchers)
+        client = redis.Redis(connection_pool=pool)
+        with pool.core.connection() as conn:
+            conn.send_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert conn.read_response() == 2
+        wait_until(lambda: pool.core.size == 1)
+        assert client.ping()
+        pool.shutdown(5)
 
 
 def test_a_wrong_password_costs_no_place() -> None:
