@@ -176,10 +176,10 @@ class GreenletPool(QueuePool):
         fairy = _ConnectionFairy._checkout(self)
         fairy.__class__ = Fairy
         if sys.exc_info()[1] is not None:
-            fairy.note_surroundings()  # type: ignore[attr-defined]
+            fairy.note_surroundings()
         return fairy
 
-    def _do_get(self) -> Record:  # type: ignore[override]
+    def _do_get(self) -> Record:
         try:
             record = self._pool.acquire()
         except PoolExhaustedError as error:
@@ -220,6 +220,7 @@ class GreenletPool(QueuePool):
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
         places = self._pool
+        record.is_reclaimed = False
         if self._max_overflow and places.is_full:
             try:
                 record.close()
@@ -296,8 +297,10 @@ class GreenletPool(QueuePool):
             else:
                 fairy._checkin()
         finally:
-            record.is_reclaimed = False
-            self.give_up(record)
+            # Not if it came back: then somebody else may have it by now.
+            if record.is_reclaimed:
+                record.is_reclaimed = False
+                self.give_up(record)
 
     # The whole pool
 

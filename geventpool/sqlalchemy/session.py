@@ -1,0 +1,189 @@
+"""The whole session cleaned between two borrowers, for engines on PyMySQL.
+
+Knows SQLAlchemy's events and the clean-up of :mod:`geventpool.mysql`, and brings them
+together; works with any pool of SQLAlchemy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from gevent import getcurrent
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+
+from geventpool.mysql.connection import Connection
+from geventpool.mysql.connector import MySQLConnector
+from geventpool.mysql.reset import Session
+
+__all__ = ["reset_session_on_return"]
+
+#: COM_QUERY, for a pipeline.
+_QUERY = 3
+
+
+def reset_session_on_return(
+    engine: Engine, configure: Callable[[Any], object] | None = None
+) -> None:
+    """Let no borrower of *engine* find anything that another one left in the session.
+
+    ::
+
+        engine = create_engine("mysql+pymysql://...", pool_reset_on_return=None, ...)
+        reset_session_on_return(engine)
+
+    SQLAlchemy's ROLLBACK ends a transaction. What else a borrower left behind stays:
+    session variables such as ``time_zone``, ``sql_mode`` and the isolation level, user
+    variables, temporary tables, named locks, ``LOCK TABLES``, prepared statements, the
+    current database. With this every connection is as new when it is lent: the server
+    is sent COM_RESET_CONNECTION, and in the same round trip what ``connect`` had set.
+
+    What listeners of ``connect`` had set with ``SET`` statements (and SQLAlchemy for
+    ``isolation_level``) is noted, and is set again after each reset: so call this
+    after they were registered, and before the engine has connected. For anything else
+    of the kind there is *configure*. A loan that took a role, or chose a database where
+    there was none, ends with a new connection.
+
+    It costs one round trip for each loan that has sent anything, instead of that for
+    SQLAlchemy's own ROLLBACK, if ``pool_reset_on_return=None`` is given; otherwise
+    both are sent. A further one is only needed for what listeners had set. A server
+    that does not know the command (before MySQL 5.7.3 and MariaDB 10.2.4, and some
+    proxies) gets a ROLLBACK.
+
+    The engine's connections are those of :mod:`geventpool.mysql`, which also notice
+    interrupted writes and foreign greenlets and share one TLS context. One that was
+    opened before is rolled back at its return, and renewed before its next loan.
+
+    :param engine: on ``mysql+pymysql`` or ``mariadb+pymysql``, without ``creator``.
+    :param configure: called with the DBAPI connection after each reset. *May switch.*
+    :raises TypeError: no engine; *configure* can't be called.
+    :raises ValueError: an engine of another driver.
+    """
+    if not isinstance(engine, Engine):
+        raise TypeError(f"engine must be an Engine, not {engine!r}")
+    if configure is not None and not callable(configure):
+        raise TypeError(f"configure must be a callable or None, not {configure!r}")
+    dialect = engine.dialect
+    if dialect.name not in ("mysql", "mariadb") or dialect.driver != "pymysql":
+        raise ValueError(
+            "engine must be one on mysql+pymysql or mariadb+pymysql, "
+            f"not {dialect.name}+{dialect.driver}"
+        )
+    sessions = _Sessions(configure)
+    event.listen(engine, "do_connect", sessions.connect)
+    event.listen(engine, "connect", sessions.connected)
+    event.listen(engine, "reset", sessions.reset)
+
+
+class _Sessions:
+    """Opens the connections of one engine, and cleans them. Lends them for good."""
+
+    def __init__(self, configure: Callable[[Any], object] | None) -> None:
+        #: what each greenlet that connects wants to connect with
+        self._wanted: dict[Any, Mapping[str, Any]] = {}
+        self._connector = MySQLConnector(lambda: self._wanted[getcurrent()])
+        self._clean = Session(self._configured)
+        self._configure = configure
+
+    # Listeners
+
+    def connect(self, dialect: Any, record: Any, args: Any, options: Any) -> Connection:
+        """Open a connection. *May switch.*"""
+        current = getcurrent()
+        self._wanted[current] = options
+        try:
+            conn = self._connector.open()
+        finally:
+            del self._wanted[current]
+        conn.lend(self)
+        #: the statements that set the session up
+        noted: list[str] = []
+        conn.__dict__["setup"] = noted
+        # Until all is set up; PyMySQL's cursors look for it here.
+        conn.__dict__["query"] = partial(_noted, conn, noted)
+        return conn
+
+    def connected(self, conn: Any, record: Any) -> None:
+        """Take what the connection is now as what everybody shall find. No switch."""
+        if not isinstance(conn, Connection) or conn.lender is not self:
+            raise TypeError(
+                "the session of a connection can only be reset if the engine opens it "
+                f"itself, without a creator; this one is {conn!r}"
+            )
+        del conn.__dict__["query"]
+        conn.remember()
+        conn.end_loan()
+        conn.lend(self)
+
+    def reset(
+        self, conn: Any, record: ConnectionPoolEntry, state: PoolResetState
+    ) -> None:
+        """Clean a connection that comes back. *May switch.*
+
+        :raises pymysql.err.Error: it could not; SQLAlchemy parts with it then.
+        """
+        if state.terminate_only:
+            return
+        if not isinstance(conn, Connection) or conn.lender is not self:
+            # Opened before there was this listener.
+            conn.rollback()
+            record.invalidate(soft=True)
+            return
+        stays = self._clean.is_possible(conn)
+        needed = self._clean.is_needed(conn)
+        try:
+            if needed:
+                self._clean_up(conn)
+        finally:
+            # Also one that is to be closed must be let.
+            conn.end_loan()
+            conn.lend(self)
+        if not stays:
+            record.invalidate(soft=True)
+
+    def _clean_up(self, conn: Connection) -> None:
+        if conn.unfinished:
+            conn.finish()
+        self._clean(conn)
+
+    # After a reset
+
+    def _configured(self, conn: Any) -> None:
+        statements: list[str] = conn.setup
+        if statements and self._clean._pipelines:
+            commands = [(_QUERY, text.encode(conn.encoding)) for text in statements]
+            for answer in conn.pipeline(commands):
+                if answer is not None:
+                    raise answer
+        else:
+            for text in statements:
+                conn.query(text)
+        if self._configure is not None:
+            self._configure(conn)
+
+    # The lender, for connections
+
+    def release(self, conn: Connection) -> None:
+        """Close it: SQLAlchemy says ``close`` when it means it. *May switch.*"""
+        conn.lender = None
+        if conn.open:
+            conn.say_goodbye()
+
+
+def _noted(
+    conn: Connection, noted: list[str], sql: Any, unbuffered: bool = False
+) -> Any:
+    """``query`` while a session is set up."""
+    text = sql if isinstance(sql, str) else bytes(sql).decode(conn.encoding)
+    words = text.split(None, 2)
+    if words[:1] and words[0].upper() == "SET":
+        again = [word.upper() for word in words[1:2]]
+        # That is sent with each reset anyway.
+        known = (
+            again == ["NAMES"] and words[2:] == [conn.charset] and not conn.collation
+        )
+        if not known:
+            noted.append(text)
+    return Connection.query(conn, sql, unbuffered)
