@@ -16,7 +16,7 @@ help:
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
 	@echo "make bench-readme   measure again what README.rst shows"
-	@echo "make compat  redis-py's own tests, with its pools and with ours"
+	@echo "make compat  drivers' own tests, with their pools and with ours"
 	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make clean   remove what the others left here"
 	@echo "PYTHON=...   the interpreter to use (default: python3)"
@@ -49,6 +49,7 @@ test:
 compat:
 	@.ci/setup $(VENV) dev required
 	@$(RUN) tests.compat.redis_suite
+	@$(RUN) tests.compat.sqlalchemy_suite
 
 test-versions:
 	@.ci/setup $(VENV) dev required
