@@ -3,8 +3,11 @@ What does a pool cost a Redis command, and who waits how long for one?
 
 First ten greenlets on ten connections, so that nobody ever waits: the measure is ten
 clients that have a connection each and no pool at all (``single_connection_client``).
-Then a crowd on ten connections, asking again and again without a pause. The third
-contestant is redis-py's own pool that waits, ``BlockingConnectionPool``.
+They GET, and then send pipelines of ten. Then a crowd on ten connections, asking again
+and again without a pause: GET, and then a mixture of reads, writes, pipelines, replies
+of 50 kB, and now and then a command that blocks for 5 ms. The others are redis-py's
+own pools, ``BlockingConnectionPool`` and ``ConnectionPool``; the latter refuses who
+finds no connection, and is asked again after half a millisecond.
 
 Server and client share the machine, and it matters which cores they run on. On one
 core, where the kernel likes to put two processes that talk to each other, a reply is
@@ -22,6 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import cycle
+from random import Random
 
 import gevent
 import redis
@@ -36,13 +41,27 @@ CONNECTIONS = 10
 
 OURS = "geventpool"
 OWN = "a connection each"
-STOCK = "BlockingConnectionPool"
+STOCK = "redis Blocking"
+REFUSING = "redis Pool"
 
 ONE_CORE = "server on the same core"
 CORE_EACH = "server on another core"
 ANYWHERE = "server anywhere"
 
+#: Seconds whoever was refused waits before asking again.
+AGAIN = 0.0005
+#: Bytes of a big reply, and seconds for which a blocking command blocks.
+BIG, BLOCKED = 50_000, 0.005
+#: Of a hundred requests of the mixture, so many are of each kind; the rest are reads.
+WRITES, PIPELINES, BIG_READS, BLOCKING_COMMANDS = 20, 10, 3, 1
+
 Clients = list[redis.Redis]
+#: One request.
+Deed = Callable[[redis.Redis], object]
+
+
+#: Seconds a turn may take beyond its time.
+PATIENCE = 10.0
 
 
 @dataclass
@@ -53,6 +72,9 @@ class Turn:
     cpu: float
     greenlets: int
     latencies: list[float] = field(default_factory=list)
+    #: How often somebody was sent away, and who never came back.
+    refused: int = 0
+    unserved: int = 0
 
     @property
     def throughput(self) -> float:
@@ -84,34 +106,81 @@ class Turn:
         return self.waits[min(len(self.waits) - 1, int(part * len(self.waits)))]
 
 
+_Turns = dict[str, Series[Turn]]
+
+
 def run(scale: Scale) -> Report:
-    """GET by ten greenlets and by a crowd. **May switch.**"""
+    """GET, pipelines and the mixture, by ten greenlets and a crowd. **May switch.**"""
     if not HIREDIS_AVAILABLE:
         raise RuntimeError("hiredis is not installed: pip install redis[hiredis]")
     report = Report("redis", "what does a pool cost a Redis command?")
+    seconds = scale.seconds / 2
+    first = _places()[0]
     with RedisServer() as server, contestants(server) as clients:
-        everybody = {name: _turn(each, CONNECTIONS, scale) for name, each in clients}
-        for where in _places():
-            with placed(server, where):
-                series = interleave(everybody, scale.rounds)
-            title = f"{CONNECTIONS} greenlets on {CONNECTIONS} connections, {where}"
-            report.sections.append(_section(title, series))
-            report.targets += _cost_targets(series, where)
 
-        pools = {
-            name: _turn(each, scale.crowd, scale)
-            for name, each in clients
-            if name != OWN
-        }
-        where = _places()[0]
-        with placed(server, where):
-            series = interleave(pools, scale.rounds)
-        title = f"{scale.crowd} greenlets on {CONNECTIONS} connections, {where}"
-        report.sections.append(_section(title, series))
+        def section(what: str, deed: Deed, size: int, where: str) -> _Turns:
+            turns = {
+                name: _turn(each, size, seconds, deed)
+                for name, each in clients
+                if size == CONNECTIONS or name != OWN
+            }
+            many = f"{size} greenlets on {CONNECTIONS} connections"
+            with placed(server, where):
+                series = interleave(turns, scale.rounds, f"{what}, {many}, {where}")
+            report.sections.append(_section(f"{what}: {many}, {where}", series, what))
+            report.sections[-1].key = f"{what}, {len(turns)} contestants, {where}"
+            return series
+
+        for where in _places():
+            series = section("GET", get, CONNECTIONS, where)
+            report.targets += _cost_targets(series, where)
+        section("pipelines of 10", pipeline, CONNECTIONS, first)
+        series = section("GET", get, scale.crowd, first)
         if _all_ran(series, OURS, STOCK):
             p99 = series[OURS].over(series[STOCK], lambda turn: turn.latency(0.99))
             report.targets.append(Target("p99 latency to redis-py's pool", p99, 0.1))
+        section("the mixture", Mixture(), scale.crowd, first)
     return report
+
+
+def get(client: redis.Redis) -> object:
+    """One small read. **May switch.**"""
+    return client.get("key")
+
+
+def pipeline(client: redis.Redis) -> object:
+    """Ten of them in one go. **May switch.**"""
+    commands = client.pipeline(transaction=False)
+    for _ in range(10):
+        commands.get("key")
+    return commands.execute()
+
+
+class Mixture:
+    """What an application asks: now this, now that, in an order by chance."""
+
+    def __init__(self) -> None:
+        kinds = [self._write] * WRITES + [pipeline] * PIPELINES
+        kinds += [self._big] * BIG_READS + [self._block] * BLOCKING_COMMANDS
+        kinds += [get] * (100 - len(kinds))
+        Random(5).shuffle(kinds)
+        self._next = cycle(kinds)
+
+    def __call__(self, client: redis.Redis) -> object:
+        """The next request. **May switch.**"""
+        return next(self._next)(client)
+
+    @staticmethod
+    def _write(client: redis.Redis) -> object:
+        return client.set("written", "value")
+
+    @staticmethod
+    def _big(client: redis.Redis) -> object:
+        return client.get("big")
+
+    @staticmethod
+    def _block(client: redis.Redis) -> object:
+        return client.blpop(["nothing"], timeout=BLOCKED)
 
 
 def _places() -> tuple[str, ...]:
@@ -144,46 +213,63 @@ def contestants(server: RedisServer) -> Iterator[list[tuple[str, Clients]]]:
     address = {"host": server.host, "port": server.port}
     ours = ConnectionPool(max_connections=CONNECTIONS, **address)
     stock = redis.BlockingConnectionPool(max_connections=CONNECTIONS, **address)
+    refusing = redis.ConnectionPool(max_connections=CONNECTIONS, **address)
     own = [
         redis.Redis(single_connection_client=True, **address)
         for _ in range(CONNECTIONS)
     ]
-    own[0].set("key", "value")
+    own[0].mset({"key": "value", "big": "x" * BIG})
     try:
         yield [
             (OURS, [redis.Redis(connection_pool=ours)]),
             (OWN, own),
             (STOCK, [redis.Redis(connection_pool=stock)]),
+            (REFUSING, [redis.Redis(connection_pool=refusing)]),
         ]
     finally:
         ours.shutdown(timeout=5)
         stock.disconnect()
+        refusing.disconnect()
         for client in own:
             client.close()
 
 
-def _turn(clients: Clients, greenlets: int, scale: Scale) -> Callable[[], Turn]:
+def _turn(
+    clients: Clients, greenlets: int, seconds: float, deed: Deed
+) -> Callable[[], Turn]:
     def turn() -> Turn:
         latencies: list[float] = []
+        refused = 0
         clock = time.perf_counter
         cpu, began = time.process_time(), clock()
-        end = began + scale.seconds
+        end = began + seconds
 
         def ask(number: int) -> None:
-            get = clients[number % len(clients)].get
+            nonlocal refused
+            client = clients[number % len(clients)]
             while (start := clock()) < end:
-                get("key")
+                while True:
+                    try:
+                        deed(client)
+                        break
+                    except redis.exceptions.MaxConnectionsError:
+                        refused += 1
+                        gevent.sleep(AGAIN)
                 latencies.append(clock() - start)
 
-        gevent.joinall([gevent.spawn(ask, number) for number in range(greenlets)])
+        crowd = [gevent.spawn(ask, number) for number in range(greenlets)]
+        gevent.joinall(crowd, timeout=PATIENCE + seconds, raise_error=True)
+        unserved = sum(not each.ready() for each in crowd)
+        gevent.killall(crowd)
         wall, cpu = clock() - began, time.process_time() - cpu
-        return Turn(wall, cpu, greenlets, latencies)
+        return Turn(wall, cpu, greenlets, latencies, refused, unserved)
 
     return turn
 
 
-def _section(title: str, series: dict[str, Series[Turn]]) -> Section:
-    columns = ["pool", "GET/s", "spread", "CPU each", "p50", "p99", "max"]
+def _section(title: str, series: _Turns, what: str) -> Section:
+    unit = f"{what}/s" if what == "GET" else "requests/s"
+    columns = ["pool", unit, "spread", "CPU each", "p50", "p99", "max", "refused"]
     section = Section(title, columns)
     for name, entry in series.items():
         if entry.error is not None:
@@ -196,7 +282,11 @@ def _section(title: str, series: dict[str, Series[Turn]]) -> Section:
             plus_minus(rate),
             duration(entry.spread(lambda turn: turn.cpu_each).median),
             *(duration(_latency(entry, part)) for part in (0.5, 0.99, 1.0)),
+            f"{entry.spread(lambda turn: turn.refused).median:,.0f}",
         )
+        unserved = max(turn.unserved for turn in entry.samples)
+        if unserved:
+            section.starves(name, f"left {unserved} unserved")
         section.data[name] = [
             {
                 "throughput": turn.throughput,
@@ -207,13 +297,18 @@ def _section(title: str, series: dict[str, Series[Turn]]) -> Section:
             }
             for turn in entry.samples
         ]
+    section.measure(series, unit, lambda turn: turn.throughput, "1/s", True)
+    section.measure(series, "p99 latency", lambda turn: turn.latency(0.99))
+    section.measure(series, "CPU of a request", lambda turn: turn.cpu_each)
+    section.floor = OWN if OWN in series else None
+    section.best = STOCK if STOCK in series else None
     section.notes.append("latencies: of whoever asks, also while others starve")
     if _all_ran(series, OWN, STOCK):
         most = series[OWN].over(series[STOCK], lambda turn: turn.throughput)
         section.notes.append(f"no pool at all, to redis-py's pool: {ratio(most)}")
     if _all_ran(series, OURS, STOCK):
         cpu = series[OURS].over(series[STOCK], lambda turn: turn.cpu_each)
-        section.notes.append(f"CPU per GET to redis-py's pool: {ratio(cpu)}")
+        section.notes.append(f"CPU per request to redis-py's pool: {ratio(cpu)}")
     return section
 
 
