@@ -34,6 +34,7 @@ WORKLOADS = (
     "throughput",
     "growth",
     "sweep",
+    "watching",
     "redis",
     "mysql",
     "coldstart",
