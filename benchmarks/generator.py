@@ -6,7 +6,8 @@ What a workload makes of it is the most that workload could measure of any pool.
 
 from __future__ import annotations
 
-from benchmarks.peers import Contestant, Dummy
+from benchmarks.dummies import Dummy
+from benchmarks.peers import Contestant
 
 GENERATOR = "the generator alone"
 

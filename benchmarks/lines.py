@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from benchmarks import peers
+from benchmarks.dummies import Dummy
 from benchmarks.peers import Contestant
 from benchmarks.rounds import Sample
 
@@ -31,16 +31,16 @@ Builder = Callable[[int], Contestant]
 def bare_line(limit: int) -> Contestant:
     """One item passed along a line of greenlets: the least a line can cost."""
     waiting: deque[Any] = deque()
-    idle = [peers.Dummy()]
+    idle = [Dummy()]
     hub = gevent.get_hub()
 
-    def get() -> peers.Dummy:
+    def get() -> Dummy:
         if not idle:
             waiting.append(gevent.getcurrent())
             hub.switch()
         return idle.pop()
 
-    def put(item: peers.Dummy) -> None:
+    def put(item: Dummy) -> None:
         idle.append(item)
         if waiting:
             hub.loop.run_callback(waiting.popleft().switch)

@@ -21,7 +21,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import peers, saved
-from benchmarks.contention import POSSIBLE
+from benchmarks.crowds import POSSIBLE
 from benchmarks.figures import Curve, Figure
 from benchmarks.generator import GENERATOR
 from benchmarks.saved import Run
@@ -68,7 +68,7 @@ SPARE = tuple(Look(colour, "h") for colour in ("#44AA99", "#AA4499", "#661100"))
 SIZE = (9.0, 4.8)
 DOTS = 100
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -249,6 +249,8 @@ def _shares(axes: Axes, curve: Curve) -> None:
 
 
 def _finish_shares(axes: Axes, figure: Figure) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1, zorder=1)
     count = max(curve.x[-1] for curve in figure.curves)
     axes.annotate(
@@ -261,7 +263,7 @@ def _finish_shares(axes: Axes, figure: Figure) -> None:
         color="#666666",
     )
     axes.set_xlim(0.5, count + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yscale("symlog", linthresh=2, linscale=1.2)
     most = max(max(curve.y) for curve in figure.curves)
     ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= most * 1.1]

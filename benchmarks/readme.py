@@ -324,11 +324,11 @@ def write(run: Run, readme: Path) -> list[Path]:
 
     :raises NoMarksError: if it does not say where; then nothing is written.
     """
-    text = replaced(readme.read_text(), block_of(run))
+    text = replaced(readme.read_text(encoding="utf-8"), block_of(run))
     folder = readme.parent / PICTURES
     written = list(draw(run, folder, SHOWN))
     saved.save(folder / NUMBERS, kept(run))
-    readme.write_text(text)
+    readme.write_text(text, encoding="utf-8")
     return [*written, folder / NUMBERS, readme]
 
 
@@ -338,6 +338,7 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(COMMAND)
     scales = {SCALE.name: SCALE, **SCALES}
+    failed: list[str] = []
     parser.add_argument("--scale", choices=scales, default=SCALE.name)
     parser.add_argument("--readme", type=Path, default=README, help="the file to write")
     parser.add_argument(
@@ -351,9 +352,9 @@ def main(arguments: list[str]) -> int:
     console = terminal()
     try:
         # Before minutes are spent for a file that has no place for them.
-        replaced(options.readme.read_text(), "")
+        replaced(options.readme.read_text(encoding="utf-8"), "")
         if options.run:
-            run, failed = saved.load(options.run), []
+            run = saved.load(options.run)
         else:
             scale = scales[options.scale]
             run, failed = measured(list(WORKLOADS), scale, console, ["readme"])

@@ -38,7 +38,8 @@ def run_of(where: dict[str, Any], scale: str, reports: Sequence[Report]) -> Run:
 
 def save(path: Path, run: Run) -> None:
     """Write a run; :raises OSError: as the file system does."""
-    path.write_text(json.dumps(run, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(run, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Run:
@@ -49,7 +50,7 @@ def load(path: Path) -> Run:
     :raises OSError: if the file can't be read.
     """
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         found = run["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise NotARunError(f"{path} was not written by --json: {error!r}") from None

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gevent
 import pytest
@@ -365,25 +364,11 @@ class _Shown:
 # The real thing
 
 
-def test_every_workload_runs_and_saves_its_numbers(tmp_path: Path) -> None:
-    """Each workload prints its tables and saves the same as plain numbers."""
-    names = ["cycle", "contention", "growth", "sweep"]
-    saved = tmp_path / "numbers.json"
-    done = run("benchmarks", *names, "--scale", "tiny", "--json", str(saved))
-    assert done.returncode == 0, done.stderr
-    numbers: dict[str, Any] = json.loads(saved.read_text())
-    assert list(numbers["workloads"]) == names
-    assert numbers["packages"]["gevent"] and numbers["scale"] == "tiny"
-    for name, workload in numbers["workloads"].items():
-        assert workload["targets"], f"{name} promises nothing: {done.stdout}"
-        assert all(section["measures"] for section in workload["sections"])
-    assert "geventpool failed" not in done.stdout
-
-
 def test_an_unknown_workload_is_refused() -> None:
-    """A slip of the pen does not run everything else."""
+    """A slip of the pen does not run everything else, and says what there is."""
     done = run("benchmarks", "cicle")
     assert done.returncode == 2 and "cicle" in done.stdout
+    assert "contention" in done.stdout
 
 
 def test_the_demo_keeps_its_promises_on_real_servers() -> None:

@@ -50,7 +50,7 @@ def test_it_is_good_markup():
     )
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "bench", "compat"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "bench-readme", "compat"])
 def test_the_commands_it_names_exist(target):
     """make knows every target the README speaks of."""
     makefile = (README.parent / "Makefile").read_text()
