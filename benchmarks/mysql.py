@@ -2,7 +2,8 @@
 What does a pool cost, and what does it save, where each loan asks a MariaDB something?
 
 Four questions on a real server: the throughput of ten greenlets with ten connections,
-beside ten connections that are nobody's to share; how long the slowest of two hundred
+in autocommit and in transactions, beside ten connections that are nobody's to share;
+how long the slowest of two hundred
 greenlets waits; how long opening twenty connections at once holds everybody else; and
 what each way to clean a connection costs.
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import gevent
 
+from benchmarks.peers import MYSQL_POOL, POLL
 from benchmarks.report import (
     Report,
     Section,
@@ -35,7 +37,9 @@ from benchmarks.rounds import Sample, Scale, Series, interleave, timed
 
 OURS = "geventpool"
 NO_POOL = "no pool"
-RIVALS = ("QueuePool", "PooledDB")
+RIVALS = ("QueuePool", "PooledDB", MYSQL_POOL)
+#: Those of them that keep to their limit when a crowd comes.
+FIRM = RIVALS[:2]
 CONNECTIONS = 10
 BURST = 20
 #: Loans of each greenlet in one turn, at full scale.
@@ -50,6 +54,10 @@ class Contestant:
 
     loan: Callable[[], AbstractContextManager[Any]]
     close: Callable[[], object]
+    #: Whether its block commits at a clean end; else the program has to.
+    commits: bool = False
+    #: How many connections it has, where it is known to open more than it may.
+    opened: Callable[[], int] = lambda: CONNECTIONS
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,10 @@ def run(scale: Scale) -> Report:
     """All four tables. **May switch.**"""
     server = import_module("tests.servers").MariaDBServer
     report = Report("mysql", "what does a pool cost where each loan is a query?")
-    with server(max_connections=200) as running:
+    with server(max_connections=600) as running:
         options = {**running.client_options, "autocommit": True}
         _throughput(report, options, scale)
+        _throughput(report, running.client_options, scale)
         _waits(report, options, scale)
         _burst(report, running.client_options, scale)
         _modes(report, running.client_options, scale)
@@ -80,6 +89,12 @@ def ask(conn: Any) -> None:
         cursor.fetchone()
 
 
+def ask_and_commit(conn: Any) -> None:
+    """The same in a transaction of its own."""
+    ask(conn)
+    conn.commit()
+
+
 # The contestants
 
 
@@ -87,7 +102,7 @@ def ours(options: Options, **more: Any) -> Contestant:
     """Our pool, which rolls back where there can be something to roll back."""
     kind = import_module("geventpool.mysql").ConnectionPool
     pool = kind(**{"reset": "rollback", **options, **more})
-    return Contestant(pool.connection, pool.close)
+    return Contestant(pool.connection, pool.close, commits=True)
 
 
 def queue_pool(options: Options, **more: Any) -> Contestant:
@@ -115,6 +130,39 @@ def pooled_db(options: Options, **more: Any) -> Contestant:
     return Contestant(_closing(pool.connection), pool.close)
 
 
+def pymysql_pool(options: Options) -> Contestant:
+    """
+    pymysql-pool, which commits or rolls back at each return.
+
+    Who is refused after the ten times it may look asks again.
+    """
+    package = import_module("pymysqlpool")
+    options = dict(options)
+    autocommit = options.pop("autocommit", False)
+    pool = package.ConnectionPool(
+        size=CONNECTIONS,
+        maxsize=CONNECTIONS,
+        autocommit=autocommit,
+        ssl_disabled=True,
+        **options,
+    )
+
+    def loan() -> Any:
+        while True:
+            try:
+                return pool.get_connection(10, POLL)
+            except package.GetConnectionFromPoolError:
+                gevent.sleep(POLL)
+
+    def close() -> None:
+        while pool.available_num:
+            conn = pool.get_connection(0)
+            conn._pool = None
+            conn.close()
+
+    return Contestant(loan, close, opened=lambda: pool.total_num)
+
+
 def _closing(borrow: Callable[[], Any]) -> Callable[[], AbstractContextManager[Any]]:
     @contextmanager
     def loan() -> Iterator[Any]:
@@ -132,6 +180,7 @@ def _field(options: Options) -> dict[str, Contestant]:
         OURS: ours(options),
         "QueuePool": queue_pool(options),
         "PooledDB": pooled_db(options),
+        MYSQL_POOL: pymysql_pool(options),
         "QueuePool, no reset": queue_pool(options, reset_on_return=None),
         "PooledDB, no reset, no ping": pooled_db(options, reset=False, ping=0),
     }
@@ -147,44 +196,57 @@ def _end(contestants: dict[str, Contestant]) -> None:
 
 
 def _throughput(report: Report, options: Options, scale: Scale) -> None:
+    is_auto = options.get("autocommit", False)
+    how = "in autocommit" if is_auto else "in a transaction"
+    deed = ask if is_auto else ask_and_commit
     contestants = _field(options)
-    loans = max(3, int(LOANS * scale.seconds / 2))
+    loans = max(3, int(LOANS * scale.seconds / 4))
     pymysql = import_module("pymysql")
     own = [pymysql.connect(**options, ssl_disabled=True) for _ in range(CONNECTIONS)]
-    turns = {NO_POOL: lambda: _crowded([_asking(conn, loans) for conn in own], loans)}
+    alone = [_asking(conn, loans, deed) for conn in own]
+    turns = {NO_POOL: lambda: _crowded(alone, loans)}
     for name, contestant in contestants.items():
-        turns[name] = _turn(contestant, loans)
-    series = interleave(turns, scale.rounds)
+        turns[name] = _turn(contestant, loans, ask if contestant.commits else deed)
+    series = interleave(turns, scale.rounds, f"SELECT 1 {how}")
     _end(contestants)
     for conn in own:
         conn.close()
     section = Section(
-        f"SELECT 1 in autocommit, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
+        f"SELECT 1 {how}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
         ["pool", "loans/s", "spread", "to no pool", "to the best peer"],
+        floor=NO_POOL,
     )
-    best = _best(series, RIVALS, lambda sample: 1 / sample.each)
-    _rows(section, series, lambda sample: 1 / sample.each, series[NO_POOL], best)
+    best = _best(series, RIVALS, _rate)
+    section.best = best.name if best is not None else None
+    _rows(section, series, _rate, series[NO_POOL], best)
+    section.measure(series, "loans/s", _rate, "1/s", more_is_better=True)
     section.notes.append("to the best peer: of " + ", ".join(RIVALS))
     report.sections.append(section)
-    _promise(report, series, NO_POOL, 0.92)
+    _promise(report, series, NO_POOL, 0.92, how)
     if best is not None:
-        _promise(report, series, best.name, 1.5)
+        _promise(report, series, best.name, 1.5, how)
 
 
-def _turn(contestant: Contestant, loans: int) -> Callable[[], Sample]:
+def _rate(sample: Sample) -> float:
+    return 1 / sample.each
+
+
+def _turn(
+    contestant: Contestant, loans: int, deed: Callable[[Any], object]
+) -> Callable[[], Sample]:
     def work() -> None:
         loan = contestant.loan
         for _ in range(loans):
             with loan() as conn:
-                ask(conn)
+                deed(conn)
 
     return lambda: _crowded([work] * CONNECTIONS, loans)
 
 
-def _asking(conn: Any, times: int) -> Callable[[], None]:
+def _asking(conn: Any, times: int, deed: Callable[[Any], object]) -> Callable[[], None]:
     def work() -> None:
         for _ in range(times):
-            ask(conn)
+            deed(conn)
 
     return work
 
@@ -198,11 +260,15 @@ def _crowded(works: list[Callable[[], None]], loans: int) -> Sample:
 
 
 def _promise(
-    report: Report, series: dict[str, Series[Sample]], other: str, limit: float
+    report: Report,
+    series: dict[str, Series[Sample]],
+    other: str,
+    limit: float,
+    how: str,
 ) -> None:
     if series[OURS].error is None and series[other].error is None:
         over = series[other].over(series[OURS], lambda sample: sample.each)
-        name = f"throughput of {OURS} to {other}"
+        name = f"throughput of {OURS} to {other}, {how}"
         report.targets.append(Target(name, over, limit, at_least=True))
 
 
@@ -246,17 +312,23 @@ def _waits(report: Report, options: Options, scale: Scale) -> None:
         name: _crowd(contestant, scale) for name, contestant in contestants.items()
     }
     series = interleave(turns, scale.rounds)
+    opened = {name: contestant.opened() for name, contestant in contestants.items()}
     _end(contestants)
     section = Section(
         f"SELECT 1 in autocommit, {scale.crowd} greenlets on {CONNECTIONS} connections",
         ["pool", "p99 of a loan", "spread", "to the best peer", "loans/s"],
     )
-    best = _best(series, RIVALS, lambda sample: -sample.p99)
+    best = _best(series, FIRM, lambda sample: -sample.p99)
     _rows(section, series, lambda sample: sample.p99, best, written=duration)
+    section.measure(series, "p99 of a loan", lambda sample: sample.p99)
     for row in section.rows:
         if row[1] != "failed":
             rate = series[row[0]].spread(lambda sample: sample.throughput)
             row[4] = number(rate.median)
+    for name, count in opened.items():
+        if count > CONNECTIONS:
+            section.notes.append(f"{name} opened {count} of {CONNECTIONS}")
+    section.notes.append("to the best peer: of " + ", ".join(FIRM))
     section.notes.append("a loan: from asking for a connection to having returned it")
     report.sections.append(section)
     if best is not None and series[OURS].error is None:
@@ -268,7 +340,7 @@ def _crowd(contestant: Contestant, scale: Scale) -> Callable[[], Crowd]:
     def turn() -> Crowd:
         waits: list[float] = []
         began = time.perf_counter()
-        until = began + scale.seconds
+        until = began + scale.seconds / 2
 
         def work() -> None:
             while (asked := time.perf_counter()) < until:
