@@ -50,6 +50,7 @@ compat:
 	@.ci/setup $(VENV) dev required
 	@$(RUN) tests.compat.redis_suite
 	@$(RUN) tests.compat.sqlalchemy_suite
+	@$(RUN) tests.compat.django_suite
 
 test-versions:
 	@.ci/setup $(VENV) dev required

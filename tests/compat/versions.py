@@ -22,11 +22,12 @@ DRIVERS = (
         ("6.4.*", "7.0.*", "7.4.*", "8.0.*", "8.1.*"),
     ),
     ("SQLAlchemy", "sqlalchemy", "tests/sqlalchemy", ("2.0.*", "2.1.*")),
+    ("Django", "django", "tests/django", ("4.2.*", "5.2.*")),
 )
 
 TEST_REQUIREMENTS = (
     *("gevent", "pytest>=8.2", "mirakuru>=2.5", "psutil"),
-    *("redis", "PyMySQL"),
+    *("redis", "PyMySQL", "gunicorn"),
 )
 
 

@@ -30,6 +30,9 @@ NAMES = frozenset(
     if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
 ) - {"factory", "options", "source"}
 
+#: How connections are cleaned. There is no None: closing must end a transaction.
+RESETS = ("needed", "session", "rollback")
+
 #: Seconds unused after which ``CONN_HEALTH_CHECKS`` has a connection answer a ping
 #: before it is lent. That its socket is open and silent is seen each time.
 PING_AFTER = 30.0
@@ -63,10 +66,10 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
             raise ImproperlyConfigured(
                 f"{where} has an unknown option: {name!r}{_meant(name)}"
             )
-    if said.get("reset", "session") is None:
+    reset = said.get("reset", RESETS[0])
+    if reset not in RESETS and not callable(reset):
         raise ImproperlyConfigured(
-            f"{where}: reset must be 'session', 'rollback' or a callable, not None: "
-            "closing a connection must end its transaction"
+            f"{where}: reset must be one of {RESETS}, or a callable, not {reset!r}"
         )
     options = {"name": f"django {alias}", **said}
     if settings["CONN_HEALTH_CHECKS"]:

@@ -18,7 +18,6 @@ from geventpool.django.mysql.options import Settings, check_age, pool_options
 from geventpool.django.mysql.session import Opening, SessionReset
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.mysql import Connection, ConnectionPool, MySQLConnector
-from geventpool.mysql.reset import Session
 
 __all__ = ["DjangoPool", "Pools", "pools"]
 
@@ -43,16 +42,27 @@ class DjangoPool(ConnectionPool):
         configure = options.pop("configure", None)
         if configure is not None and not callable(configure):
             raise TypeError(f"configure must be a callable or None, not {configure!r}")
+        mode = options.pop("reset", "needed")
+        #: whether a connection that has only read is not reset
+        self.spares_readers = mode == "needed"
         opening = Opening(statement, configure)
-        super().__init__(**connect, **options, configure=opening)
+        super().__init__(
+            **connect,
+            **options,
+            reset="session" if self.spares_readers else mode,
+            configure=opening,
+        )
         #: what the server says of itself, asked once
         self.server_data: dict[str, Any] | None = None
         self._end = _End(weakref.ref(self))
-        connector = cast(MySQLConnector, self._connector)
-        # A command of the project's own comes first, and ours after it.
-        if statement and not connect.get("init_command"):
-            if isinstance(connector._reset, Session):
-                connector._reset = SessionReset(statement, configure)
+        if mode in ("needed", "session"):
+            connector = cast(MySQLConnector, self._connector)
+            if connect.get("init_command"):
+                # That of the project comes first, and ours after it.
+                reset = SessionReset(None, opening)
+            else:
+                reset = SessionReset(statement, configure)
+            connector._reset = reset
 
     def lend(self) -> Connection:
         """

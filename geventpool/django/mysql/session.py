@@ -7,13 +7,14 @@ each connection, and again in the same round trip as the reset of its session.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pymysql.constants import COMMAND
 from pymysql.cursors import Cursor
 
 from geventpool.mysql import Connection
+from geventpool.mysql.protocol import AUTOCOMMIT, IN_TRANS
 from geventpool.mysql.reset import Session
 
 __all__ = ["Opening", "SessionReset"]
@@ -48,19 +49,28 @@ class Opening:
 
 class SessionReset(Session):
     """
-    A session as new, and *statement* after it, all in one round trip.
+    A session as new, and *statement* after it, all in one round trip; none, if nothing
+    has spoken but what was vouched for, and no transaction is open.
 
+    :param statement: SQL; None: there is nothing to say.
     :param configure: called after that.
     """
 
     def __init__(
-        self, statement: str, configure: Callable[[Any], object] | None
+        self, statement: str | None, configure: Callable[[Any], object] | None
     ) -> None:
         super().__init__(configure)
-        self._more = [(COMMAND.COM_QUERY, statement.encode())]
+        self._more = (
+            [] if statement is None else [(COMMAND.COM_QUERY, statement.encode())]
+        )
 
-    def _reset(self, conn: Connection, commands: Sequence[tuple[int, bytes]]) -> None:
+    def is_needed(self, conn: Connection) -> bool:
+        # In a transaction a SELECT leaves its locks and its view of the data.
+        status = conn.server_status & (IN_TRANS | AUTOCOMMIT)
+        return super().is_needed(conn) or status != AUTOCOMMIT
+
+    def _reset(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
         super()._reset(conn, [*commands, *self._more])
 
-    def _run(self, conn: Connection, commands: Sequence[tuple[int, bytes]]) -> None:
+    def _run(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
         super()._run(conn, [*commands, *self._more])

@@ -1,0 +1,1 @@
+"""The Django backend, alone and under a small project served by gunicorn."""

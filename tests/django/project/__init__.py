@@ -1,0 +1,1 @@
+"""A small bank: a project, and its only application."""
