@@ -37,6 +37,7 @@ WORKLOADS = (
     "watching",
     "redis",
     "mysql",
+    "grid",
     "coldstart",
     "churn",
     "memory",
