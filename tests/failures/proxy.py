@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -145,14 +145,11 @@ class Proxy(Peer):
         One that the client has closed is no longer the client's, although its end has
         not been read here.
         """
-        poll = get_original("select", "poll")()
-        known = 0
-        for sock in self._sockets:
-            if sock.fileno() >= 0:
-                poll.register(sock.fileno(), select.POLLRDHUP)
-                known += 1
-        gone = select.POLLRDHUP | select.POLLHUP | select.POLLERR
-        return known - sum(bool(event & gone) for _, event in poll.poll(0))
+        return _still_open(self._sockets)
+
+    def dialling(self) -> int:
+        """How many of those have not had the server's first answer."""
+        return _still_open(link.client for link in self.links if not link.answered)
 
     def orphans(self) -> int:
         """How many clients have gone whose end the server has not been told of."""
@@ -170,8 +167,7 @@ class Proxy(Peer):
             return
         link = Link(self, sock)
         self.links.add(link)
-        dialling = sum(not each.answered for each in self.links)
-        self.most_dialling = max(self.most_dialling, dialling)
+        self.most_dialling = max(self.most_dialling, self.dialling())
         try:
             link.run()
         finally:
@@ -188,7 +184,7 @@ class Link:
 
     def __init__(self, proxy: Proxy, client: Any) -> None:
         self._proxy = proxy
-        self._client = client
+        self.client = client
         self._server: Any = None
         #: has the server said anything?
         self.answered = False
@@ -210,7 +206,7 @@ class Link:
         self._changed.set()
         if fault.trickle is not None and fault.concerns(UP):
             with suppress(OSError):
-                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
+                self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
         if fault.reset_after == 0:
             self.reset()
         elif fault.cut_after == 0:
@@ -222,12 +218,12 @@ class Link:
             self._server = socket.create_connection(self._proxy.target)
         except OSError:
             # As if the client had met the server itself.
-            reset_on_close(self._client)
+            reset_on_close(self.client)
             return
         self._server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = gevent.spawn(self._pump, DOWN, self._server, self._client)
+        back = gevent.spawn(self._pump, DOWN, self._server, self.client)
         try:
-            self._pump(UP, self._client, self._server)
+            self._pump(UP, self.client, self._server)
         finally:
             back.kill()
             self._server.close()
@@ -246,7 +242,7 @@ class Link:
                 sock.close()
 
     def _both(self) -> list[Any]:
-        return [sock for sock in (self._client, self._server) if sock is not None]
+        return [sock for sock in (self.client, self._server) if sock is not None]
 
     def _pump(self, way: str, origin: Any, target: Any) -> None:
         with suppress(OSError):
@@ -303,6 +299,18 @@ class Link:
             if self.fault.trickle is not None:
                 gevent.sleep(0.001)
             yield data[start : start + step]
+
+
+def _still_open(socks: Iterable[Any]) -> int:
+    """How many are open at the other end too, read or not."""
+    poll = get_original("select", "poll")()
+    known = 0
+    for sock in socks:
+        if sock.fileno() >= 0:
+            poll.register(sock.fileno(), select.POLLRDHUP)
+            known += 1
+    gone = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+    return known - sum(bool(event & gone) for _, event in poll.poll(0))
 
 
 @contextmanager

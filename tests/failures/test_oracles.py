@@ -1,0 +1,280 @@
+"""Each oracle can fail: a contestant that breaks its rule is found out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from tests.failures import load, oracles, storms
+from tests.failures.contestants import OurSockets, PatientSockets
+from tests.failures.oracles import BLOCKS, Outcome, broken
+from tests.failures.proxy import CALM, Fault
+from tests.failures.sites import LIMIT, Site
+from tests.failures.storms import STORMS, Scene, Storm, rage
+
+MakeSite = Callable[[str], Site[Any]]
+
+#: What contestants below have taken and do not give back before the test is over.
+kept: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def given_back() -> Iterator[None]:
+    """What they kept goes in the end."""
+    yield
+    for each in kept:
+        if isinstance(each, int):
+            os.close(each)
+        elif isinstance(each, gevent.Greenlet):
+            each.kill()
+        elif hasattr(each, "close"):
+            each.close()
+    kept.clear()
+
+
+class Good(OurSockets):
+    """Breaks nothing."""
+
+
+class Mixed(OurSockets):
+    """Some replies are somebody else's."""
+
+    count = 0
+
+    def talk(self, conn: Any, tag: str) -> str:
+        reply = super().talk(conn, tag)
+        self.count += 1
+        return "somebody else's" if self.count % 50 == 0 else reply
+
+
+class Greedy(OurSockets):
+    """Has more sockets than it says."""
+
+    def __init__(self, site: Site[Any]) -> None:
+        super().__init__(site)
+        # Those of the warm-up are gone before the storm.
+        self._more = [type(self.pool)(self.core._connector) for _ in range(LIMIT + 3)]
+        for pool in self._more:
+            pool.release(pool.acquire())
+
+    def close(self) -> None:
+        super().close()
+        for pool in self._more:
+            pool.close(0)
+
+
+class Sleepy(OurSockets):
+    """Somebody waits for ever, and is not served."""
+
+    count = 0
+
+    def take(self) -> Any:
+        self.count += 1
+        if self.count == 10:
+            Event().wait()
+        return super().take()
+
+
+class Leaky(OurSockets):
+    """Places are lost."""
+
+    def __init__(self, site: Site[Any]) -> None:
+        super().__init__(site)
+        for _ in range(3):
+            self.pool.transfer(self.pool.acquire(), None)
+
+    def close(self) -> None:
+        self.pool.close(0)
+
+
+class Deadly(OurSockets):
+    """Connections are dead when they are lent."""
+
+    count = 0
+
+    def take(self) -> Any:
+        conn = super().take()
+        self.count += 1
+        if self.count % 5 == 0:
+            conn.close()
+        return conn
+
+    documented = {**(OurSockets.documented or {}), "OSError": ""}
+
+
+class Disorderly(OurSockets):
+    """The books do not add up."""
+
+    def take(self) -> Any:
+        conn = super().take()
+        if self.core._ledger.idle == 0:
+            # As if somebody had been forgotten beside what is free.
+            self.core._ledger.entries[id(self)] = self.core._ledger.entries[id(conn)]
+        return conn
+
+    def close(self) -> None:
+        self.core._ledger.entries.pop(id(self), None)
+        super().close()
+
+
+class Late(OurSockets):
+    """Takes its time with an acquire."""
+
+    def take(self) -> Any:
+        gevent.sleep(0.2)
+        return super().take()
+
+
+class Sulky(OurSockets):
+    """Goes on failing when all is well again."""
+
+    count = 0
+
+    def ask(self, tag: str) -> str:
+        self.count += 1
+        if self.count > 1 and self.count % 40 == 0:
+            raise ConnectionError("still sulking")
+        return super().ask(tag)
+
+
+class Wordy(OurSockets):
+    """Raises what nobody was told of."""
+
+    count = 0
+
+    def ask(self, tag: str) -> str:
+        self.count += 1
+        if self.count == 10:
+            raise LookupError("surprise")
+        return super().ask(tag)
+
+
+class Hasty(OurSockets):
+    """Opens more at a time than it promises."""
+
+    max_connecting = 1
+
+
+class Impatient(OurSockets):
+    """Says that it lets borrowers wait, and does not."""
+
+    is_patient = True
+
+
+class KeepsDescriptors(OurSockets):
+    """Leaves a file open."""
+
+    def close(self) -> None:
+        super().close()
+        kept.append(os.open("/dev/null", os.O_RDONLY))
+
+
+class KeepsGreenlets(OurSockets):
+    """Leaves a greenlet behind."""
+
+    def close(self) -> None:
+        super().close()
+        kept.append(gevent.spawn(Event().wait))
+        gevent.sleep(0)
+
+
+class KeepsTimers(OurSockets):
+    """Leaves a timer running."""
+
+    def close(self) -> None:
+        super().close()
+        kept.append(gevent.Timeout.start_new(1000))
+
+
+class KeepsMemory(OurSockets):
+    """Remembers everything."""
+
+    def close(self) -> None:
+        super().close()
+        kept.append([object() for _ in range(2 * BLOCKS)])
+
+
+class KeepsItself(OurSockets):
+    """Is remembered by somebody."""
+
+    def close(self) -> None:
+        super().close()
+        kept.append([self.pool])
+
+
+def no_weather(scene: Scene) -> None:
+    """Nothing happens."""
+    gevent.sleep(0.05)
+
+
+def slow_dials(scene: Scene) -> None:
+    """Connections are lost, and new ones take long."""
+    scene.site.proxy.disturb(Fault(delay=0.01))
+    scene.site.proxy.reset_all()
+    gevent.sleep(0.1)
+    scene.site.proxy.disturb(CALM)
+
+
+QUIET = Storm("quiet", "nothing at all", no_weather)
+SLOW = Storm("slow", "slow dials", slow_dials)
+
+
+@pytest.mark.parametrize(
+    ("make", "storm", "words"),
+    [
+        (Good, QUIET, None),
+        (Mixed, QUIET, "wrong replies"),
+        (Greedy, QUIET, f"{LIMIT + LIMIT + 3} sockets for {LIMIT}"),
+        (Sleepy, QUIET, "1 asleep for ever"),
+        (Leaky, QUIET, f"3 of {LIMIT} places lost"),
+        (Deadly, QUIET, "dead connections lent"),
+        (Disorderly, QUIET, "assert"),
+        (Late, QUIET, "waited 0."),
+        (Sulky, QUIET, "s more"),
+        (Wordy, QUIET, "undocumented: LookupError"),
+        (Hasty, SLOW, "dials at a time"),
+        (Impatient, STORMS["restart"], "requests failed"),
+        (PatientSockets, STORMS["restart"], None),
+        (KeepsDescriptors, QUIET, "left: 1 descriptors"),
+        (KeepsGreenlets, QUIET, "1 greenlets"),
+        (KeepsTimers, QUIET, "left: 1 timers"),
+        (KeepsMemory, QUIET, "blocks of memory"),
+        (KeepsItself, QUIET, "pool that nobody needs"),
+    ],
+)
+def test_whoever_breaks_a_rule_is_found_out(
+    make: Any,
+    storm: Storm,
+    words: str | None,
+    make_site: MakeSite,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And who breaks none is not."""
+    monkeypatch.setattr(storms, "CALM_AFTER", 0.05)
+    monkeypatch.setattr(oracles, "LINGERING", 0.05)
+    if make is not Good:
+        monkeypatch.setattr(storms, "SETTLING", 0.1)
+    # Not for those who are right to wait for a moment.
+    if storm is QUIET:
+        monkeypatch.setattr(load, "BEDTIME", 0.3)
+    if make in (Sleepy, Late, Sulky, Leaky):
+        monkeypatch.setattr(oracles, "PATIENCE", 0.05)
+        monkeypatch.setattr(oracles, "SLACK", 0.05)
+        monkeypatch.setattr(oracles, "RECOVERY", 0.05)
+    outcome = rage(storm, make, make_site("redis"), 1, seconds=0.1)
+    found = broken(outcome)
+    if words is None:
+        assert found == []
+    else:
+        assert any(words in each for each in found), found
+
+
+def test_what_was_given_up_is_told_first() -> None:
+    """Whatever else there is to say."""
+    outcome = Outcome("restart", "tcp", 1, given_up="hung")
+    assert broken(outcome)[0] == "hung"
