@@ -97,7 +97,8 @@ def _run(
         suite,
         (python, "-s"),
         "swap_queuepool.py",
-        (*arguments, "--dburi", url, *tests),
+        # Not every version has all of them.
+        (*arguments, "--dburi", url, *(one for one in tests if (suite / one).exists())),
         over,
     )
 

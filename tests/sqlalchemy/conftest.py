@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import check
 from tests.mysql.conftest import proxy, table  # noqa: F401  (fixtures)
+from tests.mysql.proxy import Proxy
 from tests.servers import MariaDBServer
 
 MakePool = Callable[..., GreenletPool]
@@ -137,3 +138,10 @@ def core(engine: Engine) -> Any:
     """The core pool under an engine."""
     pool: Any = engine.pool
     return pool.core
+
+
+def through(proxy: Proxy) -> str:  # noqa: F811
+    """The URL of a MariaDB behind a proxy."""
+    account = {**proxy.server.client_options, "host": proxy.host, "port": proxy.port}
+    place = "{user}:{password}@{host}:{port}/{database}".format(**account)
+    return f"mysql+pymysql://{place}"

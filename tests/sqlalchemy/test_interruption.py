@@ -1,0 +1,137 @@
+"""Kill, Timeout and errors at every switch point: no place is lost, none leaks."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from sqlalchemy import event, text
+
+from geventpool.sqlalchemy import GreenletPool, reset_session_on_return
+from geventpool.testing import interrupt_everywhere, pool_greenlets
+from tests.sqlalchemy.conftest import Database, through
+
+#: How many callbacks after the switch the error is thrown; -1: before it.
+LATER = range(-1, 3)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """SQLAlchemy logs each interrupted reset with its traceback."""
+    caplog.set_level("CRITICAL")
+
+
+def made(database, **options):
+    return GreenletPool(database, **{"max_overflow": 0, "timeout": 5, **options})
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_loan_may_be_interrupted_anywhere(later, size):
+    """Waiting, connecting, resetting, closing the overflow; beside another greenlet."""
+
+    def scenario():
+        database = Database()
+        pool = made(database, pool_size=1, max_overflow=size - 1)
+
+        def other():
+            with pool.connect():
+                gevent.sleep(0)
+                gevent.sleep(0)
+
+        def work():
+            first = gevent.spawn(other)
+            try:
+                with pool.connect() as conn:
+                    gevent.sleep(0)
+                    conn.invalidate()
+                conn = pool.connect()
+                try:
+                    gevent.sleep(0)
+                finally:
+                    conn.close()
+            finally:
+                gevent.joinall([first], timeout=5)
+            assert database.peak <= size
+
+        return work, [pool.core]
+
+    assert interrupt_everywhere(scenario, later=later) > 4
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_listeners_may_be_interrupted_anywhere(later):
+    """Those of connect, checkout, reset and checkin switch."""
+
+    def scenario():
+        pool = made(Database(), pool_size=1)
+        for name in ("connect", "checkout", "reset", "checkin", "close"):
+            event.listen(pool, name, lambda *args: gevent.sleep(0))
+
+        def work():
+            pool.connect().close()
+            conn = pool.connect()
+            conn.invalidate()
+            pool.connect().close()
+
+        return work, [pool.core]
+
+    assert interrupt_everywhere(scenario, later=later) > 10
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_what_is_forgotten_comes_back_whatever_happens_to_its_helper(later):
+    """The greenlets of the pool are interrupted, those of the program are not."""
+    pools = []
+
+    def scenario():
+        pool = made(Database(), pool_size=1)
+        pools[:] = [pool.core]
+
+        def work():
+            for _ in range(2):
+                conn = pool.connect()
+                del conn
+                gevent.sleep(0)
+            kept = []
+            gevent.spawn(lambda: kept.append(pool.connect())).join()
+            pool.connect().close()
+
+        return work, [pool.core]
+
+    def is_ours(greenlet):
+        return any(greenlet in pool_greenlets(pool) for pool in pools)
+
+    points = interrupt_everywhere(
+        scenario, later=later, victims=is_ours, errors=[gevent.GreenletExit]
+    )
+    assert points > 2
+
+
+@pytest.mark.parametrize("later", [-1, 1])
+@pytest.mark.parametrize("resets", [False, True], ids=["rollback", "session"])
+def test_an_engine_may_be_interrupted_anywhere(make_engine, proxy, later, resets):
+    """On a real server; every reply is the borrower's own."""
+    number = 0
+
+    def scenario():
+        # Each answer of a proxy in this very process makes the victim wait.
+        reset = None if resets else "rollback"
+        engine = make_engine(through(proxy), pool_reset_on_return=reset)
+        if resets:
+            reset_session_on_return(engine)
+
+        def work():
+            nonlocal number
+            for _ in range(2):
+                number += 1
+                with engine.connect() as conn:
+                    mine = conn.scalar(text(f"SELECT {number}"))
+                assert mine == number
+                with engine.raw_connection() as raw, raw.cursor() as cursor:
+                    cursor.execute(f"SELECT {number}")
+                    assert cursor.fetchone() == (number,)
+
+        return work, [engine.pool.core]
+
+    errors = [gevent.GreenletExit, gevent.Timeout]
+    assert interrupt_everywhere(scenario, later=later, errors=errors) > 8

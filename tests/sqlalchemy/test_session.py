@@ -1,0 +1,243 @@
+"""reset_session_on_return: nothing of a session is passed on."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import QueuePool
+
+import geventpool.sqlalchemy
+from geventpool.sqlalchemy import reset_session_on_return
+from tests.mysql.conftest import until
+from tests.mysql.proxy import RESET, UNKNOWN
+from tests.mysql.states import STATES, Scene
+from tests.mysql.test_states import is_known, scene  # noqa: F401  (a fixture)
+from tests.sqlalchemy.conftest import core, through
+
+#: What SQLAlchemy's own ROLLBACK leaves to the next borrower: the list in the
+#: documentation, and the reason to have this.
+LEFT_BY_ROLLBACK = {"time zone", "user variable", "temporary table", "named lock"}
+
+
+@pytest.fixture()
+def clean_engine(make_engine):
+    """Makes engines whose sessions are reset."""
+
+    def make(*args, configure=None, **options):
+        engine = make_engine(*args, **{"pool_reset_on_return": None, **options})
+        reset_session_on_return(engine, configure)
+        return engine
+
+    return make
+
+
+def as_root(scene: Scene) -> str:  # noqa: F811
+    server = scene.server
+    return (
+        f"mysql+pymysql://root@localhost/{server.database}"
+        f"?unix_socket={server.unix_socket}"
+    )
+
+
+def is_clean(engine, scene, state) -> bool:  # noqa: F811
+    """Whether the second borrower finds what a first one does."""
+    first = engine.raw_connection()
+    before = state.look(first.dbapi_connection, scene, None)
+    first.invalidate()
+    soiler = engine.raw_connection()
+    left = state.soil(soiler.dbapi_connection, scene)
+    soiler.close()
+    looker = engine.raw_connection()
+    after = state.look(looker.dbapi_connection, scene, left)
+    session = looker.dbapi_connection.thread_id()
+    looker.invalidate()
+    until(lambda: not is_known(scene.server, session), "session ended")
+    return bool(before == after)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_it_cleans_every_state(clean_engine, scene, state):  # noqa: F811
+    """All that geventpool.mysql knows of."""
+    assert is_clean(clean_engine(as_root(scene)), scene, state)
+
+
+@pytest.mark.parametrize("name", LEFT_BY_ROLLBACK)
+def test_a_rollback_leaves_much(make_engine, scene, name):  # noqa: F811
+    """Without it, that is: these tests can tell."""
+    (state,) = (state for state in STATES if state.name == name)
+    assert not is_clean(make_engine(as_root(scene)), scene, state)
+
+
+QUESTION = "SELECT @@time_zone, @@tx_isolation, @@autocommit, @mine"
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "AUTOCOMMIT"])
+def test_what_connect_had_set_is_set_again(make_engine, isolation):
+    """By SQLAlchemy for the engine, by the program's listeners, and by configure."""
+    engine = make_engine(isolation_level=isolation, pool_reset_on_return=None)
+
+    @event.listens_for(engine, "connect")
+    def connect(conn, record):
+        with conn.cursor() as cursor:
+            cursor.execute("SET time_zone='+03:00'")
+
+    def configure(conn):
+        conn.query("SET @mine=1")
+
+    reset_session_on_return(engine, configure)
+    with engine.connect() as conn:
+        first = conn.execute(text(QUESTION)).one()
+        conn.execute(text("SET time_zone='+05:00', @mine=7"))
+        conn.execute(text("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+    for _ in range(2):
+        with engine.connect() as conn:
+            assert conn.execute(text(QUESTION)).one() == (*first[:3], 1)
+    assert first[0] == "+03:00" and first[2] == (isolation == "AUTOCOMMIT")
+
+
+def use(engine, statement="SELECT 1"):
+    with engine.connect() as conn:
+        conn.execute(text(statement))
+        conn.commit()
+
+
+def said(proxy):
+    """The messages since the last look."""
+    messages, proxy.asked[:] = list(proxy.asked), []
+    return messages
+
+
+def test_it_is_one_round_trip(clean_engine, proxy):
+    """And none for a loan that has said nothing."""
+    engine = clean_engine(through(proxy))
+    use(engine)
+    said(proxy)
+    use(engine)
+    query, commit, reset = said(proxy)
+    assert reset.startswith(RESET) and b"SET NAMES utf8mb4, autocommit=0" in reset
+    with engine.connect():
+        pass
+    assert said(proxy) == []
+
+
+def test_with_sqlalchemys_own_reset_there_are_two(clean_engine, proxy):
+    """It is not wrong to leave pool_reset_on_return as it is."""
+    engine = clean_engine(through(proxy), pool_reset_on_return="rollback")
+    use(engine)
+    said(proxy)
+    use(engine)
+    assert said(proxy)[-1].endswith(b"ROLLBACK")
+
+
+def test_a_server_that_knows_no_reset_gets_a_rollback(clean_engine, proxy, table):
+    """From then on; what connect had set is set one after another."""
+    engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
+    proxy.question = lambda data: data.replace(RESET, UNKNOWN)
+    for _ in range(2):
+        conn = engine.raw_connection()
+        conn.cursor().execute(f"INSERT INTO {table} VALUES (1, 1)")
+        conn.close()
+    messages = said(proxy)
+    assert sum(message.startswith(RESET) for message in messages) == 1
+    assert any(b"\x03ROLLBACK" in message for message in messages)
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT @@tx_isolation")) == "READ-COMMITTED"
+    proxy.server.hang_up()
+
+
+def test_a_setting_that_fails_ends_the_connection(clean_engine, proxy, caplog):
+    """It would not be what the next borrower expects."""
+    engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
+    use(engine)
+    with engine.connect() as conn:
+        before = conn.scalar(text("SELECT CONNECTION_ID()"))
+    proxy.question = lambda data: data.replace(b"READ COMMITTED", b"READ WHATEVERX")
+    use(engine)
+    proxy.question = lambda data: data
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT CONNECTION_ID()")) != before
+    assert "Exception during reset" in caplog.text
+
+
+def test_older_connections_are_renewed(make_engine):
+    """They were opened before anybody was to reset them."""
+    engine = make_engine(pool_reset_on_return=None)
+    with engine.connect() as conn:
+        before = conn.scalar(text("SELECT CONNECTION_ID()"))
+        reset_session_on_return(engine)
+        conn.execute(text("SET @x=1"))
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT CONNECTION_ID()")) != before
+        assert conn.scalar(text("SELECT @x")) is None
+
+
+def test_a_detached_connection_is_not_reset(clean_engine):
+    """It is about to be closed, or its borrower's own."""
+    engine = clean_engine()
+    conn = engine.raw_connection()
+    conn.cursor().execute("SET @x=1")
+    conn.detach()
+    conn.close()
+    assert core(engine).size == 1
+
+
+def test_interrupted_in_the_reset(clean_engine):
+    """The connection goes, the place stays."""
+    engine = clean_engine()
+
+    def work():
+        conn = engine.raw_connection()
+        conn.cursor().execute("SET @x=1")
+        conn.close()
+
+    for delay in range(1, 6):
+        victim = gevent.spawn(work)
+        for _ in range(delay):
+            gevent.idle()
+        victim.kill()
+        with engine.connect() as conn:
+            assert conn.scalar(text("SELECT @x")) is None
+    assert core(engine).size == 1
+
+
+def test_it_works_with_other_pools(mysql_url):
+    """It is but a set of listeners."""
+    engine = create_engine(
+        mysql_url, poolclass=QueuePool, pool_size=1, pool_reset_on_return=None
+    )
+    reset_session_on_return(engine)
+    use(engine, "SET @x=1")
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT @x")) is None
+    engine.dispose()
+
+
+def test_other_drivers_are_refused():
+    """And what is no engine, or cannot be called."""
+    engine = create_engine("sqlite://")
+    with pytest.raises(ValueError, match="mysql.pymysql.*, not sqlite.pysqlite"):
+        reset_session_on_return(engine)
+    with pytest.raises(TypeError, match="engine must be an Engine"):
+        reset_session_on_return("mysql+pymysql://")
+    engine = create_engine("mysql+pymysql://")
+    with pytest.raises(TypeError, match="configure must be a callable"):
+        reset_session_on_return(engine, configure=5)
+
+
+def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):
+    """Its connections are none of ours."""
+    import pymysql
+
+    engine = make_engine(
+        creator=lambda: pymysql.connect(**mariadb_server.client_options)
+    )
+    reset_session_on_return(engine)
+    with pytest.raises(TypeError, match="without a creator"):
+        engine.connect()
+
+
+def test_the_package_has_no_other_names():
+    """The lazy import hides no mistakes."""
+    with pytest.raises(AttributeError, match="no attribute 'reset_sessions'"):
+        geventpool.sqlalchemy.reset_sessions
