@@ -1,49 +1,128 @@
-"""Timers for those who wait in line: most waits are of one length, and few end by it.
+"""Sleeping in line: how a greenlet is woken, and when it has waited long enough.
 
-Knows the loop and waiters. Making a timer costs three times what restarting one does.
+Knows the loop and the slots of a line. Most waits are of one length, and few end by it.
+So those have one timer together, set to the first of them: one for each would cost as
+much as all the rest of joining the line, and more where they are too many for the
+processor's caches.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, TypeVar
 
-from gevent.hub import Waiter
+from geventpool.ledger import Slot
 
-__all__ = ["Alarms"]
+__all__ = ["Alarms", "Sleeper"]
 
-#: So many stopped timers are kept.
-KEPT = 64
+C = TypeVar("C")
+
+#: Seconds by which one who shares the timer may be late for each in front of him who
+#: does not. So looking past many of them, over and over, cannot fill the loop.
+STRIDE = 1e-6
+
+
+class Sleeper(Slot[C]):
+    """A slot whose owner sleeps in the hub.
+
+    However often and by whomever it is woken, the greenlet is switched to once: a
+    second switch would strike in another sleep, later.
+
+    :param loop: the loop of the greenlet's hub.
+    """
+
+    __slots__ = ("loop", "call", "due")
+
+    greenlet: Any
+
+    def __init__(self, greenlet: Any, loop: Any) -> None:
+        super().__init__(greenlet)
+        self.loop = loop
+        #: the switch, once it is scheduled
+        self.call: Any = None
+        #: when the shared timer is to wake it; None: not at all
+        self.due: float | None = None
+
+    def wake(self) -> None:
+        """Have the hub switch to the greenlet soon. Does not switch."""
+        if self.call is None:
+            self.call = self.loop.run_callback(self.greenlet.switch)
+
+    def let_be(self) -> None:
+        """It is up already, by another's doing: do not switch to it any more."""
+        if self.call is not None:
+            self.call.stop()
 
 
 class Alarms:
-    """The timers of one pool.
+    """The timers of one pool's line.
 
-    :param usual: seconds of the wait that is worth keeping timers for; None: none.
+    :param usual: seconds of the waits that share a timer; None: none do.
+    :param line: the :class:`Sleeper` of each who waits, first come first.
     """
 
-    def __init__(self, usual: float | None) -> None:
+    def __init__(self, usual: float | None, line: Mapping[Any, Any]) -> None:
         self._usual = usual
-        self._stopped: list[Any] = []
+        self._line = line
+        #: the shared timer, while it runs
+        self._timer: Any = None
+        #: one of the usual length, kept, for making one costs three times what starting
+        #: it does; made when first needed: a pool never used touches no hub
+        self._whole: Any = None
 
-    def sleep(self, loop: Any, waiter: Waiter[None], limit: float | None) -> None:
-        """Return when *waiter* was woken, or after *limit* seconds. *May switch.*
+    def sleep(self, hub: Any, sleeper: Sleeper[Any], limit: float | None) -> None:
+        """Return when *sleeper* was woken, or after *limit* seconds. *May switch.*
 
-        :param loop: the loop of the waiting greenlet's hub.
+        Whoever has slept leaves the line, and then calls :meth:`rest`.
+
+        :param hub: of the greenlet that is to sleep, which calls.
         :param limit: None: without end.
         """
         if limit is None:
-            return waiter.get()
-        if limit == self._usual and self._stopped:
-            timer = self._stopped.pop()
+            hub.switch()
+        elif limit == self._usual:
+            sleeper.due = monotonic() + limit
+            if self._timer is None:
+                if self._whole is None:
+                    self._whole = hub.loop.timer(limit)
+                self._start(self._whole)
+            hub.switch()
         else:
-            timer = loop.timer(limit)
-        # update: else it would count from when this turn of the loop began.
-        timer.start(waiter.switch, None, update=True)
-        try:
-            waiter.get()
-        finally:
-            timer.stop()
-            if limit == self._usual and len(self._stopped) < KEPT:
-                self._stopped.append(timer)
-            else:
+            timer = hub.loop.timer(limit)
+            timer.start(sleeper.wake, update=True)
+            try:
+                hub.switch()
+            finally:
                 timer.close()
+
+    def rest(self) -> None:
+        """If nobody waits, keep no loop alive. Does not switch."""
+        if self._timer is not None and not self._line:
+            self._stop()
+
+    def _start(self, timer: Any) -> None:
+        self._timer = timer
+        # update: else it would count from when this turn of the loop began.
+        timer.start(self._ring, update=True)
+
+    def _stop(self) -> None:
+        timer, self._timer = self._timer, None
+        timer.stop()
+        if timer is not self._whole:
+            timer.close()
+
+    def _ring(self) -> None:
+        """In the hub: wake those whose time has come, and look again for the next."""
+        self._stop()
+        now = monotonic()
+        passed = 0
+        for sleeper in self._line.values():
+            if sleeper.due is None:
+                passed += 1
+            elif sleeper.due <= now:
+                sleeper.wake()
+            else:
+                pause = max(sleeper.due - now, passed * STRIDE)
+                self._start(sleeper.loop.timer(pause))
+                break

@@ -1,7 +1,7 @@
 """Who has which connection, and who waits: all of a pool's mutable state.
 
 Knows no sockets, no greenlets' switching and no clock: whoever calls brings the time,
-and whoever waits brings a callable that wakes him. So it can be driven, and is, by
+and whoever waits brings a slot that wakes him. So it can be driven, and is, by
 tests that know nothing of gevent.
 
 Two rules hold between any two switches:
@@ -27,6 +27,7 @@ from geventpool.errors import ConnectionNotFoundError
 __all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State"]
 
 C = TypeVar("C")
+S = TypeVar("S", bound="Slot[Any]")
 
 FOREVER = float("inf")
 
@@ -133,17 +134,23 @@ class Slot(Generic[C]):
 
     Either is done once, and at once takes the slot out of the line. So an entry in a
     slot whose owner died meanwhile is visible to whoever cleans up after him.
+
+    Whoever waits brings a slot of his own kind, which knows how to wake him: so a
+    waiter is one object, and not one and a callable.
     """
 
-    __slots__ = ("greenlet", "wake", "entry", "error", "dialled")
+    __slots__ = ("greenlet", "entry", "error", "dialled")
 
-    def __init__(self, greenlet: Hashable, wake: Callable[[], object]) -> None:
+    def __init__(self, greenlet: Hashable) -> None:
         self.greenlet = greenlet
-        self.wake = wake
         self.entry: Entry[C] | None = None
         self.error: BaseException | None = None
         #: is a connection being opened for this slot?
         self.dialled = False
+
+    def wake(self) -> object:
+        """The slot was filled or failed: see to it that its owner looks. No switch."""
+        raise NotImplementedError
 
 
 class IdleQueue(Protocol):
@@ -345,14 +352,10 @@ class Ledger(Generic[C]):
 
     # The line.
 
-    def join(self, greenlet: Hashable, wake: Callable[[], object]) -> Slot[C]:
-        """A slot at the end of the line.
-
-        :param wake: called, without arguments, when the slot is filled or failed.
-        """
-        assert greenlet not in self.line, f"waits already: {greenlet!r}"
-        slot: Slot[C] = Slot(greenlet, wake)
-        self.line[greenlet] = slot
+    def join(self, slot: S) -> S:
+        """Put *slot* at the end of the line; it is returned."""
+        assert slot.greenlet not in self.line, f"waits already: {slot.greenlet!r}"
+        self.line[slot.greenlet] = slot
         return slot
 
     def leave(self, slot: Slot[C]) -> None:

@@ -29,13 +29,12 @@ from typing import Any, Generic, TypeVar
 from weakref import ref
 
 import gevent
-from gevent import getcurrent
-from gevent.hub import Waiter
+from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 from greenlet import greenlet
 
 from geventpool import sockets
-from geventpool.alarms import Alarms
+from geventpool.alarms import Alarms, Sleeper
 from geventpool.connector import Connector, as_connector
 from geventpool.errors import (
     ConnectionNotFoundError,
@@ -45,7 +44,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.holders import Holder, Holders
-from geventpool.ledger import IDLE, IN_USE, Entry, Reason, Slot
+from geventpool.ledger import IDLE, IN_USE, Entry, Reason
 from geventpool.listeners import Audience, PoolListener, PoolStats
 from geventpool.policies import (
     Backoff,
@@ -156,11 +155,13 @@ class Borrowed(Generic[C]):
             pool = self._pool
             if error is not None:
                 pool._after_error(entry, error)
-            elif pool._is_simple and entry.doom is None and not pool._line:
+            elif not pool._is_simple or entry.doom is not None:
+                pool._stock.take_back(entry)
+            elif not pool._line:
                 entry.state = IDLE
                 pool._put_idle(entry)
             else:
-                pool._stock.take_back(entry)
+                pool._stock.hand_on(entry)
 
 
 class Pool(Generic[C]):
@@ -214,8 +215,11 @@ class Pool(Generic[C]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_alarms",
         "_clock",
+        "_closed",
         "_get_idle",
+        "_holders",
         "_home",
         "_is_calm",
         "_is_simple",
@@ -224,9 +228,11 @@ class Pool(Generic[C]):
         "_ledger",
         "_line",
         "_probe",
+        "_pulse",
         "_put_idle",
         "_recent",
         "_stock",
+        "_usual",
     )
 
     def __init__(
@@ -285,6 +291,8 @@ class Pool(Generic[C]):
         self._backoff = backoff
         self._limits = limits
         self._handoff = flag("handoff", handoff)
+        #: the patience of those who ask for none of their own
+        self._usual = self._patience(None, None)
         self._reclaim = flag("reclaim", reclaim)
         self._audience = Audience(listeners)
         self._make_stock: Callable[..., Stock[C]] = partial(
@@ -320,7 +328,7 @@ class Pool(Generic[C]):
         )
         stock.clock = self._clock
         ledger = self._ledger = stock.ledger
-        self._alarms = Alarms(self._timeout)
+        self._alarms = Alarms(self._usual, ledger.line)
         self._pulse = Pulse(ledger.line.__len__, stock.now)
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
@@ -431,7 +439,8 @@ class Pool(Generic[C]):
                     self._put_idle(entry)
         entry = self._borrow(retry, timeout)
         if reclaim:
-            holder = self._holders.enlist(current)
+            if holder is _nobody:
+                holder = self._holders.enlist(current)
             entry.holder = holder
             holder.took(entry)
         else:
@@ -450,12 +459,12 @@ class Pool(Generic[C]):
             raise PoolClosedError(f"Pool {self.name!r} is closed")
         started = self._clock()
         entry = None if self._line else self._stock.fit(started)
-        if entry is None:
-            entry = self._wait_for_one(retry, timeout, started)
-            waited = self._clock() - started
-        else:
+        if entry is not None:
             self._lend(entry, started)
             waited = 0.0
+        else:
+            entry = self._wait_for_one(retry, timeout, started)
+            waited = 0.0 if self._is_calm else self._clock() - started
         if not self._is_calm:
             self._audience.tell("acquired", entry.conn, waited)
         return entry
@@ -487,7 +496,9 @@ class Pool(Generic[C]):
     ) -> Entry[C]:
         """An entry that was returned or opened meanwhile. *May switch.*"""
         ledger = self._ledger
-        patience = self._patience(retry, timeout)
+        patience = self._usual
+        if retry is not None or timeout is not None:
+            patience = self._patience(retry, timeout)
         if self._max_waiting is not None:
             if len(ledger.line) + len(self._pollers) >= self._max_waiting:
                 raise self._refusal(TooManyWaitingError, started)
@@ -501,14 +512,13 @@ class Pool(Generic[C]):
 
     def _stand_in_line(self, patience: float | None, started: float) -> Entry[C]:
         ledger = self._ledger
-        hub = gevent.get_hub()
-        loop = hub.loop
-        waiter: Waiter[None] = Waiter(hub)
+        hub = get_hub()
         current = getcurrent()
-        slot = ledger.join(current, partial(loop.run_callback, waiter.switch, None))
+        slot: Sleeper[C] = Sleeper(current, hub.loop)
+        ledger.join(slot)
         if ledger.has_room:
             self._stock.serve()
-        if ledger.is_deadlocked():
+        elif ledger.is_deadlocked():
             ledger.leave(slot)
             raise self._refusal(PoolDeadlockError, started)
         lost = self._pulse.lost
@@ -516,21 +526,25 @@ class Pool(Generic[C]):
             if not self._pulse.is_beating:
                 self._pulse.start()
             try:
-                self._alarms.sleep(loop, waiter, patience)
+                self._alarms.sleep(hub, slot, patience)
             except BaseException:
                 # A kill, a foreign Timeout or a LoopExit. If a connection was handed
                 # over in the same turn of the loop, it goes on to the next.
+                slot.let_be()
                 self._step_out(slot)
                 raise
+        if slot.entry is None:
+            ledger.leave(slot)
+        self._alarms.rest()
         if slot.entry is not None:
             return slot.entry
-        ledger.leave(slot)
         if slot.error is not None:
             raise slot.error
         raise self._refusal(PoolExhaustedError, started, lost)
 
-    def _step_out(self, slot: Slot[C]) -> None:
+    def _step_out(self, slot: Sleeper[C]) -> None:
         self._ledger.leave(slot)
+        self._alarms.rest()
         if slot.entry is not None:
             self._stock.pass_on(slot.entry)
 
@@ -609,11 +623,13 @@ class Pool(Generic[C]):
         if entry is not None and entry.conn is conn:
             # The short way: what it borrowed last.
             holder.loan = None
-            if self._is_simple and entry.doom is None and not self._line:
+            if not self._is_simple or entry.doom is not None:
+                self._stock.take_back(entry)
+            elif not self._line:
                 entry.state = IDLE
                 self._put_idle(entry)
             else:
-                self._stock.take_back(entry)
+                self._stock.hand_on(entry)
             return
         self._stock.take_back(self._claim(conn, anyone))
 

@@ -176,7 +176,7 @@ class Stock(Generic[C]):
         needs_reset = self.needs_reset
         if self.is_plain and entry.doom is None:
             if needs_reset is None or not needs_reset(entry.conn):
-                self._hand_on(entry)
+                self.hand_on(entry)
                 return
         now = self.clock()
         entry.used = entry.alive = now
@@ -193,7 +193,7 @@ class Stock(Generic[C]):
         else:
             self.pass_on(entry)
 
-    def _hand_on(self, entry: Entry[C]) -> None:
+    def hand_on(self, entry: Entry[C]) -> None:
         """What is plainly in order goes to the first in line, or is idle."""
         if not self.ledger.line:
             entry.state = IDLE

@@ -35,6 +35,7 @@ from geventpool.ledger import (
     OPENING,
     RESETTING,
     Ledger,
+    Slot,
     State,
 )
 
@@ -383,16 +384,28 @@ def test_a_foreign_connection_is_not_found():
 # The line.
 
 
-class Waiter:
+class Waiter(Slot):
     """Joins the line and counts how often it is woken."""
 
     def __init__(self, ledger, name):
+        super().__init__(name)
         self.name = name
         self.woken = 0
-        self.slot = ledger.join(name, self.wake)
+        self.slot = ledger.join(self)
 
     def wake(self):
         self.woken += 1
+
+
+class Noted(Slot):
+    """Its name is put down when it is woken."""
+
+    def __init__(self, name, woken):
+        super().__init__(name)
+        self.woken = woken
+
+    def wake(self):
+        self.woken.append(self.greenlet)
 
 
 def test_first_come_first_served():
@@ -460,9 +473,17 @@ def test_one_that_was_checked_at_its_place_leaves_it_for_who_waits(lifo):
 def test_nobody_stands_in_the_line_twice():
     """A greenlet can wait for one thing at a time."""
     ledger = make()
-    ledger.join("a", print)
+    ledger.join(Slot("a"))
     with pytest.raises(AssertionError, match="^waits already: 'a'$"):
-        ledger.join("a", print)
+        ledger.join(Slot("a"))
+
+
+def test_a_slot_that_cannot_wake_its_owner_says_so():
+    """A waiter who is served and never told would wait for ever."""
+    ledger = make()
+    ledger.join(Slot("a"))
+    with pytest.raises(NotImplementedError):
+        ledger.supply(lent(ledger), 0)
 
 
 def test_who_leaves_the_line_is_not_served():
@@ -542,9 +563,9 @@ def test_it_is_a_deadlock_when_all_holders_wait():
     for name in "ab":
         held_by(ledger, name)
     assert not ledger.is_deadlocked()
-    ledger.join("a", print)
+    ledger.join(Slot("a"))
     assert not ledger.is_deadlocked()
-    ledger.join("b", print)
+    ledger.join(Slot("b"))
     assert ledger.is_deadlocked()
     ledger.leave(ledger.line["a"])
     assert not ledger.is_deadlocked()
@@ -555,7 +576,7 @@ def test_it_is_no_deadlock_while_there_is_room():
     ledger = make(max_connections=3)
     for name in "ab":
         held_by(ledger, name)
-        ledger.join(name, print)
+        ledger.join(Slot(name))
     assert not ledger.is_deadlocked()
     closing = held_by(ledger, "a")
     assert ledger.is_deadlocked()
@@ -569,7 +590,7 @@ def test_it_is_no_deadlock_while_a_loan_is_nobodys(holder):
     ledger = make(max_connections=2)
     held_by(ledger, "a")
     lent(ledger).holder = holder
-    ledger.join("a", print)
+    ledger.join(Slot("a"))
     assert not ledger.is_deadlocked()
 
 
@@ -659,7 +680,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.shelve(entry, IN_USE)
         else:
             name = min(set(range(6)) - self.slots.keys())
-            self.slots[name] = self.ledger.join(name, lambda: self.woken.append(name))
+            self.slots[name] = self.ledger.join(Noted(name, self.woken))
             self.line.append(name)
             self.serve()
 

@@ -13,7 +13,16 @@ from gevent.event import Event
 from greenlet import greenlet
 
 from geventpool import reports
-from geventpool.ledger import CHECKING, CLOSING, IDLE, IN_USE, RESETTING, Entry, Ledger
+from geventpool.ledger import (
+    CHECKING,
+    CLOSING,
+    IDLE,
+    IN_USE,
+    RESETTING,
+    Entry,
+    Ledger,
+    Slot,
+)
 from geventpool.reports import Loan, counts, loans
 
 
@@ -71,7 +80,7 @@ def test_each_count_is_in_its_place():
     for _ in range(3):
         ledger.reserve()
     for number in range(7):
-        ledger.join(number, print)
+        ledger.join(Slot(number))
     assert counts(ledger) == (
         "21/30: 1 idle, 2 in use, 3 opening, 4 closing, 7 waiting, "
         "5 checking, 6 resetting"

@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool
-from geventpool.ledger import CLOSING, IDLE, IN_USE, Entry
+from geventpool.ledger import CLOSING, IDLE, IN_USE, Entry, Slot
 from geventpool.testing import (
     INTERRUPTIONS,
     Clock,
@@ -250,8 +250,15 @@ def lend_from_the_queue(pool: Pool[Any], entry: Entry[Any]) -> None:
     entry.state = IN_USE
 
 
+class Somebody(Slot[Any]):
+    """Waits in line, but not for long."""
+
+    def wake(self) -> None:
+        """He is awake."""
+
+
 def sleep_beside(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.join("somebody", lambda: None)
+    pool._ledger.join(Somebody("somebody"))
 
 
 def rename(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -261,12 +268,12 @@ def rename(pool: Pool[Any], entry: Entry[Any]) -> None:
 
 def serve_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.join("somebody", lambda: None).entry = entry
+    pool._ledger.join(Somebody("somebody")).entry = entry
 
 
 def fail_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.join("somebody", lambda: None).error = OSError()
+    pool._ledger.join(Somebody("somebody")).error = OSError()
 
 
 def keep_a_loan(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -401,7 +408,7 @@ def test_a_mistake_in_the_books_after_an_interruption_is_found() -> None:
         pool = stocked(max_connections=2)
 
         def run() -> None:
-            pool._ledger.join("nobody", lambda: None)
+            pool._ledger.join(Somebody("nobody"))
 
         return run, [pool]
 

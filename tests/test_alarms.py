@@ -1,0 +1,156 @@
+"""Sleeping in line: by whom and when a waiter is woken, and that it is once."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from geventpool import Pool, PoolExhaustedError
+from geventpool.alarms import Sleeper
+from geventpool.testing import ScriptedConnector
+
+SOON = 0.02
+
+
+@pytest.fixture
+def pool():
+    """One connection, which is lent; whoever asks waits *SOON* and no longer."""
+    with Pool(ScriptedConnector(), max_connections=1, timeout=SOON) as pool:
+        conn = pool.acquire()
+        yield pool
+        pool.release(conn)
+
+
+def patience(pool, timeout=None):
+    """A greenlet that tells how long it was let wait."""
+
+    def ask():
+        began = time.monotonic()
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire(timeout=timeout)
+        return time.monotonic() - began
+
+    return gevent.spawn(ask)
+
+
+def is_set(pool):
+    """Is a timer running that several share?"""
+    return pool._alarms._timer is not None
+
+
+def waiting(pool, greenlet):
+    """The slot of one who stands in line."""
+    gevent.idle()
+    return pool._ledger.line[greenlet]
+
+
+def test_each_waits_as_long_as_he_asked(pool):
+    """One timer serves those who ask for nothing special, whenever they came."""
+    first = patience(pool)
+    gevent.sleep(SOON / 2)
+    second = patience(pool)
+    gevent.joinall([first, second])
+    assert first.value >= SOON and second.value >= SOON
+    assert not is_set(pool)
+
+
+def test_patience_of_ones_own_does_not_change_the_others(pool):
+    """Who waits longer, in front, holds up nobody's time-out; nor does who is brief."""
+    long = patience(pool, timeout=5 * SOON)
+    usual = patience(pool)
+    brief = patience(pool, timeout=SOON / 4)
+    gevent.joinall([brief, usual])
+    assert not long.ready()
+    assert brief.value < SOON <= usual.value
+    long.join()
+    assert long.value >= 5 * SOON
+
+
+def test_who_is_served_stops_the_timer(pool):
+    """With nobody in line it would keep a program from ending."""
+    conn = pool.lent_connections()[0]
+    served = gevent.spawn(lambda: pool.release(pool.acquire()))
+    gevent.idle()
+    assert is_set(pool)
+    pool.release(conn)
+    served.join()
+    assert not is_set(pool)
+    assert pool.acquire() is conn
+
+
+def test_who_is_killed_stops_the_timer(pool):
+    """As if he had never been in line."""
+    victims = [gevent.spawn(pool.acquire) for _ in range(2)]
+    gevent.idle()
+    victims[0].kill()
+    assert is_set(pool)
+    victims[1].kill()
+    assert not is_set(pool)
+
+
+def test_the_timer_is_set_anew_for_the_next(pool):
+    """It was set to one who has gone: whoever is first now has his own time."""
+    gone = gevent.spawn(pool.acquire)
+    gevent.sleep(SOON / 2)
+    patient = patience(pool)
+    gevent.idle()
+    gone.kill()
+    patient.join()
+    assert patient.value >= SOON
+    assert not is_set(pool)
+
+
+def test_a_timer_set_anew_is_stopped_too(pool):
+    """Whichever it is that runs."""
+    early = patience(pool)
+    gevent.sleep(SOON / 2)
+    late = gevent.spawn(pool.acquire)
+    early.join()
+    assert is_set(pool) and pool._alarms._timer is not pool._alarms._whole
+    late.kill()
+    assert not is_set(pool)
+
+
+def test_who_is_woken_twice_is_switched_to_once(pool):
+    """A second switch would end whatever he waits for next."""
+    woken = []
+
+    def ask():
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire()
+        woken.append(Event().wait(SOON))
+
+    asking = gevent.spawn(ask)
+    slot = waiting(pool, asking)
+    slot.wake()
+    slot.wake()
+    asking.join()
+    assert woken == [False]
+
+
+def test_who_is_woken_and_killed_at_once_is_not_switched_to(pool):
+    """The switch that was under way would strike in his last words."""
+    words = []
+
+    def ask():
+        try:
+            pool.acquire()
+        except gevent.GreenletExit:
+            words.append(Event().wait(SOON))
+
+    asking = gevent.spawn(ask)
+    slot = waiting(pool, asking)
+    asking.kill(block=False)
+    slot.wake()
+    asking.join()
+    assert words == [False]
+
+
+def test_who_was_not_woken_has_no_switch_to_stop():
+    """Killed in line, with nothing under way."""
+    sleeper: Sleeper[object] = Sleeper(gevent.getcurrent(), gevent.get_hub().loop)
+    sleeper.let_be()
+    assert sleeper.call is None
