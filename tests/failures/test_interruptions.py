@@ -229,6 +229,23 @@ def a_block_over_a_unix_socket(site: Site) -> Scene:
     return echo_scene(in_block, site.unix)
 
 
+@covers("pool.Pool.connection", "connector.FactoryConnector.open")
+def a_plain_socket(site: Site) -> Scene:
+    # It does not notice by itself that it is out of step, as a TcpConnection does.
+    pool = Pool(
+        lambda: socket.create_connection(site.echo.address),
+        max_connections=1,
+        timeout=5,
+    )
+
+    def ask_plainly(question: bytes) -> None:
+        with pool.connection() as conn:
+            conn.sendall(question)
+            assert conn.recv(65536) == question
+
+    return Scene(lambda: ask_plainly(b"mine"), [pool], lambda: ask_plainly(b"yours"))
+
+
 @covers("connection.TcpConnection.send")
 def much_sent_to_a_slow_peer(site: Site) -> Scene:
     def work(pool: Pool[Any]) -> None:
@@ -725,6 +742,8 @@ def value(conn: Any, statement: str) -> Any:
 def transfer(conn: Any) -> None:
     with conn.cursor() as cursor:
         cursor.execute("UPDATE money SET v = v - 1 WHERE i = 1")
+        # Hit here, the connection is as good as ever, and half of it must not stay.
+        gevent.sleep(0.001)
         cursor.execute("UPDATE money SET v = v + 1 WHERE i = 2")
 
 
