@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from geventpool import sockets
@@ -165,10 +166,10 @@ class Places(Pool[Record]):
 
         Never switches.
         """
-        if self._closed or self.is_full or not self._ledger.has_room:
-            return False
         if id(record) in self._ledger.entries:
             return True  # given back twice
+        if self._closed or self.is_full or not self._ledger.has_room:
+            return False
         self._stock.take_back(self._add(record, self._clock()))
         return True
 
@@ -179,15 +180,28 @@ class Places(Pool[Record]):
         self._stock.end_loan(entry)
         return holder
 
-    def see_to(self, work: Callable[..., object], *args: Any) -> None:
+    def see_to(
+        self,
+        record: Record,
+        work: Callable[[Record, BaseException | None], object],
+        error: BaseException | None,
+    ) -> None:
         """Have *work* done in a greenlet of the pool, within its limit for a reset."""
-        self._stock.staff.spawn(self._do, work, *args)
+        worker = self._stock.staff.spawn(self._do, work, record, error)
+        # A link and no ``finally``: it may be killed before it has started.
+        worker.rawlink(partial(self._done, record))
 
-    def _do(self, work: Callable[..., object], *args: Any) -> None:
+    def _do(self, work: Callable[..., object], record: Record, error: Any) -> None:
         try:
-            within(self._limits.reset, "a return", work, *args)
-        except Exception as error:
-            log.debug("%r was not given back cleanly: %r", args, error)
+            within(self._limits.reset, "a return", work, record, error)
+        except Exception as failure:
+            log.debug("%r was not given back cleanly: %r", record, failure)
+
+    def _done(self, record: Record, worker: object) -> None:
+        # If it came back, somebody else may have it by now.
+        if record.is_reclaimed:
+            record.is_reclaimed = False
+            self._owner.give_up(record)
 
     def _holder_died(self, holder: Holder) -> None:
         for entry in list(self._ledger.all_in(IN_USE)):

@@ -175,8 +175,9 @@ class GreenletPool(QueuePool):
         """
         fairy = _ConnectionFairy._checkout(self)
         fairy.__class__ = Fairy
-        if sys.exc_info()[1] is not None:
-            fairy.note_surroundings()
+        error = sys.exc_info()[1]
+        if error is not None:
+            fairy.note_surroundings(error)
         return fairy
 
     def _do_get(self) -> Record:
@@ -279,28 +280,22 @@ class GreenletPool(QueuePool):
         error = None
         if self._pool.is_lent(record):
             error = _verdict(self._pool.take_over(record), record)
-        self._pool.see_to(self._give_back, record, error)
+        self._pool.see_to(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
         """In a greenlet of the pool. *May switch.*"""
-        try:
-            ref = record.fairy_ref
-            fairy = None if ref is None else ref()
-            if fairy is None:
-                echo = self._should_log_debug()
-                conn: Any = record.dbapi_connection
-                fairy = _ConnectionFairy(self, conn, record, echo)
-                record.fairy_ref = weakref.ref(fairy)
-            if error is not None and fairy.dbapi_connection is not None:
-                cut(fairy.dbapi_connection)
-                fairy.invalidate(error)
-            else:
-                fairy._checkin()
-        finally:
-            # Not if it came back: then somebody else may have it by now.
-            if record.is_reclaimed:
-                record.is_reclaimed = False
-                self.give_up(record)
+        ref = record.fairy_ref
+        fairy = None if ref is None else ref()
+        if fairy is None:
+            echo = self._should_log_debug()
+            conn: Any = record.dbapi_connection
+            fairy = _ConnectionFairy(self, conn, record, echo)
+            record.fairy_ref = weakref.ref(fairy)
+        if error is not None and fairy.dbapi_connection is not None:
+            cut(fairy.dbapi_connection)
+            fairy.invalidate(error)
+        else:
+            fairy._checkin()
 
     # The whole pool
 

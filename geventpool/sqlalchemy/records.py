@@ -77,8 +77,7 @@ class Record(_ConnectionRecord):
 
     def _forgotten(self, ref: weakref.ref[Any]) -> None:
         # Runs anywhere, even in another thread: it only tells.
-        if self._lent is ref:
-            self.green_pool.recollect(self, ref)
+        self.green_pool.recollect(self, ref)
 
     @property
     def needs_gc(self) -> bool:
@@ -131,11 +130,9 @@ class Fairy(_ConnectionFairy):
                 return
         super()._checkin(transaction_was_reset)
 
-    def note_surroundings(self) -> None:
+    def note_surroundings(self, error: BaseException) -> None:
         """Remember what is handled while the loan begins: it is no affair of its."""
-        error = sys.exc_info()[1]
-        if error is not None:
-            self.__dict__["_before"] = id(error)
+        self.__dict__["_before"] = id(error)
 
 
 def broken_off() -> BaseException | None:

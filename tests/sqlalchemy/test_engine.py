@@ -6,11 +6,13 @@ import gc
 import os
 import signal
 import socket
+from contextlib import suppress
 from types import SimpleNamespace
 
 import gevent
 import pymysql
 import pytest
+from gevent.monkey import get_original
 from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
@@ -351,7 +353,8 @@ def in_child(work):
     writer.close()
     with reader, gevent.Timeout(10):
         answer = b"".join(iter(lambda: reader.recv(4096), b""))
-    gevent.get_hub().threadpool.apply(os.waitpid, (child, 0))
+    with suppress(ChildProcessError):  # the loop has waited for it already
+        get_original("os", "waitpid")(child, 0)
     return answer.decode()
 
 
@@ -381,23 +384,29 @@ def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
     )
     assert use(engine) == 1
     assert in_child(lambda: use(engine, "SELECT 5")) == "5"
+    (record,) = core(engine).idle_connections()
+    places._disown(record.dbapi_connection)
+    assert places._inherited.pop() is record.dbapi_connection
     assert use(engine, "SELECT 6") == 6
     engine.dispose()
 
 
-def test_connections_that_hide_their_socket_are_disowned(make_pool, monkeypatch):
-    """In a child their descriptor leads nowhere, and they are never collected."""
+@pytest.mark.parametrize("hides", [False, True])
+def test_in_a_child_connections_are_disowned(make_pool, monkeypatch, hides):
+    """The socket is closed; or the descriptor leads nowhere, and it is kept."""
     kept = []
     monkeypatch.setattr(places, "_inherited", kept)
     ours, theirs = socket.socketpair()
-    pool = make_pool()
     with ours, theirs:
-        record = Record(pool, connect=False)
-        record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)
-        connector = places.RecordConnector(pool)
+        connector = places.RecordConnector(make_pool())
         connector._process = -1
+        record = Record(make_pool(), connect=False)
+        record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)
+        if not hides:
+            record.dbapi_connection.sock = ours
+        inner = record.dbapi_connection
         connector.discard(record)
-        assert [one.fileno for one in kept] == [ours.fileno]
+        assert kept == ([inner] if hides else [])
         assert record.dbapi_connection is None and theirs.recv(1) == b""
 
 
@@ -409,6 +418,21 @@ def test_a_forgotten_engine_hangs_up(mysql_url, mariadb_server):
     del engine
     gc.collect()
     until(lambda: server_sees(mariadb_server) <= before, "gone")
+
+
+def test_a_loan_of_an_engine_can_be_transferred(make_engine):
+    """The connection lives on when the greenlet that borrowed it has ended."""
+    engine = make_engine()
+    heir = gevent.getcurrent()
+
+    def borrow():
+        conn = engine.connect()
+        engine.pool.transfer(conn, heir)
+        return conn
+
+    with gevent.spawn(borrow).get() as conn:
+        gevent.idle()
+        assert conn.scalar(text("SELECT 1")) == 1
 
 
 def test_the_error_of_a_lost_server_is_the_drivers(make_engine):

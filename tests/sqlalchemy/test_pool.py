@@ -350,7 +350,7 @@ def test_a_second_return_changes_nothing(make_pool):
     with pytest.warns(exc.SAWarning, match="Double checkin"):
         record.checkin()
     pool._do_return_conn(record)
-    assert numbers(pool) == (1, 1, 0, 0)
+    assert numbers(pool) == (1, 1, 0, 0) and record.dbapi_connection is not None
 
 
 def test_any_greenlet_may_close_a_connection(make_pool):
@@ -465,9 +465,19 @@ def hold(pool, ready):
     conn.close()
 
 
+def hold_and_forget(pool, ready):
+    conn = pool.connect()
+    ready.set()
+    try:
+        gevent.sleep(1000)
+    finally:
+        del conn
+
+
+@pytest.mark.parametrize("hold", [hold, hold_and_forget])
 @pytest.mark.parametrize("error", [gevent.GreenletExit, KeyError])
 def test_what_an_interrupted_greenlet_forgot_is_not_kept(
-    make_pool, database, hub_errors, error
+    make_pool, database, hub_errors, error, hold
 ):
     """Whether it was killed or failed; and nothing is sent but the goodbye."""
     pool = make_pool()
@@ -482,6 +492,19 @@ def test_what_an_interrupted_greenlet_forgot_is_not_kept(
     assert database.opened[0].told == ["close"]
     assert pool.checkedin() == 1
     hub_errors.clear()
+
+
+def test_a_helper_that_is_killed_before_it_begins_loses_nothing(make_pool, database):
+    """Then the connection is dropped, and its place is free."""
+    pool = make_pool()
+    conn = pool.connect()
+    del conn
+    gevent.sleep(0)
+    (helper,) = pool.core._stock.staff._at_work
+    assert not helper.started or not database.opened[0].told
+    helper.kill(block=False)
+    pool.connect().close()
+    assert len(database.opened) == 2
 
 
 def test_a_raw_greenlet_that_was_interrupted(make_pool, database):

@@ -12,6 +12,7 @@ from geventpool.sqlalchemy import reset_session_on_return
 from tests.mysql.conftest import until
 from tests.mysql.proxy import RESET, UNKNOWN
 from tests.mysql.states import STATES, Scene
+from tests.mysql.test_reset import hates_several
 from tests.mysql.test_states import is_known, scene  # noqa: F401  (a fixture)
 from tests.sqlalchemy.conftest import core, through
 
@@ -144,6 +145,19 @@ def test_a_server_that_knows_no_reset_gets_a_rollback(clean_engine, proxy, table
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT @@tx_isolation")) == "READ-COMMITTED"
     proxy.server.hang_up()
+
+
+def test_a_proxy_that_wants_one_command_at_a_time_gets_that(clean_engine, proxy):
+    """The first connection is lost over it, no other."""
+    engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
+    proxy.question = hates_several
+    use(engine)
+    ids = set()
+    for _ in range(3):
+        with engine.connect() as conn:
+            ids.add(conn.scalar(text("SELECT CONNECTION_ID()")))
+            assert conn.scalar(text("SELECT @@tx_isolation")) == "READ-COMMITTED"
+    assert len(ids) == 1
 
 
 def test_a_setting_that_fails_ends_the_connection(clean_engine, proxy, caplog):
