@@ -48,7 +48,7 @@ def run(scale: Scale) -> Report:
     builders, missing = builders_of(CONNECTIONS)
     for load in _loads(scale):
         # A round takes many seconds, and a median of waits is of thousands already.
-        rounds = max(2, scale.rounds // 3)
+        rounds = scale.long_rounds
         series = interleave(_turns(builders, load), rounds, load.name)
         report.sections.append(_section(series, missing, load))
         report.targets.extend(_targets(series, load))

@@ -23,7 +23,7 @@ POINTS = 20
 
 @dataclass(frozen=True)
 class Curve:
-    """One contestant's line; ``low`` and ``high`` are its quartiles, or empty."""
+    """One contestant's line; ``low`` and ``high`` bound each y, or are empty."""
 
     name: str
     x: list[float]
@@ -107,7 +107,7 @@ class Figure:
         unit: str = "",
     ) -> Figure:
         """
-        Anything against a number, with its quartiles.
+        Anything against a number, with its spread.
 
         :param lines: the spread at each x, by contestant.
         """

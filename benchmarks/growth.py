@@ -103,7 +103,7 @@ def half_lent(contestant: Contestant, size: int) -> list[object]:
 
 def _waiters(report: Report, scale: Scale) -> None:
     sizes = sizes_upto(scale.part(MANY_WAITERS))
-    rounds = max(2, scale.rounds // 3)
+    rounds = scale.long_rounds
     kinds = {"served": Line.served_turn, "killed": Line.killed_turn}
     for kind, turn_of in kinds.items():
         turns = {

@@ -268,5 +268,5 @@ def per_cent(share: float) -> str:
 
 
 def plus_minus(spread: Spread) -> str:
-    """How far the quartiles are apart, as a part of the median."""
+    """How far the bounds are from each other, as a part of the median, halved."""
     return f"±{spread.width * 50:.0f} %"

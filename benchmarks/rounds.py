@@ -4,9 +4,9 @@ The method: how all contestants of a comparison are timed.
 All contestants run in one process and take turns, round after round, each round in
 another order, so that a slow moment of the machine falls on all of them. The first
 rounds only warm up. Garbage is collected before each turn and never during one.
-What is told is the median over the rounds with its quartiles; two contestants are
-compared round by round, and where the quartiles of that ratio lie on both sides of 1
-the honest answer is "no difference".
+What is told is the median over the rounds and between what bounds it lies; two
+contestants are compared round by round, and where the bounds of that ratio lie on both
+sides of 1 the honest answer is "no difference".
 
 Of pyperf's methods these are used: the loops are calibrated until the clock can tell,
 warm-up values are thrown away, a series whose standard deviation is more than a tenth
@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from math import comb
 from typing import Generic, TypeVar
 
 import gevent
@@ -39,6 +41,12 @@ T = TypeVar("T")
 
 #: How many rounds are run and thrown away before counting begins.
 WARM_UP = 1
+
+#: Of fewer rounds, no spread can be told that is worth its name.
+FEWEST = 5
+
+#: Chance of a median beyond the bounds of its spread.
+DOUBT = 0.05
 
 #: A standard deviation above this part of the mean is called unsteady (pyperf's rule).
 UNSTEADY = 0.1
@@ -62,6 +70,11 @@ class Scale:
     #: The most greenlets a pool ever meets, where their number is what changes.
     greenlets: int = 1000
 
+    @property
+    def long_rounds(self) -> int:
+        """Rounds of what takes so long that fewer must do: of seconds and thousands."""
+        return min(self.rounds, max(FEWEST, self.rounds // 3))
+
     def part(self, number: int) -> int:
         """This scale's share of the full ``number``, at least 20."""
         return max(20, int(number * self.share))
@@ -70,14 +83,21 @@ class Scale:
 TINY = Scale(
     "tiny", rounds=2, slice=0.0005, seconds=0.02, share=0.005, crowd=20, greenlets=30
 )
-QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.4, share=0.5)
+QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.25, share=0.5)
 FULL = Scale("full", rounds=15, slice=0.03, seconds=1.0, share=1.0)
 SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with its quartiles."""
+    """
+    A median, and between what bounds it lies.
+
+    The bounds are the quartiles, or further apart where there are so few values that
+    their quartiles say nothing: then as far as it takes for the true median to lie
+    between them with 19 chances in 20, whatever the distribution (as between two of
+    the values by the binomial law). Of fewer than six values, that is all of them.
+    """
 
     median: float
     low: float
@@ -88,12 +108,14 @@ class Spread:
         """The spread of ``values``, of which there must be at least one."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
+        ordered = sorted(values)
+        low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
+        aside = _outside(len(ordered))
+        return cls(median, min(low, ordered[aside]), max(high, ordered[-1 - aside]))
 
     @property
     def width(self) -> float:
-        """The distance of the quartiles as a part of the median."""
+        """The distance of the bounds as a part of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
     @property
@@ -105,12 +127,23 @@ class Spread:
         """
         The ratio of two spreads that were not taken together.
 
-        Its quartiles are as far apart as those of both allow: the ratio is "no
+        Its bounds are as far apart as those of both allow: the ratio is "no
         difference" exactly where the two overlap. Only for what is above 0.
         """
         return Spread(
             self.median / other.median, self.low / other.high, self.high / other.low
         )
+
+
+@cache
+def _outside(count: int) -> int:
+    """How many of so many values may be left aside at each end; see Spread."""
+    chance, aside = 0.5**count, 0
+    while True:
+        chance += comb(count, aside + 1) * 0.5**count
+        if 2 * chance > DOUBT:
+            return aside
+        aside += 1
 
 
 def is_unsteady(values: Sequence[float]) -> bool:

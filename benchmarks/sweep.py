@@ -64,7 +64,7 @@ def run(scale: Scale) -> Report:
     turns: dict[str, Callable[[], Watch]] = {NO_POOL: lambda: watch(seconds)}
     for finding, options in FINDINGS.items():
         turns[finding] = _turn(size, options, seconds)
-    series = interleave(turns, max(2, scale.rounds // 3), "sweeps")
+    series = interleave(turns, scale.long_rounds, "sweeps")
     report = Report("sweep", "how long does a sweep keep everybody from running?")
     report.sections.append(_section(series, size))
     for finding in FINDINGS:

@@ -42,7 +42,7 @@ def run(scale: Scale) -> Report:
         turns[_key(POSSIBLE, size)] = _possible(load)
         for name, build in builders.items():
             turns[_key(name, size)] = turn_of(build, load)
-    series = interleave(turns, max(2, scale.rounds // 3), "1 to 1000 greenlets")
+    series = interleave(turns, scale.long_rounds, "1 to 1000 greenlets")
     names = (POSSIBLE, *builders)
     grid: Grid = {
         size: {name: _renamed(series[_key(name, size)], name) for name in names}

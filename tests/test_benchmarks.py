@@ -53,15 +53,24 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_spread_is_the_median_with_its_quartiles() -> None:
-    """A spread tells the middle half of the values, not the extremes."""
-    spread = Spread.of([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert (spread.low, spread.median, spread.high) == (2.0, 3.0, 4.0)
-    assert spread.width == pytest.approx(2 / 3)
+    """Of many values a spread tells the middle half, not the extremes."""
+    values = [float(number) for number in range(1, 101)]
+    spread = Spread.of([*values, 1000.0])
+    assert (spread.low, spread.median, spread.high) == (26.0, 51.0, 76.0)
+    assert spread.width == pytest.approx(50 / 51)
     assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
 
 
+def test_of_few_values_a_spread_tells_all() -> None:
+    """The middle half of five values is luck; of nine, the outermost may be."""
+    assert Spread.of([2.0, 1.0, 9.0, 3.0, 4.0]) == Spread(3.0, 1.0, 9.0)
+    assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.0, 2.0)
+    values = [float(number) for number in range(1, 10)]
+    assert Spread.of(values) == Spread(5.0, 2.0, 8.0)
+
+
 def test_no_difference_is_told_where_the_spread_is_wider_than_it() -> None:
-    """A ratio whose quartiles lie on both sides of 1 is no difference."""
+    """A ratio whose bounds lie on both sides of 1 is no difference."""
     assert Spread(1.1, 0.9, 1.3).is_no_difference
     assert not Spread(1.1, 1.05, 1.3).is_no_difference
     assert reports.ratio(Spread(1.1, 0.9, 1.3)) == "no difference"

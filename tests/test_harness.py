@@ -259,7 +259,14 @@ def test_a_change_within_the_spread_is_no_difference() -> None:
         if measure["contestant"] == PEER:
             measure["samples"] = [8.1, 8.0, 7.8]
     assert verdicts(old, scaled(old, 1.01, PEER))[PEER] == compare.ALIKE
-    assert verdicts(old, scaled(old, 1.10, PEER))[PEER] == compare.WORSE
+    assert verdicts(old, scaled(old, 1.15, PEER))[PEER] == compare.WORSE
+
+
+def test_two_processes_are_never_alike() -> None:
+    """What a run differs from itself run again is no difference."""
+    old = run_of()
+    assert verdicts(old, scaled(old, 1.02, OURS))[OURS] == compare.ALIKE
+    assert verdicts(old, scaled(old, 1.04, OURS))[OURS] == compare.WORSE
 
 
 def test_the_best_peer_of_both_runs_is_the_same_peer() -> None:
