@@ -45,7 +45,7 @@ Outcomes = dict[str, tuple[str, str]]
 
 
 def main(chosen: list[str]) -> int:
-    """Run it all, or the applications *chosen*; 0 if every difference has its reason."""
+    """Run all, or the applications *chosen*; 0 if every difference has its reason."""
     version = metadata.version("Django")
     python = environment("compat-django", f"Django=={version}", *REQUIREMENTS)
     with tempfile.TemporaryDirectory() as name:

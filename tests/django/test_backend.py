@@ -291,12 +291,13 @@ def test_a_forgotten_wrapper_loses_its_place(make):
     assert wrapper.pool.stats().in_use == 0
 
 
-def test_a_forgotten_wrapper_is_harmless_in_another_thread(make):
+def test_a_forgotten_wrapper_is_harmless_in_another_thread(make, monkeypatch):
     """Garbage is collected wherever it happens to be."""
     wrapper = make()
     wrapper.ensure_connection()
-    thread = gevent.get_hub().threadpool
-    thread.apply(DatabaseWrapper.__del__, (wrapper,))
+    with monkeypatch.context() as patch:
+        patch.setattr(wrapper.pool, "_home", "another")
+        wrapper.__del__()
     assert value(wrapper, "SELECT 1") == 1
 
 
@@ -534,6 +535,20 @@ def test_two_that_come_at_once_share_one_pool(make):
     gevent.joinall(pools, raise_error=True)
     assert len({id(each.value) for each in pools}) == 1
     assert wrapper.pool.stats().idle == 2
+
+
+def test_other_settings_are_another_pool(make):
+    """They are compared by value; and one that is closed is not the others' end."""
+    wrapper = make()
+    first = wrapper.pool
+    other = wrapper.copy()
+    other.settings_dict["OPTIONS"]["pool"] = {"max_connections": 2}
+    second = other.pool
+    assert second is not first and other.pool is second
+    assert wrapper.pool is first
+    other.close_pool()
+    assert second.closed and wrapper.pool is first and not first.closed
+    other.close_pool()
 
 
 # Test databases

@@ -41,8 +41,8 @@ _WORDS = frozenset("""
     """.split())
 
 _BEFORE_PARENTHESIS = re.compile(r"([\w$`.\"']+)\s*\(")
-#: Variables, comments (which may hold SQL) and a second statement.
-_STRANGE = re.compile(r"@|/\*|--|#|;")
+#: Variables, comments (which may hold SQL), a second statement, names in two pieces.
+_STRANGE = re.compile(r"@|/\*|--|#|;|\s\.|\.\s")
 _BEGINNINGS = ("SELECT ", "(SELECT ")
 
 #: What does not end is not looked through to its end.
@@ -71,7 +71,8 @@ def is_read(statement: object) -> bool:
 
 
 def _only_reads(statement: str) -> bool:
-    if _STRANGE.search(statement):
+    # In names MySQL knows letters that are none here.
+    if not statement.isascii() or _STRANGE.search(statement):
         return False
     return all(
         name.upper() in _WORDS for name in _BEFORE_PARENTHESIS.findall(statement)

@@ -1,0 +1,9 @@
+"""
+For ``--preload``: the parent imports the project, and gunicorn patches workers only.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+preload_app = True

@@ -1,0 +1,164 @@
+"""What settings may say, and what statements are taken to be."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pymysql
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+
+from geventpool.django.mysql import options, reads, stock
+from geventpool.django.mysql.reads import is_read
+from geventpool.listeners import Counters
+from tests.django.conftest import value
+
+
+def test_all_of_the_pools_options_may_be_given(make):
+    """They reach the pool as they are."""
+    counters = Counters()
+    wrapper = make({"max_connections": 3, "name": "bank", "listeners": [counters]})
+    assert wrapper.pool.max_connections == 3
+    assert wrapper.pool.name == "bank"
+    # A copy shares the pool though its settings are copied.
+    assert wrapper.copy("test0").pool is wrapper.pool
+    assert {"timeout", "max_waiting", "max_lifetime", "hosts"} <= options.NAMES
+    assert not {"self", "factory", "source", "options"} & options.NAMES
+
+
+def test_a_pool_has_its_name_from_the_database(make):
+    """For messages and reports."""
+    assert make({}).pool.name == "django test0"
+
+
+def test_several_hosts_may_be_given(make, migrated):
+    """Then the settings name no other."""
+    hosts = [f"{migrated.host}:{migrated.port}"]
+    wrapper = make({"hosts": hosts}, HOST="", PORT="")
+    assert value(wrapper, "SELECT 1") == 1
+    with pytest.raises(ImproperlyConfigured, match="give hosts or host, not both"):
+        make({"hosts": hosts}).ensure_connection()
+
+
+def test_health_checks_are_pings_of_what_was_long_idle(make):
+    """Unless the pool is told otherwise."""
+    assert make(CONN_HEALTH_CHECKS=True).pool._stock.expiry.ping_after == 30
+    other = make({"ping_after": 5}, CONN_HEALTH_CHECKS=True)
+    assert other.pool._stock.expiry.ping_after == 5
+    assert make().pool._stock.expiry.ping_after is None
+
+
+@pytest.mark.parametrize(
+    ("pool", "more", "words"),
+    [
+        (5, {}, "must be True, False or a dict of options, not 5"),
+        ("yes", {}, "must be True, False or a dict of options, not 'yes'"),
+        ({"max_conections": 5}, {}, "'max_conections'; did you mean 'max_connections'"),
+        ({"qqq": 5}, {}, "unknown option: 'qqq'; there are backoff, "),
+        ({7: 5}, {}, "unknown option: 7"),
+        ({"max_connections": 0}, {}, "max_connections must be .* 1.*, not 0"),
+        ({"timeout": "1"}, {}, "timeout must be .*, not '1'"),
+        ({"configure": 1}, {}, "configure must be a callable or None, not 1"),
+        ({"reset": None}, {}, "reset must be one of .* or a callable, not None"),
+        ({"reset": "x"}, {}, "reset must be one of .* or a callable, not 'x'"),
+        (True, {"CONN_MAX_AGE": 60}, "'CONN_MAX_AGE'] must be 0 .*, not 60"),
+        (True, {"CONN_MAX_AGE": None}, "'CONN_MAX_AGE'] must be 0 .*, not None"),
+        (True, {"options": {"ssl_mode": 1}}, "has no argument ssl_mode"),
+    ],
+)
+def test_what_cannot_be_is_improper(make, pool, more, words):
+    """At the first connection; and it says which database, option and value."""
+    wrapper = make(pool, **more)
+    with pytest.raises(ImproperlyConfigured, match=words) as caught:
+        wrapper.ensure_connection()
+    assert "DATABASES['test0']" in str(caught.value)
+
+
+def test_what_fails_while_the_pool_is_made_fails_as_connecting(make):
+    """It is no fault of the settings that the server does not let us in."""
+    wrapper = make({"initial_connections": 1}, PASSWORD="wrong")
+    with pytest.raises(OperationalError):
+        wrapper.ensure_connection()
+
+
+# PyMySQL in mysqlclient's place
+
+
+def test_a_mysqlclient_stays_what_it_is(monkeypatch):
+    """It is found by whoever imports it, before and after."""
+    for name in ("MySQLdb", "MySQLdb.constants"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    theirs = sys.modules["MySQLdb"]
+    monkeypatch.delitem(sys.modules, "MySQLdb.converters", raising=False)
+    loaded = stock._load()
+    assert sys.modules["MySQLdb"] is theirs
+    assert "MySQLdb.converters" not in sys.modules
+    assert loaded.Database.Error is pymysql.Error
+    assert loaded.DatabaseWrapper is not stock.base.DatabaseWrapper
+
+
+# What leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT `a`.`id`, `a`.`name` FROM `a` WHERE `a`.`id` = %s LIMIT 21",
+        "SELECT COUNT(*) AS `__count` FROM `a`",
+        "SELECT `a`.`id` FROM `a` WHERE `a`.`id` IN (%s, %s) ORDER BY `a`.`id` ASC",
+        "SELECT 1 AS `a` FROM `b` WHERE (`b`.`x` = %s AND NOT (`b`.`y` = %s))",
+        "(SELECT `a`.`id` FROM `a`) UNION (SELECT `b`.`id` FROM `b`)",
+        "SELECT MAX( `a`.`x`), coalesce(`a`.`y`, %s) FROM `a` FOR UPDATE",
+    ],
+)
+def test_a_read_is_known(statement):
+    """As ORMs write them."""
+    assert is_read(statement)
+    assert is_read(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO `a` (`id`) VALUES (%s)",
+        "UPDATE `a` SET `x` = %s",
+        "SET time_zone = '+00:00'",
+        "CALL p()",
+        " SELECT 1",
+        "WITH c AS (SELECT 1) DELETE FROM `a`",
+        "SELECT @a := 1",
+        "SELECT 1 INTO @a",
+        "SELECT GET_LOCK(%s, 1)",
+        "SELECT get_lock (%s, 1)",
+        "SELECT GET_LOCK/**/(%s, 1)",
+        "SELECT GET_LOCK -- \n(%s, 1)",
+        "SELECT GET_LOCK # \n(%s, 1)",
+        "SELECT /*! GET_LOCK(%s, 1) */",
+        "SELECT `f`(1)",
+        "SELECT `f` (1)",
+        "SELECT `db`.`max`(1)",
+        "SELECT db.max(1)",
+        "SELECT db . max(1)",
+        "SELECT db. max(1)",
+        "SELECT \u20acmax(1)",
+        "SELECT my_function(`a`.`x`) FROM `a`",
+        "SELECT 1; SET @a = 1",
+        b"SELECT 1",
+        None,
+        "SELECT " + "1, " * 7000 + "1",
+    ],
+)
+def test_what_is_no_read_is_not_taken_for_one(statement):
+    """What may set a variable, take a lock, or call what may."""
+    assert not is_read(statement)
+
+
+def test_what_is_known_of_statements_does_not_grow_for_ever(monkeypatch):
+    """A project may put values into its text."""
+    monkeypatch.setattr(reads, "_known", {})
+    monkeypatch.setattr(reads, "_MAX_KNOWN", 3)
+    for number in range(10):
+        assert is_read(f"SELECT {number}")
+    assert len(reads._known) <= 3
