@@ -24,7 +24,6 @@ from gevent.event import Event
 
 from geventpool import PoolClosedError, PoolExhaustedError
 from geventpool.django.mysql import pools as room
-from geventpool.django.mysql.base import DatabaseWrapper
 from geventpool.mysql import Connection
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
