@@ -13,17 +13,19 @@ monkey.patch_all()
 # Everything below must see the patched standard library: redis-py, for one, picks its
 # queue class at import.
 import argparse  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
 from importlib import import_module  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
+from tempfile import TemporaryDirectory  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 from rich.text import Text  # noqa: E402
 
 from benchmarks import compare, saved  # noqa: E402
 from benchmarks.machine import surroundings  # noqa: E402
-from benchmarks.progress import bars  # noqa: E402
+from benchmarks.progress import bars, step  # noqa: E402
 from benchmarks.report import Report, show, terminal  # noqa: E402
 from benchmarks.rounds import SCALES, Scale  # noqa: E402
 
@@ -37,6 +39,7 @@ WORKLOADS = (
     "watching",
     "redis",
     "mysql",
+    "sqlalchemy",
     "grid",
     "coldstart",
     "churn",
@@ -61,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
         command = import_module(f"benchmarks.{COMMANDS[given[0]]}")
         return int(command.main(given[1:]))
     options = _parser().parse_args(given)
+    if options.processes < 1:
+        print(f"--processes {options.processes}: there must be at least one")
+        return 2
     unknown = set(options.workloads) - set(WORKLOADS)
     if unknown:
         print(f"no workload {', '.join(sorted(unknown))}; there are: {WORKLOADS}")
@@ -74,7 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.workloads or [name for name in WORKLOADS if _is_there(name)]
     scale = SCALES["quick" if options.quick else options.scale]
     console = terminal()
-    run, failed = measured(names, scale, console, given)
+    if options.processes > 1:
+        run, failed = _in_processes(options.processes, names, scale, console, given)
+    else:
+        run, failed = measured(names, scale, console, given)
     if options.json:
         saved.save(options.json, run)
     if options.plots:
@@ -100,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="a few rounds only")
     parser.add_argument("--scale", choices=SCALES, default="full")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run all in N processes; with 3 or more, --compare can tell small things",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the numbers")
     parser.add_argument(
         "--compare", type=Path, metavar="FILE", help="with a run saved before"
@@ -137,6 +153,28 @@ def measured(
         else:
             reports.append(report)
     return saved.run_of(where, scale.name, reports), failed
+
+
+def _in_processes(
+    count: int, names: list[str], scale: Scale, console: Console, arguments: list[str]
+) -> tuple[saved.Run, list[str]]:
+    """The same in so many processes, one after the other; only one tells its tables."""
+    run, failed = measured(names, scale, console, arguments)
+    there = [name for name in names if name not in failed]
+    runs = [run]
+    with (
+        TemporaryDirectory() as folder,
+        bars("again", console),
+        step("processes", count - 1) as tick,
+    ):
+        for number in range(1, count):
+            tick(f"{number + 1} of {count}")
+            path = Path(folder, f"{number}.json")
+            command = [sys.executable, "-m", "benchmarks", *there]
+            command += ["--scale", scale.name, "--json", str(path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            runs.append(saved.load(path))
+    return saved.merged(runs), failed
 
 
 def _run(name: str, scale: Scale, console: Console) -> Report | None:

@@ -8,7 +8,9 @@ comes second. Where the spreads of two runs overlap, there is no difference to t
 
 Nor where they nearly do: two processes never run the same code at the same speed. The
 seed of the hashes, addresses, and what else the machine was at stay the same for a
-whole run, so that no spread within it shows them.
+whole process, so that no spread within it shows them. Where both runs were made in
+three processes or more (``--processes``), what is compared is one median for each of
+them, which is the honest spread; else some room is left between the two.
 
 It knows measures and their references, and nothing of workloads.
 """
@@ -16,6 +18,7 @@ It knows measures and their references, and nothing of workloads.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +39,9 @@ from benchmarks.saved import Run
 #: of 936 comparisons of a run with itself run again, 10 % were beyond the spread alone,
 #: and 0.3 % beyond this.
 AGAIN = 0.03
+
+#: As many processes are needed for their medians to be a spread.
+PROCESSES = 3
 
 #: What should be the same in both runs, and what to call it.
 SAME = {
@@ -144,12 +150,30 @@ def _reference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     return None
 
 
+def _spread(values: list[float], measure: Measure) -> Spread:
+    """Of one value for each process, if there are enough of them; else of all."""
+    if not _is_of_many(measure):
+        return Spread.of(values)
+    medians, start = [], 0
+    for count in measure.processes:
+        medians.append(statistics.median(values[start : start + count]))
+        start += count
+    return Spread.of(medians)
+
+
+def _is_of_many(measure: Measure) -> bool:
+    return len(measure.processes) >= PROCESSES
+
+
 def _row(row: Row, old: Measure | None, new: Measure | None) -> Row:
-    absolute = _over(Spread.of(row.new.samples), Spread.of(row.old.samples))
+    room = 0.0 if _is_of_many(row.old) and _is_of_many(row.new) else AGAIN
+    absolute = _over(
+        _spread(row.new.samples, row.new), _spread(row.old.samples, row.old), room
+    )
     if old is None or new is None or new.contestant == row.new.contestant:
         return Row(row.workload, row.section, row.old, row.new, absolute=absolute)
     then, now = _paired(row.old, old), _paired(row.new, new)
-    relative = _over(now, then) if then and now else None
+    relative = _over(now, then, room) if then and now else None
     name = new.contestant if relative else None
     return Row(
         row.workload, row.section, row.old, row.new, name, relative, absolute
@@ -160,14 +184,14 @@ def _paired(mine: Measure, theirs: Measure) -> Spread | None:
     if len(mine.samples) != len(theirs.samples) or min(theirs.samples) <= 0:
         return None
     pairs = zip(mine.samples, theirs.samples, strict=True)
-    return Spread.of([one / other for one, other in pairs])
+    return _spread([one / other for one, other in pairs], mine)
 
 
-def _over(new: Spread, old: Spread) -> Spread | None:
+def _over(new: Spread, old: Spread, room: float) -> Spread | None:
     if old.low <= 0 or new.low <= 0:
         return None
     over = new.over(old)
-    return Spread(over.median, over.low / (1 + AGAIN), over.high * (1 + AGAIN))
+    return Spread(over.median, over.low / (1 + room), over.high * (1 + room))
 
 
 def _median(measure: Measure) -> float:

@@ -60,13 +60,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of one contestant, a number for each round: what is compared."""
+    """
+    One quantity of one contestant, a number for each round: what is compared.
+
+    :ivar processes: how many of the samples, one after the other, are from each
+        process, if the workload was run in several.
+    """
 
     contestant: str
     quantity: str
     unit: str
     samples: list[float]
     more_is_better: bool = False
+    processes: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,42 @@ def load(path: Path) -> Run:
     if found != FORMAT:
         raise NotARunError(f"{path} has format {found!r}; this reads {FORMAT}")
     return dict(run)
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """
+    The same workloads, run in several processes, as one run.
+
+    Tables and figures are those of the first; the samples are those of all. What one of
+    them could not measure is left out.
+    """
+    first: Run = json.loads(json.dumps(runs[0]))
+    for name, workload in first["workloads"].items():
+        for place, section in enumerate(workload["sections"]):
+            alike = [_section(run, name, place) for run in runs]
+            section["measures"] = list(_together([measures(each) for each in alike]))
+    return {**first, "processes": len(runs)}
+
+
+def _section(run: Run, workload: str, place: int) -> dict[str, Any]:
+    sections = run["workloads"].get(workload, {"sections": []})["sections"]
+    found: dict[str, Any] = {"measures": []}
+    return sections[place] if place < len(sections) else found
+
+
+def _together(
+    found: list[dict[tuple[str, str], Measure]],
+) -> Iterator[dict[str, Any]]:
+    for key, measure in found[0].items():
+        if all(key in each for each in found):
+            parts = [each[key].samples for each in found]
+            yield asdict(
+                replace(
+                    measure,
+                    samples=[value for part in parts for value in part],
+                    processes=[len(part) for part in parts],
+                )
+            )
 
 
 def figures(run: Run) -> Iterator[Figure]:

@@ -269,6 +269,42 @@ def test_two_processes_are_never_alike() -> None:
     assert verdicts(old, scaled(old, 1.04, OURS))[OURS] == compare.WORSE
 
 
+def in_processes(*times: float) -> saved.Run:
+    """A run merged of processes in which ours was so many times slower."""
+    return saved.merged([scaled(run_of(), each, OURS) for each in times])
+
+
+def test_of_several_processes_each_is_one_value() -> None:
+    """What differs from process to process is no difference; what does not is one."""
+    old = in_processes(1.0, 1.1, 0.9)
+    assert verdicts(old, in_processes(1.05, 1.15, 0.95))[OURS] == compare.ALIKE
+    assert verdicts(old, in_processes(1.2, 1.3, 1.15))[OURS] == compare.WORSE
+    steady = in_processes(1.0, 1.0, 1.0)
+    assert verdicts(steady, in_processes(1.01, 1.01, 1.01))[OURS] == compare.WORSE
+
+
+def test_what_one_process_lacks_is_not_merged() -> None:
+    """The samples of all of them in a row, with how many are whose."""
+    whole, part_of = run_of(), run_of()
+    measures = part_of["workloads"]["cycle"]["sections"][0]["measures"]
+    measures[:] = [each for each in measures if each["contestant"] == OURS]
+    [ours] = saved.measures(
+        saved.merged([whole, part_of])["workloads"]["cycle"]["sections"][0]
+    ).values()
+    assert ours.processes == [3, 3] and ours.samples == [3.96, 4.0, 4.04] * 2
+    assert whole == run_of()
+
+
+def test_a_workload_runs_in_as_many_processes_as_asked(tmp_path: Path) -> None:
+    """Each takes its rounds."""
+    path = tmp_path / "run.json"
+    command = ["sweep", "--scale", "tiny", "--json", str(path), "--processes"]
+    assert main([*command, "0"]) == 2
+    assert main([*command, "2"]) == 0
+    [section] = saved.load(path)["workloads"]["sweep"]["sections"]
+    assert all(each["processes"] == [2, 2] for each in section["measures"])
+
+
 def test_the_best_peer_of_both_runs_is_the_same_peer() -> None:
     """Where another peer is the best now, the old one still is the reference."""
     old, new = run_of(), run_of()
