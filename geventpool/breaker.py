@@ -27,7 +27,7 @@ class Breaker:
 
     def __init__(self, policy: Outage, most: int) -> None:
         self.policy = policy
-        self._most = most
+        self.most = most
         #: connections that may be opened at a time when it is not paused
         self._admitted = most
         #: failures in a row; kept at the edge until all is well again
@@ -67,13 +67,13 @@ class Breaker:
         :return: seconds since the first failure, if an outage ended with this.
         """
         outage = now - self.since if self._told and self.since is not None else None
-        self._admitted = 1 if self._told else min(self._most, 2 * self._admitted)
+        self._admitted = 1 if self._told else min(self.most, 2 * self._admitted)
         self.since = None
         self.paused = self._told = False
         self._tries = 0
         # One failure is enough while the server is only beginning to answer.
         edge = (self.policy.failures or 1) - 1
-        self._failures = 0 if self._admitted == self._most else edge
+        self._failures = 0 if self._admitted == self.most else edge
         return outage
 
     def pause(self) -> float:

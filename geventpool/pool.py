@@ -349,7 +349,7 @@ class Pool(Generic[C]):
 
     def _prefill(self, number: int) -> None:
         try:
-            self._stock.prefill(number)
+            self._stock.opener.prefill(number)
         except BaseException:
             # Whoever is interrupted while constructing has no pool to close.
             self.close(timeout=0)
@@ -586,14 +586,17 @@ class Pool(Generic[C]):
         ]
         if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
             parts.append(f"the hub was blocked for {blocked:.1f} s of it")
-        since = self._stock.breaker.since
+        since = self._stock.opener.breaker.since
         if since is not None:
             parts.append(f"no connection could be opened for {now - since:.1f} s")
         lent = self._ledger.all_in(IN_USE)
         parts += [f"held by {loan}" for loan in loans(lent, now, NAMED)]
         error = kind("; ".join(parts))
-        if self._stock.failure is not None and self._stock.failure[0] >= started:
-            error.__cause__ = self._stock.failure[1]
+        if (
+            self._stock.opener.failure is not None
+            and self._stock.opener.failure[0] >= started
+        ):
+            error.__cause__ = self._stock.opener.failure[1]
         self._audience.tell("exhausted", waited)
         return error
 
@@ -889,13 +892,13 @@ class Pool(Generic[C]):
             resetting=len(ledger.resetting),
             closing=len(ledger.closing),
             waiting=len(ledger.line) + len(self._pollers),
-            paused=self._stock.breaker.paused,
+            paused=self._stock.opener.breaker.paused,
             counts=self._audience.counts(),
         )
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
-        if self._stock.breaker.paused and not state:
+        if self._stock.opener.breaker.paused and not state:
             state = " paused"
         return f"<{type(self).__name__} {self.name!r}{state} {counts(self._ledger)}>"
 

@@ -11,10 +11,8 @@ only hit what it was aimed at. Room that comes free for whatever reason ends in
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +36,7 @@ from geventpool.ledger import (
     Reason,
 )
 from geventpool.listeners import Audience
+from geventpool.opener import CHECKERS, Opener, silently
 from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.reaper import Reaper
 from geventpool.staff import Crew, Staff, within
@@ -49,9 +48,7 @@ C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
-#: So many idle connections are pinged, so many returned ones are cleaned, and so many
-#: are closed at a time.
-CHECKERS = 8
+#: So many returned connections are cleaned, and so many are closed at a time.
 RESETTERS = 64
 CLOSERS = 16
 #: Until this time may be lent what must be looked at first.
@@ -91,11 +88,8 @@ class Stock(Generic[C]):
         self.is_calm = not audience
         self.expiry = expiry
         self.is_timed = expiry.is_timed
-        self.backoff = backoff
         self.limits = limits
         self.min_connections = min_connections
-        self.max_connecting = max_connecting
-        self.breaker = Breaker(outage, max_connecting)
         self.reaps = reaps
         self.reap_interval = reap_interval
         self._chore = chore
@@ -113,12 +107,14 @@ class Stock(Generic[C]):
         #: hears of idle connections that are hung up; None: not yet, or it cannot
         self.watch: Watch | None = None
         self.reaper: Reaper[Stock[C]] | None = None
-        #: looks for a server that cannot be reached
-        self.scout: gevent.Greenlet[..., Any] | None = None
-        #: places whose opening pauses because the server is full
-        self.refused: set[Entry[C]] = set()
-        #: the last failure to open and when it was; None after a success
-        self.failure: tuple[float, BaseException] | None = None
+        self.opener = Opener(
+            self,
+            self.staff,
+            Breaker(outage, max_connecting),
+            backoff,
+            limits.open,
+            min_connections,
+        )
 
         # A verb that the connector leaves as it is costs no call.
         kind = type(connector)
@@ -248,11 +244,11 @@ class Stock(Generic[C]):
         """Drop the descriptor, at once and without a word."""
         self.end_loan(entry)
         self._leave_queue(entry, GONE)
-        _silently(self.connector.discard, entry.conn)
+        silently(self.connector.discard, entry.conn)
         if not self.is_calm:
             self.audience.tell("closed", entry.conn, reason)
         self.serve()
-        self._make_up()
+        self.opener.make_up()
 
     def retire(self, entry: Entry[C], reason: Reason) -> None:
         """Take leave politely, in a greenlet of ours; until then the place is taken."""
@@ -276,235 +272,46 @@ class Stock(Generic[C]):
             within(self.limits.close, "closing", self.connector.close, entry.conn)
         except Exception as error:
             log.debug("%r was not closed cleanly: %r", entry.conn, error)
-            _silently(self.connector.discard, entry.conn)
+            silently(self.connector.discard, entry.conn)
         except BaseException:
             # Killed: whatever kills the pool's own greenlets wants no goodbye.
-            _silently(self.connector.discard, entry.conn)
+            silently(self.connector.discard, entry.conn)
             raise
         finally:
             if entry.state is not GONE:
                 self.ledger.move(entry, GONE)
                 self.serve()
-                self._make_up()
+                self.opener.make_up()
 
     # Opening.
 
     def serve(self, unless_checking: bool = True) -> None:
         """Room came free, or somebody joined the line: open what is needed.
 
-        A connection is opened only if those who wait outnumber those under way: most
-        bursts are served by returned connections before a new one is there. (An idea
-        of HikariCP.)
-
         :param bool unless_checking: do not open one for a waiter that a check of an
             idle connection may serve.
         """
-        ledger = self.ledger
         if self.closed:
             self.changed.set()
-        if self.breaker.paused and ledger.line:
-            self._turn_away()
-        limit = self.dial_limit
-        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
-            under_way = len(ledger.opening)
-            if unless_checking:
-                under_way += min(len(ledger.checking), CHECKERS)
-            slot = ledger.undialled()
-            if slot is None or under_way >= len(ledger.line):
-                return
-            self.staff.spawn(self._dial, ledger.reserve(slot))
+        self.opener.serve(unless_checking)
 
-    @property
-    def dial_limit(self) -> int:
-        """How many connections may be opened at a time at present."""
-        return min(1, self.breaker.limit) if self.refused else self.breaker.limit
-
-    def _dial(self, entry: Entry[C]) -> BaseException | None:
-        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
-        self.keep_reaping()
-        started = self.clock()
-        try:
-            conn = self._open_patiently(entry)
-        except (Exception, gevent.Timeout) as error:
-            # A Timeout that a driver sets up for itself is its way to fail.
-            if entry.state is not GONE:
-                self._not_opened(entry, error, started)
-            return error
-        except BaseException:
-            # Killed: nobody is told, but the place and the line must not be lost.
-            if entry.state is not GONE:
-                self.ledger.settle(entry)
-                self.ledger.move(entry, GONE)
-                self.serve()
-            raise
-        else:
-            if entry.state is GONE:
-                _silently(self.connector.discard, conn)
-            elif id(conn) in self.ledger.entries:
-                again = RuntimeError(f"opened twice, without being new: {conn!r}")
-                self._not_opened(entry, again, started)
-                return again
-            else:
-                self._opened(entry, conn, started)
-            return None
-
-    def _open_patiently(self, entry: Entry[C]) -> C:
-        """Open; while the server is full, and as long as somebody waits, try again."""
-        attempt = 0
-        while True:
-            try:
-                return within(self.limits.open, "opening", self.connector.open)
-            except Exception as error:
-                if not self._may_retry(entry, error, attempt):
-                    raise
-                failure = error
-            self.refused.add(entry)
-            try:
-                gevent.sleep(self.backoff.delay(attempt))
-            finally:
-                self.refused.discard(entry)
-            if not self.ledger.line:
-                # Served or gone, or the pool is closed: nothing is opened any more.
-                raise failure
-            attempt += 1
-
-    def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
-        retries = self.backoff.retries
-        # One at a time: while another pauses, this one gives way.
-        if entry.state is GONE or not self.ledger.line or self.refused:
-            return False
-        if retries is not None and attempt >= retries:
-            return False
-        if not self._is_exhausted(error):
-            return False
-        self._note_failure(error)
-        return True
-
-    def _is_exhausted(self, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        try:
-            return self.connector.is_exhausted(error)
-        except Exception:
-            log.exception("asked about %r, %r failed", error, self.connector)
-            return False
-
-    def _note_failure(self, error: BaseException) -> None:
-        # The lines of the traceback are worth keeping; its frames would keep the
-        # half-opened socket of every failure.
-        traceback.clear_frames(error.__traceback__)
-        # A copy: the error itself goes to a borrower, and collects his frames.
-        self.failure = (self.clock(), _twin(error))
-
-    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
+    def arrived(self, entry: Entry[C]) -> None:
+        """A connection was opened: it goes to the first in line, or is idle."""
         now = self.clock()
-        self.failure = None
-        self.ledger.settle(entry)
-        self.ledger.opened(entry, conn)
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
-        outage = self.breaker.succeeded(now)
         self._keep_watch()
-        if not self.is_calm:
-            self.audience.tell("opened", conn, now - started)
-            if outage is not None:
-                self.audience.tell("resumed", outage)
         if (doom := self.doom(entry)) is not None:
             self.retire(entry, doom)
         else:
             # Not looked at once more: a server that accepts and hangs up would be
             # dialled without end. Its borrower gets to know.
             self._supply(entry)
-        self.serve()
-
-    def _not_opened(
-        self, entry: Entry[C], error: BaseException, started: float
-    ) -> None:
-        slot = entry.slot
-        self.ledger.settle(entry)
-        self.ledger.move(entry, GONE)
-        self._note_failure(error)
-        self.audience.tell("open_failed", error, self.clock() - started)
-        if self._is_exhausted(error):
-            # While one opening pauses because the server is full, the others that it
-            # refuses give way: their waiters stay in line.
-            stays = bool(self.refused)
-        else:
-            if self.breaker.failed(self.clock()):
-                self._pause(error)
-            stays = self._spares_the_line()
-        if slot is not None and not stays:
-            self.ledger.fail(slot, error)
-        self.serve()
-
-    # While the server cannot be reached.
-
-    def _pause(self, error: BaseException) -> None:
-        if self.scout is None or self.scout.dead:
-            self.scout = self.staff.spawn(self._look_for_server)
-            # A link and no ``finally``: it may be killed before it has started.
-            self.scout.rawlink(self._scout_left)
-        self.audience.tell("paused", error)
-
-    def _spares_the_line(self) -> bool:
-        """May those who wait still be served, though nothing can be opened?"""
-        if self.breaker.policy.wait:
-            return True
-        # Each connection that is not on its way out is, or will be, somebody's.
-        ledger = self.ledger
-        return self.breaker.paused and len(ledger.entries) > len(ledger.closing)
-
-    def _turn_away(self) -> None:
-        """Let those whom nothing can serve have the last error."""
-        self.breaker.asked = True
-        if self.failure is None or self._spares_the_line():
-            return
-        for slot in list(self.ledger.line.values()):
-            # The others have an attempt under way.
-            if not slot.dialled:
-                self.ledger.fail(slot, _twin(self.failure[1]))
-
-    def _look_for_server(self) -> None:
-        """Try it now and then, in a greenlet of the pool. *May switch.*"""
-        breaker = self.breaker
-        while breaker.paused:
-            gevent.sleep(breaker.pause())
-            wanted = breaker.asked or self.ledger.line
-            if self.closed or not (breaker.paused and wanted):
-                return
-            breaker.asked = False
-            if self.ledger.has_room:
-                self._dial(self.ledger.reserve())
-
-    def _scout_left(self, scout: object) -> None:
-        if self.breaker.paused and scout is self.scout:
-            self.breaker.relent()
-            self.serve()
 
     def drain(self) -> None:
         """Renew all: perhaps because the server is to be had otherwise now."""
         self.condemn(Reason.DRAINED)
-        if self.breaker.paused and self.scout is not None:
-            self.scout.kill(block=False)
-            self.breaker.relent()
-            self.serve()
-
-    def prefill(self, number: int) -> None:
-        """Open so many; raise what the first failure was. *May switch.*"""
-        ledger = self.ledger
-        while (missing := number - len(ledger.entries)) > 0:
-            batch = min(self.max_connecting, missing) - len(ledger.opening)
-            dials = [
-                self.staff.spawn(self._dial, self.ledger.reserve())
-                for _ in range(batch)
-            ]
-            if not dials:
-                # Others are being opened for *min_connections*.
-                self.staff.wait_for_one()
-            # Each is asked: a success after it wipes out the last failure.
-            for dial in gevent.joinall(dials):
-                if (error := dial.value or dial.exception) is not None:
-                    raise error
+        self.opener.resume()
 
     # Checking and cleaning.
 
@@ -602,7 +409,7 @@ class Stock(Generic[C]):
         pings = self.expiry.ping_interval is not None
         if self.reaps or self.min_connections or pings:
             self.reaper = Reaper(self, Stock.sweep, self.reap_interval)
-            self.stock_up()
+            self.opener.stock_up()
 
     def sweep(self) -> None:
         """What the reaper does each time. *May switch.*"""
@@ -620,27 +427,7 @@ class Stock(Generic[C]):
                 # of a socket in.
                 gevent.sleep(SLICE / 4, ref=False)
                 began = self.clock()
-        self.stock_up()
-
-    def stock_up(self) -> None:
-        """Begin to open what is missing of *min_connections*."""
-        ledger = self.ledger
-        while (
-            not self.closed
-            and ledger.size < self.min_connections
-            and len(ledger.opening) < self.dial_limit
-        ):
-            self.staff.spawn(self._restock, ledger.reserve())
-
-    def _restock(self, entry: Entry[C]) -> None:
-        self._dial(entry)
-        self._make_up()
-
-    def _make_up(self) -> None:
-        """Stock up for one that went, unless the server is down."""
-        # After a failure the next sweep tries again: that is the pause.
-        if self.failure is None:
-            self.stock_up()
+        self.opener.stock_up()
 
     # Changing them all.
 
@@ -701,8 +488,7 @@ class Stock(Generic[C]):
         self.closed = True
         if self.reaper is not None:
             self.reaper.stop()
-        if self.scout is not None:
-            self.scout.kill(block=False)
+        self.opener.close()
         if self.watch is not None:
             self.watch.stop()
         self.condemn(Reason.POOL_CLOSED)
@@ -715,7 +501,7 @@ class Stock(Generic[C]):
             self.end_loan(entry)
             self._leave_queue(entry, GONE)
             if opened:
-                _silently(self.connector.discard, entry.conn)
+                silently(self.connector.discard, entry.conn)
         # Others may be closing it too, and wait.
         self.changed.set()
 
@@ -735,7 +521,7 @@ class Stock(Generic[C]):
         for entry in (*ledger.entries.values(), *ledger.opening):
             self.end_loan(entry)
             if entry.state is not OPENING:
-                _silently(self.connector.discard, entry.conn)
+                silently(self.connector.discard, entry.conn)
             entry.state = GONE
 
     def let_go(self) -> None:
@@ -745,27 +531,7 @@ class Stock(Generic[C]):
             self.watch.stop()
         for entry in (*self.ledger.entries.values(), *self.ledger.opening):
             if entry.state is IDLE:
-                _silently(self.connector.discard, entry.conn)
+                silently(self.connector.discard, entry.conn)
             else:
                 # What a greenlet of ours has at this moment must not become idle.
                 entry.doom = Reason.POOL_CLOSED
-
-
-def _twin(error: BaseException) -> BaseException:
-    """A copy to be raised elsewhere; the same error if it cannot be copied."""
-    # One and the same would grow a line of its traceback for each who gets it.
-    try:
-        twin = copy.copy(error)
-    except Exception:
-        return error
-    twin.__context__ = error.__context__
-    twin.__cause__ = error.__cause__
-    twin.__suppress_context__ = error.__suppress_context__
-    return twin.with_traceback(error.__traceback__)
-
-
-def _silently(work: Callable[[Any], object], conn: Any) -> None:
-    try:
-        work(conn)
-    except Exception:
-        log.debug("%r could not be let go", conn, exc_info=True)

@@ -446,3 +446,22 @@ def test_the_repr_tells_the_factory_and_no_secret() -> None:
             return "a maker"
 
     assert repr(FactoryConnector(Maker())) == "<FactoryConnector a maker>"
+
+
+def test_a_connector_that_was_not_told_where_to_look_says_so() -> None:
+    """The event loop cannot watch what it does not know."""
+    assert Connector().fileno(object()) == -1
+
+
+def test_a_descriptor_is_that_of_the_socket_or_what_the_object_says() -> None:
+    """Of a socket, of what has one, of what has a method; else there is none."""
+    connector = FactoryConnector(object)
+    mine, other = socket.socketpair()
+    number = mine.fileno()
+    assert connector.fileno(mine) == number
+    assert connector.fileno(SimpleNamespace(sock=mine)) == number
+    assert connector.fileno(SimpleNamespace(fileno=lambda: 7)) == 7
+    assert connector.fileno(SimpleNamespace()) == -1
+    mine.close()
+    other.close()
+    assert connector.fileno(mine) == -1

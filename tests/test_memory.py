@@ -425,7 +425,7 @@ def test_a_failed_opening_is_not_kept_in_memory() -> None:
     with pytest.raises(OSError, match="handshake failed"):
         pool.acquire()
     settle()
-    assert pool._stock.failure is not None
+    assert pool._stock.opener.failure is not None
     assert refs[0]() is None
 
 

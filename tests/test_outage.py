@@ -187,7 +187,7 @@ def test_a_full_server_is_no_outage():
     connector = ScriptedConnector(open=[Full() for _ in range(9)])
     connector.exhausting = (Full,)
     pool = make(connector, failures=1, backoff=NEVER)
-    pool._stock.backoff = Backoff(0, maximum=0, retries=3)
+    pool._stock.opener.backoff = Backoff(0, maximum=0, retries=3)
     assert isinstance(outcome(pool), Full)
     assert not pool.stats().paused
 
@@ -321,7 +321,7 @@ def test_whoever_looks_for_the_server_may_be_killed():
     """The next who asks tries it then."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    pool._stock.scout.kill()
+    pool._stock.opener.scout.kill()
     gevent.idle()
     assert outcome(pool) is connector.opened[0]
     check(pool)
@@ -336,7 +336,7 @@ def test_killed_before_it_began_it_is_missed_as_well():
 
     def stillborn(work, *args):
         worker = spawn(work, *args)
-        if work == pool._stock._look_for_server:
+        if work == pool._stock.opener._look_for_server:
             worker.kill(block=False)
         return worker
 
@@ -370,15 +370,15 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
     """There is never a second one who looks for the server."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    stock = pool._stock
-    scout = stock.scout
-    stock.breaker.relent()
+    opener = pool._stock.opener
+    scout = opener.scout
+    opener.breaker.relent()
     assert outcome(pool) is connector.opened[0]
     pool.drop(pool.idle_connections()[0])
     connector.script("open", *down(3))
     for _ in range(3):
         assert isinstance(outcome(pool), OSError)
-    assert pool.stats().paused and stock.scout is scout and not scout.dead
+    assert pool.stats().paused and opener.scout is scout and not scout.dead
 
 
 def test_draining_ends_the_pause():
@@ -397,7 +397,7 @@ def test_closing_ends_the_pause_and_the_line():
     pool.close()
     assert isinstance(waiter.get(), PoolClosedError)
     gevent.idle()
-    assert pool._stock.scout.dead
+    assert pool._stock.opener.scout.dead
 
 
 def test_closed_while_it_knocks_the_scout_goes_home():

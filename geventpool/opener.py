@@ -1,0 +1,335 @@
+"""Opening connections: for whom, how many at a time, and what a failure does.
+
+Decides when to open, and does it in greenlets of the pool. Three things may be in the
+way: nothing (a connection is opened if those who wait outnumber those under way), a
+server that is full (one attempt at a time is repeated), and a server that cannot be
+reached (one scout looks for it; see ``breaker.py``). What becomes of an open connection
+is the stock's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import gevent
+
+from geventpool.breaker import Breaker
+from geventpool.connector import Connector
+from geventpool.ledger import GONE, Entry, Ledger
+from geventpool.listeners import Audience
+from geventpool.policies import Backoff
+from geventpool.staff import Staff, within
+
+__all__ = ["CHECKERS", "Opener", "silently"]
+
+C = TypeVar("C")
+
+log = logging.getLogger("geventpool")
+
+#: So many idle connections are pinged at a time, and may serve as many who wait.
+CHECKERS = 8
+
+
+class Home(Protocol[C]):
+    """What the opener asks of the stock it works for."""
+
+    ledger: Ledger[C]
+    connector: Connector[C]
+    audience: Audience
+    closed: bool
+    #: seconds, monotonic
+    clock: Callable[[], float]
+
+    def serve(self) -> None: ...
+    def arrived(self, entry: Entry[C]) -> None: ...
+    def keep_reaping(self) -> None: ...
+
+
+class Opener(Generic[C]):
+    """Opens the connections of one stock.
+
+    :param home: that stock.
+    :param float limit: seconds that one opening may take.
+    """
+
+    def __init__(
+        self,
+        home: Home[C],
+        staff: Staff,
+        breaker: Breaker,
+        backoff: Backoff,
+        limit: float,
+        min_connections: int,
+    ) -> None:
+        self._home = home
+        self._ledger = home.ledger
+        self._connector = home.connector
+        self._audience = home.audience
+        self._staff = staff
+        self.breaker = breaker
+        self.backoff = backoff
+        self._limit = limit
+        self._min_connections = min_connections
+        #: places whose opening pauses because the server is full
+        self.refused: set[Entry[C]] = set()
+        #: the last failure to open and when it was; None after a success
+        self.failure: tuple[float, BaseException] | None = None
+        #: looks for a server that cannot be reached
+        self.scout: gevent.Greenlet[..., Any] | None = None
+
+    def serve(self, unless_checking: bool = True) -> None:
+        """Open what those who wait need. Never switches.
+
+        A connection is opened only if those who wait outnumber those under way: most
+        bursts are served by returned connections before a new one is there. (An idea
+        of HikariCP.)
+
+        :param bool unless_checking: do not open one for a waiter that a check of an
+            idle connection may serve.
+        """
+        ledger = self._ledger
+        if self.breaker.paused and ledger.line:
+            self._turn_away()
+        limit = self.dial_limit
+        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
+            under_way = len(ledger.opening)
+            if unless_checking:
+                under_way += min(len(ledger.checking), CHECKERS)
+            slot = ledger.undialled()
+            if slot is None or under_way >= len(ledger.line):
+                return
+            self._staff.spawn(self._dial, ledger.reserve(slot))
+
+    @property
+    def dial_limit(self) -> int:
+        """How many connections may be opened at a time at present."""
+        return min(1, self.breaker.limit) if self.refused else self.breaker.limit
+
+    def _dial(self, entry: Entry[C]) -> BaseException | None:
+        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
+        self._home.keep_reaping()
+        started = self._home.clock()
+        try:
+            conn = self._open_patiently(entry)
+        except (Exception, gevent.Timeout) as error:
+            # A Timeout that a driver sets up for itself is its way to fail.
+            if entry.state is not GONE:
+                self._not_opened(entry, error, started)
+            return error
+        except BaseException:
+            # Killed: nobody is told, but the place and the line must not be lost.
+            if entry.state is not GONE:
+                self._ledger.settle(entry)
+                self._ledger.move(entry, GONE)
+                self._home.serve()
+            raise
+        else:
+            if entry.state is GONE:
+                silently(self._connector.discard, conn)
+            elif id(conn) in self._ledger.entries:
+                again = RuntimeError(f"opened twice, without being new: {conn!r}")
+                self._not_opened(entry, again, started)
+                return again
+            else:
+                self._opened(entry, conn, started)
+            return None
+
+    def _open_patiently(self, entry: Entry[C]) -> C:
+        """Open; while the server is full, and as long as somebody waits, try again."""
+        attempt = 0
+        while True:
+            try:
+                return within(self._limit, "opening", self._connector.open)
+            except Exception as error:
+                if not self._may_retry(entry, error, attempt):
+                    raise
+                failure = error
+            self.refused.add(entry)
+            try:
+                gevent.sleep(self.backoff.delay(attempt))
+            finally:
+                self.refused.discard(entry)
+            if not self._ledger.line:
+                # Served or gone, or the pool is closed: nothing is opened any more.
+                raise failure
+            attempt += 1
+
+    def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
+        retries = self.backoff.retries
+        # One at a time: while another pauses, this one gives way.
+        if entry.state is GONE or not self._ledger.line or self.refused:
+            return False
+        if retries is not None and attempt >= retries:
+            return False
+        if not self._is_exhausted(error):
+            return False
+        self._note_failure(error)
+        return True
+
+    def _is_exhausted(self, error: BaseException) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        try:
+            return self._connector.is_exhausted(error)
+        except Exception:
+            log.exception("asked about %r, %r failed", error, self._connector)
+            return False
+
+    def _note_failure(self, error: BaseException) -> None:
+        # The lines of the traceback are worth keeping; its frames would keep the
+        # half-opened socket of every failure.
+        traceback.clear_frames(error.__traceback__)
+        # A copy: the error itself goes to a borrower, and collects his frames.
+        self.failure = (self._home.clock(), _twin(error))
+
+    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
+        now = self._home.clock()
+        self.failure = None
+        self._ledger.settle(entry)
+        self._ledger.opened(entry, conn)
+        outage = self.breaker.succeeded(now)
+        self._audience.tell("opened", conn, now - started)
+        if outage is not None:
+            self._audience.tell("resumed", outage)
+        self._home.arrived(entry)
+        self._home.serve()
+
+    def _not_opened(
+        self, entry: Entry[C], error: BaseException, started: float
+    ) -> None:
+        slot = entry.slot
+        self._ledger.settle(entry)
+        self._ledger.move(entry, GONE)
+        self._note_failure(error)
+        self._audience.tell("open_failed", error, self._home.clock() - started)
+        if self._is_exhausted(error):
+            # While one opening pauses because the server is full, the others that it
+            # refuses give way: their waiters stay in line.
+            stays = bool(self.refused)
+        else:
+            if self.breaker.failed(self._home.clock()):
+                self._pause(error)
+            stays = self._spares_the_line()
+        if slot is not None and not stays:
+            self._ledger.fail(slot, error)
+        self._home.serve()
+
+    # While the server cannot be reached.
+
+    def _pause(self, error: BaseException) -> None:
+        if self.scout is None or self.scout.dead:
+            self.scout = self._staff.spawn(self._look_for_server)
+            # A link and no ``finally``: it may be killed before it has started.
+            self.scout.rawlink(self._scout_left)
+        self._audience.tell("paused", error)
+
+    def _spares_the_line(self) -> bool:
+        """May those who wait still be served, though nothing can be opened?"""
+        if self.breaker.policy.wait:
+            return True
+        # Each connection that is not on its way out is, or will be, somebody's.
+        ledger = self._ledger
+        return self.breaker.paused and len(ledger.entries) > len(ledger.closing)
+
+    def _turn_away(self) -> None:
+        """Let those whom nothing can serve have the last error."""
+        self.breaker.asked = True
+        if self.failure is None or self._spares_the_line():
+            return
+        for slot in list(self._ledger.line.values()):
+            # The others have an attempt under way.
+            if not slot.dialled:
+                self._ledger.fail(slot, _twin(self.failure[1]))
+
+    def _look_for_server(self) -> None:
+        """Try it now and then, in a greenlet of the pool. *May switch.*"""
+        breaker = self.breaker
+        while breaker.paused:
+            gevent.sleep(breaker.pause())
+            wanted = breaker.asked or self._ledger.line
+            if self._home.closed or not (breaker.paused and wanted):
+                return
+            breaker.asked = False
+            if self._ledger.has_room:
+                self._dial(self._ledger.reserve())
+
+    def _scout_left(self, scout: object) -> None:
+        if self.breaker.paused and scout is self.scout:
+            self.breaker.relent()
+            self._home.serve()
+
+    def resume(self) -> None:
+        """Whoever asks next may try the server again, if it could not be reached."""
+        if self.breaker.paused and self.scout is not None:
+            self.scout.kill(block=False)
+            self.breaker.relent()
+            self._home.serve()
+
+    def close(self) -> None:
+        """Look for no server any more."""
+        if self.scout is not None:
+            self.scout.kill(block=False)
+
+    # For nobody in particular.
+
+    def prefill(self, number: int) -> None:
+        """Open so many; raise what the first failure was. *May switch.*"""
+        ledger = self._ledger
+        while (missing := number - len(ledger.entries)) > 0:
+            batch = min(self.breaker.most, missing) - len(ledger.opening)
+            dials = [
+                self._staff.spawn(self._dial, self._ledger.reserve())
+                for _ in range(batch)
+            ]
+            if not dials:
+                # Others are being opened for *min_connections*.
+                self._staff.wait_for_one()
+            # Each is asked: a success after it wipes out the last failure.
+            for dial in gevent.joinall(dials):
+                if (error := dial.value or dial.exception) is not None:
+                    raise error
+
+    def stock_up(self) -> None:
+        """Begin to open what is missing of *min_connections*."""
+        ledger = self._ledger
+        while (
+            not self._home.closed
+            and ledger.size < self._min_connections
+            and len(ledger.opening) < self.dial_limit
+        ):
+            self._staff.spawn(self._restock, ledger.reserve())
+
+    def _restock(self, entry: Entry[C]) -> None:
+        self._dial(entry)
+        self.make_up()
+
+    def make_up(self) -> None:
+        """Stock up for one that went, unless the server is down."""
+        # After a failure the next sweep tries again: that is the pause.
+        if self.failure is None:
+            self.stock_up()
+
+
+def _twin(error: BaseException) -> BaseException:
+    """A copy to be raised elsewhere; the same error if it cannot be copied."""
+    # One and the same would grow a line of its traceback for each who gets it.
+    try:
+        twin = copy.copy(error)
+    except Exception:
+        return error
+    twin.__context__ = error.__context__
+    twin.__cause__ = error.__cause__
+    twin.__suppress_context__ = error.__suppress_context__
+    return twin.with_traceback(error.__traceback__)
+
+
+def silently(work: Callable[[Any], object], conn: Any) -> None:
+    """Let *work* let go of *conn*; what it raises is only logged, for debugging."""
+    try:
+        work(conn)
+    except Exception:
+        log.debug("%r could not be let go", conn, exc_info=True)
