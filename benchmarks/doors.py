@@ -89,8 +89,8 @@ class MySQLPoolDoor(Door):
                 return cursor.fetchone()[0]
 
     def take(self) -> Any:
-        """A connection of its own kind."""
-        return self._pool.get_connection(10, peers.POLL)
+        """A connection of its own kind, pinged before it is lent."""
+        return self._pool.get_connection(10, peers.POLL, pre_ping=True)
 
     def close(self) -> None:
         """It can't be closed."""

@@ -200,7 +200,7 @@ def _throughput(report: Report, options: Options, scale: Scale) -> None:
     how = "in autocommit" if is_auto else "in a transaction"
     deed = ask if is_auto else ask_and_commit
     contestants = _field(options)
-    loans = max(3, int(LOANS * scale.seconds / 4))
+    loans = max(3, int(LOANS * scale.seconds / 5))
     pymysql = import_module("pymysql")
     own = [pymysql.connect(**options, ssl_disabled=True) for _ in range(CONNECTIONS)]
     alone = [_asking(conn, loans, deed) for conn in own]
@@ -439,7 +439,7 @@ def _modes(report: Report, options: Options, scale: Scale) -> None:
         for autocommit in (True, False)
         for reset in (None, "rollback", "session")
     }
-    loans = max(3, int(2 * LOANS * scale.seconds))
+    loans = max(3, int(LOANS * scale.seconds))
     turns = {name: _alone(contestant, loans) for name, contestant in modes.items()}
     series = interleave(turns, scale.rounds)
     _end(modes)

@@ -12,10 +12,13 @@ Every turn has a process of its own; the server is this one's.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gevent
@@ -99,18 +102,23 @@ def run(scale: Scale) -> Report:
 def _turn(
     nursery: Nursery, server: Storm, name: str, times: Times, size: int
 ) -> Outage:
-    lived = gevent.spawn(
-        nursery.turn,
-        "life",
-        times.whole + PATIENCE,
-        kind=server.kind,
-        name=name,
-        address=server.address,
-        seconds=times.whole,
-        size=size,
-    )
-    down, up = _restarted(server, times)
-    return outage(lived.get(), down, up)
+    with TemporaryDirectory() as folder:
+        end = Path(folder) / "end"
+        lived = gevent.spawn(
+            nursery.turn,
+            "life",
+            times.whole + PATIENCE,
+            kind=server.kind,
+            name=name,
+            address=server.address,
+            end=str(end),
+            size=size,
+        )
+        down, up = _restarted(server, times)
+        # However long the server took.
+        gevent.sleep(times.after)
+        end.touch()
+        return outage(lived.get(), down, up)
 
 
 def _restarted(server: Storm, times: Times) -> tuple[float, float]:
@@ -124,19 +132,24 @@ def _restarted(server: Storm, times: Times) -> tuple[float, float]:
 
 
 def life(
-    kind: str, name: str, address: dict[str, Any], seconds: float, size: int
+    kind: str, name: str, address: dict[str, Any], end: str, size: int
 ) -> dict[str, Any]:
-    """A crowd at one pool, and when what happened, as plain data. **May switch.**"""
+    """
+    A crowd at one pool, and when what happened, as plain data. **May switch.**
+
+    :param end: the path of a file; when there is one, it is over.
+    """
     gevent.get_hub().exception_stream = None
     dials = Dials().watch()
     door = DOORS[kind][name](address)
     watch = _Watch(door.tally)
     crowd = Crowd([door], size)
-    gevent.sleep(seconds)
-    end = time.monotonic()
+    while not os.path.exists(end):
+        gevent.sleep(SLOT)
+    ended = time.monotonic()
     crowd.go_home()
     return {
-        "end": end,
+        "end": ended,
         "answered": watch.counts(watch.answered),
         "failed": watch.counts(watch.failed),
         "dials": dials.times,
