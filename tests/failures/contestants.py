@@ -37,6 +37,9 @@ class Contestant:
     #: None: nothing is known of what the documentation says.
     documented: ClassVar[dict[str, str] | None] = None
 
+    #: Does it let borrowers wait when all is in use?
+    waits: ClassVar[bool] = True
+
     #: So many dials at a time it promises; None: it promises nothing.
     max_connecting: ClassVar[int | None] = None
 

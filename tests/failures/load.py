@@ -39,6 +39,8 @@ class Account:
     served: int = 0
     #: the pool said it was exhausted
     refused: int = 0
+    #: seconds after which it said so, at the least
+    soonest_refusal: float = BEDTIME
     #: other errors, by kind
     errors: dict[str, int] = field(default_factory=dict)
     #: seconds from the end of the trouble to the last error of anybody
@@ -164,7 +166,7 @@ class Load:
     def _request(self) -> None:
         self._tags += 1
         tag = f"tag-{self._tags:08d}"
-        account = self.account
+        account, started = self.account, time.monotonic()
         account.asked += 1
         patience = None
         if self._kills and self._chance.random() < 0.1:
@@ -178,6 +180,8 @@ class Load:
         except Exception as error:
             if self._contestant.is_refusal(error):
                 account.refused += 1
+                waited = time.monotonic() - started
+                account.soonest_refusal = min(account.soonest_refusal, waited)
             else:
                 kind = kind_of(error)
                 account.errors[kind] = account.errors.get(kind, 0) + 1

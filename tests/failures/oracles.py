@@ -133,6 +133,8 @@ class Outcome:
     dials: int = 0
     #: seconds of connecting that are no part of an acquire's patience
     connecting: float = 0.0
+    #: does it let borrowers wait when all is in use?
+    waits: bool = True
     #: so many dials at a time are promised; None: nothing is
     max_connecting: int | None = None
     #: are borrowers told to wait while the server is away?
@@ -194,6 +196,14 @@ def deadlines_are_kept(outcome: Outcome) -> str | None:
     return f"waited {waited:.1f} s of {PATIENCE:.0f}"
 
 
+def patience_is_not_cut_short(outcome: Outcome) -> str | None:
+    """Nobody is told that the pool is exhausted before his time is over."""
+    account = outcome.account
+    if not outcome.waits or account.soonest_refusal >= PATIENCE - SLACK:
+        return None
+    return f"refused after {account.soonest_refusal:.1f} s of {PATIENCE:.0f}"
+
+
 def it_recovers(outcome: Outcome) -> str | None:
     """Soon after the end of the trouble nobody gets an error any more."""
     seconds = outcome.account.recovery
@@ -245,6 +255,7 @@ ORACLES: tuple[Callable[[Outcome], str | None], ...] = (
     nothing_dead_is_lent,
     the_books_are_in_order,
     deadlines_are_kept,
+    patience_is_not_cut_short,
     it_recovers,
     dials_keep_their_limit,
     patience_pays,

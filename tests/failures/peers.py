@@ -39,6 +39,7 @@ class RedisPlain(RedisClient):
     title = "redis-py"
     name = "redis-plain"
     pool_class = ("redis", "ConnectionPool")
+    waits = False
 
 
 class QueuePool(Engine):

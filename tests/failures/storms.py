@@ -321,6 +321,7 @@ def _through(
     outcome.dials = site.proxy.dials
     outcome.most_dialling = site.proxy.most_dialling
     outcome.max_connecting = contestant.max_connecting
+    outcome.waits = contestant.waits
     outcome.is_patient = contestant.is_patient
     if contestant.connects_in_borrower:
         outcome.connecting = CONNECTING

@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from geventpool import PoolExhaustedError
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import OurSockets, PatientSockets
 from tests.failures.oracles import BLOCKS, Outcome, broken
@@ -130,6 +131,18 @@ class Late(OurSockets):
         return super().take()
 
 
+class Curt(OurSockets):
+    """Refuses before the time is over."""
+
+    count = 0
+
+    def ask(self, tag: str) -> str:
+        self.count += 1
+        if self.count == 10:
+            raise PoolExhaustedError("no more")
+        return super().ask(tag)
+
+
 class Sulky(OurSockets):
     """Goes on failing when all is well again."""
 
@@ -235,6 +248,7 @@ SLOW = Storm("slow", "slow dials", slow_dials)
         (Deadly, QUIET, "dead connections lent"),
         (Disorderly, QUIET, "assert"),
         (Late, QUIET, "waited 0."),
+        (Curt, QUIET, "refused after 0.0 s"),
         (Sulky, QUIET, "s more"),
         (Wordy, QUIET, "undocumented: LookupError"),
         (Hasty, SLOW, "dials at a time"),
