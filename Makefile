@@ -8,7 +8,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench bench-readme compat test-versions clean
+.PHONY: help demo test check bench bench-readme compat soak test-versions clean
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
 	@echo "make bench-readme   measure again what README.rst shows"
 	@echo "make compat  drivers' own tests, with their pools and with ours"
+	@echo "make soak    storms over every pool of ours (MINUTES=5)"
 	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make clean   remove what the others left here"
 	@echo "PYTHON=...   the interpreter to use (default: python3)"
@@ -51,6 +52,12 @@ compat:
 	@$(RUN) tests.compat.redis_suite
 	@$(RUN) tests.compat.sqlalchemy_suite
 	@$(RUN) tests.compat.django_suite
+
+MINUTES ?= 5
+
+soak:
+	@.ci/setup $(VENV) dev required
+	@$(RUN) tests.failures.soak --minutes $(MINUTES)
 
 test-versions:
 	@.ci/setup $(VENV) dev required
