@@ -103,9 +103,9 @@ def draw(run: Run, folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def look_of(name: str) -> Look:
     """How a contestant is drawn, in all pictures alike."""
-    known = [key for key in LOOKS if name.startswith(key)]
-    if known:
-        return LOOKS[max(known, key=len)]
+    for known, look in LOOKS.items():
+        if name.startswith(known):
+            return look
     return SPARE[sum(name.encode()) % len(SPARE)]
 
 
