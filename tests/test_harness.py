@@ -15,7 +15,7 @@ import gevent
 import pytest
 from rich.console import Console
 
-from benchmarks import compare, machine, plots, readme, saved
+from benchmarks import compare, machine, plots, readme, saved, shown
 from benchmarks.__main__ import main
 from benchmarks.contention import best_peer
 from benchmarks.figures import Figure, jain
@@ -518,10 +518,11 @@ def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> Non
     docutils.core.publish_string(
         text, writer="null", settings_overrides={"halt_level": 2, "report_level": 2}
     )
-    shown = [line.split()[-1] for line in text.splitlines() if ".. image::" in line]
-    assert len(shown) == 2 and all((tmp_path / path).is_file() for path in shown)
+    images = [line.split()[-1] for line in text.splitlines() if ".. image::" in line]
+    assert len(images) == 2
+    assert all((tmp_path / path).is_file() for path in images)
     assert f"\n{OURS} " in text and f"gevent {gevent.__version__}" in text
-    kept = tmp_path / readme.PICTURES / readme.NUMBERS
+    kept = tmp_path / shown.PICTURES / readme.NUMBERS
     assert main(["readme", "--from", str(kept), "--readme", str(target)]) == 0
     assert target.read_text() == text
 
@@ -535,11 +536,11 @@ def test_a_peer_that_failed_stands_in_the_readme_as_such(tiny_run: Path) -> None
                 each for each in section["measures"] if each["contestant"] != PEER
             ]
             section["failed"][PEER] = "OSError: it broke"
-    [row] = [line for line in readme.block_of(run).splitlines() if PEER + " " in line][
+    [row] = [line for line in shown.block_of(run).splitlines() if PEER + " " in line][
         :1
     ]
     assert row.split()[1:] == ["failed"] * 5
-    assert f"{PEER} failed: OSError: it broke" in readme.block_of(run)
+    assert f"{PEER} failed: OSError: it broke" in shown.block_of(run)
 
 
 def test_a_run_compared_with_itself_shows_no_difference(
@@ -567,11 +568,11 @@ def test_figures_are_drawn_by_the_command(
 
 def test_the_readme_shows_what_is_there() -> None:
     """The block in README.rst is the one its kept numbers give."""
-    kept = saved.load(ROOT / readme.PICTURES / readme.NUMBERS)
+    kept = saved.load(ROOT / shown.PICTURES / readme.NUMBERS)
     text = readme.README.read_text()
-    assert readme.replaced(text, readme.block_of(kept)) == text
-    for name in readme.SHOWN:
-        assert (ROOT / readme.PICTURES / f"{name}.svg").is_file()
+    assert readme.replaced(text, shown.block_of(kept)) == text
+    for name in shown.SHOWN:
+        assert (ROOT / shown.PICTURES / f"{name}.svg").is_file()
 
 
 def test_the_best_peer_is_none_of_the_floors() -> None:
