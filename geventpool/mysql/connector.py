@@ -34,6 +34,7 @@ from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import parse_url
 from geventpool.policies import shown
+from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
 
