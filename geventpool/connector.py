@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from errno import EMFILE, ENFILE
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geventpool import sockets
@@ -277,6 +278,14 @@ class FactoryConnector(Connector[Any]):
         except Exception:
             log.debug("could not tell whether %r is usable", conn, exc_info=True)
             return False
+
+    def is_exhausted(self, error: Exception) -> bool:
+        """
+        Whether this process, or the system, has no descriptor left for a socket.
+
+        What a server says that is full, only its own protocol can tell.
+        """
+        return isinstance(error, OSError) and error.errno in (EMFILE, ENFILE)
 
 
 def as_connector(
