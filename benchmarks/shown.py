@@ -216,10 +216,10 @@ def _remarks(run: Run) -> Iterator[str]:
 
 def _grown(run: Run) -> Iterator[str]:
     lines = (
-        ("acquire + release, against connections, half lent", "connections", "A loan"),
-        ("one waiter served, against the length of the line", "waiters", "It"),
+        ("acquire + release, against connections, half lent", "connections"),
+        ("one waiter served, against the length of the line", "waiters"),
     )
-    for key, what, subject in lines:
+    for key, what in lines:
         sizes = {
             int(quantity.removeprefix("each of ")): measure
             for (name, quantity), measure in _by_quantity(run, "growth", key).items()
@@ -230,10 +230,13 @@ def _grown(run: Run) -> Iterator[str]:
         few, many = sizes[min(sizes)], sizes[max(sizes)]
         pairs = zip(many.samples, few.samples, strict=True)
         over = Spread.of([large / small for large, small in pairs])
-        costs = "the same" if over.is_no_difference else ratio(over) + " as much"
-        yield (
-            f"{subject} costs {costs} with {max(sizes):,} {what} as with {min(sizes)}."
-        )
+        if over.is_no_difference:
+            yield f"Between {min(sizes)} and {max(sizes):,} {what} no difference was seen."
+        else:
+            yield (
+                f"With {max(sizes):,} {what} a loan costs {ratio(over)} as much as with "
+                f"{min(sizes)}."
+            )
 
 
 def _weighed(run: Run) -> Iterator[str]:
