@@ -230,13 +230,12 @@ def _grown(run: Run) -> Iterator[str]:
         few, many = sizes[min(sizes)], sizes[max(sizes)]
         pairs = zip(many.samples, few.samples, strict=True)
         over = Spread.of([large / small for large, small in pairs])
+        least, most = min(sizes), f"{max(sizes):,} {what}"
         if over.is_no_difference:
-            yield f"Between {min(sizes)} and {max(sizes):,} {what} no difference was seen."
+            yield f"Between {least} and {most} no difference was seen."
         else:
-            yield (
-                f"With {max(sizes):,} {what} a loan costs {ratio(over)} as much as with "
-                f"{min(sizes)}."
-            )
+            costs = f"a loan costs {ratio(over)} as much as with {least}"
+            yield f"With {most} {costs}."
 
 
 def _weighed(run: Run) -> Iterator[str]:
