@@ -40,6 +40,7 @@ WORKLOADS = (
     "redis",
     "mysql",
     "sqlalchemy",
+    "django",
     "grid",
     "coldstart",
     "churn",

@@ -1,0 +1,33 @@
+"""The workload that promises what the backend costs."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+from django.db import connections
+
+from benchmarks import django as workload
+from benchmarks.rounds import TINY
+
+
+def test_the_workload_counts_what_it_promises(migrated, monkeypatch):
+    """At the smallest scale; and it leaves this process's Django as it was."""
+    pytest.importorskip("rich")
+    monkeypatch.setattr(workload, "STORM", 1)
+    before = dict(connections.settings), settings.ROOT_URLCONF
+    report = workload.run(TINY)
+    assert (dict(connections.settings), settings.ROOT_URLCONF) == before
+    ten, many = report.sections
+    assert set(ten.data) == {
+        workload.OURS,
+        workload.OURS_ALWAYS,
+        workload.PERSISTENT,
+        workload.FRESH,
+    }
+    for storm in many.data[workload.OURS]:
+        assert storm["refused"] == 0
+        assert storm["connections"] <= workload.CONNECTIONS
+    for storm in many.data[workload.PERSISTENT]:
+        assert storm["connections"] > workload.CONNECTIONS
+    assert len(report.targets) == 3
+    assert report.as_json()
