@@ -50,7 +50,7 @@ class Contestant:
     is_patient: ClassVar[bool] = False
 
     #: The pool, for those who look into it.
-    pool: Any = None
+    pool: Any
 
     def __init__(self, site: Site[Any]) -> None:
         raise NotImplementedError

@@ -40,7 +40,11 @@ BLOCKS = 20_000
 
 @dataclass
 class Footprint:
-    """What this process has of what leaks."""
+    """
+    What this process has of what leaks.
+
+    Objects from before a ``gc.freeze()`` are not among it.
+    """
 
     descriptors: frozenset[int]
     greenlets: int

@@ -94,6 +94,8 @@ class Proxy(Peer):
         self.fault = CALM
         self.most_dialling = 0
         self.chance = chance or random.Random(0)
+        self._listens = Event()
+        self._listens.set()
 
     @property
     def dials(self) -> int:
@@ -118,20 +120,28 @@ class Proxy(Peer):
     def calm(self) -> None:
         """Let everything pass again, and listen again."""
         self.disturb(CALM)
-        if self._acceptor is None:
+        if not self._listens.is_set():
             self.listen()
 
     def refuse(self) -> None:
         """Stop listening: who connects is refused. What is open stays."""
-        acceptor, self._acceptor = self._acceptor, None
-        if acceptor is not None:
-            acceptor.kill()
-            self._listener.close()
+        self._listens.clear()
+        # Closing alone would take effect only when nobody waits in accept any more.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def listen(self) -> None:
         """Listen again, on the same port."""
         self._listener = self._listen()
-        self._acceptor = gevent.spawn(self._accept)
+        self._listens.set()
+
+    def _accept(self) -> None:
+        # One greenlet for all its life, so that none is new after a storm.
+        while self._listens.wait():
+            with suppress(OSError):
+                super()._accept()
+            # The descriptors of this process may have run out.
+            gevent.sleep(0.001)
 
     def reset_all(self) -> None:
         """Close every connection with a reset, at once."""

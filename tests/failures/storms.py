@@ -268,15 +268,21 @@ def rage(
     """
     outcome = Outcome(storm.name, getattr(make, "name", str(make)), seed)
     warm_up(make, site)
-    before = Footprint.settled()
-    contestant = make(site)
-    outcome = _through(storm, contestant, site, outcome, seconds, harsh)
-    pool = weakref.ref(contestant.pool) if contestant.pool is not None else None
-    contestant.close()
-    del contestant
-    _wait_for_what_is_left(before, outcome)
-    if pool is not None and pool() is not None:
-        outcome.left["pool that nobody needs"] = 1
+    # What is there already is none of ours: not to be looked at, again and again.
+    gc.collect()
+    gc.freeze()
+    try:
+        before = Footprint.settled()
+        contestant = make(site)
+        _through(storm, contestant, site, outcome, seconds, harsh)
+        pool = weakref.ref(contestant.pool)
+        contestant.close()
+        del contestant
+        _wait_for_what_is_left(before, outcome)
+        if pool() is not None:
+            outcome.left["pool that nobody needs"] = 1
+    finally:
+        gc.unfreeze()
     return outcome
 
 
@@ -300,7 +306,7 @@ def _through(
     outcome: Outcome,
     seconds: float,
     harsh: bool,
-) -> Outcome:
+) -> None:
     chance = random.Random(outcome.seed)
     site.chance = site.proxy.chance = random.Random(outcome.seed + 1)
     site.proxy.accepted = site.proxy.most_dialling = 0
@@ -329,7 +335,6 @@ def _through(
         outcome.undocumented = sorted(
             set(load.account.errors) - contestant.documented.keys()
         )
-    return outcome
 
 
 def _wait_for_what_is_left(before: Footprint, outcome: Outcome) -> None:

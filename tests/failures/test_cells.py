@@ -1,0 +1,147 @@
+"""What the table says, what hangs, and when the soak stops."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.failures import __main__ as program
+from tests.failures import cells, soak, tables
+from tests.failures.contestants import OurSockets
+from tests.failures.load import Account
+from tests.failures.oracles import Outcome
+from tests.failures.peers import CONTESTANTS
+from tests.failures.sites import LIMIT
+from tests.failures.storms import STORMS
+
+
+def outcome(**more: Any) -> Outcome:
+    """One of which all is well, unless told otherwise."""
+    return Outcome("restart", "tcp", 1, **{"places": LIMIT, "answers": LIMIT, **more})
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (outcome(), f"all {LIMIT} places, 0 errors"),
+        (
+            outcome(account=Account(errors={"OSError": 1}, refused=2)),
+            f"all {LIMIT} places, 1 error, 2 refused",
+        ),
+        (
+            outcome(places=LIMIT - 3, answers=LIMIT - 3),
+            f"3 of {LIMIT} places lost, 0 errors",
+        ),
+        (
+            outcome(account=Account(wrong=[("a", "b")] * 12, asleep=2)),
+            f"all {LIMIT} places, 2 asleep for ever, 12 wrong replies, 0 errors",
+        ),
+        (outcome(given_up="hung, given up after 30 s"), "hung, given up after 30 s"),
+    ],
+)
+def test_a_cell_says_what_happened_in_few_words(found: Outcome, words: str) -> None:
+    """The gravest first, and the errors in the end."""
+    assert cells.words(found) == words
+    assert words in cells.details(found)
+
+
+def test_an_outcome_survives_its_way_between_processes() -> None:
+    """Every field of it."""
+    account = Account(errors={"OSError": 3}, wrong=[("a", "b")], longest_wait=0.5)
+    sent = outcome(account=account, left={"timers": 1}, undocumented=["KeyError"])
+    assert cells.from_json(cells.to_json(sent)) == sent
+
+
+def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its process, in its time; a crash is told of as one."""
+    for script, words in (
+        ("import time; time.sleep(60)", "hung, given up after 0 s"),
+        ("raise SystemExit('no good')", "crashed: no good"),
+    ):
+        found = cells._outcome_of(
+            [sys.executable, "-c", script],
+            str(Path.cwd()),
+            0.4 if "sleep" in script else 20,
+            outcome(),
+        )
+        assert found.given_up == words
+
+
+def test_one_cell_runs_in_a_process_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the command that the README gives; peers are among those it knows."""
+    words = ["kills", "--pool", "tcp", "--seconds", "0.1", "--seed", "5"]
+    assert program.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"all {LIMIT} places" in said and "geventpool" in said
+    assert {"queuepool", "pooleddb", "gsocketpool"} < set(CONTESTANTS)
+    with pytest.raises(SystemExit):
+        program.main(["drizzle"])
+
+
+def test_tables_hold_sentences() -> None:
+    """In lines that are no longer than their column, or in one that wraps by itself."""
+    head, rows = ["storm", "pool"], [["kills", "all 16 places, " + "and more " * 4]]
+    lines = tables.rst(head, rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2] == lines[0].replace("-", "=")
+    assert tables.markdown(head, rows).count("\n") == 2
+
+
+class Forgetful(OurSockets):
+    """Loses places."""
+
+    name = "forgetful"
+
+    def __init__(self, site: Any) -> None:
+        super().__init__(site)
+        self.pool.transfer(self.pool.acquire(), None)
+
+    def close(self) -> None:
+        self.pool.close(0)
+
+
+def test_the_soak_stops_at_the_first_broken_oracle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says how to see it again."""
+    monkeypatch.setitem(CONTESTANTS, "forgetful", Forgetful)
+    bath = soak.Soak(random.Random(1), ["forgetful"], ["kills"], longest=0.3)
+    why = bath.run(60)
+    assert bath.storms == 1
+    assert why is not None and f"1 of {LIMIT} places lost" in why
+    assert "python -m tests.failures kills --pool forgetful --seed" in why
+    assert "forgetful" in capsys.readouterr().out
+
+
+def test_the_soak_goes_on_with_new_seeds_while_all_is_well(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line for each storm, until the time is over."""
+    bath = soak.Soak(random.Random(1), ["tcp"], ["kills"], longest=0.3)
+    assert bath.run(1.5) is None
+    lines = [line for line in capsys.readouterr().out.splitlines() if "seed" in line]
+    assert len(lines) == bath.storms > 1
+    assert len(set(lines)) == len(lines)
+
+
+def test_the_soak_watches_what_grows() -> None:
+    """Beyond its slack, since it was warm."""
+    before = soak.Weight.take()
+    assert before.excess_over(before) == []
+    heavier = soak.Weight.take()
+    heavier.bytes += soak.MORE_BYTES + 2**20
+    heavier.footprint.blocks += soak.MORE_BLOCKS + 1000
+    heavier.footprint.greenlets += 1
+    assert len(heavier.excess_over(before)) == 3
+
+
+def test_every_storm_has_a_row() -> None:
+    """By a name that can be said on the command line."""
+    assert all(name == storm.name for name, storm in STORMS.items())
+    assert len({storm.title for storm in STORMS.values()}) == len(STORMS)
