@@ -27,7 +27,7 @@ DRIVERS = (
 
 TEST_REQUIREMENTS = (
     *("gevent", "pytest>=8.2", "mirakuru>=2.5", "psutil"),
-    *("redis", "PyMySQL", "gunicorn"),
+    *("redis", "PyMySQL", "gunicorn", "rich"),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from django.conf import settings
 from django.db import connections
 
@@ -12,7 +11,6 @@ from benchmarks.rounds import TINY
 
 def test_the_workload_counts_what_it_promises(migrated, monkeypatch):
     """At the smallest scale; and it leaves this process's Django as it was."""
-    pytest.importorskip("rich")
     monkeypatch.setattr(workload, "STORM", 1)
     before = dict(connections.settings), settings.ROOT_URLCONF
     report = workload.run(TINY)
