@@ -5,8 +5,8 @@ The soak: storms without end, each with a new seed, over our pools.
 
 A line for each storm; at the first oracle that breaks it stops and says by what command
 that storm is repeated. All of it is one process, so what leaks slowly is seen as well:
-at the end of each round the memory must be what it was at the end of the second, but
-for a slack.
+now and then the memory is weighed, and must be what it was when all was warm, but for a
+slack.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tests.failures.storms import STORMS, rage
 #: Ours, those included that are told to wait.
 POOLS = [name for name, make in CONTESTANTS.items() if make.documented is not None]
 
-#: Rounds until caches, arenas and the like have their size.
-WARM_AFTER = 2
+#: Storms between two weighings, and until caches, arenas and the like have their size.
+WEIGHED_EVERY, WARM_AFTER = 15, 45
 
 #: Bytes, and blocks of memory, that may come on top of that.
 MORE_BYTES, MORE_BLOCKS = 48 * 2**20, 60_000
@@ -87,7 +87,6 @@ class Soak:
         self._longest = longest
         self._sites: dict[str, Site[Any]] = {}
         self._weight: Weight | None = None
-        self.rounds = 0
         self.storms = 0
         self.served = 0
 
@@ -100,10 +99,11 @@ class Soak:
                 for storm, pool in self._shuffled():
                     if time.monotonic() > deadline:
                         return None
-                    if (why := self._storm(storm, pool)) is not None:
+                    why = self._storm(storm, pool)
+                    if why is None and self.storms % WEIGHED_EVERY == 0:
+                        why = self._weigh()
+                    if why is not None:
                         return why
-                if (why := self._weigh()) is not None:
-                    return why
 
     def _build_sites(self, stack: contextlib.ExitStack) -> None:
         for name in {CONTESTANTS[pool].site for _, pool in self._cells}:
@@ -144,19 +144,16 @@ class Soak:
         )
 
     def _weigh(self) -> str | None:
-        self.rounds += 1
         weight = Weight.take()
-        print(f"round {self.rounds}: {weight.bytes / 2**20:.0f} MB", flush=True)
-        if self.rounds <= WARM_AFTER:
-            self._weight = weight
+        print(f"{self.storms} storms: {weight.bytes / 2**20:.0f} MB", flush=True)
+        if self._weight is None:
+            if self.storms >= WARM_AFTER:
+                self._weight = weight
             return None
-        assert self._weight is not None
         excess = weight.excess_over(self._weight)
         if not excess:
             return None
-        return f"after {self.rounds} rounds, since round {WARM_AFTER}: " + ", ".join(
-            excess
-        )
+        return f"since it was warm, after {self.storms} storms: " + ", ".join(excess)
 
 
 def main(words: list[str] | None = None) -> int:

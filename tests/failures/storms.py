@@ -27,6 +27,9 @@ from tests.failures.sites import Site
 #: packets of a handshake.
 CONNECTING = 4 * ANSWER
 
+#: Seconds until everybody has heard that the server has hung up.
+ON_THE_WAY = 0.05
+
 #: Seconds of calm before the trouble, and without any error after it.
 CALM_BEFORE, CALM_AFTER = 0.1, 0.2
 
@@ -180,12 +183,14 @@ def idle(scene: Scene) -> None:
     """The server closes what is idle for a second, and nobody asks for two."""
     scene.load.pause()
     scene.site.hang_up_idle()
+    gevent.sleep(ON_THE_WAY)
     scene.load.go_on()
     gevent.sleep(0.2)
     scene.load.pause()
     deadline = time.monotonic() + 4
     while scene.site.connections() != 0 and time.monotonic() < deadline:
         gevent.sleep(0.05)
+    gevent.sleep(ON_THE_WAY)
     scene.load.go_on()
     gevent.sleep(scene.seconds / 2)
 
@@ -195,6 +200,7 @@ def full(scene: Scene) -> None:
     scene.load.pause()
     scene.site.serve_few()
     scene.site.hang_up()
+    gevent.sleep(ON_THE_WAY)
     scene.load.go_on()
     gevent.sleep(scene.seconds)
 

@@ -6,7 +6,7 @@ import textwrap
 from itertools import zip_longest
 
 #: Characters of the first column, and of the others.
-FIRST, OTHERS = 20, 21
+FIRST, OTHERS = 17, 14
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

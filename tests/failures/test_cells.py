@@ -130,8 +130,20 @@ def test_the_soak_goes_on_with_new_seeds_while_all_is_well(
     assert len(set(lines)) == len(lines)
 
 
-def test_the_soak_watches_what_grows() -> None:
-    """Beyond its slack, since it was warm."""
+def test_the_soak_stops_when_something_grows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weighed after so many storms, against what it was when it was warm."""
+    monkeypatch.setattr(soak, "WEIGHED_EVERY", 1)
+    monkeypatch.setattr(soak, "WARM_AFTER", 1)
+    monkeypatch.setattr(soak, "MORE_BYTES", -(2**40))
+    why = soak.Soak(random.Random(1), ["tcp"], ["kills"], longest=0.3).run(60)
+    assert why is not None and why.endswith("MB more")
+    assert "2 storms: " in capsys.readouterr().out
+
+
+def test_what_grows_is_told() -> None:
+    """Beyond its slack."""
     before = soak.Weight.take()
     assert before.excess_over(before) == []
     heavier = soak.Weight.take()
