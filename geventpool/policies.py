@@ -211,7 +211,9 @@ class Outage:
         optional_whole("outage.failures", self.failures, 1)
         flag("outage.wait", self.wait)
         if not isinstance(self.backoff, Backoff):
-            raise TypeError(f"outage.backoff must be a Backoff, not {self.backoff!r}")
+            raise TypeError(
+                f"outage.backoff must be a Backoff, not {shown(self.backoff)}"
+            )
         if self.wait and self.failures is None:
             raise ValueError(
                 "outage.failures must be a whole number with outage.wait, not None: "

@@ -20,7 +20,7 @@ from pymysql.charset import charset_by_name
 
 import geventpool.mysql
 import geventpool.redis
-from geventpool import Backoff, Expiry, Limits, Pool, TcpConnection
+from geventpool import Backoff, Expiry, Limits, Outage, Pool, TcpConnection
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.mysql.url import parse_url
 from geventpool.policies import ENOUGH
@@ -126,7 +126,7 @@ def shows(value: Any) -> str:
 
 POLICIES: list[tuple[type[Any], str]] = [
     (policy, name)
-    for policy in (Backoff, Expiry, Limits, KeepAlive)
+    for policy in (Backoff, Expiry, Limits, Outage, KeepAlive)
     for name in inspect.signature(policy).parameters
 ]
 
@@ -313,6 +313,51 @@ def test_a_tcp_connection_takes_its_arguments_or_says_why_not(**options: Any) ->
         assert any(name in str(error) for name in options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"host": "a b", "port": 1}, "no space or control character: 'a b'"),
+        ({"host": "a\0b", "port": 1}, "no space or control character"),
+        ({"path": "/run/a\0b"}, r"path must not contain a null byte: '/run/a"),
+        ({"path": b"/run/a\0b"}, r"path must not contain a null byte"),
+        ({"path": ""}, "path must not be empty"),
+    ],
+)
+def test_an_address_that_no_system_takes_is_refused(
+    options: dict[str, Any], words: str
+) -> None:
+    """Here, and not when it is dialled; an abstract socket is one."""
+    error = refusal(lambda: TcpConnection(**options))
+    assert type(error) is ValueError and words in str(error)
+    assert refusal(lambda: TcpConnection(path="\0abstract\0").is_connected) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"db": "a", "database": "b"}, "give database or db, not both"),
+        ({"passwd": "a", "password": "b"}, "give password or passwd, not both"),
+        ({"hosts": [Host]}, "a host must be 'name:port'"),
+        ({"user": lambda: 5}, "user must be a string"),
+        ({"password": lambda: 5}, "password must be a string or bytes"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    options: dict[str, Any], words: str
+) -> None:
+    """Neither of two is silently preferred; and what is called is asked the same."""
+    make = geventpool.mysql.ConnectionPool
+    error = refusal(lambda: make(**options)._connector._resolved())
+    assert error is not None and words in str(error)
+
+
+def test_a_keyword_wins_over_the_url_by_any_name() -> None:
+    """Also by its old one."""
+    for name in "db", "database":
+        pool = geventpool.mysql.ConnectionPool("mysql://u:p@h/one", **{name: "two"})
+        assert pool._connector._resolved()["database"] == "two"
+
+
 def test_a_name_that_cannot_exist_is_an_error_of_the_resolver() -> None:
     """An address too long for the domain name system is no bug of the caller's."""
     for host in "a" * 64 + ".example", "..", "a..b":
@@ -335,6 +380,17 @@ HOST = st.builds(Host, NAME | ADDRESS, PORT)
 def test_a_host_is_read_as_it_is_written(host: Host) -> None:
     """Names, IPv4 and IPv6, with their port."""
     assert split_host(str(host)) == host
+
+
+@fuzz
+@given(ANYTHING, ANYTHING)
+@example("h", 0)
+@example("", 1)
+@example(5, 1)
+def test_a_host_takes_a_name_and_a_port(name: Any, port: Any) -> None:
+    """Or says which of the two is none."""
+    error = refusal(lambda: Host(name, port))
+    assert error is None or "a host's " in str(error)
 
 
 @fuzz
@@ -442,6 +498,7 @@ URLISH = st.lists(PIECES | TEXT, max_size=10).map("".join) | st.one_of(
 @example("mysql://h?connect_timeout=nan")
 @example("mysql://h?charset=nonsense")
 @example("mysql://u:%ff@h")
+@example("mysql://h?init_command=%ff")
 @example("redis://h?socket_timeout=nan")
 @example("redis://h?lifo=perhaps")
 @example("redis://[h")

@@ -276,7 +276,7 @@ def reconnecting(site: Site) -> Scene:
     return echo_scene(work, site.echo)
 
 
-@covers("pool.Pool", "stock.Stock.prefill")
+@covers("pool.Pool", "opener.Opener.prefill")
 def pre_filling(site: Site) -> Scene:
     made: list[Pool[Any]] = []
 
