@@ -131,22 +131,21 @@ class _Sessions:
             conn.rollback()
             record.invalidate(soft=True)
             return
+        if not conn.in_step:
+            # Rows that nobody has read: to read them could take long.
+            record.invalidate()
+            return
         stays = self._clean.is_possible(conn)
         needed = self._clean.is_needed(conn)
         try:
             if needed:
-                self._clean_up(conn)
+                self._clean(conn)
         finally:
             # Also one that is to be closed must be let.
             conn.end_loan()
             conn.lend(self)
         if not stays:
             record.invalidate(soft=True)
-
-    def _clean_up(self, conn: Connection) -> None:
-        if conn.unfinished:
-            conn.finish()
-        self._clean(conn)
 
     # After a reset
 

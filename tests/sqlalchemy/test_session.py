@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gevent
 import pytest
+from pymysql.cursors import SSCursor
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
@@ -160,6 +161,47 @@ def test_a_proxy_that_wants_one_command_at_a_time_gets_that(clean_engine, proxy)
     assert len(ids) == 1
 
 
+def test_a_proxy_gets_what_listeners_had_set_one_by_one_too(clean_engine, proxy):
+    """If it wants no reset with others, it wants no two settings together either."""
+    engine = make_settings(clean_engine, through(proxy))
+    proxy.question = hates_several
+    use(engine)
+    use(engine)
+    said(proxy)
+    use(engine)
+    messages = said(proxy)
+    assert [b"SET @a" in message for message in messages].count(True) == 1
+    assert not any(
+        b"SET @a" in message and b"SET @b" in message for message in messages
+    )
+    with engine.connect() as conn:
+        assert conn.execute(text("SELECT @a, @b")).one() == (1, 2)
+
+
+def test_what_listeners_had_set_is_one_round_trip_more(clean_engine, proxy):
+    """However much it is."""
+    engine = make_settings(clean_engine, through(proxy))
+    use(engine)
+    said(proxy)
+    use(engine)
+    assert b"SET @a" in said(proxy)[-1]
+    use(engine)
+    *_, settings = said(proxy)
+    assert b"SET @a=1" in settings and b"SET @b=2" in settings
+
+
+def make_settings(clean_engine, url):
+    """An engine on which each connection has two variables."""
+    engine = clean_engine(url)
+
+    def connect(conn, record):
+        conn.query("SET @a=1")
+        conn.query("SET @b=2")
+
+    event.listen(engine, "connect", connect, insert=True)
+    return engine
+
+
 def test_a_setting_that_fails_ends_the_connection(clean_engine, proxy, caplog):
     """It would not be what the next borrower expects."""
     engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
@@ -184,6 +226,19 @@ def test_older_connections_are_renewed(make_engine):
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT CONNECTION_ID()")) != before
         assert conn.scalar(text("SELECT @x")) is None
+
+
+def test_unread_rows_cost_the_connection(clean_engine, caplog):
+    """They are not read, which could take long; and it is no error."""
+    engine = clean_engine()
+    conn = engine.raw_connection()
+    cursor = conn.cursor(SSCursor)
+    cursor.execute("SELECT seq FROM seq_1_to_100000")
+    conn.close()
+    assert core(engine).idle_connections()[0].dbapi_connection is None
+    with engine.connect() as again:
+        assert again.scalar(text("SELECT 1")) == 1
+    assert "Exception" not in caplog.text
 
 
 def test_a_detached_connection_is_not_reset(clean_engine):
