@@ -22,6 +22,7 @@ import gevent
 from benchmarks import peers
 from benchmarks.crowds import POSSIBLE
 from benchmarks.dummies import dialled
+from benchmarks.figures import Figure
 from benchmarks.peers import Builder, Contestant
 from benchmarks.report import (
     Report,
@@ -84,7 +85,34 @@ def run(scale: Scale) -> Report:
         series = interleave(turns, rounds, f"dials of {duration(dial)}")
         report.sections.append(_section(series, dial, scale.crowd))
         report.targets += _targets(series, dial)
+    report.figures.append(_figure(series, dials[-1], scale.crowd))
     return report
+
+
+def _figure(series: dict[str, Series[Start]], dial: float, size: int) -> Figure:
+    """Who had a reply when; of those that kept to the limit."""
+    firm = {
+        name: entry
+        for name, entry in series.items()
+        if entry.error is None and all(start.peak <= LIMIT for start in entry.samples)
+    }
+    last = {name: entry.spread(_last).median for name, entry in firm.items()}
+    title = (
+        f"A burst at an empty pool: the last reply after {duration(last[peers.OURS])}, "
+        f"{duration(last[POSSIBLE])} is possible"
+        if peers.OURS in last
+        else "A burst at an empty pool"
+    )
+    return Figure.of_waits(
+        "cold-start-replies",
+        title,
+        f"{size} greenlets at once at an empty pool of {LIMIT}, each dial "
+        f"{duration(dial)}, each loan {duration(HOLD)}; without pools that opened more",
+        {
+            name: [reply for start in entry.samples for reply in start.replies]
+            for name, entry in firm.items()
+        },
+    )
 
 
 def _builders() -> dict[str, Builder]:

@@ -22,6 +22,8 @@ from benchmarks.rounds import Scale, Series, Spread, interleave
 GREENLETS = (20, 200, 2000)
 CONNECTIONS = (10, 100)
 HOLDS = (0.001, 0.01)
+#: Loans per second that a process can be expected to make.
+MOST = 5000
 
 Value = Callable[[Crowd, Crowd], float]
 
@@ -70,7 +72,7 @@ def _loads(scale: Scale) -> list[Load]:
             few,
             hold,
             # Everyone should have had a turn or two, even in a long line.
-            max(scale.seconds / 4, 3 * hold * many / few),
+            max(scale.seconds / 4, 3 * many / min(few / hold, MOST)),
             hurried=False,
         )
         for many in greenlets

@@ -5,9 +5,9 @@ Each number has a process of its own, a fork that has imported everything and do
 nothing: what Python's allocator was asked for (tracemalloc), and what the process
 then has more of the machine's memory (resident set size), which also counts what is
 lost between the objects. Connections are dummies of a few bytes, and the same number
-of dummies without a pool is subtracted; of the waiters, as many greenlets that sleep.
-So what is told is what the pool adds. A socket with its driver's buffers takes many
-times that.
+of dummies without a pool is subtracted: what is told is what the pool adds, and a
+socket with its driver's buffers takes many times that. A waiter is told with the
+greenlet that it is, beside one that waits for an event.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from benchmarks.rounds import Scale, Series
 
 #: How many connections and how many waiters, at full scale.
 CONNECTIONS = WAITERS = 10_000
+#: A waiter without a pool.
+SLEEPER = "a greenlet that sleeps"
 #: Seconds one weighing may take before its pool counts as hung.
 PATIENCE = 30.0
 
@@ -39,7 +41,7 @@ BUILDERS = (peers.lifo_queue, *peers.POOLS)
 
 @dataclass(frozen=True)
 class Weight:
-    """Bytes for each connection or waiter, beyond what it takes without a pool."""
+    """Bytes for each waiter, or for each connection beyond the connection itself."""
 
     traced: float
     resident: float
@@ -61,6 +63,8 @@ def run(scale: Scale) -> Report:
     with Nursery("benchmarks.memory") as nursery:
         for what, full in (("idle", CONNECTIONS), ("waiting", WAITERS)):
             count = scale.part(full)
+            if what == "waiting":
+                names = {SLEEPER: "", **names}
             turns: dict[str, Callable[[], Weight]] = {
                 name: partial(_turn, nursery, what, build, count)
                 for name, build in names.items()
@@ -78,6 +82,11 @@ def run(scale: Scale) -> Report:
 
 
 def _turn(nursery: Nursery, what: str, build: str, count: int) -> Weight:
+    asked = {"what": what, "build": build, "count": count}
+    if what == "waiting":
+        traced, refused = nursery.turn("weigh", PATIENCE, **asked, is_traced=True)
+        resident, _ = nursery.turn("weigh", PATIENCE, **asked, is_traced=False)
+        return Weight(traced / count, resident / count, int(refused))
     weighed = [
         nursery.turn(
             "weigh", PATIENCE, what=what, build=each, count=count, is_traced=is_traced
@@ -150,13 +159,19 @@ def _sleepers(count: int) -> list[Any]:
 
 class _Waiters:
     def __init__(self, contestant: Contestant, count: int) -> None:
-        self.refused = 0
+        self.refused = self.begun = 0
         self.contestant = contestant
         self.conn = contestant.acquire()
         self.greenlets = [gevent.spawn(self.wait) for _ in range(count)]
+        # Every one of them has begun when the last has.
+        gevent.spawn(lambda: None).join()
         gevent.idle()
+        gone = sum(each.ready() for each in self.greenlets) - self.refused
+        if gone or self.begun != count:
+            raise RuntimeError(f"{self.begun} of {count} began, {gone} did not wait")
 
     def wait(self) -> None:
+        self.begun += 1
         try:
             self.contestant.acquire()
         except self.contestant.refusals:
@@ -173,7 +188,7 @@ def _section(series: dict[str, Series[Weight]], what: str, count: int) -> Sectio
         f"bytes the pool takes for {each}, of {count}",
         ["pool", "allocated", "spread", "resident", "spread"],
         key=f"memory, {what}",
-        floor=peers.FLOOR,
+        floor=peers.FLOOR if what == "idle" else SLEEPER,
     )
     for name, entry in series.items():
         if entry.error is not None:
@@ -201,7 +216,11 @@ def _section(series: dict[str, Series[Weight]], what: str, count: int) -> Sectio
     section.measure(waiting, "allocated", lambda weight: weight.traced, "B")
     section.measure(waiting, "resident", lambda weight: weight.resident, "B")
     section.notes.append(
-        "allocated: by Python; resident: of the process; both beyond "
-        + ("the connection itself" if what == "idle" else "a greenlet that sleeps")
+        "allocated: by Python; resident: of the process; both "
+        + (
+            "beyond the connection itself"
+            if what == "idle"
+            else "with the greenlet itself"
+        )
     )
     return section

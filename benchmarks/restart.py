@@ -12,6 +12,7 @@ Every turn has a process of its own; the server is this one's.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -24,18 +25,21 @@ from typing import Any
 import gevent
 
 from benchmarks import peers
-from benchmarks.children import Nursery, in_turn
+from benchmarks.children import Nursery, TurnFailed, in_turn
 from benchmarks.demo.crowd import Crowd
 from benchmarks.demo.stores import LIMIT
 from benchmarks.demo.tally import Tally
 from benchmarks.dials import Dials
 from benchmarks.doors import DOORS
+from benchmarks.figures import Figure
 from benchmarks.report import Report, Section, Target, duration, number, plus_minus
-from benchmarks.rounds import Scale, Series
+from benchmarks.rounds import Scale, Series, Spread
 from benchmarks.servers import Storm, kinds
 
 #: Seconds that the counts of a turn are divided into.
 SLOT = 0.02
+#: The same for a picture.
+TENTH = 0.1
 #: Seconds a turn may take beyond its time before its pool counts as hung.
 PATIENCE = 15.0
 #: Of the replies before, so many must be there again.
@@ -61,6 +65,9 @@ class Outage:
     #: Replies per second before.
     rate: float
     has_recovered: bool
+    #: Replies per second in each tenth of a second, by the seconds since the server
+    #: went.
+    course: dict[float, float]
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def run(scale: Scale) -> Report:
                 }
                 series = in_turn(turns, rounds, f"restarts of {kind}")
             report.sections.append(_section(kind, series, times, scale.crowd // 4))
+            report.figures.append(_figure(kind, series, scale.crowd // 4))
             entry = series[peers.OURS]
             if entry.error is None:
                 spread = entry.spread(lambda outage: outage.first)
@@ -103,7 +111,7 @@ def _turn(
     nursery: Nursery, server: Storm, name: str, times: Times, size: int
 ) -> Outage:
     with TemporaryDirectory() as folder:
-        end = Path(folder) / "end"
+        begun, end = Path(folder) / "begun", Path(folder) / "end"
         lived = gevent.spawn(
             nursery.turn,
             "life",
@@ -111,9 +119,12 @@ def _turn(
             kind=server.kind,
             name=name,
             address=server.address,
+            begun=str(begun),
             end=str(end),
             size=size,
         )
+        while not begun.exists() and not lived.ready():
+            gevent.sleep(SLOT)
         down, up = _restarted(server, times)
         # However long the server took.
         gevent.sleep(times.after)
@@ -132,11 +143,12 @@ def _restarted(server: Storm, times: Times) -> tuple[float, float]:
 
 
 def life(
-    kind: str, name: str, address: dict[str, Any], end: str, size: int
+    kind: str, name: str, address: dict[str, Any], begun: str, end: str, size: int
 ) -> dict[str, Any]:
     """
     A crowd at one pool, and when what happened, as plain data. **May switch.**
 
+    :param begun: the path of a file that is made when replies have come.
     :param end: the path of a file; when there is one, it is over.
     """
     gevent.get_hub().exception_stream = None
@@ -146,6 +158,8 @@ def life(
     crowd = Crowd([door], size)
     while not os.path.exists(end):
         gevent.sleep(SLOT)
+        if door.tally.answered >= size:
+            Path(begun).touch()
     ended = time.monotonic()
     crowd.go_home()
     return {
@@ -197,6 +211,8 @@ def outage(lived: dict[str, Any], down: float, up: float) -> Outage:
     calm = [count for slot, count in answered.items() if (slot + 1) * SLOT < down]
     calm = calm[len(calm) // 3 :]
     usual = sum(calm) / max(1, len(calm))
+    if not usual:
+        raise TurnFailed("had no replies before the server went")
     since = int(up / SLOT)
     replies = [answered.get(slot, 0) for slot in range(since, int(end / SLOT))]
     first = next((n for n, count in enumerate(replies) if count), len(replies))
@@ -210,7 +226,18 @@ def outage(lived: dict[str, Any], down: float, up: float) -> Outage:
         lived["peak"],
         usual / SLOT,
         back < len(replies),
+        _course(answered, down, end),
     )
+
+
+def _course(answered: Counts, down: float, end: float) -> dict[float, float]:
+    # The last tenth may not be a whole one.
+    tenths: dict[float, float] = {}
+    first = min(answered, default=0)
+    for slot in range(first, int((end - TENTH) / SLOT)):
+        tenth = round(math.floor((slot * SLOT - down) / TENTH) * TENTH, 1)
+        tenths[tenth] = tenths.get(tenth, 0.0) + answered.get(slot, 0) / TENTH
+    return tenths
 
 
 def _back(replies: list[int], wanted: float) -> int:
@@ -263,6 +290,37 @@ def _section(
         f"{RECOVERED:.0%} of the replies there were before; sockets: open at once"
     )
     return section
+
+
+def _figure(kind: str, series: dict[str, Series[Outage]], size: int) -> Figure:
+    ran = {name: entry for name, entry in series.items() if entry.error is None}
+    lines: dict[str, dict[float, Spread]] = {}
+    for name, entry in ran.items():
+        courses = [outage.course for outage in entry.samples]
+        lines[name] = {
+            tenth: Spread.of([course[tenth] for course in courses if tenth in course])
+            for tenth in set().union(*courses)
+        }
+    dials = {
+        name: number(entry.spread(lambda outage: outage.dials).median)
+        for name, entry in ran.items()
+    }
+    most = max(
+        (name for name in ran if name != peers.OURS),
+        key=lambda name: ran[name].spread(lambda outage: outage.dials).median,
+        default=peers.OURS,
+    )
+    return Figure.of_lines(
+        f"restart-{kind}",
+        f"A restart of {kind}: {dials.get(peers.OURS, 'no')} dials/s at a server that "
+        f"is away, {most} {dials.get(most, '')}",
+        f"{size} greenlets on {LIMIT} connections; each waits after an error",
+        "seconds since the server went",
+        "replies per second",
+        lines,
+        log_x=False,
+        log_y=False,
+    )
 
 
 def _since(seconds: float) -> str:
