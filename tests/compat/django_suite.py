@@ -84,6 +84,9 @@ class _Run:
         self._server = server = MariaDBServer().start()
         # Test databases are made and dropped under names of their own.
         server.ask(f"GRANT ALL ON *.* TO '{server.user}'@'%'")
+        # Django 4.2 asks something of the real ones before.
+        for name in ("django", "django_other"):
+            server.ask(f"CREATE DATABASE {name}")
         self._file = suite / f"{backend}.json"
         self._log = suite / f"{backend}.log"
         where = {

@@ -144,6 +144,8 @@ def test_nothing_of_a_session_is_passed_on(make, name, way):
     lent = wrapper.connection
     with wrapper.cursor() if way == "django" else lent.cursor() as cursor:
         cursor.execute(dirty)
+    # What comes after it does not make it undone.
+    assert value(wrapper, "SELECT 1") == 1
     wrapper.close()
     assert value(wrapper, question) == clean
     assert wrapper.connection is lent
@@ -164,6 +166,25 @@ def test_the_isolation_level_is_that_of_the_settings(make, reset, init_command):
         with wrapper.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
         wrapper.close()
+
+
+def test_the_settings_win_over_a_command_of_the_projects_own(make):
+    """At the first loan and at all others: Django's own sets the level after it."""
+    command = "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"
+    wrapper = make({"max_connections": 1}, {"init_command": command})
+    for _ in range(2):
+        assert value(wrapper, "SELECT @@tx_isolation") == "READ-COMMITTED"
+        wrapper.close()
+
+
+def test_a_read_in_an_open_transaction_is_cleaned_up(accounts, trips):
+    """It may hold locks, and it holds its view of the data."""
+    with Request():
+        transaction.set_autocommit(False)
+        Account.objects.get(number=1)
+        trips.clear()
+    settle(connection.pool)
+    assert len(trips) == 1 and b"autocommit=1" in trips[0]
 
 
 def test_without_an_isolation_level_the_servers_own_is_left(make, trips):
@@ -242,7 +263,7 @@ def test_closing_within_atomic_ends_the_transaction(accounts):
         lent = connection.connection
         connection.close()
         assert connection.pool.stats().in_use == 0
-        assert connection.connection is not lent
+        assert connection.connection is not lent and not connection.connection.open
         Account.objects.count()
     assert connection.connection is None
     assert Account.objects.get(number=1).balance == 100
@@ -544,6 +565,10 @@ def test_other_settings_are_another_pool(make):
     other.settings_dict["OPTIONS"]["pool"] = {"max_connections": 2}
     second = other.pool
     assert second is not first and other.pool is second
+    elsewhere = wrapper.copy()
+    elsewhere.settings_dict["NAME"] = "elsewhere"
+    assert elsewhere.pool is not first
+    elsewhere.close_pool()
     assert wrapper.pool is first
     other.close_pool()
     assert second.closed and wrapper.pool is first and not first.closed
