@@ -100,8 +100,8 @@ def check_number(value: Any) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value is not None and not whole:
         raise ValueError(
-            "max_connections must be a whole number of at least 0, or None, "
-            f"not {shown(value)}"
+            # redis-py's words, and what was wrong.
+            f'"max_connections" must be a positive integer, or None, not {shown(value)}'
         )
 
 
