@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pymysql
-from django.conf import settings
+from django.conf import settings as project
 from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.functional import cached_property
@@ -281,7 +281,7 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
 
 def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
     pools.forked()
-    if not settings.configured:
+    if not project.configured:
         return
     for each in connections.all(initialized_only=True):
         if isinstance(each, DatabaseWrapper) and each._lent_by is not None:
