@@ -181,7 +181,7 @@ class Ours(Contestant):
 class OurRedis(Ours, RedisClient):
     """``geventpool.redis`` with its defaults."""
 
-    title = "geventpool.redis"
+    title = "geventpool .redis"
     name = "redis"
     pool_class = ("geventpool.redis", "ConnectionPool")
     pool_options = {"timeout": PATIENCE}
@@ -207,7 +207,7 @@ class OurRedis(Ours, RedisClient):
 class OurMySQL(Ours):
     """``geventpool.mysql`` with its defaults."""
 
-    title = "geventpool.mysql"
+    title = "geventpool .mysql"
     name = "mysql"
     site = "mysql"
     max_connecting = 4
@@ -356,7 +356,7 @@ WAIT = geventpool.Outage(wait=True)
 class PatientRedis(OurRedis):
     """Borrowers wait while the server is away."""
 
-    title = "geventpool.redis, waiting"
+    title = "geventpool .redis, waiting"
     name = "redis-waiting"
     is_patient = True
     pool_options = {**OurRedis.pool_options, "outage": WAIT}
@@ -365,7 +365,7 @@ class PatientRedis(OurRedis):
 class PatientMySQL(OurMySQL):
     """Borrowers wait while the server is away."""
 
-    title = "geventpool.mysql, waiting"
+    title = "geventpool .mysql, waiting"
     name = "mysql-waiting"
     is_patient = True
     more = {"outage": WAIT}
