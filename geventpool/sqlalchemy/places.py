@@ -153,8 +153,8 @@ class Places(Pool[Record]):
 
     @property
     def is_full(self) -> bool:
-        """Is one more idle record too many? Not while somebody waits for it."""
-        return 0 < self.maxsize <= self._ledger.idle and not self._line
+        """Is one more idle record too many? Never if somebody waits: none is idle."""
+        return 0 < self.maxsize <= self._ledger.idle
 
     def is_lent(self, record: Record) -> bool:
         """Is the record on loan, by this pool's book?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import weakref
 from functools import partial
 
@@ -16,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 from geventpool import ConnectionNotFoundError, Counters, Limits
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import Clock, switches
+from tests.sqlalchemy.conftest import Connection
 
 
 def numbers(pool):
@@ -253,6 +255,24 @@ def test_the_borrower_connects(make_pool, database):
     assert greenlets == [gevent.getcurrent(), waiter]
 
 
+def test_a_waiter_connects_himself_too(make_pool, database):
+    """When a place comes free for good, the pool makes none but an unconnected one."""
+    greenlets = []
+
+    def creator():
+        greenlets.append(gevent.getcurrent())
+        return database()
+
+    pool = make_pool(creator)
+    held = pool.connect()
+    waiter = gevent.spawn(pool.connect)
+    gevent.idle()
+    pool.give_up(held._connection_record)
+    waiter.get().close()
+    assert greenlets == [gevent.getcurrent(), waiter]
+    held.detach()
+
+
 # Giving back
 
 
@@ -295,6 +315,30 @@ def test_a_connection_is_not_kept_after_a_kill(make_pool, database):
     assert database.opened[0].told == ["close"]
     assert pool.checkedin() == 1
     pool.connect().close()
+
+
+def test_no_goodbye_is_said_after_a_kill(make_pool):
+    """It would wait behind half a statement: the socket is gone before the close."""
+    ours, theirs = socket.socketpair()
+    seen = []
+
+    class Wired(Connection):
+        sock = ours
+
+        def close(self):
+            seen.append(ours.fileno())
+
+    pool = make_pool(lambda: Wired(1))
+
+    def use():
+        with pool.connect():
+            gevent.sleep(1000)
+
+    holder = gevent.spawn(use)
+    gevent.idle()
+    holder.kill()
+    theirs.close()
+    assert seen == [-1]
 
 
 def test_a_connection_is_kept_after_an_ordinary_error(make_pool, database):
