@@ -193,8 +193,9 @@ def test_a_turn_that_fails_or_dies_is_told_and_the_next_one_goes_on(
 
 def test_a_turn_that_hangs_is_ended_at_its_limit(nursery: children.Nursery) -> None:
     """Also one that lets no greenlet run."""
-    with pytest.raises(children.TurnHung, match="hung: no end within 0.1 s"):
-        nursery.turn("silent", 0.1)
+    with gevent.Timeout(PATIENCE):
+        with pytest.raises(children.TurnHung, match="hung: no end within 0.1 s"):
+            nursery.turn("silent", 0.1)
     assert nursery.turn("doubled", PATIENCE, number=3) == {"answer": 6}
 
 
