@@ -46,9 +46,11 @@ def reset_session_on_return(
     of the kind there is *configure*. A loan that took a role, or chose a database where
     there was none, ends with a new connection.
 
-    It costs one round trip for each loan that has sent anything, instead of that for
-    SQLAlchemy's own ROLLBACK, if ``pool_reset_on_return=None`` is given; otherwise
-    both are sent. A further one is only needed for what listeners had set. A server
+    It costs one round trip for each loan that has sent anything. It takes the place of
+    the pool's ROLLBACK if ``pool_reset_on_return=None`` is given; else both are sent.
+    (That by which an engine's connection ends its own transaction, if it is closed
+    without a commit, is sent in any case.) A further one is only needed for what
+    listeners had set. A server
     that does not know the command (before MySQL 5.7.3 and MariaDB 10.2.4, and some
     proxies) gets a ROLLBACK.
 
