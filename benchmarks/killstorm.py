@@ -113,7 +113,11 @@ def storm(
     rate = (tally.answered - answered) / (time.monotonic() - calm)
     stranded = sum(began < calm for began in tally.waiting.values())
     longest = max(tally.all_waits(), default=0.0)
-    crowd.go_home()
+    try:
+        crowd.go_home()
+    except gevent.Timeout as late:
+        # Waiting for a lock, say, whose holder was killed.
+        raise RuntimeError("hung: killed greenlets do not end") from late
     return {
         "killed": crowd.killed,
         "given_up": tally.given_up,

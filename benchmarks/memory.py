@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from benchmarks import peers
 from benchmarks.children import Nursery, in_turn
 from benchmarks.peers import Contestant, Dummy
 from benchmarks.report import Report, Section, Target, number, plus_minus
-from benchmarks.rounds import Scale, Series
+from benchmarks.rounds import Scale, Series, Spread
 
 #: How many connections and how many waiters, at full scale.
 CONNECTIONS = WAITERS = 10_000
@@ -203,9 +203,9 @@ def _section(series: dict[str, Series[Weight]], what: str, count: int) -> Sectio
         section.add(
             name,
             number(traced.median),
-            plus_minus(traced),
+            _spread(traced, entry.samples),
             number(resident.median),
-            plus_minus(resident),
+            _spread(resident, entry.samples),
         )
         section.data[name] = [vars(weight) for weight in entry.samples]
     waiting = {
@@ -224,3 +224,7 @@ def _section(series: dict[str, Series[Weight]], what: str, count: int) -> Sectio
         )
     )
     return section
+
+
+def _spread(spread: Spread, samples: Sequence[object]) -> str:
+    return plus_minus(spread) if len(samples) > 1 else "one round"

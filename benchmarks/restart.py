@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -268,7 +269,7 @@ def _section(
             name,
             _since(entry.spread(lambda outage: outage.first).median),
             _since(recovery.median),
-            plus_minus(recovery),
+            _spread(recovery, entry.samples),
             number(entry.spread(lambda outage: outage.failed).median),
             number(entry.spread(lambda outage: outage.dials).median),
             str(peak),
@@ -325,3 +326,7 @@ def _figure(kind: str, series: dict[str, Series[Outage]], size: int) -> Figure:
 
 def _since(seconds: float) -> str:
     return duration(seconds) if seconds else f"< {duration(SLOT)}"
+
+
+def _spread(spread: Spread, samples: Sequence[object]) -> str:
+    return plus_minus(spread) if len(samples) > 1 else "one round"
