@@ -56,11 +56,14 @@ class Footprint:
         """The footprint now, after the garbage was collected."""
         gc.collect()
         timer: Any = type(gevent.get_hub().loop.timer(0))
+        # By type(): a lazy object of Django sets itself up when asked for its class.
         objects = gc.get_objects()
         return cls(
             open_descriptors(),
-            sum(isinstance(it, gevent.Greenlet) and not it.dead for it in objects),
-            sum(isinstance(it, timer) and it.active for it in objects),
+            sum(
+                issubclass(type(it), gevent.Greenlet) and not it.dead for it in objects
+            ),
+            sum(issubclass(type(it), timer) and it.active for it in objects),
             sys.getallocatedblocks(),
         )
 
