@@ -23,7 +23,7 @@ from benchmarks.rounds import Series, Spread, is_unsteady
 T = TypeVar("T")
 
 #: Columns of what is printed into a file.
-WIDTH = 130
+WIDTH = 140
 
 #: As many contestants are named one by one in a remark; of more, only how many.
 NAMED = 3

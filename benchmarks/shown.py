@@ -232,20 +232,20 @@ def _grown(run: Run) -> Iterator[str]:
         over = Spread.of([large / small for large, small in pairs])
         least, most = min(sizes), f"{max(sizes):,} {what}"
         if over.is_no_difference:
-            yield f"Between {least} and {most} no difference was seen."
+            bounds = f"{over.low:.2f} to {over.high:.2f} times as much"
+            yield (
+                f"Between {least} and {most} no difference can be told from noise "
+                f"({bounds})."
+            )
         else:
             costs = f"a loan costs {ratio(over)} as much as with {least}"
             yield f"With {most} {costs}."
 
 
 def _weighed(run: Run) -> Iterator[str]:
-    for what, kind in (("idle", "An idle connection"), ("waiting", "a waiter")):
-        numbers = _by_quantity(run, "memory", f"memory, {what}")
-        measure = numbers.get((peers.OURS, "allocated"))
-        if measure:
-            end = " beyond itself," if what == "idle" else "."
-            joined = f"{kind} takes" if what == "idle" else f"and {kind}"
-            yield f"{joined} {_median(measure):.0f} bytes{end}"
+    idle = _by_quantity(run, "memory", "memory, idle").get((peers.OURS, "allocated"))
+    if idle:
+        yield f"An idle connection takes {_median(idle):.0f} bytes beyond itself."
 
 
 # Numbers of a run.
