@@ -17,7 +17,8 @@ import sys  # noqa: E402
 import gevent  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.compat.recording import Plugin  # noqa: E402
+# Not by its full name: the driver may have a package "tests" of its own.
+from recording import Plugin  # noqa: E402
 
 
 def put_ours_in_place():
