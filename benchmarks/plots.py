@@ -66,6 +66,8 @@ SPARE = tuple(Look(colour, "h") for colour in ("#44AA99", "#AA4499", "#661100"))
 
 #: Inches, and dots to the inch: 900 dots wide, what a page shows without shrinking.
 SIZE = (9.0, 4.8)
+#: Letters that have room in the legend.
+ROOM = 28
 DOTS = 100
 
 STYLE: Any = {
@@ -187,17 +189,20 @@ def short_or_less(seconds: float) -> str:
 def _line_of(curve: Curve) -> dict[str, Any]:
     look = look_of(curve.name)
     ours = curve.name.startswith(peers.OURS)
+    # The same pool set up in another way: its colour, but not its line.
+    is_variant = curve.name not in LOOKS and look.dashes == "-"
     return {
         "color": look.colour,
-        "linestyle": look.dashes,
-        "linewidth": 3.2 if ours else 1.5,
+        "linestyle": (0, (4, 1.5)) if is_variant else look.dashes,
+        "linewidth": (2.0 if is_variant else 3.2) if ours else 1.5,
         "zorder": 5 if ours else 3 if look.mark else 2,
         "label": _label(curve),
     }
 
 
 def _label(curve: Curve) -> str:
-    return f"{curve.name} ({curve.remark})" if curve.remark else curve.name
+    label = f"{curve.name} ({curve.remark})" if curve.remark else curve.name
+    return fill(label, ROOM)
 
 
 def _waits(axes: Axes, curve: Curve) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks import compare, machine, plots, readme, saved, shown
 from benchmarks.__main__ import main
 from benchmarks.contention import best_peer
-from benchmarks.figures import Figure, jain
+from benchmarks.figures import Curve, Figure, jain
 from benchmarks.generator import no_op
 from benchmarks.progress import bars, step, watched_by
 from benchmarks.report import Measure, Report, Section, part
@@ -449,6 +449,14 @@ def test_a_pool_looks_the_same_in_every_picture_and_like_no_other() -> None:
     assert len({plots.look_of(name).colour for name in pools}) == len(pools)
     assert len({plots.look_of(name).mark for name in pools}) == len(pools)
     assert plots.look_of("unheard of") in plots.SPARE
+
+
+def test_a_pool_set_up_in_another_way_is_told_from_itself() -> None:
+    """The same colour and another line, and a name that fits beside the picture."""
+    own = plots._line_of(Curve(OURS, [1], [1]))
+    other = plots._line_of(Curve(f"{OURS}, twenty dials at a time", [1], [1]))
+    assert own["color"] == other["color"] and own["linestyle"] != other["linestyle"]
+    assert max(map(len, other["label"].splitlines())) <= plots.ROOM
 
 
 @pytest.mark.parametrize(
