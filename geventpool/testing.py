@@ -364,6 +364,7 @@ def _interrupt(
         try:
             target()
         except BaseException as raised:
+            _forget_frames(raised)
             outcome.append(raised)
 
     main = gevent.Greenlet(run)
@@ -399,6 +400,13 @@ def _interrupt(
         for pool in pools:
             pool.close(timeout=0)
     return seen >= point
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    # What its frames hold gives back what it holds when it goes.
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _throw_later(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.testing import check, check_capacity
 from tests.peers import Echo
+from tests.redis.tools import wait_until
 from tests.servers import MariaDBServer, RedisServer
 
 NAME = "db.example.test"
@@ -153,9 +155,9 @@ def within(seconds: float, work: Callable[..., Any], *args: Any) -> Any:
 
 def all_is_well(kind: Kind, pool: Any) -> None:
     """Everybody is served, and every place is there."""
-    kind.core(pool)._timeout = 10
     check(kind.core(pool))
-    kind.use(pool)
+    # Nobody waits for long here, and the first may still hear of the trouble.
+    wait_until(lambda: not isinstance(within(1, kind.use, pool), kind.errors))
     check_capacity(kind.core(pool))
     kind.core(pool).close(timeout=5)
     assert kind.core(pool).size == 0
@@ -178,23 +180,25 @@ def test_other_addresses_are_served_meanwhile(kind: Kind, resolver: Resolver) ->
 
     redis-py asks the resolver even for addresses in numbers, so it needs one of them.
     """
-    native = monkey.get_original("threading", "Event")()
+    # What blocks a native thread, until the other end is closed.
+    reader, writer = os.pipe()
+    read = monkey.get_original("os", "read")
     threads = gevent.get_hub().threadpool
-    resolver.wait = lambda: threads.apply(native.wait, (20,))
-    hanging = [kind.pool() for _ in range(threads.maxsize - kind.asks_for_numbers)]
+    resolver.wait = lambda: threads.apply(read, (reader, 1))
+    hanging = [kind.pool() for _ in range(threads.maxsize - 2 * kind.asks_for_numbers)]
     others = [gevent.spawn(within, 0.05, kind.use, pool) for pool in hanging]
     try:
-        gevent.sleep(0.02)
-        assert resolver.asked == len(hanging)
+        wait_until(lambda: resolver.asked == len(hanging))
         elsewhere = kind.pool("127.0.0.1", timeout=5)
         assert within(0.2, kind.use, elsewhere) is None
         kind.core(elsewhere).close(timeout=5)
         gevent.joinall(others)
         assert all(isinstance(other.value, kind.errors) for other in others)
     finally:
-        native.set()
+        os.close(writer)
     for pool in hanging:
         all_is_well(kind, pool)
+    os.close(reader)
 
 
 def test_connections_there_are_go_on_being_lent(kind: Kind, resolver: Resolver) -> None:

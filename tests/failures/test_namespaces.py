@@ -141,11 +141,9 @@ pool = ConnectionPool(
 client = redis.Redis(connection_pool=pool)
 
 def use(number):
-    pool.core._timeout = 20
     client.set(f"key{number}", number)
     assert client.get(f"key{number}") == b"%d" % number
     client.blpop("nothing", 0.02)
-    pool.core._timeout = 1.0
 
 def fill():
     gevent.joinall([gevent.spawn(use, n) for n in range(3)], raise_error=True)
