@@ -44,7 +44,7 @@ def migrated(mariadb_server: MariaDBServer) -> MariaDBServer:
     """The common server, which the project knows, with the project's table."""
     connections.databases["default"].update(where(mariadb_server))
     # For databases that tests make and drop.
-    mariadb_server.ask(f"GRANT ALL ON *.* TO '{mariadb_server.user}'@'%'")
+    mariadb_server.ask(f"GRANT ALL ON `test\\_%`.* TO '{mariadb_server.user}'@'%'")
     call_command("migrate", run_syncdb=True, verbosity=0)
     connections.close_all()
     return mariadb_server

@@ -235,7 +235,7 @@ def test_a_callable_may_clean(make):
 
 def test_an_exhausted_pool_is_an_operational_error(make):
     """Django's, which programs catch; the pool's own is its cause."""
-    wrapper = make({"max_connections": 1, "timeout": 0.01})
+    wrapper = make({"max_connections": 1, "timeout": 0.3})
     other = wrapper.copy()
     assert other.pool is wrapper.pool
     wrapper.ensure_connection()

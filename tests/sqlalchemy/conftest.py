@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,12 @@ from tests.servers import MariaDBServer
 
 MakePool = Callable[..., GreenletPool]
 MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog: pytest.LogCaptureFixture) -> None:
+    # Other tests may have silenced it: it is loud when connections break.
+    caplog.set_level(logging.ERROR, "sqlalchemy.pool")
 
 
 class Connection:
