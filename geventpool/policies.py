@@ -205,7 +205,7 @@ class Outage:
 
     failures: int | None = 3
     wait: bool = False
-    backoff: Backoff = Backoff(initial=0.05, maximum=1.0, jitter=0.5)
+    backoff: Backoff = Backoff(initial=0.05, maximum=0.5, jitter=0.5)
 
     def __post_init__(self) -> None:
         optional_whole("outage.failures", self.failures, 1)

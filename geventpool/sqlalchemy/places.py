@@ -9,18 +9,15 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geventpool import sockets
 from geventpool.connector import Connector
 from geventpool.holders import Holder
 from geventpool.ledger import CLOSING, GONE, IN_USE, Entry, Reason
 from geventpool.pool import Pool
-from geventpool.sqlalchemy.records import Record, cut
+from geventpool.sqlalchemy.records import Owner, Record, cut
 from geventpool.staff import within
-
-if TYPE_CHECKING:
-    from geventpool.sqlalchemy.pool import GreenletPool
 
 __all__ = ["Places", "RecordConnector"]
 
@@ -37,7 +34,7 @@ class RecordConnector(Connector[Record]):
     :param pool: whose records they are.
     """
 
-    def __init__(self, pool: GreenletPool) -> None:
+    def __init__(self, pool: Owner) -> None:
         self._pool = pool
         self._process = os.getpid()
 
@@ -106,7 +103,7 @@ class Places(Pool[Record]):
     """
 
     def __init__(
-        self, pool: GreenletPool, maxsize: int, use_lifo: bool, **options: Any
+        self, pool: Owner, maxsize: int, use_lifo: bool, **options: Any
     ) -> None:
         self.maxsize = maxsize
         self.use_lifo = use_lifo

@@ -19,21 +19,31 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import gevent
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
 
-if TYPE_CHECKING:
-    from geventpool.sqlalchemy.pool import GreenletPool
-
-__all__ = ["Fairy", "Record", "broken_off", "cut"]
+__all__ = ["Fairy", "Owner", "Record", "broken_off", "cut"]
 
 #: Where MySQL's protocol is spoken, an idle connection with something to read has been
 #: closed or is out of step. Other servers may send notices at any time.
 SILENT = frozenset({"mysql", "mariadb"})
+
+
+class Owner(Protocol):
+    """What records, and the places for them, ask of the pool they belong to."""
+
+    _dialect: Any
+
+    @property
+    def core(self) -> Any: ...
+    def _create_connection(self) -> Record: ...
+    def give_up(self, record: Record) -> None: ...
+    def recollect(self, record: Record, ref: weakref.ref[Any]) -> None: ...
+    def reclaim(self, record: Record) -> None: ...
 
 
 class Record(_ConnectionRecord):
@@ -53,9 +63,9 @@ class Record(_ConnectionRecord):
     _looked_at: Any = None
     _socket: Any = None
 
-    def __init__(self, pool: GreenletPool, connect: bool = True) -> None:
+    def __init__(self, pool: Owner, connect: bool = True) -> None:
         self.green_pool = pool
-        super().__init__(pool, connect)
+        super().__init__(pool, connect)  # type: ignore[arg-type]
 
     @property
     def fairy_ref(self) -> weakref.ref[Any] | None:
