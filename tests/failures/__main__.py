@@ -10,16 +10,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from textwrap import fill
 
 from tests.failures import cells
 from tests.failures.oracles import Outcome, broken
 from tests.failures.peers import CONTESTANTS
 from tests.failures.sites import SITES
 from tests.failures.storms import STORMS
-from tests.failures.tables import markdown, rst
+from tests.failures.tables import LEGEND, brief, markdown, rst
 
-#: The columns, unless pools are named: those that are set up as most would.
-COLUMNS = [name for name, make in CONTESTANTS.items() if not make.is_patient]
+#: The columns, unless pools are named.
+COLUMNS = (
+    "redis",
+    "redis-waiting",
+    "redis-blocking",
+    "redis-plain",
+    "gsocketpool",
+    "mysql",
+    "mysql-waiting",
+    "sqlalchemy",
+    "queuepool",
+    "pooleddb",
+    "pymysql-pool",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,15 +78,12 @@ def main(words: list[str] | None = None) -> int:
                 print(f"{storm} {pool}: {cells.words(outcome)}", file=sys.stderr)
             else:
                 print(cells.details(outcome), flush=True)
+    print("\n" + fill(LEGEND, 88))
+    draw = markdown if args.markdown else rst
     for site in SITES:
         columns = [name for name in pools if CONTESTANTS[name].site == site]
         if columns:
-            print(
-                "\n"
-                + (markdown if args.markdown else rst)(
-                    *_table(storms, columns, outcomes)
-                )
-            )
+            print("\n" + draw(*_table(storms, columns, outcomes)))
     ours = [
         outcome
         for (_, pool), outcome in outcomes.items()
@@ -87,11 +97,7 @@ def _table(
 ) -> tuple[list[str], list[list[str]]]:
     head = ["storm", *(CONTESTANTS[pool].title for pool in pools)]
     rows = [
-        [
-            f"{storm}: {STORMS[storm].title}",
-            *(cells.words(outcomes[storm, pool]) for pool in pools),
-        ]
-        for storm in storms
+        [storm, *(brief(outcomes[storm, pool]) for pool in pools)] for storm in storms
     ]
     return head, rows
 

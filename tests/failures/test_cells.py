@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import docutils.core
 import pytest
+from docutils import nodes
 
 from tests.failures import __main__ as program
 from tests.failures import cells, soak, tables
@@ -79,18 +81,84 @@ def test_one_cell_runs_in_a_process_of_its_own(
     assert program.main(words) == 0
     said = capsys.readouterr().out
     assert f"all {LIMIT} places" in said and "geventpool" in said
+    assert tables.LEGEND in " ".join(said.split()) and "\nkills  0\n" in said
     assert {"queuepool", "pooleddb", "gsocketpool"} < set(CONTESTANTS)
     with pytest.raises(SystemExit):
         program.main(["drizzle"])
 
 
-def test_tables_hold_sentences() -> None:
-    """In lines that are no longer than their column, or in one that wraps by itself."""
-    head, rows = ["storm", "pool"], [["kills", "all 16 places, " + "and more " * 4]]
-    lines = tables.rst(head, rows).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert lines[2] == lines[0].replace("-", "=")
-    assert tables.markdown(head, rows).count("\n") == 2
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (outcome(), "0"),
+        (outcome(account=Account(errors={"OSError": 1, "KeyError": 15})), "16"),
+        (
+            outcome(account=Account(errors={"OSError": 1}, refused=332)),
+            "332 refused, 1",
+        ),
+        (
+            outcome(places=LIMIT - 7, answers=LIMIT - 8, seen_by_proxy=40),
+            "40 sockets, 7 places lost, 1 dead lent, 0",
+        ),
+        (
+            outcome(account=Account(wrong=[("a", "b")] * 35, asleep=2)),
+            "35 wrong replies, 2 asleep for ever, 0",
+        ),
+        (outcome(given_up="hung, given up after 30 s"), "hung, given up after 30 s"),
+    ],
+)
+def test_a_table_says_what_did_not_hold_in_fewer_words(
+    found: Outcome, words: str
+) -> None:
+    """And how many requests failed; that all is well its legend says."""
+    assert tables.brief(found) == words
+
+
+HEAD = ["storm", "geventpool .redis, waiting", *["pymysql-pool"] * 4]
+ROWS = [
+    [
+        "kills",
+        "0",
+        *["40 sockets, 16 places lost, 40 refused, 40"] * 3,
+        "half-open " * 4 + "7",
+    ],
+    ["kill-some", *["16"] * 4, "2427 refused, 785"],
+]
+
+
+def test_a_table_is_markup_of_so_many_characters() -> None:
+    """What a reader of the markup finds in its cells is what was put there."""
+    drawn = tables.rst(HEAD, ROWS)
+    assert max(map(len, drawn.splitlines())) <= tables.LONGEST
+    table = docutils.core.publish_doctree(drawn, settings_overrides={"halt_level": 2})
+    found = [
+        [" ".join(cell.astext().split()) for cell in row.findall(nodes.entry)]
+        for row in table.findall(nodes.row)
+    ]
+    assert found == [HEAD, *ROWS]
+    assert tables.markdown(HEAD, ROWS).count("\n") == 3
+
+
+def test_a_table_has_as_few_lines_as_fit() -> None:
+    """What is short stays in one, and no word is broken, though all be too wide."""
+    short = tables.rst(["storm", "pool"], [["kills", "7 refused, 0"]])
+    assert short.count("\n") == 3 + 1
+    # Three rules, the head, and two lines: once one cell is broken, the others may be.
+    lost = ROWS[0][2]
+    rows = [["kills", lost, lost, lost]]
+    assert tables.rst(["storm", *"abc"], rows).count("\n") + 1 == 3 + 1 + 2
+    tight = tables.rst(["storm", "pool"], [["kills", "x" * 80 + " half-open"]])
+    assert "\n       half-open\n" in tight
+    endless = "x" * tables.LONGEST
+    wide = tables.rst(["the storm", "pool"], [["kills", f"crashed: {endless}"]])
+    assert endless in wide and "the storm" in wide
+
+
+def test_the_table_has_columns_of_both_sites() -> None:
+    """Of the pools that the README compares, each once."""
+    sites = [CONTESTANTS[name].site for name in program.COLUMNS]
+    assert sites == ["redis"] * 5 + ["mysql"] * 6
+    assert len(set(program.COLUMNS)) == len(sites)
 
 
 class Forgetful(OurSockets):
