@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.compat.environment import REPOSITORY, pip
 
@@ -39,9 +40,10 @@ class Run:
     :param str pools: ``"stock"`` or ``"ours"``.
     :param suite: the folder to run it in.
     :param python: the interpreter, with its options.
-    :param str script: a file beside this one, which runs pytest.
-    :param arguments: for pytest.
+    :param str script: a file beside this one, which runs the tests.
+    :param arguments: for it.
     :param over: called when it has ended.
+    :param more: for its environment.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Run:
         script: str,
         arguments: tuple[str, ...],
         over: Callable[[], object] = lambda: None,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._pools = pools
         self._over = over
@@ -61,6 +64,7 @@ class Run:
             "POOLS": pools,
             "OUTCOMES": str(self._file),
             "PYTHONPATH": str(REPOSITORY),
+            **more,
         }
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
@@ -76,8 +80,8 @@ class Run:
         """What became of each test, when all are over."""
         status = self._process.wait()
         self._over()
-        # 1: some tests failed.
-        if status not in (0, 1):
+        # 1: some tests failed; or none was run.
+        if status not in (0, 1) or not self._file.exists():
             sys.exit(
                 f"the run with {self._pools} failed:\n{self._log.read_text()[-5000:]}"
             )

@@ -3,7 +3,7 @@ Runs Django's own tests under gevent, with its MySQL backend or with ours.
 
 Executed by path, in the ``tests`` folder of Django's source distribution, by
 ``django_suite.py``; it is the settings module of that run as well. The environment
-variable ``BACKEND`` says which backend, ``SERVER`` where MariaDB is (JSON), and
+variable ``POOLS`` says whose backend, ``SERVER`` where MariaDB is (JSON), and
 ``OUTCOMES`` names the file to write: one line of JSON for each test.
 """
 
@@ -23,7 +23,7 @@ import pymysql  # noqa: E402
 #: Seconds one test may take.
 PATIENCE = 60
 
-OURS = os.environ["BACKEND"] == "ours"
+OURS = os.environ["POOLS"] == "ours"
 
 # Django's own backend, and one of its tests, know PyMySQL only by another name.
 pymysql.version_info = (99, 0, 0, "final", 0)
