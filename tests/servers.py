@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
@@ -160,6 +161,20 @@ class Server:
     def pause(self) -> None:
         """Make it silent with its sockets open (SIGSTOP): a hanging server."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Each thread stops when it comes to it, and may give an answer before.
+        while not self._is_stopped():
+            time.sleep(0.001)
+
+    def _is_stopped(self) -> bool:
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            try:
+                # The name before the state may contain anything, but it ends with this.
+                state = stat.read_text().rpartition(") ")[2][0]
+            except FileNotFoundError:
+                continue  # a thread that has just ended
+            if state not in "TZ":
+                return False
+        return True
 
     def resume(self) -> None:
         """Let a paused server go on (SIGCONT)."""
