@@ -67,6 +67,8 @@ class Cluster:
         view = self.view(node)
         # With short time limits a process may look dead for a moment.
         fine = not any("fail" in each["flags"] for each in view.values())
+        # It may know all the others and yet refuse commands for a while.
+        fine = fine and node.ask("CLUSTER INFO")["cluster_state"] == "ok"
         # A replica is shown to clients only when it has got its first data.
         slots = node.ask("CLUSTER SLOTS")
         return fine and len(slots) >= 3 and all(len(each) > 3 for each in slots)
