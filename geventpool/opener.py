@@ -41,6 +41,7 @@ class Home(Protocol[C]):
     connector: Connector[C]
     audience: Audience
     closed: bool
+    min_connections: int
     #: seconds, monotonic
     clock: Callable[[], float]
 
@@ -63,7 +64,6 @@ class Opener(Generic[C]):
         breaker: Breaker,
         backoff: Backoff,
         limit: float,
-        min_connections: int,
     ) -> None:
         self._home = home
         self._ledger = home.ledger
@@ -73,7 +73,6 @@ class Opener(Generic[C]):
         self.breaker = breaker
         self.backoff = backoff
         self._limit = limit
-        self._min_connections = min_connections
         #: places whose opening pauses because the server is full
         self.refused: set[Entry[C]] = set()
         #: the last failure to open and when it was; None after a success
@@ -298,7 +297,7 @@ class Opener(Generic[C]):
         ledger = self._ledger
         while (
             not self._home.closed
-            and ledger.size < self._min_connections
+            and ledger.size < self._home.min_connections
             and len(ledger.opening) < self.dial_limit
         ):
             self._staff.spawn(self._restock, ledger.reserve())

@@ -113,7 +113,6 @@ class Stock(Generic[C]):
             Breaker(outage, max_connecting),
             backoff,
             limits.open,
-            min_connections,
         )
 
         # A verb that the connector leaves as it is costs no call.

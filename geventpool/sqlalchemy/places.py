@@ -223,7 +223,7 @@ class Places(Pool[Record]):
         """
         stock, ledger = self._stock, self._ledger
         # Nothing is kept ready any more, but who still borrows is served.
-        stock.min_connections = stock.opener._min_connections = 0
+        stock.min_connections = 0
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
             if not stock.is_calm:
