@@ -36,9 +36,9 @@ bench-readme:
 
 check:
 	@.ci/setup $(VENV) dev optional
-	$(RUN) black --check --quiet --diff .
-	$(RUN) isort --check --quiet .
-	$(RUN) flake8
+	$(RUN) ruff format --check --quiet --diff .
+	$(RUN) ruff check --quiet .
+	$(VENV)/bin/codespell
 	$(RUN) mypy
 
 test:
@@ -65,5 +65,5 @@ test-versions:
 
 clean:
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
-	rm -rf .hypothesis .mypy_cache .pytest_cache
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find geventpool tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

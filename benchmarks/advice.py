@@ -170,8 +170,7 @@ def _within(chosen: Point, room: Room, processes: int, reasons: list[str]) -> Ad
     free = f"{room.free} of {room.maximum} places nobody else uses now"
     if chosen.size <= share:
         reasons.append(
-            f"{several} with {chosen.size} make {processes * chosen.size}, of "
-            f"{free}."
+            f"{several} with {chosen.size} make {processes * chosen.size}, of {free}."
         )
         return Advice(chosen.size, reasons)
     size = max(1, share)

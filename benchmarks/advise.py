@@ -239,8 +239,7 @@ def _told(survey: Survey) -> str:
     limit = (
         "it does not tell its limit"
         if room.maximum is None
-        else f"it allows {room.maximum} connections, {room.others} are in use by "
-        "others"
+        else f"it allows {room.maximum} connections, {room.others} are in use by others"
     )
     return (
         f"A round trip takes {duration(survey.trip)}, the first dial took "

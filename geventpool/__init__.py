@@ -1,4 +1,4 @@
-"""A connection pool for programs that run on gevent.
+r"""A connection pool for programs that run on gevent.
 
 ::
 
@@ -7,7 +7,7 @@
     pool = Pool(TcpConnection, dict(host="127.0.0.1", port=6379), max_connections=10)
 
     with pool.connection() as conn:
-        conn.send(b"PING\\r\\n")
+        conn.send(b"PING\r\n")
         print(conn.recv(4096))
 
 The pools for drivers are imported by name and need their driver:

@@ -719,14 +719,17 @@ def test_a_forgotten_pool_is_collected_though_it_has_a_reaper() -> None:
 
 def test_a_reaper_does_not_keep_the_loop_alive() -> None:
     """A program whose work is done ends, though its pools wait for their next sweep."""
-    assert run_script("""
+    assert (
+        run_script("""
 import gevent
 from geventpool import Pool
 from geventpool.testing import ScriptedConnector
 pool = Pool(ScriptedConnector(), initial_connections=1, reap_interval=3600)
 gevent.wait()
 print(pool._stock.reaper.is_alive)
-""") == "True\n"
+""")
+        == "True\n"
+    )
 
 
 def test_at_the_limit_an_expired_connection_gives_way_in_no_time_or_not_at_all() -> (

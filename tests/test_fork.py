@@ -304,7 +304,9 @@ def test_a_child_of_a_child_begins_with_nothing_too() -> None:
 def test_it_needs_no_patching() -> None:
     """``gevent.os.fork`` in an unpatched process is just as good."""
     with Echo() as echo:
-        assert run_script(dedent(f"""
+        assert (
+            run_script(
+                dedent(f"""
                     import os
                     import gevent, gevent.os
                     from geventpool import *
@@ -319,7 +321,10 @@ def test_it_needs_no_patching() -> None:
                     assert os.waitpid(pid, 0)[1] == 0
                     pool.close()
                     print("done")
-                    """)) == "done\n"
+                    """)
+            )
+            == "done\n"
+        )
         assert echo.accepted == 2
 
 

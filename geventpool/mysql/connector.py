@@ -325,6 +325,6 @@ def _merged(
     names = ("hosts", "host_order", "target")
     said = [both.pop(name, None) for name in names]
     hosts, order, target = (
-        text if given is None else given for text, given in zip(said, rest)
+        text if given is None else given for text, given in zip(said, rest, strict=True)
     )
     return both, hosts, order, target

@@ -143,9 +143,9 @@ def _host(text: str) -> Host:
         # "user:password" without a host is read as a host with a port.
         name, colon, port = text.rpartition(":")
         if colon and not port.isdecimal():
-            error = ValueError(
+            raise ValueError(
                 f"url has {shown(name)} as a host, but no port from 1 to 65535 after it"
-            )
+            ) from None
         raise error from None
 
 

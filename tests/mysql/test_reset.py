@@ -152,8 +152,8 @@ def test_a_reset_that_fails_costs_the_connection(through, proxy, one_by_one):
     use(pool)
     good = use(pool)
     before = proxy.question
-    proxy.question = lambda data: before(data) and data.replace(
-        SET_NAMES, b"SET NAMES utf8mbX"
+    proxy.question = lambda data: (
+        before(data) and data.replace(SET_NAMES, b"SET NAMES utf8mbX")
     )
     assert use(pool) is good and not good.open
     proxy.question = before

@@ -285,8 +285,9 @@ def test_a_value_that_cannot_be_decoded_closes_the_connection(make_pool):
 def test_an_answer_that_is_none_closes_the_connection(through, proxy):
     """A result where an OK was due: somebody is out of step."""
     conn = through().acquire(reclaim=False)
-    proxy.question = lambda data: data.replace(b"COMMIT", b"DO 1;#") and (
-        b"\x09\x00\x00\x00\x03SELECT 1" if b"COMMIT" in data else data
+    proxy.question = lambda data: (
+        data.replace(b"COMMIT", b"DO 1;#")
+        and (b"\x09\x00\x00\x00\x03SELECT 1" if b"COMMIT" in data else data)
     )
     with pytest.raises(err.OperationalError) as out_of_sync:
         conn.commit()

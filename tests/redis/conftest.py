@@ -84,9 +84,10 @@ def own_cluster() -> Iterator[Cluster]:
 @pytest.fixture()
 def replicated() -> Iterator[tuple[list[RedisServer], list[RedisSentinel]]]:
     """A master, a replica of it, and three sentinels that watch them."""
-    with RedisServer() as master, RedisServer(
-        "--replicaof", f"{master.host} {master.port}"
-    ) as replica:
+    with (
+        RedisServer() as master,
+        RedisServer("--replicaof", f"{master.host} {master.port}") as replica,
+    ):
         sentinels = [RedisSentinel(master, quorum=2) for _ in range(3)]
         try:
             for each in sentinels:

@@ -17,7 +17,8 @@ __all__ = ["is_read"]
 
 #: What may stand before a parenthesis: words of SQL, and functions that only compute.
 #: Any other name may be a stored function, or one like GET_LOCK.
-_WORDS = frozenset("""
+_WORDS = frozenset(
+    """
     SELECT DISTINCT FROM WHERE HAVING AND OR XOR NOT IN EXISTS ON USING BETWEEN LIKE IS
     BY AS THEN ELSE WHEN CASE UNION ALL INTERSECT EXCEPT JOIN OVER LIMIT ANY SOME BINARY
     CHAR VARCHAR DECIMAL NUMERIC SIGNED UNSIGNED DATETIME TIME
@@ -38,7 +39,8 @@ _WORDS = frozenset("""
     SECOND MICROSECOND EXTRACT DATE_FORMAT DATE_ADD DATE_SUB DATEDIFF TIMEDIFF
     TIMESTAMPDIFF TIMESTAMPADD TIME_TO_SEC TO_SECONDS MAKEDATE LAST_DAY CONVERT_TZ
     FROM_UNIXTIME UNIX_TIMESTAMP STR_TO_DATE INTERVAL
-    """.split())
+    """.split()
+)
 
 _BEFORE_PARENTHESIS = re.compile(r"([\w$`.\"']+)\s*\(")
 #: Variables, comments (which may hold SQL), a second statement, names in two pieces.
