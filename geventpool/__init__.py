@@ -32,6 +32,7 @@ from geventpool.listeners import (
     PoolListener,
     PoolStats,
 )
+from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.pool import Pool
 from geventpool.reports import Loan
@@ -50,6 +51,8 @@ __all__ = [
     "Limits",
     "Loan",
     "LogListener",
+    "NotPatchedError",
+    "NotPatchedWarning",
     "Outage",
     "Pool",
     "PoolClosedError",

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "geventpool"
 #: What each file of the core may import of the others. A new file needs a row.
 CORE: dict[str, set[str]] = {
     "errors": set(),
+    "patching": set(),
     "policies": set(),
     "sockets": set(),
     "ledger": {"errors", "policies"},

@@ -1,0 +1,128 @@
+"""What an adapter does in a process that gevent has not patched.
+
+One rule for all adapters:
+
+* Where gevent has patched ``socket``, the pool does the pooling.
+* Where it has not, there is no event loop to share, and the adapter behaves as the
+  part that it stands in for. A module that makes a pool can so be imported by programs
+  without gevent: a command line, a migration, a development server with threads. One
+  warning per process and adapter says so. With ``unpatched="error"`` the first use
+  raises :exc:`NotPatchedError` instead.
+
+The question is asked at each first use and never at import or construction: a server
+may import the program, then fork, and then patch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from gevent import monkey
+
+__all__ = [
+    "ERROR",
+    "STOCK",
+    "NotPatchedError",
+    "NotPatchedWarning",
+    "check_unpatched",
+    "is_patched",
+    "missing",
+    "pools_here",
+    "refusal",
+    "warn_once",
+]
+
+#: Values of the option ``unpatched``.
+STOCK = "stock"
+ERROR = "error"
+
+#: One object of each module that ``gevent.monkey`` replaces. To ask for the module
+#: would not do: ``patch_dns()`` alone counts as a patch of the module ``socket``.
+_OBJECTS = {
+    "select": "select",
+    "socket": "socket",
+    "ssl": "SSLContext",
+    "subprocess": "Popen",
+    "thread": "allocate_lock",
+    "time": "sleep",
+}
+_MODULES = {"thread": "_thread"}
+
+HOW_TO_PATCH = (
+    "Put 'from gevent import monkey; monkey.patch_all()' before all other imports, at "
+    "the top of the program (for gunicorn with preload_app: at the top of its "
+    "configuration file)"
+)
+
+_warned: set[tuple[str, str]] = set()
+
+
+class NotPatchedError(RuntimeError):
+    """The driver would block the event loop: gevent has not patched what it needs."""
+
+
+class NotPatchedWarning(RuntimeWarning):
+    """gevent has not patched this process, or not all of it."""
+
+
+def check_unpatched(value: Any) -> str:
+    """The value of an adapter's option ``unpatched``.
+
+    :raises ValueError: neither ``"stock"`` nor ``"error"``.
+    """
+    if not isinstance(value, str) or value not in (STOCK, ERROR):
+        raise ValueError(f"unpatched must be 'stock' or 'error', not {value!r}")
+    return value
+
+
+def is_patched(part: str) -> bool:
+    """Has gevent patched this part of the standard library?
+
+    :param part: ``"socket"``, ``"time"`` ..., as ``monkey.patch_all()`` names it.
+    """
+    return monkey.is_object_patched(_MODULES.get(part, part), _OBJECTS[part])
+
+
+def missing(*parts: str) -> list[str]:
+    """Those of *parts* that gevent has not patched."""
+    return [part for part in parts if not is_patched(part)]
+
+
+def pools_here(adapter: str, unpatched: str, instead: str) -> bool:
+    """Is the pool to do the pooling? Never switches.
+
+    True where ``socket`` is patched. Otherwise False, after one warning per process
+    and adapter.
+
+    :param str adapter: what the messages name: ``"geventpool.redis"``.
+    :param str unpatched: the value of the adapter's option.
+    :param str instead: what the adapter behaves as: ``"redis-py's own pool"``.
+    :raises NotPatchedError: *unpatched* is ``"error"``.
+    """
+    if is_patched("socket"):
+        return True
+    if unpatched == ERROR:
+        raise refusal(adapter, "socket")
+    warn_once(
+        adapter,
+        f"{adapter} behaves as {instead}, because gevent has not patched socket in "
+        f"this process. In a program on gevent: {HOW_TO_PATCH}. With unpatched='error' "
+        "this is an error.",
+    )
+    return False
+
+
+def refusal(adapter: str, *parts: str) -> NotPatchedError:
+    """The error that names the parts of the standard library that are not patched."""
+    return NotPatchedError(
+        f"{adapter} would block the event loop: gevent has not patched "
+        f"{', '.join(parts)} in this process. {HOW_TO_PATCH}."
+    )
+
+
+def warn_once(adapter: str, text: str) -> None:
+    """Give a :exc:`NotPatchedWarning`; the same one only once in a process."""
+    if (adapter, text) not in _warned:
+        _warned.add((adapter, text))
+        warnings.warn(text, NotPatchedWarning, stacklevel=2)
