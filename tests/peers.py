@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import gevent
-import greenlet
 from gevent import socket
 from gevent.event import Event
 from gevent.ssl import SSLSocket
@@ -333,22 +332,6 @@ def unix_path() -> Iterator[str]:
     """A free path for a Unix socket, short enough for one."""
     with tempfile.TemporaryDirectory(prefix="peer") as folder:
         yield str(Path(folder, "socket"))
-
-
-@contextlib.contextmanager
-def no_switch() -> Iterator[None]:
-    """A block in which no greenlet may switch to another one."""
-    switches: list[tuple[str, object]] = []
-
-    def note(event: str, args: object) -> None:
-        switches.append((event, args))
-
-    before = greenlet.settrace(note)
-    try:
-        yield
-    finally:
-        greenlet.settrace(before)
-    assert not switches, f"switched: {switches}"
 
 
 def open_sockets() -> set[int]:

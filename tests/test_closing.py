@@ -29,6 +29,7 @@ from geventpool.testing import (
     check,
     check_capacity,
     interrupt_everywhere,
+    sweep,
     switches,
 )
 from tests.peers import Echo, Unruly
@@ -526,7 +527,7 @@ def test_nothing_is_opened_after_close(connector: ScriptedConnector) -> None:
     pool.close()
     pool.drop_expired()
     pool.drain()
-    pool._stock.sweep()
+    sweep(pool)
     gevent.idle()
     assert reaper is not None and not reaper.is_alive
     assert len(connector.opened) == 2 and pool.size == 0
@@ -696,7 +697,7 @@ def test_drain_renews_what_is_being_worked_at(
     pool.release(conn)
     if state == "checking":
         clock.advance(11)
-        pool._stock.sweep()
+        sweep(pool)
     if state == "closing":
         pool.drop(conn)
     gevent.idle()

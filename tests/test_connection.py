@@ -15,7 +15,8 @@ from gevent import socket
 from geventpool import sockets
 from geventpool.connection import Connection, TcpConnection
 from geventpool.sockets import KeepAlive
-from tests.peers import Deaf, Echo, Unruly, no_switch, tls_contexts, unix_path
+from geventpool.testing import no_switch
+from tests.peers import Deaf, Echo, Unruly, tls_contexts, unix_path
 
 
 class Clock:

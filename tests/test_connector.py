@@ -15,7 +15,8 @@ from gevent import socket
 from geventpool import sockets
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector, as_connector, let_go
-from tests.peers import Echo, Unruly, no_switch
+from geventpool.testing import no_switch
+from tests.peers import Echo, Unruly
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from geventpool.testing import (
     ScriptedConnector,
     check,
     check_capacity,
+    sweep,
     switches,
 )
 from tests.conftest import HubError
@@ -56,8 +57,7 @@ class Stage:
 
     def sweep(self) -> None:
         """What the reaper does when its time has come, and all that follows."""
-        self.pool._stock.sweep()
-        gevent.idle()
+        sweep(self.pool)
 
     def asked(self, verb: str) -> list[ScriptedConnection | None]:
         """What *verb* was called with."""

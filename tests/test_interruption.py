@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from geventpool import Expiry, Pool
-from geventpool.testing import ScriptedConnector, check, interrupt_everywhere
+from geventpool.testing import ScriptedConnector, check, interrupt_everywhere, sweep
 
 LATER = range(-1, 4)
 
@@ -165,7 +165,7 @@ def test_a_sweep_may_be_interrupted_anywhere():
 
     interrupt_everywhere(
         with_pool(
-            lambda pool: pool._stock.sweep(),
+            sweep,
             fill,
             max_connections=3,
             ping_interval=0,

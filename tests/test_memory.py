@@ -23,6 +23,7 @@ from geventpool.testing import (
     ScriptedConnector,
     check,
     check_capacity,
+    sweep,
 )
 from tests.peers import Echo
 
@@ -82,7 +83,7 @@ def test_what_a_forgotten_pool_was_at_is_let_go(state: str) -> None:
     if state == "closing":
         pool.drop(conn)
     if state == "checking":
-        pool._stock.sweep()
+        sweep(pool)
     gevent.idle()
     assert getattr(pool.stats(), state) == 1
     del pool
@@ -241,7 +242,7 @@ def test_a_dead_greenlet_without_links_is_found_by_a_sweep() -> None:
     dead = raw(pool.acquire)
     gevent.idle()
     assert dead.dead and pool.stats().in_use == 1
-    pool._stock.sweep()
+    sweep(pool)
     assert connector.opened[0].end == "discarded"
     check_capacity(pool)
 

@@ -25,6 +25,7 @@ from geventpool.testing import (
     check,
     check_capacity,
     pool_greenlets,
+    sweep,
 )
 
 #: Tries without a pause between them.
@@ -312,8 +313,7 @@ def test_what_min_connections_ask_for_is_not_opened_in_a_pause():
     connector = ScriptedConnector(open=down(1))
     pool = paused_pool(connector, min_connections=1)
     tried = len(connector.calls)
-    pool._stock.sweep()
-    gevent.idle()
+    sweep(pool)
     assert len(connector.calls) == tried
 
 

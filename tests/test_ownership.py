@@ -6,7 +6,7 @@ import gevent
 import pytest
 
 from geventpool import ConnectionNotFoundError, Counters, Pool, Reason
-from geventpool.testing import ScriptedConnector, check, check_capacity
+from geventpool.testing import ScriptedConnector, check, check_capacity, sweep
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_raw_greenlet_that_ended_is_found_by_the_sweep(pool):
     while not raw.dead:
         gevent.sleep(0)
     assert pool.stats().in_use == 1
-    pool._stock.sweep()
+    sweep(pool)
     assert pool.size == 0
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gevent
 import pytest
 from gevent import socket
 
-from tests.peers import Deaf, Echo, Peer, Unruly, no_switch, run_script, unix_path
+from tests.peers import Deaf, Echo, Peer, Unruly, run_script, unix_path
 
 
 def dialled(peer: Peer) -> Any:
@@ -117,13 +116,6 @@ def test_nobody_gets_through_to_a_deaf_port() -> None:
     """Connecting to a deaf peer takes for ever."""
     with Deaf() as deaf, pytest.raises(TimeoutError):
         socket.create_connection(deaf.address, timeout=0.01)
-
-
-def test_a_switch_is_noticed() -> None:
-    """A block that switches is found out."""
-    with pytest.raises(AssertionError, match="switched"):
-        with no_switch():
-            gevent.sleep(0)
 
 
 def test_a_script_that_fails_says_why() -> None:

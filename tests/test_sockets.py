@@ -19,11 +19,11 @@ from gevent.event import Event
 
 from geventpool import sockets
 from geventpool.sockets import KeepAlive, abandon, abort, dial, dial_unix, is_quiet
+from geventpool.testing import no_switch
 from tests.peers import (
     Deaf,
     Echo,
     Unruly,
-    no_switch,
     open_sockets,
     run_script,
     tls_contexts,

@@ -18,8 +18,8 @@ from geventpool import (
     PoolExhaustedError,
     TcpConnection,
 )
-from geventpool.testing import check, check_capacity
-from tests.peers import Peer, no_switch
+from geventpool.testing import check, check_capacity, no_switch
+from tests.peers import Peer
 
 #: Bytes of each message; a reply is the same again.
 SIZE = 16

@@ -22,8 +22,12 @@ from geventpool.testing import (
     check,
     check_capacity,
     interrupt_everywhere,
+    no_switch,
     pool_greenlets,
+    sweep,
     switches,
+    wait_until,
+    watch_now,
 )
 from tests.conftest import HubError
 
@@ -189,6 +193,47 @@ def test_switches_leaves_the_tracing_as_it_was() -> None:
     finally:
         greenlet.settrace(None)
     assert events
+
+
+def test_a_block_that_must_not_switch_fails_if_it_does() -> None:
+    """Its own error is not hidden by that."""
+    with no_switch():
+        pass
+    with pytest.raises(AssertionError, match="switched to .*Hub"), no_switch():
+        gevent.sleep(0)
+    with pytest.raises(KeyError), no_switch():
+        gevent.sleep(0)
+        raise KeyError
+
+
+def test_a_condition_is_waited_for_until_it_holds() -> None:
+    """One that does not hold in time is named in the error."""
+    done: list[int] = []
+    gevent.spawn(done.append, 1)
+    wait_until(lambda: done)
+    with pytest.raises(AssertionError, match="not within 0.01 s: the answer"):
+        wait_until(lambda: False, "the answer", timeout=0.01)
+
+
+# Background work.
+
+
+def test_a_sweep_is_done_with_all_that_it_begins() -> None:
+    """The pings and closings included."""
+    pool = stocked(2, ping_interval=10)
+    clock = Clock()
+    clock.rule(pool)
+    clock.advance(20)
+    sweep(pool)
+    assert pool.stats().checking == 0
+    verbs = [verb for verb, _ in pool._connector.calls]  # type: ignore[attr-defined]
+    assert verbs.count("ping") == 2
+
+
+def test_only_a_pool_that_can_watch_is_asked_to() -> None:
+    """A scripted connection has no descriptor."""
+    with pytest.raises(AssertionError, match="watches no connections: <Pool"):
+        watch_now(stocked())
 
 
 # The books.
@@ -495,6 +540,39 @@ def test_a_pools_own_greenlets_can_be_the_victims(hub_errors: list[HubError]) ->
         victims=lambda it: bool(pools) and it in pool_greenlets(pools[0]),
     )
     assert points >= 2
+    hub_errors.clear()
+
+
+def test_what_the_victim_leaves_behind_is_interrupted_too(
+    hub_errors: list[HubError],
+) -> None:
+    """A reset begins when the borrower has ended; it is a victim like any other."""
+    connectors: list[ScriptedConnector] = []
+    pools: list[Pool[Any]] = []
+
+    def scenario() -> Scenario:
+        connector = ScriptedConnector(switching=True)
+        pool: Pool[Any] = Pool(connector, max_connections=1)
+        connectors.append(connector)
+        pools[:] = [pool]
+
+        def run() -> None:
+            with pool.connection() as conn:
+                conn.needs_reset = True
+
+        return run, [pool]
+
+    interrupt_everywhere(
+        scenario,
+        errors=[gevent.GreenletExit],
+        victims=lambda it: bool(pools) and it in pool_greenlets(pools[0]),
+    )
+
+    def was_killed_in_reset(connector: ScriptedConnector) -> bool:
+        first = connector.opened[0]
+        return ("reset", first) in connector.calls and first.end == "discarded"
+
+    assert any(was_killed_in_reset(connector) for connector in connectors)
     hub_errors.clear()
 
 

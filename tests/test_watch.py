@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from geventpool import Connector, Counters, Pool, PoolListener, Reason
 from geventpool.sockets import is_quiet
-from geventpool.testing import check
+from geventpool.testing import check, watch_now
 from geventpool.watch import Watch, _fired, _look
 
 
@@ -63,7 +63,7 @@ def make(connector, number=1, **options):
     """A pool with so many idle connections, all under watch."""
     options.setdefault("max_connections", number)
     pool = Pool(connector, initial_connections=number, **options)
-    pool._stock.watch.look()
+    watch_now(pool)
     return pool
 
 
@@ -104,7 +104,7 @@ def test_a_watcher_costs_a_loan_nothing_and_is_gone_at_its_first_answer():
         gevent.idle()
         assert watched(pool) == 0
     assert pool.stats().idle == 1
-    pool._stock.watch.look()
+    watch_now(pool)
     assert watched(pool) == 1
 
 

@@ -20,9 +20,8 @@ from geventpool.django.mysql.base import DatabaseWrapper  # noqa: E402
 from geventpool.django.mysql.pools import pools  # noqa: E402
 from geventpool.mysql import ConnectionPool  # noqa: E402
 from geventpool.mysql.protocol import Wire  # noqa: E402
-from geventpool.testing import check  # noqa: E402
+from geventpool.testing import check, wait_until  # noqa: E402
 from tests.django.project.models import Account  # noqa: E402
-from tests.mysql.conftest import until  # noqa: E402
 from tests.servers import MariaDBServer  # noqa: E402
 
 MakeWrapper = Callable[..., DatabaseWrapper]
@@ -126,7 +125,7 @@ def settle(pool: ConnectionPool) -> None:
         stats = pool.stats()
         return stats.size == stats.idle + stats.in_use
 
-    until(is_settled, "settled")
+    wait_until(is_settled, "settled")
 
 
 def value(wrapper: DatabaseWrapper, statement: str, *values: object) -> Any:

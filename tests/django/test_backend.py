@@ -25,9 +25,9 @@ from gevent.event import Event
 from geventpool import PoolClosedError, PoolExhaustedError
 from geventpool.django.mysql import pools as room
 from geventpool.mysql import Connection
+from geventpool.testing import wait_until
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
-from tests.mysql.conftest import until
 
 SELECT = b"SELECT `project_account`"
 
@@ -40,7 +40,7 @@ def test_closing_gives_the_connection_back(make):
     assert isinstance(first, Connection)
     wrapper.close()
     assert wrapper.connection is None
-    until(lambda: wrapper.pool.idle_connections() == [first], "back")
+    wait_until(lambda: wrapper.pool.idle_connections() == [first], "back")
     assert value(wrapper, "SELECT 1") == 1
     assert wrapper.connection is first
 
@@ -229,7 +229,7 @@ def test_a_callable_may_clean(make):
     wrapper.ensure_connection()
     conn = wrapper.connection
     wrapper.close()
-    until(lambda: wrapper.pool.stats().idle == 1, "cleaned")
+    wait_until(lambda: wrapper.pool.stats().idle == 1, "cleaned")
     assert cleaned == [conn, conn]
 
 
@@ -297,7 +297,7 @@ def test_a_greenlet_that_dies_loses_its_place(accounts):
         assert connection.pool.stats().in_use == 1
 
     gevent.spawn(ask).join()
-    until(lambda: connection.pool.stats().in_use == 0, "its place is free")
+    wait_until(lambda: connection.pool.stats().in_use == 0, "its place is free")
 
 
 def test_a_forgotten_wrapper_loses_its_place(make):
@@ -431,7 +431,7 @@ def test_an_idle_connection_that_was_killed_is_not_lent(make, migrated):
     thread_id = lent.thread_id()
     wrapper.close()
     migrated.ask(f"KILL CONNECTION {thread_id}")
-    until(lambda: thread_id not in migrated.connection_ids(), "killed")
+    wait_until(lambda: thread_id not in migrated.connection_ids(), "killed")
     assert value(wrapper, "SELECT CONNECTION_ID()") != thread_id
 
 
@@ -632,4 +632,4 @@ def test_a_killed_request_leaves_its_place_to_others(accounts):
     asked.wait()
     gevent.idle()
     victim.kill()
-    until(lambda: connection.pool.stats().in_use == 0, "its place is free")
+    wait_until(lambda: connection.pool.stats().in_use == 0, "its place is free")

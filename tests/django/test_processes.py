@@ -18,10 +18,10 @@ import gevent
 import pytest
 from django.db import connection
 
+from geventpool.testing import wait_until
 from tests.compat.environment import REPOSITORY
 from tests.django.conftest import where
 from tests.django.project.models import Account
-from tests.mysql.conftest import until
 from tests.servers import MariaDBServer, Server, find_program
 
 LIMIT = 4
@@ -165,7 +165,7 @@ def test_a_preloaded_project_may_have_asked_before(accounts, web_user):
     # The parent's connection stays, for its main greenlet never gives it back.
     config = str(REPOSITORY / "tests/django/project/gunicorn.conf.py")
     with gunicorn(web_user, "--config", config, ASK_EARLY="1") as web:
-        until(lambda: web_connections(web_user) == 1, "the parent has asked")
+        wait_until(lambda: web_connections(web_user) == 1, "the parent has asked")
         (parents,) = [
             int(row[0])
             for row in web_user.ask(
@@ -199,7 +199,9 @@ def test_a_graceful_reload_loses_no_request(accounts, web_user):
 
         gevent.joinall(crowd, raise_error=True)
         assert {each.value[0] for each in crowd} == {200}
-        until(lambda: before not in web_user.connection_ids(), "the old one has gone")
+        wait_until(
+            lambda: before not in web_user.connection_ids(), "the old one has gone"
+        )
         assert web.get("/balance/1")[0] == 200
         assert max(seen) <= LIMIT
 

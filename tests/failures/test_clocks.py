@@ -17,9 +17,8 @@ from redis.retry import Retry
 from geventpool import Backoff, Limits, Pool, PoolExhaustedError, TcpConnection
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
-from geventpool.testing import ScriptedConnector, check, check_capacity
+from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests.peers import Echo
-from tests.redis.tools import wait_until
 from tests.servers import MariaDBServer, RedisServer
 
 DAY = 86400.0

@@ -19,9 +19,8 @@ from redis.retry import Retry
 from geventpool import Limits, Pool, PoolExhaustedError, TcpConnection
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
-from geventpool.testing import check, check_capacity
+from geventpool.testing import check, check_capacity, wait_until
 from tests.peers import Echo
-from tests.redis.tools import wait_until
 from tests.servers import MariaDBServer, RedisServer
 
 NAME = "db.example.test"

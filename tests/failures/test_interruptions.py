@@ -47,9 +47,9 @@ from geventpool.testing import (
     check_capacity,
     interrupt_everywhere,
     pool_greenlets,
+    wait_until,
 )
 from tests.peers import Echo, open_sockets, tls_contexts, unix_path
-from tests.redis.tools import wait_until
 from tests.servers import MariaDBServer, RedisSentinel, RedisServer
 
 NO_RETRY = Retry(NoBackoff(), 0)

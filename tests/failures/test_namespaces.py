@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 
+from geventpool.testing import wait_until
 from tests.failures.namespaces import (
     PATHS,
     Failed,
@@ -20,7 +21,6 @@ from tests.failures.namespaces import (
     Network,
     why_not,
 )
-from tests.redis.tools import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gevent
 import pytest
 
 from geventpool.mysql import ConnectionPool
@@ -85,10 +84,3 @@ def rows(conn: Any, statement: str, *values: object) -> list[tuple[Any, ...]]:
 def value(conn: Any, statement: str, *values: object) -> Any:
     """The first column of the first row of one statement."""
     return rows(conn, statement, *values)[0][0]
-
-
-def until(rule: Callable[[], bool], what: str, patience: float = 10.0) -> None:
-    """Wait for something in the server that nobody is told of."""
-    with gevent.Timeout(patience, AssertionError(f"not within {patience} s: {what}")):
-        while not rule():
-            gevent.sleep(0.01)

@@ -7,7 +7,8 @@ import pytest
 from pymysql import err
 
 from geventpool import Backoff, Limits, Outage, PoolExhaustedError
-from tests.mysql.conftest import rows, until, value
+from geventpool.testing import wait_until, watch_now
+from tests.mysql.conftest import rows, value
 
 
 def warm(pool, number):
@@ -15,7 +16,7 @@ def warm(pool, number):
     lent = [pool.acquire() for _ in range(number)]
     for conn in reversed(lent):
         pool.release(conn)
-    until(lambda: len(pool.idle_connections()) == number, "idle")
+    wait_until(lambda: len(pool.idle_connections()) == number, "idle")
     return lent
 
 
@@ -27,7 +28,7 @@ def test_connections_killed_while_idle_are_never_lent(make_pool, mariadb_server)
     pool = make_pool()
     killed = warm(pool, 3)
     mariadb_server.hang_up()
-    until(lambda: not any(conn.is_quiet() for conn in killed), "told")
+    wait_until(lambda: not any(conn.is_quiet() for conn in killed), "told")
     for _ in range(5):
         with pool.connection() as conn:
             assert conn not in killed
@@ -38,9 +39,9 @@ def test_connections_killed_while_idle_are_found_at_once(make_pool, mariadb_serv
     """The event loop hears it; nobody has to ask for a connection first."""
     pool = make_pool()
     warm(pool, 3)
-    pool._stock.watch.look()
+    watch_now(pool)
     mariadb_server.hang_up()
-    until(lambda: pool.size == 0, "found")
+    wait_until(lambda: pool.size == 0, "found")
 
 
 def test_a_connection_killed_while_busy_costs_its_borrower_only(
@@ -56,7 +57,7 @@ def test_a_connection_killed_while_busy_costs_its_borrower_only(
             rows(conn, "SELECT SLEEP(20)")
 
     borrower = gevent.spawn(lambda: pytest.raises(err.OperationalError, borrow))
-    until(lambda: bool(seen), "borrowed")
+    wait_until(lambda: bool(seen), "borrowed")
     gevent.sleep(0.05)
     mariadb_server.ask(f"KILL CONNECTION {seen[0].thread_id()}")
     assert borrower.get(timeout=5).value.args[0] in (2013, 1927)
@@ -87,7 +88,7 @@ def test_wait_timeout_does_not_reach_a_borrower(make_pool):
         init_command="SET wait_timeout=1", max_connections=1, reset="rollback"
     )
     [conn] = warm(pool, 1)
-    until(lambda: not conn.is_quiet(), "closed by the server")
+    wait_until(lambda: not conn.is_quiet(), "closed by the server")
     with pool.connection() as another:
         assert another is not conn
         assert value(another, "SELECT 1") == 1
@@ -99,7 +100,7 @@ def test_a_dead_connection_found_by_ping_is_replaced(through, proxy):
     [conn] = warm(pool, 1)
     with pool.connection() as again:
         assert again is conn
-    until(lambda: bool(pool.idle_connections()), "idle")
+    wait_until(lambda: bool(pool.idle_connections()), "idle")
     for behaviour in (lambda data: b"", lambda data: None):
         proxy.question = lambda data: (
             behaviour(data) if data == b"\x01\x00\x00\x00\x0e" else data
@@ -107,7 +108,7 @@ def test_a_dead_connection_found_by_ping_is_replaced(through, proxy):
         with pool.connection() as another:
             assert another is not conn
             conn = another
-        until(lambda: bool(pool.idle_connections()), "idle")
+        wait_until(lambda: bool(pool.idle_connections()), "idle")
 
 
 def test_statements_are_never_run_again(through, proxy, table):
@@ -127,7 +128,7 @@ def test_statements_are_never_run_again(through, proxy, table):
 def test_a_cold_start_keeps_to_the_limit(make_pool, own_server):
     """The server never sees more sockets than there are places."""
     pool = make_pool(**own_server.client_options, max_connections=5, max_connecting=5)
-    until(lambda: own_server.sockets() == 0, "no sockets yet")
+    wait_until(lambda: own_server.sockets() == 0, "no sockets yet")
     most = []
 
     def borrow():
@@ -148,7 +149,7 @@ def test_closing_the_pool_closes_under_the_reader(make_pool):
             rows(conn, "SELECT SLEEP(20)")
 
     borrower = gevent.spawn(lambda: pytest.raises(err.OperationalError, work))
-    until(lambda: bool(pool.lent_connections()), "borrowed")
+    wait_until(lambda: bool(pool.lent_connections()), "borrowed")
     gevent.sleep(0.02)
     assert len(pool.close(timeout=0.05)) == 1
     assert borrower.get(timeout=5).value.args[0] == 2013
@@ -197,10 +198,10 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
         return errors
 
     jobs = [gevent.spawn(work) for _ in range(40)]
-    until(lambda: pool.stats().in_use == 4, "all in use")
+    wait_until(lambda: pool.stats().in_use == 4, "all in use")
     own_server.stop()
     own_server.start()
-    until(lambda: pool.stats().size == 4, "all there again")
+    wait_until(lambda: pool.stats().size == 4, "all there again")
     stop = True
     errors = [error for job in jobs for error in job.get()]
     assert len(errors) <= 4, errors
@@ -234,7 +235,7 @@ def test_a_crash_in_the_middle_of_a_query_is_an_error_of_that_query(
     own_server.kill()
     assert work.get(timeout=5).value.args[0] == 2013
     pool.release(conn)
-    until(lambda: pool.size == 0, "closed")
+    wait_until(lambda: pool.size == 0, "closed")
     own_server.start()
     with pool.connection() as conn:
         assert value(conn, "SELECT 1") == 1
@@ -352,7 +353,7 @@ def test_a_lock_wait_that_times_out_costs_the_statement_only(make_pool, table):
                 rows(other, f"INSERT INTO {table} VALUES (2, 0)")
                 rows(other, f"INSERT INTO {table} VALUES (1, 0)")
         assert late.value.args[0] == 1205
-    until(lambda: len(pool.idle_connections()) == 2, "both idle")
+    wait_until(lambda: len(pool.idle_connections()) == 2, "both idle")
     assert other.open
     with pool.connection() as conn:
         assert rows(conn, f"SELECT i FROM {table}") == [(1,)]
@@ -384,7 +385,7 @@ def test_the_victim_of_a_deadlock_keeps_its_connection(make_pool, table):
         [gevent.spawn(work, 1, 2), gevent.spawn(work, 2, 1)], raise_error=True
     )
     assert sorted(outcomes, key=str) == [1213, None]
-    until(lambda: len(pool.idle_connections()) == 2, "both idle")
+    wait_until(lambda: len(pool.idle_connections()) == 2, "both idle")
     with pool.connection() as conn:
         assert rows(conn, f"SELECT v FROM {table}") == [(1,), (1,)]
 
@@ -418,7 +419,7 @@ def test_a_write_to_a_former_primary_renews_all_connections(
                 conn.rollback()
     except err.OperationalError:
         assert not swallow
-    until(lambda: not any(conn.open for conn in old), "renewed")
+    wait_until(lambda: not any(conn.open for conn in old), "renewed")
     with pool.connection() as conn:
         assert conn not in old
 
@@ -454,4 +455,4 @@ def test_a_pool_that_is_gone_needs_no_renewal(make_pool, table, demote, monkeypa
     with pytest.raises(err.OperationalError):
         rows(conn, f"INSERT INTO {table} VALUES (1, 0)")
     pool.release(conn)
-    until(lambda: pool.size == 0, "closed")
+    wait_until(lambda: pool.size == 0, "closed")

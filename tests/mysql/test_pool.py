@@ -25,8 +25,8 @@ from geventpool.mysql import (
     ConnectionPool,
     MySQLConnector,
 )
-from geventpool.testing import interrupt_everywhere
-from tests.mysql.conftest import rows, until, value
+from geventpool.testing import interrupt_everywhere, wait_until
+from tests.mysql.conftest import rows, value
 from tests.peers import Deaf, Unruly, run_script
 
 
@@ -96,7 +96,7 @@ def test_anything_else_closes_without_a_word(through, proxy, table, error):
             raise error()
     assert not conn.open and pool.size == 0
     assert commands(proxy) == b""
-    until(lambda: count(proxy.server, table) == 0, "rolled back by the server")
+    wait_until(lambda: count(proxy.server, table) == 0, "rolled back by the server")
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
@@ -187,7 +187,7 @@ def test_a_kill_during_the_commit_closes(through, proxy, table):
             proxy.question = lambda data: data if b"COMMIT" not in data else b""
 
     worker = gevent.spawn(work)
-    until(lambda: b"COMMIT" in b"".join(proxy.asked), "COMMIT sent")
+    wait_until(lambda: b"COMMIT" in b"".join(proxy.asked), "COMMIT sent")
     worker.kill()
     assert pool.size == 0
     proxy.listening.set()
@@ -348,7 +348,7 @@ def test_an_error_of_the_rows_left_is_the_blocks_error(through, proxy):
         with pool.cursor(SSCursor) as cursor:
             cursor.execute("SELECT seq, REPEAT('x', 1000) FROM seq_1_to_100000")
             proxy.hang_up_all()
-    until(lambda: pool.size == 0, "closed")
+    wait_until(lambda: pool.size == 0, "closed")
 
 
 def test_a_cursor_ends_with_its_loan(make_pool):
@@ -460,7 +460,7 @@ def test_a_forgotten_pool_is_collected(make_pool, mariadb_server):
     del pool
     gc.collect()
     assert forgotten() is None
-    until(lambda: session not in mariadb_server.connection_ids(), "session gone")
+    wait_until(lambda: session not in mariadb_server.connection_ids(), "session gone")
 
 
 def test_after_a_fork_the_parent_goes_on(make_pool):
@@ -722,7 +722,7 @@ def test_a_check_can_be_interrupted(make_pool):
     """Nobody has the connection yet: it is closed."""
     pool = make_pool(max_connections=1, check=lambda conn: gevent.sleep(9))
     borrower = gevent.spawn(pool.acquire)
-    until(lambda: bool(pool.lent_connections()), "lent")
+    wait_until(lambda: bool(pool.lent_connections()), "lent")
     borrower.kill()
     assert pool.size == 0
 

@@ -9,7 +9,8 @@ import pytest
 from pymysql import err
 
 from geventpool.mysql import NoServerError
-from tests.mysql.conftest import rows, until, value
+from geventpool.testing import wait_until
+from tests.mysql.conftest import rows, value
 from tests.servers import MariaDBServer
 
 
@@ -52,7 +53,9 @@ class Pair:
     def wait_for_replica(self):
         """Until the replica has all that the primary has."""
         said = "SELECT COUNT(*) FROM geventpool.log"
-        until(lambda: self.replica.ask(said) == self.primary.ask(said), "replicated")
+        wait_until(
+            lambda: self.replica.ask(said) == self.primary.ask(said), "replicated"
+        )
 
 
 @pytest.fixture()
@@ -62,7 +65,7 @@ def pair() -> Iterator[Pair]:
     with MariaDBServer(server_id=1, **log) as one:
         with MariaDBServer(server_id=2, **log, log_slave_updates=1) as other:
             made = Pair(one, other)
-            until(
+            wait_until(
                 lambda: other.ask("SHOW TABLES FROM geventpool") == [("log",)],
                 "replicated",
             )
@@ -89,12 +92,12 @@ def test_writers_follow_the_primary_to_its_successor(make_pool, pair):
                 gevent.sleep(0.001)
 
     writers = [gevent.spawn(write) for _ in range(5)]
-    until(lambda: len(written) > 50, "written before")
+    wait_until(lambda: len(written) > 50, "written before")
     pair.primary.kill()
-    until(lambda: bool(failed), "failed")
+    wait_until(lambda: bool(failed), "failed")
     pair.promote()
     before = len(written)
-    until(lambda: len(written) > before + 50, "written after")
+    wait_until(lambda: len(written) > before + 50, "written after")
     old = pair.replica
     # It comes back as one who has been told that he is a replica now.
     old.options["read_only"] = 1
@@ -102,7 +105,7 @@ def test_writers_follow_the_primary_to_its_successor(make_pool, pair):
     said = old.ask("SELECT COUNT(*) FROM geventpool.log")
     pool.drain()
     before = len(written)
-    until(lambda: len(written) > before + 50, "written with both up")
+    wait_until(lambda: len(written) > before + 50, "written with both up")
     done.set()
     gevent.joinall(writers, raise_error=True)
     assert old.ask("SELECT COUNT(*) FROM geventpool.log") == said
@@ -119,7 +122,7 @@ def test_writers_leave_a_primary_that_is_demoted(make_pool, pair):
     for conn in lent:
         assert value(conn, "SELECT @@port") == pair.primary.port
         pool.release(conn)
-    until(lambda: len(pool.idle_connections()) == 3, "idle")
+    wait_until(lambda: len(pool.idle_connections()) == 3, "idle")
     old = pair.primary
     old.ask("SET GLOBAL read_only=1")
     pair.wait_for_replica()

@@ -8,7 +8,8 @@ from pymysql import err
 
 from geventpool import Limits
 from geventpool.mysql.reset import Nothing
-from tests.mysql.conftest import rows, until, value
+from geventpool.testing import wait_until
+from tests.mysql.conftest import rows, value
 from tests.mysql.proxy import RESET, UNKNOWN
 
 SET_NAMES = b"SET NAMES utf8mb4"
@@ -24,7 +25,7 @@ def use(pool, statement="SELECT 1"):
     """One loan with one statement; returns the connection when it is clean."""
     with pool.connection() as conn:
         rows(conn, statement)
-    until(lambda: not pool.size or pool.idle_connections(), "clean")
+    wait_until(lambda: not pool.size or pool.idle_connections(), "clean")
     return conn
 
 

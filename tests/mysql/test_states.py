@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.mysql.conftest import until
+from geventpool.testing import wait_until
 from tests.mysql.states import STATES, Scene, State
 from tests.servers import MariaDBServer
 
@@ -75,7 +75,7 @@ def is_clean(make_pool, scene: Scene, state: State, **options) -> bool:
     session = conn.thread_id()
     pool.drop(conn)
     # What it holds it holds until the server has noticed.
-    until(lambda: not is_known(scene.server, session), "session ended")
+    wait_until(lambda: not is_known(scene.server, session), "session ended")
     return bool(first == second)
 
 

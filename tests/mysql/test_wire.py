@@ -13,8 +13,9 @@ from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
 from geventpool.mysql import ConnectionInUseError, protocol
-from tests.mysql.conftest import rows, until, value
-from tests.peers import no_switch, open_sockets
+from geventpool.testing import no_switch, wait_until
+from tests.mysql.conftest import rows, value
+from tests.peers import open_sockets
 
 MEGABYTE = 1 << 20
 
@@ -557,4 +558,4 @@ def test_nothing_is_said_on_a_closed_connection(make_pool):
     assert not conn.is_quiet()
     assert not conn.in_step
     assert repr(protocol.SHELF) == "its pool"
-    until(lambda: not conn.open, "closed")
+    wait_until(lambda: not conn.open, "closed")

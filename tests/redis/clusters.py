@@ -6,7 +6,7 @@ from typing import Any
 
 import gevent
 
-from tests.redis.tools import wait_until
+from geventpool.testing import wait_until
 from tests.servers import RedisServer
 
 __all__ = ["Cluster"]

@@ -18,8 +18,9 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
 from geventpool.redis import ConnectionPool
+from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places, wait_until
+from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
 
 

@@ -16,8 +16,9 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool, ExhaustedError, RedisCluster
 from geventpool.redis.cluster import url_of
+from geventpool.testing import wait_until
 from tests.redis.clusters import Cluster
-from tests.redis.tools import assert_all_places, outcome, wait_until
+from tests.redis.tools import assert_all_places, outcome
 
 PATIENT = {"retry": Retry(ConstantBackoff(0.1), 100)}
 
@@ -272,7 +273,7 @@ def test_a_node_that_dies(own_cluster: Cluster) -> None:
         port: pool for port, pool in pools_of(client).items() if port != victim.port
     }
     victim.kill()
-    wait_until(lambda: outcome(client.set, key, "value") is True, seconds=30)
+    wait_until(lambda: outcome(client.set, key, "value") is True, timeout=30)
     assert client.get(key) == b"value"
     assert client.get_node_from_key(key).port != victim.port
     now = pools_of(client)

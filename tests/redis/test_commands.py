@@ -13,8 +13,8 @@ from redis._parsers import _HiredisParser, _RESP2Parser, _RESP3Parser
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from geventpool.redis import ConnectionPool
+from geventpool.testing import wait_until
 from tests.redis.conftest import TLS, MakePool
-from tests.redis.tools import wait_until
 from tests.servers import RedisServer
 
 WIRES = {

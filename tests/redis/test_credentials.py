@@ -13,7 +13,8 @@ from redis.credentials import StreamingCredentialProvider
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
 
 from geventpool.redis import ConnectionPool
-from tests.redis.tools import assert_all_places, outcome, wait_until
+from geventpool.testing import wait_until
+from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
 
 HOUR = 3_600_000

@@ -14,8 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
+from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places, interrupted_everywhere, wait_until
+from tests.redis.tools import assert_all_places, interrupted_everywhere
 
 NO_RETRY = Retry(NoBackoff(), 0)
 

@@ -30,8 +30,9 @@ from geventpool.redis import (
 from geventpool.redis.errors import in_terms_of_redis
 from geventpool.redis.internals import default_retry, is_connected
 from geventpool.redis.loans import Kept, Loans
+from geventpool.testing import no_switch, wait_until
 from tests.redis.conftest import TLS, MakePool
-from tests.redis.tools import assert_all_places, no_switch, outcome, wait_until
+from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
 
 # Being constructed.

@@ -14,8 +14,8 @@ from gevent.server import StreamServer
 from redis._parsers import _HiredisParser, _RESP2Parser, _RESP3Parser
 
 from geventpool.redis.probe import is_quiet
+from geventpool.testing import no_switch, wait_until
 from tests.redis.conftest import TLS
-from tests.redis.tools import no_switch, wait_until
 from tests.servers import RedisServer
 
 PARSERS = [

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from geventpool.redis import ConnectionPool
-from tests.redis.tools import assert_all_places, wait_until
+from geventpool.testing import wait_until
+from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]

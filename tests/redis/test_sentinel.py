@@ -15,7 +15,8 @@ from geventpool.redis import (
     SentinelManagedSSLConnection,
 )
 from geventpool.redis.internals import is_connected
-from tests.redis.tools import assert_all_places, outcome, wait_until
+from geventpool.testing import wait_until
+from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisSentinel, RedisServer
 
 Replicated = tuple[list[RedisServer], list[RedisSentinel]]
@@ -92,7 +93,7 @@ def test_after_a_fail_over_commands_go_to_the_new_master(
         outcomes.append(outcome(client.set, "key", "value"))
         return outcomes[-1] is True
 
-    wait_until(written, seconds=30)
+    wait_until(written, timeout=30)
     assert all(
         isinstance(each, (redis.ConnectionError, redis.TimeoutError))
         for each in outcomes[:-1]

@@ -13,8 +13,9 @@ import redis
 
 from geventpool.redis import ConnectionPool, ExhaustedError, internals
 from geventpool.redis.telemetry import Telemetry
+from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
-from tests.redis.tools import outcome, wait_until
+from tests.redis.tools import outcome
 
 pytestmark = pytest.mark.skipif(
     internals.recorder is internals.NoRecorder, reason="redis-py has metrics since 7.2"

@@ -11,8 +11,9 @@ from redis.retry import Retry
 import geventpool
 from geventpool import Outage
 from geventpool.redis import ConnectionPool, ExhaustedError
+from geventpool.testing import wait_until
 from tests.redis.conftest import TLS
-from tests.redis.tools import assert_all_places, outcome, wait_until
+from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
 
 NO_RETRY = Retry(NoBackoff(), 0)

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gevent
 import greenlet
-from gevent import getcurrent
 
 from geventpool.redis import ConnectionPool
 
 __all__ = [
     "assert_all_places",
     "interrupted_everywhere",
-    "no_switch",
     "outcome",
-    "wait_until",
 ]
-
-
-@contextmanager
-def no_switch() -> Iterator[None]:
-    """A block in which this greenlet must not be left."""
-    switches = []
-    me = getcurrent()
-
-    def trace(event: str, greenlets: tuple[Any, Any]) -> None:
-        if greenlets[0] is me:
-            switches.append(greenlets[1])
-
-    before = greenlet.settrace(trace)
-    try:
-        yield
-    finally:
-        greenlet.settrace(before)
-    assert not switches, f"switched to {switches}"
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Return as soon as *condition* holds; what it waits for happens elsewhere."""
-    with gevent.Timeout(seconds, AssertionError(f"not within {seconds} s")):
-        while not condition():
-            gevent.sleep(0.005)
 
 
 def outcome(work: Callable[..., Any], *args: Any) -> Any:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
 from geventpool.sqlalchemy import GreenletPool, places
 from geventpool.sqlalchemy.records import Record
-from tests.mysql.conftest import until
+from geventpool.testing import wait_until
 from tests.sqlalchemy.conftest import core, through
 
 Base = declarative_base()
@@ -116,7 +116,7 @@ def test_the_server_never_sees_more(make_engine, mariadb_server):
 
     gevent.joinall([gevent.spawn(work, n) for n in range(40)], raise_error=True)
     assert max(seen) - before <= 3
-    until(lambda: server_sees(mariadb_server) - before == 2, "overflow is closed")
+    wait_until(lambda: server_sees(mariadb_server) - before == 2, "overflow is closed")
 
 
 def test_nobody_starves(make_engine):
@@ -234,7 +234,7 @@ def test_a_connection_that_was_killed_while_idle_is_not_lent(
         session = connection_id(conn)
     mariadb_server.ask(f"KILL {session}")
     (record,) = core(engine).idle_connections()
-    until(lambda: not record.is_quiet(), "noticed")
+    wait_until(lambda: not record.is_quiet(), "noticed")
     assert use(engine) == 1
     assert told == ["invalidate"]
 
@@ -246,7 +246,7 @@ def test_interrupted_while_parting_with_a_dead_connection(make_engine, mariadb_s
         session = connection_id(conn)
     mariadb_server.ask(f"KILL {session}")
     (record,) = core(engine).idle_connections()
-    until(lambda: not record.is_quiet(), "noticed")
+    wait_until(lambda: not record.is_quiet(), "noticed")
 
     @event.listens_for(engine, "close")
     def close(*args):
@@ -421,7 +421,7 @@ def test_a_forgotten_engine_hangs_up(mysql_url, mariadb_server):
     assert use(engine) == 1
     del engine
     gc.collect()
-    until(lambda: server_sees(mariadb_server) <= before, "gone")
+    wait_until(lambda: server_sees(mariadb_server) <= before, "gone")
 
 
 def test_a_loan_of_an_engine_can_be_transferred(make_engine):

@@ -10,7 +10,7 @@ from sqlalchemy.pool import QueuePool
 
 import geventpool.sqlalchemy
 from geventpool.sqlalchemy import reset_session_on_return
-from tests.mysql.conftest import until
+from geventpool.testing import wait_until
 from tests.mysql.proxy import RESET, UNKNOWN
 from tests.mysql.states import STATES, Scene
 from tests.mysql.test_reset import hates_several
@@ -54,7 +54,7 @@ def is_clean(engine, scene, state) -> bool:  # noqa: F811
     after = state.look(looker.dbapi_connection, scene, left)
     session = looker.dbapi_connection.thread_id()
     looker.invalidate()
-    until(lambda: not is_known(scene.server, session), "session ended")
+    wait_until(lambda: not is_known(scene.server, session), "session ended")
     return bool(before == after)
 
 

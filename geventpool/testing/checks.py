@@ -1,0 +1,92 @@
+"""Whether a pool is in order, and its background work done now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import greenlet
+
+from geventpool.ledger import CLOSING, IDLE, IN_USE, OPENING, Entry
+from geventpool.pool import Pool
+
+__all__ = ["check", "check_capacity", "pool_greenlets", "sweep", "watch_now"]
+
+
+def check(pool: Pool[Any]) -> None:
+    """The books of *pool* are in order.
+
+    :raises AssertionError: what is not.
+    """
+    ledger = pool._ledger
+    entries: list[Entry[Any]] = [*ledger.entries.values(), *ledger.opening]
+    assert len(entries) == ledger.size == len(set(entries))
+    # After a resize() to less there may be more for a while, but they must be going.
+    going = [entry for entry in entries if entry.doom or entry.state is CLOSING]
+    assert ledger.size <= ledger.max_connections + len(going), f"too many: {pool!r}"
+    for shelf, state in (
+        *((shelf, state) for state, shelf in ledger._shelves.items()),
+        (set(ledger.opening), OPENING),
+    ):
+        assert shelf == {entry for entry in entries if entry.state is state}
+    idle = [entry for entry in entries if entry.state is IDLE]
+    assert len(idle) == ledger.idle, f"{len(idle)} idle, not {ledger.idle}"
+    in_use = [entry for entry in entries if entry.state is IN_USE]
+    assert len(in_use) == ledger.in_use
+    assert not (idle and ledger.line), f"somebody waits beside an idle one: {pool!r}"
+    for key, entry in ledger.entries.items():
+        assert key == id(entry.conn)
+    for slot in ledger.line.values():
+        assert slot.entry is None and slot.error is None, "served, and still in line"
+    for holder in pool._holders.known.values():
+        assert holder.loan is None or holder.loan.state is IN_USE, "a loan too many"
+
+
+def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
+    """Every place of *pool* can be lent, all at the same time. **May switch.**
+
+    Somebody else's loans must be over.
+
+    :raises AssertionError: a place is lost.
+    """
+    lent = []
+    try:
+        for _ in range(pool.max_connections):
+            lent.append(pool.acquire(timeout=timeout))
+    except Exception as error:
+        raise AssertionError(f"only {len(lent)} can be lent: {error}") from error
+    finally:
+        for conn in lent:
+            pool.release(conn)
+    check(pool)
+
+
+def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
+    """The greenlets that work for *pool* at this moment, the reaper included."""
+    reaper = pool._stock.reaper
+    return {
+        *pool._stock.staff._at_work,
+        *([] if reaper is None else [reaper._greenlet]),
+    }
+
+
+def sweep(pool: Pool[Any]) -> None:
+    """Do now what the reaper does at each interval, and wait for it. **May switch.**
+
+    Returns when the pings and closings that the sweep has begun are done or wait for
+    an event.
+    """
+    pool._stock.sweep()
+    gevent.idle()
+
+
+def watch_now(pool: Pool[Any]) -> None:
+    """Have the event loop watch the idle connections from now on. Never switches.
+
+    The pool itself does so within about a second.
+
+    :raises AssertionError: the pool watches no connections.
+    """
+    watch = pool._stock.watch
+    assert watch is not None, f"watches no connections: {pool!r}"
+    watch.look()
