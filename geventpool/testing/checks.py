@@ -43,7 +43,9 @@ def check(pool: Pool[Any]) -> None:
 
 
 def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
-    """Every place of *pool* can be lent, all at the same time. **May switch.**
+    """Every place of *pool* can be lent, all at the same time.
+
+    May switch.
 
     Somebody else's loans must be over.
 
@@ -71,7 +73,9 @@ def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
 
 
 def sweep(pool: Pool[Any]) -> None:
-    """Do now what the reaper does at each interval, and wait for it. **May switch.**
+    """Do now what the reaper does at each interval, and wait for it.
+
+    May switch.
 
     Returns when the pings and closings that the sweep has begun are done or wait for
     an event.

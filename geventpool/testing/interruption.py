@@ -50,7 +50,7 @@ def interrupt_everywhere(
     The scenario is run again and again: with each kind of error, and with each thrown
     at the 1st, 2nd, 3rd... switch of its victim, until a run has no such switch left.
     After each run the pool's books are checked and every place is lent once.
-    **May switch.**
+    May switch.
 
     :param scenario: makes everything anew; gives what the main greenlet shall do, and
         the pools to be checked.

@@ -59,7 +59,9 @@ def no_switch() -> Iterator[None]:
 def wait_until(
     condition: Callable[[], object], what: str = "the condition", timeout: float = 20.0
 ) -> None:
-    """Return as soon as *condition* holds. **May switch.**
+    """Return as soon as *condition* holds.
+
+    May switch.
 
     For what no event announces, such as a change in a server. The condition is looked
     at again and again.
