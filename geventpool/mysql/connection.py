@@ -110,14 +110,37 @@ class Connection(Wire):
 
         :raises pymysql.err.Error: it is not committed, or nobody knows.
         """
-        status = self.server_status
-        owes = bool(status & IN_TRANS) or not (self.exact or status & AUTOCOMMIT)
+        owes = self._owes_commit
         if owes and not self.open:
             raise err.InterfaceError(0, "nothing is committed: the connection was lost")
         if self.unfinished and (owes or not self.streams):
             # The last word of a procedure; or rows between us and the answer to COMMIT.
             self.finish()
+            # What was left may have begun a transaction.
+            owes = self._owes_commit
         if owes:
+            self.commit()
+
+    @property
+    def _owes_commit(self) -> bool:
+        """
+        Whether there may be something to commit, by the last status that was read.
+        """
+        status = self.server_status
+        return bool(status & IN_TRANS) or not (self.exact or status & AUTOCOMMIT)
+
+    def end_transaction(self) -> None:
+        """
+        End what code that ran between two loans may have left open. **May switch.**
+
+        An idle connection with an open transaction would show its next borrower the
+        data of the time when that began, and would hold its locks meanwhile.
+
+        :raises pymysql.err.Error: it could not be ended.
+        """
+        if self.unfinished:
+            self.finish()
+        if self.may_hold_transaction:
             self.commit()
 
     def rollback_if_open(self) -> None:

@@ -161,6 +161,7 @@ class MySQLConnector(Connector[Connection]):
             self._look_at_role(conn)
             if self._configure is not None:
                 self._configure(conn)
+            conn.end_transaction()
             conn.remember()
             conn.end_loan()
         except BaseException as error:

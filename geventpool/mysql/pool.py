@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from gevent import monkey
+from gevent import GreenletExit, monkey
+from pymysql import err
 from pymysql.cursors import Cursor
 
 from geventpool.mysql.connection import Connection
@@ -72,6 +73,8 @@ class ConnectionPool(Pool[Connection]):
             raise TypeError(f"check must be a callable or None, not {check!r}")
         self._check_loan = check
         own = {name: options.pop(name) for name in _POOL_OPTIONS & options.keys()}
+        #: whether what ends here is cleaned before the next loan
+        self._is_reset = reset is not None
         connector = MySQLConnector(
             source,
             hosts=hosts,
@@ -101,10 +104,10 @@ class ConnectionPool(Pool[Connection]):
         """
         A connection for the length of a ``with`` block.
 
-        A clean end commits, an :exc:`Exception` rolls back, and any other
-        :exc:`BaseException` (a kill, a :exc:`gevent.Timeout`) closes the connection
-        without a word. With autocommit neither is sent, unless a transaction was begun
-        by hand.
+        A clean end commits, an :exc:`Exception` rolls back, and so does the early end
+        of a generator that contains the block. Any other :exc:`BaseException` (a kill,
+        a :exc:`gevent.Timeout`) closes the connection without a word. With autocommit
+        neither is sent, unless a transaction was begun by hand.
 
         Entering and leaving *may switch*.
 
@@ -161,15 +164,35 @@ class ConnectionPool(Pool[Connection]):
         if self._check_loan is None:
             return True
         try:
-            within(self._limits.ping, "a check", self._check_loan, conn)
-        except Exception:
-            self.drop(conn)
-            return False
+            passed = self._passes(self._check_loan, conn)
         except BaseException:
             # Interrupted before the borrower has it.
             self.drop(conn)
             raise
-        return True
+        if not passed:
+            self.drop(conn)
+        return passed
+
+    def _passes(self, check: Callable[[Any], object], conn: Connection) -> bool:
+        """
+        Whether the user's check accepts the connection. **May switch.**
+
+        It runs in a greenlet of the pool: so an error that it raises can't be confused
+        with one that is thrown into the borrower, such as a :exc:`gevent.Timeout` with
+        an exception of the borrower's choice.
+
+        :raises BaseException: what the check raised, if it is no :exc:`Exception`.
+        """
+        worker = self._stock.staff.spawn(_verdict, self._limits.ping, check, conn)
+        try:
+            worker.join()
+        except BaseException:
+            worker.kill(block=False)
+            raise
+        verdict = worker.value
+        if isinstance(verdict, BaseException) and not isinstance(verdict, GreenletExit):
+            raise verdict
+        return verdict is True
 
     def _left(self, started: float, timeout: float | None) -> float | None:
         patience = self._timeout if timeout is None else timeout
@@ -226,7 +249,8 @@ class Loan(Borrowed[Connection]):
                 entry.conn.rollback_if_open()
         except Exception as failure:
             _exit(self, type(failure), failure, None)
-            if error is None:
+            if error is None or not isinstance(failure, (err.Error, OSError)):
+                # Not the driver's: it was thrown into this greenlet.
                 raise
         except BaseException as failure:
             # Interrupted: nobody knows whether the server has committed.
@@ -234,6 +258,11 @@ class Loan(Borrowed[Connection]):
             raise
         else:
             fine = error is None or isinstance(error, Exception)
+            if isinstance(error, GeneratorExit):
+                # The generator that has the block was closed early, perhaps by the
+                # garbage collector: nothing can be sent here, but nothing has been
+                # interrupted either. The reset ends the transaction.
+                fine = self._pool._is_reset or not entry.conn.may_hold_transaction
             _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 
@@ -277,6 +306,23 @@ class CursorLoan:
         # After an error it is not closed, for that would read the rows that are left:
         # it is disarmed as the loan ends.
         self._loan.__exit__(kind, error, trace)
+
+
+def _verdict(
+    limit: float, check: Callable[[Any], object], conn: Connection
+) -> bool | BaseException:
+    """
+    Whether *check* passes, or what it raised that is no :exc:`Exception`.
+
+    **May switch.**
+    """
+    try:
+        within(limit, "a check", check, conn)
+    except Exception:
+        return False
+    except BaseException as error:
+        return error
+    return True
 
 
 #: The options of the pool itself; the others are PyMySQL's.

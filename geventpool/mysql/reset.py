@@ -80,6 +80,9 @@ class Custom:
 
     def __call__(self, conn: Connection) -> None:
         self._clean(conn)
+        if conn.unfinished or conn.may_hold_transaction:
+            # Rolled back, for it may be the borrower's.
+            conn.rollback()
 
 
 class Rollback:
@@ -142,6 +145,8 @@ class Session:
         _initialise(conn)
         if self._configure is not None:
             self._configure(conn)
+        if conn.init_command is not None or self._configure is not None:
+            conn.end_transaction()
 
     def _reset(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
         if self._pipelines is False:

@@ -47,7 +47,14 @@ class RecordConnector(Connector[Record]):
         """
         if self._pool.core.has_line:
             return Record(self._pool, connect=False)
-        return self._pool._create_connection()
+        record = self._pool._create_connection()
+        # It may be idle for long, with what listeners have begun on it.
+        try:
+            self._pool._dialect.do_commit(record.dbapi_connection)
+        except BaseException:
+            self.discard(record)
+            raise
+        return record
 
     def close(self, conn: Record) -> None:
         """Close the connection of a record, if it has one. *May switch.*"""

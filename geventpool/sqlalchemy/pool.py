@@ -175,9 +175,8 @@ class GreenletPool(QueuePool):
         """
         fairy = _ConnectionFairy._checkout(self)
         fairy.__class__ = Fairy
-        error = sys.exc_info()[1]
-        if error is not None:
-            fairy.note_surroundings(error)
+        if sys.exc_info()[1] is not None:
+            fairy.note_surroundings()
         return fairy
 
     def _do_get(self) -> Record:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -131,8 +132,8 @@ class Fairy(_ConnectionFairy):
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         if self.dbapi_connection is not None and not transaction_was_reset:
-            error = broken_off()
-            if error is not None and self.__dict__.get("_before") != id(error):
+            error = self._interruption()
+            if error is not None:
                 # Killed, or timed out: the answer to what was sent last, or the other
                 # half of it, may still be under way. A ROLLBACK would be taken for
                 # that half, and wait for ever.
@@ -140,18 +141,52 @@ class Fairy(_ConnectionFairy):
                 return
         super()._checkin(transaction_was_reset)
 
-    def note_surroundings(self, error: BaseException) -> None:
-        """Remember what is handled while the loan begins: it is no affair of its."""
-        self.__dict__["_before"] = id(error)
+    def note_surroundings(self) -> None:
+        """Note the interruptions being handled as the loan begins: they are older."""
+        before = [reference(error) for error in interruptions()]
+        if before:
+            self.__dict__["_before"] = before
+
+    def _interruption(self) -> BaseException | None:
+        """What has interrupted the loan and is still being handled; None: nothing."""
+        before = self.__dict__.get("_before", ())
+        for error in interruptions():
+            if not any(refer() is error for refer in before):
+                return error
+        return None
+
+
+def interruptions() -> Iterator[BaseException]:
+    """The errors being handled now that interrupted this greenlet, the latest first.
+
+    These are kills and timeouts, also behind the errors that were raised while they
+    were handled. Never switches.
+    """
+    error = sys.exc_info()[1]
+    seen = set()
+    while error is not None and id(error) not in seen:
+        # Closing a generator early is no interruption.
+        if not isinstance(error, (Exception, GeneratorExit)):
+            yield error
+        seen.add(id(error))
+        error = error.__context__
 
 
 def broken_off() -> BaseException | None:
-    """What tears this greenlet out of its work, if something does."""
-    error = sys.exc_info()[1]
-    # A generator that is closed early is no accident.
-    if isinstance(error, (Exception, GeneratorExit)):
-        return None
-    return error
+    """The latest of the :func:`interruptions`, if there is one. Never switches."""
+    return next(interruptions(), None)
+
+
+def reference(error: BaseException) -> Callable[[], BaseException | None]:
+    """What returns *error* for as long as it exists, and later None.
+
+    An id would not do: the next exception may get the address of a freed one.
+    """
+    try:
+        # Weak, because the frames of an error may hold the loan that notes it.
+        return weakref.ref(error)
+    except TypeError:
+        return lambda: error
 
 
 def cut(conn: Any) -> None:

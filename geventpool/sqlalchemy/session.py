@@ -108,13 +108,14 @@ class _Sessions:
         return conn
 
     def connected(self, conn: Any, record: Any) -> None:
-        """Take what the connection is now as what everybody shall find. No switch."""
+        """Take the connection as it is now as what everybody finds. *May switch.*"""
         if not isinstance(conn, Connection) or conn.lender is not self:
             raise TypeError(
                 "the session of a connection can only be reset if the engine opens it "
                 f"itself, without a creator; this one is {conn!r}"
             )
         del conn.__dict__["query"]
+        conn.end_transaction()
         conn.remember()
         conn.end_loan()
         conn.lend(self)

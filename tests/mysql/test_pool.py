@@ -10,7 +10,9 @@ import gevent
 import pymysql
 import pytest
 from gevent import monkey
+from gevent.event import Event
 from pymysql import err
+from pymysql.constants import CLIENT
 from pymysql.cursors import Cursor, DictCursor, SSCursor
 
 from geventpool import (
@@ -25,7 +27,7 @@ from geventpool.mysql import (
     ConnectionPool,
     MySQLConnector,
 )
-from geventpool.testing import interrupt_everywhere, wait_until
+from geventpool.testing import interrupt_everywhere, switches, wait_until
 from tests.mysql.conftest import rows, value
 from tests.peers import Deaf, Unruly, run_script
 
@@ -34,12 +36,26 @@ class Stop(BaseException):
     """No Exception."""
 
 
+def outcome(work):
+    """What it returns or raises."""
+    try:
+        return work()
+    except BaseException as error:
+        return error
+
+
 def count(server, table):
     return server.ask(f"SELECT COUNT(*) FROM {table}")[0][0]
 
 
 def insert(conn, table, number=1):
     rows(conn, f"INSERT INTO {table} VALUES ({number}, 0)")
+
+
+def use(pool):
+    """A loan in which something is said."""
+    with pool.connection() as conn:
+        rows(conn, "SET @used=1")
 
 
 def commands(proxy):
@@ -97,6 +113,63 @@ def test_anything_else_closes_without_a_word(through, proxy, table, error):
     assert not conn.open and pool.size == 0
     assert commands(proxy) == b""
     wait_until(lambda: count(proxy.server, table) == 0, "rolled back by the server")
+
+
+@pytest.mark.parametrize("reset", ["session", "rollback", None])
+def test_a_generator_closed_early_costs_no_connection(make_pool, table, reset):
+    """It is closed at a yield, where nothing is under way; its work is undone."""
+    pool = make_pool(max_connections=1, reset=reset)
+
+    def numbers(borrowed):
+        with pool.connection() as conn:
+            borrowed.append(conn)
+            insert(conn, table)
+            yield from [1, 2]
+
+    def reading(borrowed):
+        with pool.connection() as conn:
+            borrowed.append(conn)
+            yield 1
+
+    borrowed = []
+    for generator in (numbers, reading, reading):
+        for _ in generator(borrowed):
+            break
+    kept = reset is not None
+    assert (borrowed[1] is borrowed[0]) is kept and borrowed[2] is borrowed[1]
+    assert value(pool.acquire(), f"SELECT COUNT(*) FROM {table}") == 0
+
+
+def test_closing_a_generator_early_sends_nothing(make_pool, table):
+    """The garbage collector may do it, in whatever greenlet it runs."""
+    pool = make_pool(max_connections=1)
+
+    def numbers():
+        with pool.connection() as conn:
+            insert(conn, table)
+            yield 1
+
+    generator = numbers()
+    next(generator)
+    with switches() as seen:
+        generator.close()
+    assert not seen
+
+
+def test_an_error_thrown_in_during_the_rollback_goes_on(through, proxy, table):
+    """It is no failure of the rollback, which the block's own error would hide."""
+    pool = through()
+    mine = LookupError("a deadline of the borrower's")
+
+    def use():
+        with pool.connection() as conn:
+            insert(conn, table)
+            proxy.question = lambda data: borrower.kill(mine, block=False) or data
+            raise ZeroDivisionError
+
+    borrower = gevent.spawn(outcome, use)
+    borrower.join()
+    assert borrower.value is mine and pool.size == 0
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
@@ -278,6 +351,17 @@ def test_the_last_word_of_a_procedure_is_read(make_pool, mariadb_server):
         conn.cursor().callproc("one")
     with pool.connection() as again:
         assert again is conn
+
+
+def test_a_transaction_begun_in_unread_results_is_committed(
+    make_pool, mariadb_server, table
+):
+    """Only the last packet tells of it, which is read at the end of the block."""
+    pool = make_pool(autocommit=True, client_flag=CLIENT.MULTI_STATEMENTS)
+    statement = f"SELECT 1; BEGIN; INSERT INTO {table} VALUES (1, 0); SELECT 'booked'"
+    with pool.connection() as conn:
+        conn.cursor().execute(statement)
+    assert count(mariadb_server, table) == 1
 
 
 def test_stray_bytes_cost_the_connection(make_pool, through, proxy):
@@ -660,6 +744,37 @@ def test_a_reset_that_fails_or_hangs_costs_the_connection(make_pool, clean):
         assert again is not conn
 
 
+SNAPSHOT = "SELECT v FROM {} WHERE i=1"
+
+
+@pytest.mark.parametrize("hook", ["configure", "init_command", "reset"])
+def test_what_a_hook_reads_leaves_no_read_view(make_pool, mariadb_server, table, hook):
+    """An idle connection with one would show its next borrower old data."""
+    mariadb_server.ask(f"INSERT INTO {table} VALUES (1, 0)")
+    question = SNAPSHOT.format(table)
+    look = question if hook == "init_command" else lambda conn: rows(conn, question)
+    pool = make_pool(max_connections=1, **{hook: look})
+    for number in range(1, 4):
+        use(pool)
+        mariadb_server.ask(f"UPDATE {table} SET v={number} WHERE i=1")
+        with pool.connection() as conn:
+            assert value(conn, question) == number
+
+
+def test_what_a_hook_left_unread_is_read(make_pool, mariadb_server, table):
+    """Behind it may stand the answer that tells of a transaction."""
+    pool = make_pool(
+        initial_connections=1,
+        client_flag=CLIENT.MULTI_STATEMENTS,
+        configure=lambda conn: conn.query(f"SELECT 1; SELECT * FROM {table}"),
+    )
+    (idle,) = pool.idle_connections()
+    mariadb_server.ask(f"INSERT INTO {table} VALUES (1, 0)")
+    with pool.connection() as conn:
+        assert conn is idle
+        assert value(conn, f"SELECT COUNT(*) FROM {table}") == 1
+
+
 @pytest.mark.parametrize("block", [True, False])
 def test_a_connection_that_fails_the_check_is_not_lent(make_pool, block):
     """The next one is tried, until one passes."""
@@ -718,13 +833,46 @@ def test_a_check_without_a_deadline_goes_on(make_pool):
     assert pool.acquire() is seen[1]
 
 
-def test_a_check_can_be_interrupted(make_pool):
-    """Nobody has the connection yet: it is closed."""
-    pool = make_pool(max_connections=1, check=lambda conn: gevent.sleep(9))
-    borrower = gevent.spawn(pool.acquire)
-    wait_until(lambda: bool(pool.lent_connections()), "lent")
-    borrower.kill()
+@pytest.mark.parametrize("error", [gevent.GreenletExit(), Stop(), ZeroDivisionError()])
+def test_a_check_can_be_interrupted(make_pool, error):
+    """Nobody has the connection yet: it is closed, and the error is the borrower's."""
+    checking = Event()
+
+    def check(conn):
+        checking.set()
+        gevent.sleep(9)
+
+    pool = make_pool(max_connections=1, check=check)
+    borrower = gevent.Greenlet(outcome, pool.acquire)
+    borrower.start()
+    checking.wait()
+    borrower.kill(error)
+    assert borrower.value is error and pool.size == 0
+
+
+def test_what_a_check_raises_that_is_no_exception_is_the_borrowers(make_pool):
+    """Only an Exception says that the connection is not wanted."""
+
+    def check(conn):
+        raise Stop
+
+    pool = make_pool(check=check)
+    with pytest.raises(Stop):
+        pool.acquire()
     assert pool.size == 0
+
+
+def test_a_connection_whose_check_was_killed_is_not_lent(make_pool):
+    """As one that fails it."""
+    seen = []
+
+    def check(conn):
+        seen.append(conn)
+        if len(seen) == 1:
+            gevent.getcurrent().kill()
+
+    pool = make_pool(check=check)
+    assert pool.acquire() is not seen[0]
 
 
 def test_listeners_hear_of_loans(make_pool):

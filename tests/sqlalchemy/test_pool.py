@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 
 from geventpool import ConnectionNotFoundError, Counters, Limits
 from geventpool.sqlalchemy import GreenletPool
+from geventpool.sqlalchemy.records import interruptions
 from geventpool.testing import Clock, switches
 from tests.sqlalchemy.conftest import Connection
 
@@ -366,6 +367,86 @@ def test_a_loan_within_the_handling_of_a_timeout_is_as_good_as_any(make_pool, da
         with pool.connect():
             pass
     assert database.opened[0].told == ["rollback"]
+
+
+def test_a_loan_begun_while_an_error_is_handled_notices_its_interruption(
+    make_pool, database
+):
+    """A later exception may have the address of the one that was handled then."""
+    pool = make_pool()
+
+    def use():
+        try:
+            raise KeyError("not in the cache")
+        except KeyError:
+            conn = pool.connect()
+        try:
+            raise gevent.Timeout(1)
+        finally:
+            conn.close()
+
+    for _ in range(50):
+        with pytest.raises(gevent.Timeout):
+            use()
+    assert [conn.told for conn in database.opened] == [["close"]] * 50
+
+
+def test_an_interruption_behind_an_ordinary_error_is_noticed(make_pool, database):
+    """Code that turns a time-out into an error of its own has not read the answer."""
+    pool = make_pool()
+    with pytest.raises(ValueError), pool.connect():
+        try:
+            raise gevent.Timeout(1)
+        except gevent.Timeout:
+            raise ValueError from None
+    assert database.opened[0].told == ["close"]
+
+
+def test_an_older_interruption_is_told_from_a_new_one(make_pool, database):
+    """Both are being handled at the end; one of a class without weak references."""
+    pool = make_pool()
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(ValueError), pool.connect():
+            raise ValueError from None
+        assert database.opened[0].told == ["rollback"]
+        with pytest.raises(gevent.Timeout), pool.connect():
+            raise gevent.Timeout(1) from None
+    assert database.opened[0].told == ["rollback", "close"]
+
+
+def test_errors_that_refer_to_each_other_in_a_circle_are_looked_at_once():
+    """Such contexts are made by hand only, and must not hang anybody."""
+    first, second = ValueError(), gevent.Timeout(1)
+    first.__context__, second.__context__ = second, first
+    try:
+        raise first
+    except ValueError:
+        assert list(interruptions()) == [second]
+
+
+def test_a_connection_for_the_stock_has_no_transaction_open(make_pool, database):
+    """A listener that reads begins one, and the connection may be idle for long."""
+    pool = make_pool(min_connections=1)
+    pool.core._stock.keep_reaping()
+    turn()
+    assert database.opened[0].told == ["commit"] and pool.checkedin() == 1
+
+
+def test_a_failing_commit_costs_the_connection_for_the_stock(make_pool, monkeypatch):
+    """Nobody else knows of it."""
+
+    class Failing(Connection):
+        def commit(self):
+            made.append(self)
+            raise ValueError
+
+    made = []
+    pool = make_pool(lambda: Failing(1), min_connections=1)
+    pool.core._stock.keep_reaping()
+    turn()
+    assert len(made) == 1 and pool.core.size == 0
 
 
 def test_a_failing_listener_of_checkin_costs_the_connection_only(make_pool, database):
