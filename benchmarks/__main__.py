@@ -2,8 +2,7 @@
 ``python -m benchmarks [WORKLOAD ...]``: run workloads, print their tables.
 
 ``python -m benchmarks plot FILE DIR`` draws the figures of a saved run, ``compare OLD
-NEW`` puts two beside each other, ``readme`` renews the numbers in README.rst, and
-``advise`` suggests the size of a pool for a server of yours.
+NEW`` puts two beside each other, and ``readme`` renews the numbers in README.rst.
 """
 
 from gevent import monkey
@@ -54,7 +53,6 @@ COMMANDS = {
     "plot": "plots",
     "compare": "compare",
     "readme": "readme",
-    "advise": "advise",
 }
 
 

@@ -74,10 +74,12 @@ ADAPTERS: dict[str, set[str]] = {
     "metrics": {"opentelemetry", "prometheus_client"},
     "testing": set(),
     "__main__": set(),
+    "advise": {"redis", "pymysql"},
 }
 
 #: Files that join two adapters, and the other one: optional parts, imported by name.
 NEIGHBOURS: dict[str, set[str]] = {
+    "advise/servers.py": {"mysql", "redis"},
     "sqlalchemy/session.py": {"mysql"},
     "django/mysql/options.py": {"mysql"},
     "django/mysql/pools.py": {"mysql"},

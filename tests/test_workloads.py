@@ -12,7 +12,6 @@ from gevent import socket
 from gevent.monkey import get_original
 
 from benchmarks import children, peers
-from benchmarks.advice import Room
 from benchmarks.churn import NONE
 from benchmarks.coldstart import LIMIT as BURST_LIMIT
 from benchmarks.coldstart import burst
@@ -409,4 +408,3 @@ def test_every_workload_tells_of_every_pool_it_is_about(name: str) -> None:
 def test_a_lifetime_is_compared_with_none() -> None:
     """The row of none has the name of its pool."""
     assert (peers.OURS + NONE).startswith(peers.OURS)
-    assert Room().share(1) is None
