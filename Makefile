@@ -8,7 +8,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench bench-readme compat soak test-versions clean
+.PHONY: help demo test check bench bench-readme compat soak test-versions matrix
+.PHONY: release-check clean
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
@@ -19,6 +20,8 @@ help:
 	@echo "make compat  drivers' own tests, with their pools and with ours"
 	@echo "make soak    storms over every pool of ours (MINUTES=5)"
 	@echo "make test-versions   the tests of adapters with older drivers"
+	@echo "make matrix  the tests with all supported versions (ARGS=\"--list\")"
+	@echo "make release-check   build and try what would be published"
 	@echo "make clean   remove what the others left here"
 	@echo "PYTHON=...   the interpreter to use (default: python3)"
 
@@ -63,7 +66,15 @@ test-versions:
 	@.ci/setup $(VENV) dev required
 	@$(RUN) tests.compat.versions
 
+matrix:
+	@.ci/setup $(VENV) matrix optional
+	@$(RUN) nox $(ARGS)
+
+release-check:
+	@.ci/setup $(VENV) release required
+	@$(RUN) tests.compat.release
+
 clean:
-	rm -rf .venv build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .venv .nox build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find geventpool tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
