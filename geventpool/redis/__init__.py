@@ -10,9 +10,10 @@
     pool = geventpool.redis.ConnectionPool(host="127.0.0.1", max_connections=10)
     client = redis.Redis(connection_pool=pool)
 
-Needs redis-py 6.4 or later, imported after ``gevent.monkey.patch_all()``.
+Needs redis-py 6.4 or later.
 """
 
+from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.redis.cluster import RedisCluster
 from geventpool.redis.connector import RedisConnector
 from geventpool.redis.errors import (
@@ -21,7 +22,6 @@ from geventpool.redis.errors import (
     ExhaustedError,
     TooManyWaitingError,
 )
-from geventpool.redis.internals import NotPatchedError
 from geventpool.redis.pool import ConnectionPool
 from geventpool.redis.sentinel import (
     SentinelConnectionPool,
@@ -35,6 +35,7 @@ __all__ = [
     "DeadlockError",
     "ExhaustedError",
     "NotPatchedError",
+    "NotPatchedWarning",
     "RedisCluster",
     "RedisConnector",
     "SentinelConnectionPool",

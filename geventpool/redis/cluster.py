@@ -7,7 +7,9 @@ class only if it was constructed from a URL, and says nothing otherwise.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from urllib.parse import quote
 from gevent.lock import BoundedSemaphore
 from redis.cluster import RedisCluster as StockCluster
 
+from geventpool.patching import is_patched
 from geventpool.redis.internals import take_turns
 from geventpool.redis.options import POOL_OPTIONS
 from geventpool.redis.pool import ConnectionPool
@@ -93,12 +96,15 @@ class RedisCluster(StockCluster):
             for pool in self._pools():
                 pool.close()
 
-    def _turns(self) -> BoundedSemaphore:
+    def _turns(self) -> AbstractContextManager[Any]:
         # Held by somebody at the moment of a fork, they would be lost to the child.
         if self.__dict__.get("_turns_of") != os.getpid():
             self._turns_of = os.getpid()
             places = min(pool.max_connections for pool in self._pools())
-            self._turn = BoundedSemaphore(places)
+            kind: Any = (
+                BoundedSemaphore if is_patched("socket") else threading.BoundedSemaphore
+            )
+            self._turn: AbstractContextManager[Any] = kind(places)
         return self._turn
 
     def _pools(self) -> list[Any]:

@@ -24,7 +24,6 @@ from geventpool.connector import Connector
 from geventpool.redis.internals import (
     awaits_auth,
     behind_cache,
-    check_patched,
     flush_cache,
     is_connected,
 )
@@ -83,10 +82,8 @@ class RedisConnector(Connector[Any]):
 
         Its own retries apply.
 
-        :raises NotPatchedError: redis-py would block the hub.
         :raises Exception: whatever redis-py raised.
         """
-        check_patched()
         maker = self._maker()
         if maker is None:
             raise ReferenceError("the pool has been collected")

@@ -30,7 +30,6 @@ member                              relied on for
 ``NodesManager.from_url``           set by ``url=``: makes a cluster use a given class
 ``ClusterPipeline                   where pipelines can be made to take turns
 ._execution_strategy``
-``redis.retry.sleep``               was redis imported before patching?
 ``redis.observability.recorder``    counts and times for OpenTelemetry
 ==================================  ===================================================
 
@@ -52,21 +51,17 @@ import redis
 import redis.cluster
 import redis.connection
 import redis.event
-import redis.retry
 import redis.sentinel
-from gevent import monkey
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 __all__ = [
     "COMMAND",
     "CacheProxyConnection",
-    "NotPatchedError",
     "ReleasedEvent",
     "SentinelProxy",
     "awaits_auth",
     "behind_cache",
-    "check_patched",
     "code_of",
     "default_retry",
     "first_unread",
@@ -118,31 +113,6 @@ class NoRecorder:
 
 #: redis-py's metrics: nothing is recorded while ``_metrics_collector`` is None.
 recorder: Any = module_of("redis.observability.recorder") or NoRecorder
-
-
-class NotPatchedError(RuntimeError):
-    """redis-py would block the whole hub here: its modules are not patched."""
-
-
-def check_patched() -> None:
-    """Refuse what would block every other greenlet.
-
-    :raises NotPatchedError: ``gevent.monkey`` has not patched ``socket``, or did so
-        only after redis was imported.
-    """
-    if not monkey.is_module_patched("socket"):
-        reason = "the socket module is not patched"
-    # redis.retry says `from time import sleep`: it keeps what it found when imported.
-    elif vars(redis.retry)["sleep"] is monkey.get_original("time", "sleep"):
-        reason = "redis was imported before patching and would sleep without yielding"
-    else:
-        return
-    raise NotPatchedError(
-        f"geventpool.redis needs a cooperative redis-py, but {reason}. Put "
-        "'from gevent import monkey; monkey.patch_all()' before everything else, at "
-        "the very top of the program (for gunicorn with preload_app: at the top of "
-        "its configuration file)."
-    )
 
 
 def default_retry() -> Retry:

@@ -40,6 +40,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "handoff": _boolean,
     "reclaim": _boolean,
     "name": str,
+    "unpatched": str,
 }
 
 _CALLED = {int: "a whole number", float: "a number", _boolean: "true or false"}

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from gevent import getcurrent
-from redis.connection import Connection
+from redis.connection import Connection, SSLConnection
 from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
 
@@ -25,12 +25,21 @@ from geventpool.errors import (
     PoolError,
     PoolExhaustedError,
 )
-from geventpool.listeners import PoolListener, PoolStats
-from geventpool.policies import Backoff, Limits, Outage
+from geventpool.listeners import PoolListener
+from geventpool.patching import (
+    STOCK,
+    check_unpatched,
+    is_patched,
+    pools_here,
+    refusal,
+)
+from geventpool.policies import Backoff, Limits, Outage, whole
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.connector import MOMENT, RedisConnector
-from geventpool.redis.errors import in_terms_of_redis
+from geventpool.redis.cooperation import make_cooperative
+from geventpool.redis.credentials import Credentials
+from geventpool.redis.errors import ClosedError, in_terms_of_redis
 from geventpool.redis.internals import (
     COMMAND,
     ReleasedEvent,
@@ -49,7 +58,7 @@ from geventpool.redis.options import (
     understood,
 )
 from geventpool.redis.telemetry import Telemetry
-from geventpool.redis.view import View
+from geventpool.redis.threaded import ThreadedPool
 from geventpool.reports import Loan
 
 __all__ = ["ConnectionPool"]
@@ -60,7 +69,7 @@ P = TypeVar("P", bound="ConnectionPool")
 DEFAULT_MAX_CONNECTIONS = 100
 
 
-class ConnectionPool(View):
+class ConnectionPool(Credentials):
     """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
 
     ::
@@ -93,6 +102,9 @@ class ConnectionPool(View):
         or 0: 100.
     :param float timeout: seconds a caller waits for a connection; None: without end;
         0: not at all, as redis-py's ``ConnectionPool``. Default 30.
+    :param str unpatched: what to do in a process whose ``socket`` gevent has not
+        patched: ``"stock"`` is redis-py's ``BlockingConnectionPool`` with the same
+        options; ``"error"`` is :exc:`~geventpool.NotPatchedError`.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
     """
@@ -121,9 +133,13 @@ class ConnectionPool(View):
         listeners: Iterable[PoolListener] = (),
         limits: Limits = Limits(),
         outage: Outage = Outage(),
+        unpatched: str = STOCK,
         **connection_kwargs: Any,
     ) -> None:
         check_number(max_connections)
+        whole("initial_connections", initial_connections)
+        self._unpatched = check_unpatched(unpatched)
+        self._stock_timeout = timeout
         check_limits(connection_kwargs)
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
@@ -144,15 +160,15 @@ class ConnectionPool(View):
             max_connections or DEFAULT_MAX_CONNECTIONS,
             **connection_kwargs,
         )
+        #: Is it not yet known whether gevent has patched this process?
+        self._is_undecided = True
         #: is there nothing at a release but the connection to look at?
-        self._is_plain = (
-            not self._asks_owner and self._dispatcher is None and self.cache is None
-        )
+        self._is_plain = False
         #: the :class:`geventpool.Pool` that does the pooling
         self.core: Pool[Any] = Pool(
             self._connector,
             None,
-            initial_connections,
+            initial_connections if initial_connections and self._pools_here() else 0,
             self._limit,
             reap_expired_connections,
             reap_interval,
@@ -204,6 +220,44 @@ class ConnectionPool(View):
         host, port = options.get("host", "localhost"), options.get("port", 6379)
         return f"redis {host}:{port}/{options.get('db', 0)}"
 
+    # A process that gevent has not patched.
+
+    def _pools_here(self) -> bool:
+        """Is the core pool to lend?
+
+        :raises NotPatchedError: the option *unpatched* is ``"error"``; or only ``ssl``
+            is not patched, and this pool is for TLS.
+        """
+        stock = "redis-py's BlockingConnectionPool"
+        if not pools_here("geventpool.redis", self._unpatched, stock):
+            return False
+        if issubclass(self.connection_class, SSLConnection) and not is_patched("ssl"):
+            # redis-py fails here as well, with an error that says nothing of it.
+            raise refusal("geventpool.redis", "ssl")
+        make_cooperative()
+        return True
+
+    def _decide(self) -> ThreadedPool | None:
+        """What lends in this process; None: the core pool.
+
+        Asked again until gevent has patched: a server may use the pool, fork, and
+        patch in the child.
+        """
+        if self._pools_here():
+            self._is_undecided = False
+            self._is_plain = not (
+                self._asks_owner
+                or self._dispatcher is not None
+                or self.cache is not None
+                or self._stock is not None
+            )
+            return None
+        if self.core.closed:
+            raise ClosedError(f"Pool {self.core.name!r} is closed")
+        if self._stock is None:
+            self._stock = ThreadedPool(self, self._stock_timeout)
+        return self._stock
+
     # Borrowing and giving back.
 
     def get_connection(
@@ -216,9 +270,14 @@ class ConnectionPool(View):
 
         :raises ExhaustedError: no connection in time; it is a
             :exc:`geventpool.PoolExhaustedError` and a ``redis.MaxConnectionsError``.
-        :raises NotPatchedError: redis-py would block the hub.
+        :raises NotPatchedError: the process is not patched, and the option *unpatched*
+            is ``"error"``.
         :raises redis.RedisError: what redis-py raised when it connected.
         """
+        if self._is_undecided:
+            stock = self._decide()
+            if stock is not None:
+                return stock.get_connection()
         try:
             if recorder._metrics_collector is not None:
                 conn = self._telemetry.timed(self._take)
@@ -303,6 +362,9 @@ class ConnectionPool(View):
 
     def _examine(self, connection: Any, caller: FrameType | None) -> None:
         """Give back a connection about which there may be something to know."""
+        if self._stock is not None and self._stock.made(connection):
+            self._stock.release(connection)
+            return
         error = exc_info()[1]
         anyone = self._loans.gave_back(connection)
         self._readers.give_back(connection)
@@ -353,6 +415,8 @@ class ConnectionPool(View):
         if "core" not in self.__dict__:
             # An initial connection has found out where the master is.
             return
+        if self._stock is not None:
+            self._stock.disconnect(inuse_connections)
         for conn in self.core.idle_connections():
             conn.disconnect()
             self.core.drop(conn)
@@ -366,6 +430,9 @@ class ConnectionPool(View):
     ) -> None:
         """Close the idle connections, or only those to one address."""
         super().disconnect_free_connections(moving_address_src)
+        if self._stock is not None:
+            # What is not connected stays: redis-py's pool connects it again.
+            return
         for conn in self.core.idle_connections():
             if not is_connected(conn):
                 self.core.drop(conn)
@@ -377,7 +444,11 @@ class ConnectionPool(View):
         ``connection_kwargs``. The limit holds meanwhile. Never switches.
         """
         # redis-py's constructor calls this before there is anything to renew.
-        if "core" in self.__dict__:
+        if "core" not in self.__dict__:
+            return
+        if self._stock is not None:
+            self._stock.reset()
+        if self._stock is None or not self._is_undecided:
             self.core.drain()
 
     def close(self) -> None:
@@ -400,59 +471,10 @@ class ConnectionPool(View):
         :param timeout: seconds to wait at most; None: without end.
         :return: the loans that were cut off.
         """
-        return self.core.close(timeout)
-
-    def stats(self) -> PoolStats:
-        """How the pool stands at this moment; does not change any more."""
-        return self.core.stats()
-
-    # Credentials and retries.
-
-    def set_retry(self, retry: Retry) -> None:
-        """Use *retry* for all connections, the present ones and those to come."""
-        self.connection_kwargs.update({"retry": retry})
-        for conn in (*self.core.idle_connections(), *self.core.lent_connections()):
-            conn.retry = retry
-
-    def re_auth_callback(self, token: Any) -> None:
-        """Authenticate all connections with *token*: idle ones now. *May switch.*
-
-        Those in use follow when they are given back, before anybody else gets them.
-
-        :raises redis.RedisError: the server refused; the idle connections are closed.
-        """
-        for conn in self.core.lent_connections():
-            conn.set_re_auth_token(token)
-        mine = self._take_idle()
-        try:
-            while mine:
-                mine[-1].set_re_auth_token(token)
-                mine[-1].re_auth()
-                self.core.release(mine.pop())
-        finally:
-            # Refused, or killed: what is left knows an old token or half a new one.
-            for conn in mine:
-                self.core.drop(conn)
-
-    def _take_idle(self) -> list[Any]:
-        """All idle connections, on loan to the caller; those to come have the token."""
-        mine: list[Any] = []
-        try:
-            for _ in self.core.idle_connections():
-                mine.append(self.core.acquire(timeout=0))
-        except PoolExhaustedError:
-            # Some were found unusable.
-            pass
-        return mine
-
-    def authenticate(self, conn: Any) -> None:
-        """Give *conn* the token that came while it was lent. *May switch.*
-
-        Called in a greenlet of the core pool, while nobody else can get it.
-        """
-        if self._dispatcher is not None:
-            self._dispatcher.dispatch(ReleasedEvent(conn))
-        conn.re_auth()
+        left = self.core.close(timeout)
+        if self._stock is not None:
+            self._stock.disconnect()
+        return left
 
     # Called by the connector, to take note.
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 from redis.connection import ConnectionPool as StockPool
 
+from geventpool.listeners import PoolStats
 from geventpool.pool import Pool
+from geventpool.redis.threaded import ThreadedPool
 
 __all__ = ["View"]
 
@@ -29,18 +32,44 @@ class View(StockPool):
 
     #: the :class:`geventpool.Pool` that does the pooling
     core: Pool[Any]
+    #: what lends in place of *core* while gevent has not patched the process
+    _stock: ThreadedPool | None = None
 
     @property
     def _available_connections(self) -> list[Any]:  # type: ignore[override]
-        return self.core.idle_connections()
+        idle = self.core.idle_connections()
+        return (
+            idle
+            if self._stock is None
+            else [*idle, *self._stock._available_connections]
+        )
 
     @property
     def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
-        return set(self.core.lent_connections())
+        lent = set(self.core.lent_connections())
+        return (
+            lent if self._stock is None else lent.union(self._stock._in_use_connections)
+        )
 
     @property
     def _created_connections(self) -> int:  # type: ignore[override]
-        return self.core.size
+        return self.stats().size
+
+    def stats(self) -> PoolStats:
+        """How the pool stands at this moment; does not change any more."""
+        stats = self.core.stats()
+        if self._stock is None:
+            return stats
+        idle, lent = (
+            len(self._stock._available_connections),
+            len(self._stock._in_use_connections),
+        )
+        return replace(
+            stats,
+            size=stats.size + idle + lent,
+            idle=stats.idle + idle,
+            in_use=stats.in_use + lent,
+        )
 
     @property
     def max_connections(self) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 import gevent
 import pytest
 import redis
-from gevent import monkey
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionInterface
 from redis.retry import Retry
@@ -23,7 +22,6 @@ from geventpool.redis import (
     ConnectionPool,
     DeadlockError,
     ExhaustedError,
-    NotPatchedError,
     TooManyWaitingError,
     internals,
 )
@@ -867,22 +865,6 @@ def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
 
 class Stranger:
     """Something that can be referred to weakly."""
-
-
-def test_patching_is_looked_at_when_connecting(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not sooner: a server may fork, and patch, after the pool was made."""
-    pool = make_pool()
-    with monkeypatch.context() as patch:
-        patch.setattr(monkey, "is_module_patched", lambda name: False)
-        with pytest.raises(NotPatchedError, match="socket module"):
-            pool.get_connection()
-    with monkeypatch.context() as patch:
-        patch.setattr("redis.retry.sleep", monkey.get_original("time", "sleep"))
-        with pytest.raises(NotPatchedError, match="imported before"):
-            pool.get_connection()
-    pool.release(pool.get_connection())
 
 
 def test_a_reply_proves_a_connection_well_for_a_moment(

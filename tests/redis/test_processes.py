@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gevent
-import pytest
 import redis
 
 from geventpool.redis import ConnectionPool
@@ -116,38 +115,6 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
-
-
-UNPATCHED = """
-    import sys, redis, geventpool.redis
-    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]))
-    redis.Redis(connection_pool=pool).ping()
-"""
-
-TOO_LATE = """
-    import sys, redis, geventpool.redis
-    from gevent import monkey; monkey.patch_all()
-    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]))
-    redis.Redis(connection_pool=pool).ping()
-"""
-
-
-@pytest.mark.parametrize(
-    "program, words",
-    [
-        (UNPATCHED, "the socket module is not patched"),
-        (TOO_LATE, "redis was imported before patching"),
-    ],
-)
-def test_without_patching_the_error_names_the_remedy(
-    redis_server: RedisServer, program: str, words: str
-) -> None:
-    """Instead of blocking every greenlet without a word."""
-    result = run(program, str(redis_server.port))
-    assert result.returncode == 1
-    assert "NotPatchedError" in result.stderr
-    assert words in result.stderr
-    assert "monkey.patch_all()" in result.stderr
 
 
 PRELOAD = """
