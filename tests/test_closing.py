@@ -453,6 +453,21 @@ def test_a_goodbye_that_fails_lets_go_all_the_same(
     assert pool.size == 0
 
 
+def test_a_goodbye_that_fails_lets_go_of_the_descriptor() -> None:
+    """A connector whose close raises before it has closed anything costs no socket."""
+
+    class Rude(ScriptedConnector):
+        def close(self, conn: ScriptedConnection) -> None:
+            raise OSError("no goodbye")
+
+    connector = Rude()
+    pool = Pool(connector)
+    fill(pool, 1)
+    pool.drain()
+    gevent.idle()
+    assert pool.size == 0 and not connector.now_open
+
+
 def test_what_is_cut_off_is_not_spoken_to(connector: ScriptedConnector) -> None:
     """A goodbye that was queued when the time was over is not said any more."""
     connector.script("close", *[Event()] * 16)

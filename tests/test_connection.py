@@ -378,6 +378,25 @@ def test_age_is_counted_from_open(echo: Echo) -> None:
     conn.close()
 
 
+def test_the_lifetime_begins_when_it_is_open(
+    echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that the dial took is none of it."""
+    conn = TcpConnection(echo.host, echo.port, lifetime=60)
+    conn.clock = clock = Clock()
+    dial = sockets.dial
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        clock.now += 50
+        return dial(*args, **options)
+
+    monkeypatch.setattr(sockets, "dial", slowly)
+    conn.open()
+    clock.now += 30
+    assert not conn.is_expired()
+    conn.close()
+
+
 def test_without_a_lifetime_nothing_expires(echo: Echo) -> None:
     """None stands for ever, and the default is ten minutes."""
     for_ever = opened(echo, lifetime=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from collections.abc import Iterator
@@ -466,3 +467,11 @@ def test_a_descriptor_is_that_of_the_socket_or_what_the_object_says() -> None:
     mine.close()
     other.close()
     assert connector.fileno(mine) == -1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_or_system_without_descriptors_is_exhausted(number: int) -> None:
+    """Like a server that is full: the next one that closes makes room."""
+    connector = FactoryConnector(object)
+    assert connector.is_exhausted(OSError(number, "too many open files"))
+    assert not connector.is_exhausted(OSError(errno.ECONNREFUSED, "refused"))

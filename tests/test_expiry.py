@@ -218,6 +218,27 @@ def test_a_connection_long_unused_is_pinged_before_it_is_lent() -> None:
     assert stage.asked("ping") == [conn]
 
 
+def test_a_loan_that_ended_is_a_sign_of_life() -> None:
+    """The time without a sign of life begins when the connection comes back."""
+    stage = Stage(ping_after=10)
+    conn = stage.pool.acquire()
+    stage.clock.advance(60)
+    stage.pool.release(conn)
+    stage.clock.advance(5)
+    assert stage.pool.acquire() is conn
+    assert not stage.asked("ping")
+
+
+@pytest.mark.parametrize("ping", ["ping_after", "ping_interval"])
+def test_a_connection_just_opened_is_not_pinged(ping: str) -> None:
+    """It has answered the opening a moment ago."""
+    stage = Stage(min_connections=1, reap_interval=3600, **{ping: 60})
+    gevent.idle()
+    stage.sweep()
+    stage.pool.acquire()
+    assert [verb for verb, _ in stage.connector.calls] == ["open"]
+
+
 def test_with_ping_after_0_every_loan_is_checked() -> None:
     """0 means always."""
     stage = Stage(ping_after=0)

@@ -328,3 +328,15 @@ def test_initial_connections_are_there_when_the_constructor_returns():
         gevent.spawn_later(0.001 * moment, gate.set)
     pool = make(connector, initial_connections=3, min_connections=2, max_connecting=2)
     assert pool.stats().idle == 3 == len(connector.opened)
+
+
+def test_a_constructor_that_is_killed_ends_its_dials_at_once():
+    """Whoever is killed while pre-filling has no pool to close."""
+    gate = Event()
+    connector = ScriptedConnector(open=[None, gate, gate])
+    victim = gevent.spawn(make, connector, initial_connections=3)
+    gevent.idle()
+    assert connector.opening == 2
+    victim.kill()
+    gevent.idle()
+    assert not connector.opening and not connector.now_open

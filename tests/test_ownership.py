@@ -114,6 +114,22 @@ def test_reclaiming_can_be_declined_for_one_loan(pool):
     pool.release(conn)
 
 
+def test_a_loan_that_no_death_ends_is_still_its_takers(pool):
+    """The reports name the taker, and no stale release by another ends the loan."""
+    conn = pool.acquire(reclaim=False)
+    (loan,) = pool.loans()
+    assert loan.holder != "nobody"
+
+    def end_it():
+        others = pool.acquire()
+        with pytest.raises(ConnectionNotFoundError):
+            pool.release(conn)
+        pool.release(others)
+
+    gevent.spawn(end_it).get()
+    pool.release(conn)
+
+
 def test_a_loan_is_handed_over_to_another_greenlet(pool):
     """From then on it is the other's to give back."""
     conn = pool.acquire()

@@ -15,6 +15,7 @@ from geventpool.policies import (
     Backoff,
     Expiry,
     Limits,
+    Outage,
     flag,
     optional_seconds,
     optional_whole,
@@ -379,3 +380,26 @@ def test_any_limit_needs_the_time_of_a_use(name):
     """With one limit set, 0 included, the time of each use must be noted."""
     assert Expiry(**{name: 0}).is_timed
     assert not Expiry().is_timed
+
+
+@pytest.mark.parametrize(
+    ("policy", "defaults"),
+    [
+        (Limits(), {"open": 30.0, "ping": 5.0, "reset": 5.0, "close": 5.0}),
+        (Outage(), {"failures": 3, "wait": False}),
+        (Outage().backoff, {"initial": 0.05, "maximum": 0.5, "jitter": 0.5}),
+        (
+            Expiry(),
+            {
+                "max_lifetime": None,
+                "max_idle": None,
+                "ping_after": None,
+                "ping_interval": None,
+                "jitter": 0.05,
+            },
+        ),
+    ],
+)
+def test_the_defaults_are_those_of_the_manual(policy, defaults):
+    """A default is part of the product: none changes unnoticed."""
+    assert {name: getattr(policy, name) for name in defaults} == defaults

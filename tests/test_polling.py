@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import gevent
 import pytest
+from gevent.event import Event
 
-from geventpool import Backoff, Pool, PoolClosedError, PoolExhaustedError
-from geventpool.testing import ScriptedConnector, check
+from geventpool import (
+    Backoff,
+    Pool,
+    PoolClosedError,
+    PoolExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.testing import Clock, ScriptedConnector, check
 
 sleep = gevent.sleep
 
@@ -136,3 +143,34 @@ def test_a_poller_is_no_waiter_in_the_line():
     assert pool.acquire() is conn
     poller.kill()
     assert pool.stats().waiting == 0
+
+
+def test_a_poller_counts_as_waiting():
+    """max_waiting bounds those who poll as those who stand in line."""
+    pool = make(backoff=Backoff(30, maximum=30), max_waiting=1)
+    pool.acquire()
+    poller = gevent.spawn(pool.acquire)
+    gevent.idle()
+    with pytest.raises(TooManyWaitingError):
+        pool.acquire(timeout=0)
+    poller.kill()
+
+
+def test_polling_and_opening_share_one_timeout(pauses):
+    """The wait for a new connection has what the polling has left of the time."""
+    connector = ScriptedConnector(open=[None, Event()])
+    pool = Pool(connector, max_connections=1, handoff=False, timeout=60)
+    clock = Clock()
+    clock.rule(pool)
+    conn = pool.acquire()
+
+    def make_room():
+        clock.advance(60)
+        pool.drop(conn)
+
+    pauses.after["pause_1"] = make_room
+    with gevent.Timeout(5), pytest.raises(PoolExhaustedError):
+        pool.acquire()
+    gevent.idle()
+    assert connector.opening == 1
+    pool.close(timeout=0)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import gevent
 import pytest
+from gevent.event import Event
 
-from geventpool import ConnectionNotFoundError, Counters, Pool, Reason
-from geventpool.testing import ScriptedConnector, check, check_capacity, switches
+from geventpool import ConnectionNotFoundError, Counters, Pool, PoolListener, Reason
+from geventpool.testing import (
+    ScriptedConnector,
+    check,
+    check_capacity,
+    pool_greenlets,
+    switches,
+)
 
 
 class Survivable(Exception):
@@ -235,6 +242,31 @@ def test_a_connection_that_cannot_be_reset_is_closed(pool, connector, counters):
     assert waiter.get().number == 3
     assert [conn.end for conn in lent] == ["discarded", "discarded"]
     assert counters.snapshot().closed == {Reason.RESET_FAILED: 2}
+
+
+def test_a_reset_that_is_killed_costs_no_place(pool, connector, hub_errors):
+    """The connection is closed, and its place is free."""
+    connector.script("reset", Event())
+    with pool.connection() as conn:
+        conn.needs_reset = True
+    gevent.idle()
+    gevent.killall(list(pool_greenlets(pool)))
+    gevent.idle()
+    assert conn.end == "discarded"
+    check_capacity(pool)
+
+
+def test_a_listener_finds_the_place_free_and_the_socket_closed():
+    """It is told when the change is complete, so it may look at the pool."""
+    seen = []
+
+    class Ear(PoolListener):
+        def closed(self, conn, reason):
+            seen.append((conn.end, pool.size, pool.stats().in_use))
+
+    pool = Pool(ScriptedConnector(), listeners=[Ear()])
+    pool.drop(pool.acquire())
+    assert seen == [("discarded", 0, 0)]
 
 
 def test_a_connector_that_fails_to_say_whether_to_reset_has_to_reset(

@@ -143,6 +143,17 @@ def test_every_address_is_tried(resolver: list[tuple[str, int]]) -> None:
         abandon(sock)
 
 
+def test_the_first_of_two_addresses_leaves_no_limit_on_the_socket(
+    resolver: list[tuple[str, int]],
+) -> None:
+    """Its share of the time is for the connect, not for the reads that follow."""
+    with Echo() as peer:
+        resolver += [peer.address, peer.address]
+        sock = dial("two.test", 1, timeout=5)
+        assert sock.gettimeout() is None
+        abandon(sock)
+
+
 def test_the_last_addresss_error_is_raised(resolver: list[tuple[str, int]]) -> None:
     """When no address answers, the last one's own error says why."""
     resolver += [("127.0.0.1", refused_port()), ("127.0.0.1", refused_port())]

@@ -12,6 +12,7 @@ from geventpool import (
     Pool,
     PoolDeadlockError,
     PoolExhaustedError,
+    PoolListener,
     TooManyWaitingError,
 )
 from geventpool.testing import Clock, ScriptedConnector, both_orders, check
@@ -354,3 +355,65 @@ def test_time_is_read_from_one_clock():
         clock.advance(5)
         (loan,) = pool.loans()
         assert loan.seconds == 5
+
+
+def test_a_block_on_an_idle_connection_counts_from_its_own_beginning():
+    """The age of a loan is not that of the loan before it."""
+    pool = make()
+    clock = Clock()
+    clock.rule(pool)
+    with pool.connection():
+        pass
+    clock.advance(100)
+    with pool.connection():
+        clock.advance(5)
+        (loan,) = pool.loans()
+        assert loan.seconds == 5
+
+
+def test_a_listener_hears_of_the_wait_by_the_pools_clock():
+    """The seconds of "acquired" are those of the clock that ages everything else."""
+    waits = []
+
+    class Ear(PoolListener):
+        def acquired(self, conn, waited):
+            waits.append(waited)
+
+    pool = make(listeners=[Ear()])
+    clock = Clock()
+    clock.rule(pool)
+    conn = pool.acquire()
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    clock.advance(7)
+    pool.release(conn)
+    waiter.get()
+    assert waits == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("retry", "timeout", "pause"), [(3, 0.001, 100), (1, 100, 0.001)]
+)
+def test_whichever_of_retry_and_timeout_ends_first_counts(retry, timeout, pause):
+    """The other one would have the waiter stand in line for minutes."""
+    pool = make(backoff=Backoff(pause, factor=1, maximum=pause, jitter=0))
+    gevent.spawn(pool.acquire, reclaim=False).join()
+    with gevent.Timeout(5), pytest.raises(PoolExhaustedError):
+        pool.acquire(retry=retry, timeout=timeout)
+
+
+def test_a_block_right_before_the_refusal_is_told():
+    """Blocked time counts before the next beat has noted it."""
+    pool = make()
+    clock = Clock()
+    clock.rule(pool)
+    pool.acquire()
+
+    def wait():
+        with pytest.raises(PoolExhaustedError, match="hub was blocked for (2.9|3.0) s"):
+            pool.acquire(timeout=0.001)
+
+    waiter = gevent.spawn(wait)
+    gevent.sleep(0)
+    clock.advance(3)
+    waiter.get()
