@@ -69,6 +69,9 @@ REACTIONS = {
     2045: Reaction.DISCARD,  # shared memory / named pipe gone
     2055: Reaction.DISCARD,  # lost connection, extended
     4031: Reaction.DISCARD,  # disconnected for inactivity (MySQL 8.0.24+)
+    # the session is read-only: perhaps since a fail-over, and then for good; or the
+    # borrower's own transaction is, and then it costs one connection
+    1792: Reaction.DISCARD,
     # out of step
     2014: Reaction.DISCARD,
     # not, or no longer, the primary; 1290 is told apart by its text

@@ -4,13 +4,16 @@ Everything geventpool touches of SQLAlchemy's private parts is in this package, 
 listed here, so that a new version is checked by reading one page:
 
 * overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``; and of
-  ``_ConnectionFairy``: ``_checkin``;
+  ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
+  it passes on to the driver;
 * called: both constructors, ``_ConnectionFairy._checkout``;
 * of a pool: ``_creator``, ``_dialect``, ``_do_get``, ``_do_return_conn``,
   ``_create_connection``, ``_close_connection``, ``_should_log_debug``,
   ``_pre_ping``, ``_recycle``, ``_reset_on_return``, ``_orig_logging_name``,
   ``_sqla_logger_namespace``, ``_max_overflow``, ``_timeout``, ``_pool``;
-* of a dialect: ``_do_ping_w_event``.
+* of a dialect: ``_do_ping_w_event``;
+* of PyMySQL: ``Connection._result``, ``MySQLResult.unbuffered_active``,
+  ``SSCursor.read_next``.
 
 Checked against SQLAlchemy 2.0.58 and 2.1.9.
 """
@@ -27,7 +30,7 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
 
-__all__ = ["Fairy", "Owner", "Record", "broken_off", "cut"]
+__all__ = ["Fairy", "Owner", "Record", "broken_off", "cut", "interruptions"]
 
 #: Where MySQL's protocol is spoken, an idle connection with something to read has been
 #: closed or is out of step. Other servers may send notices at any time.
@@ -137,9 +140,43 @@ class Fairy(_ConnectionFairy):
                 # Killed, or timed out: the answer to what was sent last, or the other
                 # half of it, may still be under way. A ROLLBACK would be taken for
                 # that half, and wait for ever.
+                stop_streaming(self.dbapi_connection)
                 self.invalidate(error)
                 return
+        self._let_stream_go()
         super()._checkin(transaction_was_reset)
+
+    # What a cursor of PyMySQL that streams has not read, its finalizer reads: all of
+    # it, while a kill is on its way out. So the cursor is kept for as long as nobody
+    # knows how the loan goes on.
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """A cursor of the driver."""
+        made = self.dbapi_connection.cursor(*args, **kwargs)
+        self.__dict__["_stream"] = made if hasattr(made, "read_next") else None
+        return made
+
+    def _let_stream_go(self) -> None:
+        # If it was forgotten, this is where its finalizer runs.
+        self.__dict__.pop("_stream", None)
+
+    def commit(self) -> None:
+        """Commit. *May switch.*"""
+        self._let_stream_go()
+        self.dbapi_connection.commit()
+
+    def rollback(self) -> None:
+        """Roll back, or close a connection that an interruption left streaming.
+
+        *May switch.*
+        """
+        if sys.exc_info()[1] is not None:
+            error = self._interruption()
+            if error is not None and stop_streaming(self.dbapi_connection):
+                self.invalidate(error)
+                return
+        self._let_stream_go()
+        self.dbapi_connection.rollback()
 
     def note_surroundings(self) -> None:
         """Note the interruptions being handled as the loan begins: they are older."""
@@ -187,6 +224,20 @@ def reference(error: BaseException) -> Callable[[], BaseException | None]:
         return weakref.ref(error)
     except TypeError:
         return lambda: error
+
+
+def stop_streaming(connection: Any) -> bool:
+    """Forget the rows of PyMySQL that are still to be read; False: there are none.
+
+    The connection must be closed then. Never switches.
+    """
+    result: Any = getattr(connection, "_result", None)
+    if not getattr(result, "unbuffered_active", False):
+        return False
+    # Else the result's finalizer would read from the closed connection.
+    result.unbuffered_active = False
+    cut(connection)
+    return True
 
 
 def cut(conn: Any) -> None:

@@ -6,6 +6,7 @@ together; works with any pool of SQLAlchemy's.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -16,7 +17,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
+from geventpool.mysql.errors import Reaction, reaction
 from geventpool.mysql.reset import Session
+from geventpool.sqlalchemy.pool import GreenletPool
 
 __all__ = ["reset_session_on_return"]
 
@@ -40,23 +43,24 @@ def reset_session_on_return(
     current database. With this every connection is as new when it is lent: the server
     is sent COM_RESET_CONNECTION, and in the same round trip what ``connect`` had set.
 
-    What listeners of ``connect`` had set with ``SET`` statements (and SQLAlchemy for
-    ``isolation_level``) is noted, and is set again after each reset: so call this
-    after they were registered, and before the engine has connected. For anything else
-    of the kind there is *configure*. A loan that took a role, or chose a database where
-    there was none, ends with a new connection.
+    What listeners of ``connect`` set with ``SET`` statements (and SQLAlchemy for
+    ``isolation_level``) is noted, and is set again after each reset. Listeners of
+    ``connect`` and ``do_connect`` may be registered before or after this call. For
+    anything else of the kind there is *configure*. A loan that took a role, or chose a
+    database where there was none, ends with a new connection.
 
     It costs one round trip for each loan that has sent anything. It takes the place of
     the pool's ROLLBACK if ``pool_reset_on_return=None`` is given; else both are sent.
     (That by which an engine's connection ends its own transaction, if it is closed
     without a commit, is sent in any case.) A further one is only needed for what
-    listeners had set. A server
-    that does not know the command (before MySQL 5.7.3 and MariaDB 10.2.4, and some
-    proxies) gets a ROLLBACK.
+    listeners had set. A server that does not know the command (before MySQL 5.7.3 and
+    MariaDB 10.2.4, and some proxies) gets a ROLLBACK.
 
     The engine's connections are those of :mod:`geventpool.mysql`, which also notice
-    interrupted writes and foreign greenlets and share one TLS context. One that was
-    opened before is rolled back at its return, and renewed before its next loan.
+    interrupted writes and foreign greenlets and share one TLS context. After an error
+    which says that the server is read-only now, a :class:`GreenletPool` renews all of
+    them. A connection that was opened before this call is rolled back at its return,
+    and renewed before its next loan.
 
     :param engine: on ``mysql+pymysql`` or ``mariadb+pymysql``, without ``creator``.
     :param configure: called with the DBAPI connection after each reset. *May switch.*
@@ -73,7 +77,7 @@ def reset_session_on_return(
             "engine must be one on mysql+pymysql or mariadb+pymysql, "
             f"not {dialect.name}+{dialect.driver}"
         )
-    sessions = _Sessions(configure)
+    sessions = _Sessions(engine, configure)
     event.listen(engine, "do_connect", sessions.connect)
     event.listen(engine, "connect", sessions.connected)
     event.listen(engine, "reset", sessions.reset)
@@ -82,7 +86,11 @@ def reset_session_on_return(
 class _Sessions:
     """Opens the connections of one engine, and cleans them. Lends them for good."""
 
-    def __init__(self, configure: Callable[[Any], object] | None) -> None:
+    def __init__(
+        self, engine: Engine, configure: Callable[[Any], object] | None
+    ) -> None:
+        # Weakly: the engine's listeners refer to this object.
+        self._engine = weakref.ref(engine)
         #: what each greenlet that connects wants to connect with
         self._wanted: dict[Any, Mapping[str, Any]] = {}
         self._connector = MySQLConnector(lambda: self._wanted[getcurrent()])
@@ -91,8 +99,21 @@ class _Sessions:
 
     # Listeners
 
-    def connect(self, dialect: Any, record: Any, args: Any, options: Any) -> Connection:
-        """Open a connection. *May switch.*"""
+    def connect(self, dialect: Any, record: Any, args: Any, options: Any) -> Any:
+        """Open a connection. *May switch.*
+
+        SQLAlchemy calls no listener after the one that returns a connection, which is
+        this one. So it calls the others itself: they may change the arguments.
+
+        :return: the connection; one of another listener's if that has returned one.
+        """
+        self._come_last()
+        listeners = iter(dialect.dispatch.do_connect)
+        if self.connect in listeners:
+            for listener in listeners:
+                theirs = listener(dialect, record, args, options)
+                if theirs is not None:
+                    return theirs
         current = getcurrent()
         self._wanted[current] = options
         try:
@@ -106,6 +127,16 @@ class _Sessions:
         # Until all is set up; PyMySQL's cursors look for it here.
         conn.__dict__["query"] = partial(_noted, conn, noted)
         return conn
+
+    def _come_last(self) -> None:
+        """See to it that :meth:`connected` is called after all other listeners.
+
+        They are called after the connection was opened, so this is early enough.
+        """
+        engine = self._engine()
+        if engine is not None and [*engine.pool.dispatch.connect][-1] != self.connected:
+            event.remove(engine, "connect", self.connected)
+            event.listen(engine, "connect", self.connected)
 
     def connected(self, conn: Any, record: Any) -> None:
         """Take the connection as it is now as what everybody finds. *May switch.*"""
@@ -134,6 +165,10 @@ class _Sessions:
             conn.rollback()
             record.invalidate(soft=True)
             return
+        if conn.verdict is not None:
+            self._obey(conn.verdict)
+            record.invalidate()
+            return
         if not conn.in_step:
             # Rows that nobody has read: to read them could take long.
             record.invalidate()
@@ -149,6 +184,13 @@ class _Sessions:
             conn.lend(self)
         if not stays:
             record.invalidate(soft=True)
+
+    def _obey(self, verdict: Exception) -> None:
+        """Renew all if the server is no primary any more. Never switches."""
+        engine = self._engine()
+        pool = None if engine is None else engine.pool
+        if reaction(verdict) is Reaction.DRAIN and isinstance(pool, GreenletPool):
+            pool.core.drain()
 
     # After a reset
 

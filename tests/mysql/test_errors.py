@@ -26,6 +26,7 @@ FILES = "The MariaDB server is running with the --secure-file-priv option so it 
         (err.InternalError("Packet sequence number wrong"), Reaction.DISCARD),
         (err.OperationalError(1290, READ_ONLY), Reaction.DRAIN),
         (err.OperationalError(1836, "Running in read-only mode"), Reaction.DRAIN),
+        (err.InternalError(1792, "Read only transaction"), Reaction.DISCARD),
         (err.OperationalError(1290, FILES), Reaction.KEEP),
         (err.OperationalError(1040, "Too many connections"), Reaction.BACK_OFF),
         (err.OperationalError(1203, "max_user_connections"), Reaction.BACK_OFF),

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine
 
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import check
-from tests.mysql.conftest import proxy, table  # noqa: F401  (fixtures)
+from tests.mysql.conftest import own_server, proxy, table  # noqa: F401  (fixtures)
 from tests.mysql.proxy import Proxy
 from tests.servers import MariaDBServer
 

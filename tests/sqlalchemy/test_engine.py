@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import gevent
 import pymysql
 import pytest
+from gevent.event import Event
 from gevent.monkey import get_original
 from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
-from geventpool.sqlalchemy import GreenletPool, places
+from geventpool.sqlalchemy import GreenletPool, places, reset_session_on_return
 from geventpool.sqlalchemy.records import Record
 from geventpool.testing import wait_until
 from tests.sqlalchemy.conftest import core, through
@@ -450,3 +451,45 @@ def test_the_error_of_a_lost_server_is_the_drivers(make_engine):
             engine.connect()
         assert isinstance(caught.value.orig, pymysql.OperationalError)
     assert core(engine).size == 0
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["rollback", "session"])
+def test_a_kill_between_two_rows_of_a_stream_reads_no_more(make_engine, resets):
+    """The ROLLBACK of SQLAlchemy's connection would first read all that are left."""
+    reset = None if resets else "rollback"
+    engine = make_engine(pool_reset_on_return=reset)
+    if resets:
+        reset_session_on_return(engine)
+    reading = Event()
+    packets = []
+
+    def use():
+        with engine.connect().execution_options(stream_results=True) as conn:
+            raw = conn.connection.dbapi_connection
+            for _ in conn.execute(text("SELECT seq FROM seq_1_to_1000000")):
+                read = raw._read_packet
+                raw._read_packet = lambda: packets.append(1) or read()
+                reading.set()
+                gevent.sleep(1000)
+
+    victim = gevent.spawn(use)
+    reading.wait()
+    victim.kill()
+    assert not packets
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT 1")) == 1
+
+
+def test_a_stream_left_by_an_ordinary_error_keeps_its_connection(make_engine):
+    """As with QueuePool: what is left is read."""
+    engine = make_engine()
+    ids = set()
+    for _ in range(2):
+        with (
+            pytest.raises(ZeroDivisionError),
+            engine.connect().execution_options(stream_results=True) as conn,
+        ):
+            ids.add(conn.connection.dbapi_connection.thread_id())
+            for _ in conn.execute(text("SELECT seq FROM seq_1_to_1000")):
+                1 // 0
+    assert len(ids) == 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gevent
+import pymysql
 import pytest
 from pymysql.cursors import SSCursor
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.pool import QueuePool
 
 import geventpool.sqlalchemy
@@ -282,6 +283,106 @@ def test_it_works_with_other_pools(mysql_url):
     engine.dispose()
 
 
+def provide(engine, **values):
+    """A listener of do_connect that changes the arguments."""
+
+    def listener(dialect, record, args, options):
+        options.update(values)
+
+    event.listen(engine, "do_connect", listener)
+
+
+def test_a_listener_of_do_connect_may_be_registered_later(make_engine):
+    """A token that is the password must reach the connect in either order."""
+    engine = make_engine(pool_reset_on_return=None)
+    provide(engine, init_command="SET @before=1")
+    reset_session_on_return(engine)
+    provide(engine, program_name="later", charset="latin1")
+    with engine.connect() as conn:
+        question = "SELECT @before, @@character_set_client"
+        assert conn.execute(text(question)).one() == (1, "latin1")
+
+
+def test_a_later_listener_of_do_connect_may_not_return_a_connection(
+    make_engine, mariadb_server
+):
+    """As an earlier one: its session could not be reset."""
+    engine = make_engine(pool_reset_on_return=None)
+    reset_session_on_return(engine)
+    event.listen(
+        engine,
+        "do_connect",
+        lambda *args: pymysql.connect(**mariadb_server.client_options),
+    )
+    with pytest.raises(TypeError, match="without a creator"):
+        engine.connect()
+
+
+def test_what_later_listeners_of_connect_set_is_set_again(make_engine):
+    """Also by one that is registered when the engine has connected already."""
+    engine = make_engine(pool_reset_on_return=None)
+    reset_session_on_return(engine)
+    for number, name in enumerate("ab"):
+        event.listen(
+            engine,
+            "connect",
+            lambda conn, record, name=name: conn.query(f"SET @{name}='{name}'"),
+        )
+        engine.dispose()
+        for _ in range(2):
+            with engine.connect() as conn:
+                names = conn.execute(text("SELECT @a, @b")).one()
+                assert names == (("a", None), ("a", "b"))[number]
+                conn.execute(text("SET @a=0, @b=0"))
+
+
+def test_what_listeners_of_connect_read_leaves_no_read_view(
+    make_engine, mariadb_server, table
+):
+    """An idle connection with one would show its next borrower old data."""
+    engine = make_engine(pool_reset_on_return=None)
+    question = f"SELECT COUNT(*) FROM {table}"
+
+    @event.listens_for(engine, "connect")
+    def connect(conn, record):
+        conn.cursor().execute(question)
+        mariadb_server.ask(f"INSERT INTO {table} VALUES (1, 0)")
+
+    reset_session_on_return(engine)
+    with engine.connect() as conn:
+        assert conn.scalar(text(question)) == 1
+
+
+@pytest.mark.parametrize("poolclass", [None, QueuePool])
+def test_after_a_fail_over_connections_are_renewed(make_engine, own_server, poolclass):
+    """All of a GreenletPool; a QueuePool parts with the one that met it."""
+    account = {**own_server.client_options}
+    url = "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(**account)
+    if poolclass is None:
+        engine = make_engine(url, pool_size=2, pool_reset_on_return=None)
+    else:
+        engine = create_engine(
+            url, poolclass=poolclass, pool_size=2, pool_reset_on_return=None
+        )
+    reset_session_on_return(engine)
+
+    def number(conn):
+        return conn.scalar(text("SELECT CONNECTION_ID()"))
+
+    with engine.connect() as first, engine.connect() as second:
+        before = {number(first), number(second)}
+    own_server.ask("SET GLOBAL read_only=1")
+    try:
+        with pytest.raises(exc.DBAPIError, match="1290"), engine.connect() as conn:
+            conn.execute(text("CREATE TABLE never (i INT)"))
+    finally:
+        own_server.ask("SET GLOBAL read_only=0")
+    with engine.connect() as first, engine.connect() as second:
+        kept = before & {number(first), number(second)}
+        assert len(kept) == (0 if poolclass is None else 1)
+    engine.dispose()
+
+
 def test_other_drivers_are_refused():
     """And what is no engine, or cannot be called."""
     engine = create_engine("sqlite://")
@@ -296,8 +397,6 @@ def test_other_drivers_are_refused():
 
 def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):
     """Its connections are none of ours."""
-    import pymysql
-
     engine = make_engine(
         creator=lambda: pymysql.connect(**mariadb_server.client_options)
     )
