@@ -28,6 +28,7 @@ CORE: dict[str, set[str]] = {
     "reaper": {"policies"},
     "reports": {"errors", "ledger"},
     "staff": set(),
+    "url_options": {"policies"},
     "watch": set(),
     "opener": {
         "breaker",

@@ -59,13 +59,24 @@ def checked(options: Any) -> dict[str, Any]:
     return found
 
 
-def merged(url: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def merged(
+    url: Mapping[str, Any], options: Mapping[str, Any], **servers: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     What a URL says and keywords put together; a keyword wins, also by its old name.
+
+    :param options: the keywords of ``pymysql.connect``.
+    :param servers: the keywords ``hosts``, ``host_order`` and ``target``; None: the
+        URL may say it.
+    :return: both, in the same way.
     """
-    said = {_ALIASES.get(name, name) for name in options}
+    said = {_ALIASES.get(name, name) for name in options} | servers.keys()
     unsaid = {name: value for name, value in url.items() if name not in said}
-    return {**unsaid, **options}
+    found = {
+        name: url.get(name) if value is None else value
+        for name, value in servers.items()
+    }
+    return {**unsaid, **options}, found
 
 
 def check_account(name: str, value: Any) -> None:

@@ -32,7 +32,7 @@ from geventpool.mysql.errors import (
 from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
-from geventpool.mysql.url import parse_url
+from geventpool.mysql.url import POOL_ARGUMENTS, parse_url
 from geventpool.policies import shown
 from geventpool.sockets import find_socket
 
@@ -75,9 +75,12 @@ class MySQLConnector(Connector[Connection]):
         if callable(source):
             self._changing = source
         elif source is not None:
-            options, hosts, host_order, target = _merged(
-                parse_url(source), options, hosts, host_order, target
+            found = parse_url(source)
+            _refuse_pool_options(found, "give it to the pool")
+            options, found = merged(
+                found, options, hosts=hosts, host_order=host_order, target=target
             )
+            hosts, host_order, target = found.values()
         self._options = checked(options)
         self._hosts = self._read_hosts(hosts, host_order)
         self._target = self._read_target(target)
@@ -123,6 +126,8 @@ class MySQLConnector(Connector[Connection]):
         if self._changing is not None:
             fresh = self._changing()
             given = parse_url(fresh) if isinstance(fresh, str) else fresh
+            if isinstance(fresh, str):
+                _refuse_pool_options(given, "it can't change with each connection")
             options.update(checked(given))
         for name, check in (("user", check_account), ("password", check_password)):
             if callable(options.get(name)):
@@ -316,16 +321,11 @@ def _nobody() -> None:
     return None
 
 
-def _merged(
-    url: dict[str, Any], options: dict[str, Any], *rest: Any
-) -> tuple[dict[str, Any], Any, Any, Any]:
+def _refuse_pool_options(found: Mapping[str, Any], remedy: str) -> None:
     """
-    A URL and keywords put together; a keyword wins.
+    Refuse options of a pool where nobody could obey them.
+
+    :raises ValueError: there is one.
     """
-    both = merged(url, options)
-    names = ("hosts", "host_order", "target")
-    said = [both.pop(name, None) for name in names]
-    hosts, order, target = (
-        text if given is None else given for text, given in zip(said, rest, strict=True)
-    )
-    return both, hosts, order, target
+    for name in sorted(POOL_ARGUMENTS & found.keys()):
+        raise ValueError(f"url has an option of a pool here: {name}; {remedy}")

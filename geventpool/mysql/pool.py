@@ -13,12 +13,19 @@ from gevent import GreenletExit, monkey
 from pymysql import err
 from pymysql.cursors import Cursor
 
+from geventpool.mysql.arguments import merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import Changing, MySQLConnector
+from geventpool.mysql.url import parse_url
 from geventpool.pool import Borrowed, Pool
 from geventpool.staff import within
+from geventpool.url_options import POOL_OPTIONS
 
 __all__ = ["ConnectionPool"]
+
+
+#: If neither a keyword nor the URL says it.
+DEFAULT_MAX_CONNECTIONS = 10
 
 
 class ConnectionPool(Pool[Connection]):
@@ -36,9 +43,10 @@ class ConnectionPool(Pool[Connection]):
     :class:`~geventpool.Pool`, and:
 
     :param source: a URL (``mysql://user:password@host:port/database?charset=utf8mb4``),
-        to which keywords are added; or a callable that is asked before each connect for
-        keywords or a URL, for credentials that change. ``user`` and ``password`` may be
-        callables too.
+        to which keywords are added, and which may name the pool's options too
+        (``?max_connections=20&max_idle=60``); or a callable that is asked before each
+        connect for keywords or a URL, for credentials that change. ``user`` and
+        ``password`` may be callables too.
     :param hosts: several servers instead of ``host``: ``["db1", "db2:3307"]``.
     :param str host_order: ``"listed"``, or ``"random"`` to spread the load.
     :param str target: what a server must be: ``"primary"`` (writable; the default with
@@ -49,7 +57,8 @@ class ConnectionPool(Pool[Connection]):
         session.
     :param check: called with a connection before it is lent; if it raises an
         :exc:`Exception`, the connection is dropped and the next one tried.
-    :param max_connections: default 10; a MariaDB server serves 151 clients in all.
+    :param max_connections: None: what the URL says, or 10. A MariaDB server serves 151
+        clients in all.
     :raises RuntimeError: the program is not monkey-patched.
     :raises TypeError: an unknown argument, or one of the wrong kind.
     :raises ValueError: an argument is out of its range, or contradicts another.
@@ -59,7 +68,7 @@ class ConnectionPool(Pool[Connection]):
         self,
         source: str | Changing | None = None,
         *,
-        max_connections: int = 10,
+        max_connections: int | None = None,
         hosts: Any = None,
         host_order: str | None = None,
         target: str | None = None,
@@ -72,7 +81,20 @@ class ConnectionPool(Pool[Connection]):
         if check is not None and not callable(check):
             raise TypeError(f"check must be a callable or None, not {check!r}")
         self._check_loan = check
-        own = {name: options.pop(name) for name in _POOL_OPTIONS & options.keys()}
+        if isinstance(source, str):
+            options, found = merged(
+                parse_url(source),
+                options,
+                hosts=hosts,
+                host_order=host_order,
+                target=target,
+                max_connections=max_connections,
+            )
+            hosts, host_order, target, max_connections = found.values()
+            source = None
+        if max_connections is None:
+            max_connections = DEFAULT_MAX_CONNECTIONS
+        own = {name: options.pop(name) for name in POOL_OPTIONS & options.keys()}
         #: whether what ends here is cleaned before the next loan
         self._is_reset = reset is not None
         connector = MySQLConnector(
@@ -323,14 +345,6 @@ def _verdict(
     except BaseException as error:
         return error
     return True
-
-
-#: The options of the pool itself; the others are PyMySQL's.
-_POOL_OPTIONS = {
-    name
-    for name in Pool.__init__.__annotations__
-    if name not in ("factory", "options", "max_connections", "return")
-}
 
 
 def _refuse_unpatched() -> None:

@@ -14,8 +14,9 @@ from pymysql import cursors
 
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.policies import shown
+from geventpool.url_options import POOL_OPTIONS, understood
 
-__all__ = ["parse_url"]
+__all__ = ["POOL_ARGUMENTS", "parse_url"]
 
 SCHEMES = ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql")
 
@@ -45,6 +46,9 @@ def _cursorclass(text: str) -> type[cursors.Cursor]:
     return known[text]
 
 
+#: The options of a pool, which are no arguments of ``pymysql.connect``.
+POOL_ARGUMENTS = POOL_OPTIONS | {"max_connections"}
+
 #: What may stand behind the question mark; all else can't be written as text.
 _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
@@ -68,6 +72,7 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     "cursorclass": _cursorclass,
     "host_order": str,
     "target": str,
+    "max_connections": int,
 }
 
 
@@ -80,7 +85,8 @@ def parse_url(url: str) -> dict[str, Any]:
     ``mysql://user@db1,db2:3307/shop``.
 
     :param url: its scheme is ``mysql`` or ``mysql+pymysql`` (or ``mariadb``...).
-    :return: arguments of ``pymysql.connect``; and ``hosts``, where there are several.
+    :return: arguments of ``pymysql.connect``; and ``hosts``, where there are several;
+        and those options of a pool that are text, a number, or true or false.
     :raises TypeError: *url* is no string.
     :raises ValueError: what is wrong with it; the password is not in the message.
     """
@@ -161,10 +167,13 @@ def _address(text: str) -> dict[str, Any]:
 def _query(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in _arguments(text):
-        if name not in _ARGUMENTS:
+        if name not in _ARGUMENTS and name not in POOL_OPTIONS:
             raise ValueError(f"url has an unknown argument: {shown(name)}")
         if name in options:
             raise ValueError(f"url has the argument {name!r} twice")
+        if name in POOL_OPTIONS:
+            options[name] = understood(name, value)
+            continue
         try:
             options[name] = _ARGUMENTS[name](value)
         except ValueError as error:

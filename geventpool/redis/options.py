@@ -6,69 +6,19 @@ would do harm far from where it was said. No message shows a password.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from geventpool.policies import optional_seconds, shown
 from geventpool.redis.internals import parse_url
+from geventpool.url_options import POOL_OPTIONS, understood
 
 __all__ = ["POOL_OPTIONS", "check_limits", "check_number", "options_of", "understood"]
-
-_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
-_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
-        raise ValueError
-    return text.lower() in _TRUE
-
-
-_KINDS: dict[str, Callable[[str], Any]] = {
-    "initial_connections": int,
-    "min_connections": int,
-    "max_waiting": int,
-    "max_connecting": int,
-    "timeout": float,
-    "max_lifetime": float,
-    "max_idle": float,
-    "ping_after": float,
-    "ping_interval": float,
-    "reap_interval": float,
-    "reap_expired_connections": _boolean,
-    "lifo": _boolean,
-    "handoff": _boolean,
-    "reclaim": _boolean,
-    "name": str,
-    "unpatched": str,
-}
-
-_CALLED = {int: "a whole number", float: "a number", _boolean: "true or false"}
 
 #: What redis-py gives a socket as it is, and a socket an event loop's heap of timers.
 _LIMITS = ("socket_timeout", "socket_connect_timeout")
 
 #: What redis-py itself says of a URL, which shows nothing of it but names.
 _HARMLESS = ("Redis URL must", "Invalid value for")
-
-#: The names of the core pool's options.
-POOL_OPTIONS = frozenset({*_KINDS, "backoff", "listeners", "limits", "outage"})
-
-
-def understood(name: str, value: Any) -> Any:
-    """The value of an option of the pool that stood in a URL.
-
-    :raises ValueError: it should be a number and is none, or it can't be said in a URL.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        return _KINDS[name](value)
-    except KeyError:
-        raise ValueError(f"{name} can't be given in a URL: {shown(value)}") from None
-    except ValueError:
-        kind = _CALLED[_KINDS[name]]
-        raise ValueError(f"{name} must be {kind}, not {shown(value)}") from None
 
 
 def options_of(url: Any) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Fairy(_ConnectionFairy):
         self.__dict__.pop("_stream", None)
 
     def commit(self) -> None:
-        """Commit. *May switch.*"""
+        """Commit. May switch."""
         self._let_stream_go()
         self.dbapi_connection.commit()
 

@@ -604,6 +604,31 @@ def test_a_pool_is_made_of_a_url(make_pool, mariadb_server):
     assert pool._connector._options["user"] == "root"
 
 
+def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(
+    make_pool, mariadb_server
+):
+    """What is configured by a single string can be configured whole."""
+    where = "{user}:{password}@{host}:{port}".format(**mariadb_server.client_options)
+    url = f"mysql://{where}/?max_connections=3&max_idle=60&name=shop&charset=latin1"
+    pool = make_pool(url, timeout=2)
+    assert (pool.max_connections, pool.name) == (3, "shop")
+    assert pool._stock.expiry.max_idle == 60
+    with pool.connection() as conn:
+        assert conn.charset == "latin1"
+    pool = make_pool(url, max_connections=2, name="mine")
+    assert (pool.max_connections, pool.name) == (2, "mine")
+    assert make_pool(f"mysql://{where}").max_connections == 10
+
+
+def test_a_callable_cannot_change_the_options_of_the_pool(make_pool):
+    """They hold for all connections, and were read when the pool was made."""
+    pool = make_pool(lambda: "mysql://h?max_idle=60")
+    with pytest.raises(ValueError, match="max_idle; it can't change"):
+        pool.acquire()
+    with pytest.raises(ValueError, match="max_idle; give it to the pool"):
+        MySQLConnector("mysql://h?max_idle=60")
+
+
 def test_a_callable_is_asked_before_each_connect(make_pool, mariadb_server):
     """For credentials that change: as keywords, or as a URL."""
     answers = [

@@ -64,6 +64,26 @@ def test_arguments_behind_the_question_mark_have_their_types():
     assert options["target"] == "any"
 
 
+def test_options_of_the_pool_have_the_types_of_every_adapters_urls():
+    """One table for all: numbers, truth values, names, and no limit."""
+    options = parse_url(
+        "mysql://h/d?max_connections=20&max_idle=60.5&lifo=no&name=shop&timeout=none"
+        "&max_waiting=None&ping_after=1"
+    )
+    assert options == {
+        "host": "h",
+        "port": 3306,
+        "database": "d",
+        "max_connections": 20,
+        "max_idle": 60.5,
+        "lifo": False,
+        "name": "shop",
+        "timeout": None,
+        "max_waiting": None,
+        "ping_after": 1.0,
+    }
+
+
 @pytest.mark.parametrize(("text", "mode"), [("", None), ("none", None), ("off", False)])
 def test_autocommit_may_be_left_to_the_server(text, mode):
     """Autocommit has three states."""
@@ -92,6 +112,9 @@ def test_several_hosts_are_separated_by_commas():
         ("mysql://h?local_infile=perhaps", "local_infile='perhaps': must be one of 1"),
         ("mysql://h?cursorclass=Pencil", "must be one of Cursor, DictCursor"),
         ("mysql://h?client_flag=x", "client_flag='x'"),
+        ("mysql://h?max_connections=x", "max_connections='x'"),
+        ("mysql://h?max_waiting=x", "max_waiting must be a whole number or none"),
+        ("mysql://h?backoff=x", "backoff can't be given in a URL: 'x'"),
     ],
 )
 def test_a_url_that_says_nothing_sensible_is_refused(url, words):

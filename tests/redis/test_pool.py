@@ -111,7 +111,9 @@ def test_a_url_may_leave_the_connection_class_to_the_caller() -> None:
 
 def test_a_url_that_is_not_understood_is_refused() -> None:
     """Naming the option and the value."""
-    with pytest.raises(ValueError, match="max_idle must be a number, not 'soon'"):
+    with pytest.raises(
+        ValueError, match="max_idle must be a number or none, not 'soon'"
+    ):
         ConnectionPool.from_url("redis://localhost?max_idle=soon")
     with pytest.raises(ValueError, match="backoff can't be given in a URL: '1'"):
         ConnectionPool.from_url("redis://localhost?backoff=1")
