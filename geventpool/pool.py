@@ -21,11 +21,11 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from queue import Empty
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
 import gevent
@@ -45,21 +45,15 @@ from geventpool.errors import (
 )
 from geventpool.holders import Holder, Holders
 from geventpool.ledger import IDLE, IN_USE, Entry, Reason
-from geventpool.listeners import Audience, PoolListener, PoolStats
-from geventpool.policies import (
-    Backoff,
-    Expiry,
-    Limits,
-    Outage,
-    flag,
-    optional_seconds,
-    optional_whole,
-    seconds,
-    whole,
-)
+from geventpool.listeners import Audience, PoolStats
+from geventpool.options import MoreKeywords, PoolOptions, documented
+from geventpool.policies import optional_seconds, seconds, whole
 from geventpool.pulse import Pulse
 from geventpool.reports import Loan, counts, loans
 from geventpool.stock import Stock
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Borrowed", "Pool"]
 
@@ -235,6 +229,7 @@ class Pool(Generic[C]):
         "_usual",
     )
 
+    @documented(PoolOptions)
     def __init__(
         self,
         factory: Connector[C] | Callable[..., C],
@@ -243,81 +238,54 @@ class Pool(Generic[C]):
         max_connections: int = 200,
         reap_expired_connections: bool = True,
         reap_interval: float = 180,
-        *,
-        name: str | None = None,
-        min_connections: int = 0,
-        timeout: float | None = 30.0,
-        max_waiting: int | None = None,
-        max_lifetime: float | None = None,
-        max_idle: float | None = None,
-        ping_after: float | None = None,
-        ping_interval: float | None = None,
-        max_connecting: int = 4,
-        lifo: bool = True,
-        backoff: Backoff = Backoff(),
-        handoff: bool = True,
-        reclaim: bool = True,
-        listeners: Iterable[PoolListener] = (),
-        limits: Limits = Limits(),
-        outage: Outage = Outage(),
+        **more: Unpack[MoreKeywords],
     ) -> None:
         self._connector = as_connector(factory, options)
-        whole("max_connections", max_connections, 1)
-        for label, number in (
-            ("initial_connections", initial_connections),
-            ("min_connections", min_connections),
-        ):
-            if whole(label, number) > max_connections:
-                raise ValueError(
-                    f"{label} must be at most max_connections "
-                    f"({max_connections!r}), not {number!r}"
-                )
-        interval = seconds("reap_interval", reap_interval)
-        if not interval:
-            raise ValueError(f"reap_interval must be above 0, not {reap_interval!r}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r}")
-        for label, value, kind in (
-            ("backoff", backoff, Backoff),
-            ("limits", limits, Limits),
-            ("outage", outage, Outage),
-        ):
-            if not isinstance(value, kind):
-                raise TypeError(f"{label} must be a {kind.__name__}, not {value!r}")
+        chosen = PoolOptions.of(
+            f"{type(self).__name__}()",
+            {
+                "initial_connections": initial_connections,
+                "max_connections": max_connections,
+                "reap_expired_connections": reap_expired_connections,
+                "reap_interval": reap_interval,
+                **more,
+            },
+        )
+        name = chosen.name
         self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._timeout = optional_seconds("timeout", timeout)
-        self._max_waiting = optional_whole("max_waiting", max_waiting)
-        self._min_connections = min_connections
-        self._backoff = backoff
-        self._limits = limits
-        self._handoff = flag("handoff", handoff)
+        self._timeout = chosen.timeout
+        self._max_waiting = chosen.max_waiting
+        self._min_connections = chosen.min_connections
+        self._backoff = chosen.backoff
+        self._limits = chosen.limits
+        self._handoff = chosen.handoff
         #: the patience of those who ask for none of their own
         self._usual = self._patience(None, None)
-        self._reclaim = flag("reclaim", reclaim)
-        self._audience = Audience(listeners)
+        self._reclaim = chosen.reclaim
+        self._audience = Audience(chosen.listeners)
         self._make_stock: Callable[..., Stock[C]] = partial(
             Stock,
             self._connector,
             self._audience,
-            Expiry(max_lifetime, max_idle, ping_after, ping_interval),
-            backoff,
-            limits,
-            outage,
-            min_connections=min_connections,
-            max_connecting=whole("max_connecting", max_connecting, 1),
-            lifo=flag("lifo", lifo),
-            reaps=flag("reap_expired_connections", reap_expired_connections),
-            reap_interval=min(interval, ping_interval or interval),
+            chosen.expiry,
+            chosen.backoff,
+            chosen.limits,
+            chosen.outage,
+            min_connections=chosen.min_connections,
+            max_connecting=chosen.max_connecting,
+            lifo=chosen.lifo,
+            reaps=chosen.reap_expired_connections,
+            reap_interval=chosen.sweep_interval,
         )
 
         self._clock: Callable[[], float] = time.monotonic
         self._closed = False
-        self._begin(max_connections)
+        self._begin(chosen.max_connections)
         _pools.add(self)
-        if min_connections:
+        if chosen.min_connections:
             self._stock.keep_reaping()
-        if initial_connections:
-            self._prefill(initial_connections)
+        if chosen.initial_connections:
+            self._prefill(chosen.initial_connections)
 
     def _begin(self, max_connections: int) -> None:
         """Start with nothing: at construction, and in the child after a fork."""

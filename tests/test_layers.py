@@ -21,6 +21,7 @@ CORE: dict[str, set[str]] = {
     "connection": {"errors", "policies", "sockets"},
     "connector": {"connection", "errors", "sockets"},
     "listeners": {"errors", "ledger", "policies"},
+    "options": {"listeners", "policies"},
     "breaker": {"policies"},
     "alarms": {"ledger"},
     "holders": set(),
@@ -57,6 +58,7 @@ CORE: dict[str, set[str]] = {
         "holders",
         "ledger",
         "listeners",
+        "options",
         "policies",
         "pulse",
         "reports",
@@ -90,6 +92,9 @@ NEIGHBOURS: dict[str, set[str]] = {
 #: What any file may import beside the standard library.
 FOUNDATION = {"gevent", "greenlet"}
 
+#: What may be imported for type checkers alone: they bring it along.
+FOR_TYPES = {"typing_extensions"}
+
 
 def imported_names(source: str, package: str) -> Iterator[str]:
     """
@@ -97,7 +102,11 @@ def imported_names(source: str, package: str) -> Iterator[str]:
 
     :param package: the package the file is in, for relative imports.
     """
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    ignored = for_types(tree)
+    for node in ast.walk(tree):
+        if node in ignored:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,6 +115,17 @@ def imported_names(source: str, package: str) -> Iterator[str]:
             origin = ".".join([*base, *filter(None, [node.module])])
             # In "from geventpool import pool" the name may be a module too.
             yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def for_types(tree: ast.AST) -> set[ast.stmt]:
+    """The imports from FOR_TYPES that stand directly below ``if TYPE_CHECKING:``."""
+    return {
+        below
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for below in node.body
+        if isinstance(below, ast.ImportFrom) and below.module in FOR_TYPES
+    }
 
 
 def offences(path: str, source: str) -> list[str]:
@@ -165,6 +185,8 @@ def test_imports_go_one_way(path: str) -> None:
         ("errors.py", "from geventpool.policies import Backoff"),
         ("pool.py", "from geventpool.testing import FakeClock"),
         ("pool.py", "import redis"),
+        ("pool.py", "from typing_extensions import Unpack"),
+        ("pool.py", "if TYPE_CHECKING:\n    from redis import Redis"),
         ("connector.py", "import pymysql.err"),
         ("__init__.py", "from geventpool.redis import ConnectionPool"),
         ("redis/pool.py", "from geventpool.mysql import ConnectionPool"),
@@ -186,6 +208,7 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
         ("errors.py", "from __future__ import annotations\nimport os.path"),
         ("pool.py", "from gevent.queue import LifoQueue\nfrom .ledger import Ledger"),
         ("pool.py", "from geventpool import ledger, stock"),
+        ("pool.py", "if TYPE_CHECKING:\n    from typing_extensions import Unpack"),
         ("__init__.py", "from geventpool.pool import Pool"),
         ("redis/pool.py", "import redis.connection\nfrom . import connector"),
         ("redis/pool.py", "from ..pool import Pool\nfrom .connector import Connector"),

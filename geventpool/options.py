@@ -1,0 +1,378 @@
+"""The options of a pool: each one once, with type, default, rule, text form, meaning.
+
+:class:`PoolOptions` holds and checks the values that one pool was given.
+:class:`PoolKeywords` tells type checkers the same names and types, for
+``**options: Unpack[PoolKeywords]``. The page ``docs/options.rst`` is generated from the
+one, and a test compares the other with it.
+
+Knows nothing of drivers: an adapter derives a class for the options that it adds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypedDict, TypeVar
+
+from geventpool.listeners import Audience, PoolListener
+from geventpool.policies import (
+    Backoff,
+    Expiry,
+    Limits,
+    Outage,
+    flag,
+    optional_seconds,
+    optional_whole,
+    seconds,
+    shown,
+    whole,
+)
+
+__all__ = [
+    "MoreKeywords",
+    "PoolKeywords",
+    "PoolOptions",
+    "documented",
+    "from_text",
+    "names",
+    "option",
+    "refuse_unknown",
+    "unknown",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound="PoolOptions")
+
+Check = Callable[[str, Any], Any]
+
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+def option(default: Any, rule: str, check: Check, text: str, meaning: str) -> Any:
+    """One option, as a field of a dataclass such as :class:`PoolOptions`.
+
+    :param default: its value if it is not given.
+    :param rule: for the reference: what the value must be.
+    :param check: called with name and value; returns the value to use, or raises a
+        :exc:`TypeError` or :exc:`ValueError` that names option, value and rule.
+    :param text: how it is written in a URL: a key of ``TEXT_FORMS``; "": not at all.
+    :param meaning: for the reference: one line of text.
+    """
+    metadata = {"rule": rule, "check": check, "text": text, "meaning": meaning}
+    return field(default=default, metadata=metadata)
+
+
+# Rules.
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    return whole(name, value, 1)
+
+
+def _above_zero(name: str, value: Any) -> float:
+    interval = seconds(name, value)
+    if not interval:
+        raise ValueError(f"{name} must be above 0, not {shown(value)}")
+    return interval
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {shown(value)}")
+    return value
+
+
+def _is_a(kind: type) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, not {shown(value)}")
+        return value
+
+    return check
+
+
+def _listeners(name: str, value: Any) -> tuple[PoolListener, ...]:
+    return Audience(value).listeners
+
+
+# Kinds of options.
+
+
+def _flag(default: bool, meaning: str) -> Any:
+    return option(default, "True or False", flag, "boolean", meaning)
+
+
+def _duration(default: float | None, meaning: str) -> Any:
+    return option(default, "seconds, or None", optional_seconds, "number", meaning)
+
+
+def _count(default: int, rule: str, check: Check, meaning: str) -> Any:
+    return option(default, rule, check, "integer", meaning)
+
+
+def _value(default: Any, kind: type, meaning: str) -> Any:
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    rule = f"{article} {kind.__name__}"
+    return option(default, rule, _is_a(kind), "", meaning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """The options of a pool, checked.
+
+    :raises TypeError: a value is of the wrong kind.
+    :raises ValueError: a value is out of its range, or contradicts another.
+    """
+
+    initial_connections: int = _count(
+        0, "0 to max_connections", whole, "opened before the constructor returns"
+    )
+    max_connections: int = _count(
+        200,
+        "at least 1",
+        _at_least_one,
+        "the limit; connections that are being opened or closed count",
+    )
+    reap_expired_connections: bool = _flag(
+        True, "close expired and dead idle connections in the background"
+    )
+    reap_interval: float = option(
+        180.0,
+        "seconds, above 0",
+        _above_zero,
+        "number",
+        "the time between two sweeps over the idle connections",
+    )
+    name: str | None = option(
+        None,
+        "text, or None",
+        _text,
+        "text",
+        "what messages and metrics call the pool; None: pool-1, pool-2, ...",
+    )
+    min_connections: int = _count(
+        0, "0 to max_connections", whole, "kept open in the background"
+    )
+    timeout: float | None = _duration(
+        30.0, "how long a borrower waits; 0: not at all; None: without limit"
+    )
+    max_waiting: int | None = option(
+        None,
+        "at least 0, or None",
+        optional_whole,
+        "integer",
+        "how many may wait; one more is refused at once; None: any number",
+    )
+    max_lifetime: float | None = _duration(
+        None, "a connection that is so old is replaced; less up to 5 % at random"
+    )
+    max_idle: float | None = _duration(
+        None, "a connection that was unused for so long is closed"
+    )
+    ping_after: float | None = _duration(
+        None, "one that was unused for so long is pinged before the loan; 0: always"
+    )
+    ping_interval: float | None = _duration(
+        None, "idle connections are pinged at this interval"
+    )
+    max_connecting: int = _count(
+        4, "at least 1", _at_least_one, "how many connections are opened at a time"
+    )
+    lifo: bool = _flag(
+        True, "lend the most recently used connection; False: the least recently used"
+    )
+    backoff: Backoff = _value(
+        Backoff(), Backoff, "the pauses while the server refuses because it is full"
+    )
+    handoff: bool = _flag(
+        True, "a returned connection goes to the longest waiter; False: waiters poll"
+    )
+    reclaim: bool = _flag(
+        True, "a greenlet that ends loses the connections that it holds"
+    )
+    listeners: Iterable[PoolListener] = option(
+        (), "PoolListener objects", _listeners, "", "they are told what happens"
+    )
+    limits: Limits = _value(
+        Limits(), Limits, "how long opening, pinging, resetting and closing may take"
+    )
+    outage: Outage = _value(
+        Outage(), Outage, "what is done while the server cannot be reached"
+    )
+
+    @classmethod
+    def of(cls: type[K], owner: str, given: Mapping[str, Any], /) -> K:
+        """The options with the values *given*; the others have their defaults.
+
+        :param owner: whose options they are, for the message: ``"Pool()"``.
+        :raises TypeError: there is no such option, or a value is of the wrong kind.
+        :raises ValueError: a value is out of its range.
+        """
+        refuse_unknown(owner, given, names(cls))
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = each.metadata["check"](each.name, getattr(self, each.name))
+            # Normalised: a duration is a float, listeners are a tuple.
+            object.__setattr__(self, each.name, value)
+        for name in ("initial_connections", "min_connections"):
+            number = getattr(self, name)
+            if number > self.max_connections:
+                raise ValueError(
+                    f"{name} must be at most max_connections "
+                    f"({self.max_connections!r}), not {number!r}"
+                )
+
+    @property
+    def expiry(self) -> Expiry:
+        """The four limits of age as one value."""
+        return Expiry(
+            self.max_lifetime, self.max_idle, self.ping_after, self.ping_interval
+        )
+
+    @property
+    def sweep_interval(self) -> float:
+        """Seconds between two sweeps: short enough for the pings as well."""
+        return min(self.reap_interval, self.ping_interval or self.reap_interval)
+
+
+class MoreKeywords(TypedDict, total=False):
+    """The options that :class:`~geventpool.Pool` takes by name only."""
+
+    name: str | None
+    min_connections: int
+    timeout: float | None
+    max_waiting: int | None
+    max_lifetime: float | None
+    max_idle: float | None
+    ping_after: float | None
+    ping_interval: float | None
+    max_connecting: int
+    lifo: bool
+    backoff: Backoff
+    handoff: bool
+    reclaim: bool
+    listeners: Iterable[PoolListener]
+    limits: Limits
+    outage: Outage
+
+
+class PoolKeywords(MoreKeywords, total=False):
+    """All options of a pool, by name."""
+
+    initial_connections: int
+    max_connections: int
+    reap_expired_connections: bool
+    reap_interval: float
+
+
+def names(kind: type[PoolOptions] = PoolOptions) -> frozenset[str]:
+    """The names of the options of this kind of pool."""
+    return frozenset(each.name for each in fields(kind))
+
+
+def unknown(owner: str, name: object, known: Iterable[str]) -> str:
+    """What is said everywhere of an option that there is not.
+
+    :param owner: whose option it should be.
+    :param known: the names of those that there are.
+    """
+    close = difflib.get_close_matches(str(name), sorted(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{owner} has no option {shown(name)}{hint}"
+
+
+def refuse_unknown(owner: str, given: Iterable[object], known: Iterable[str]) -> None:
+    """Refuse the first name that is not known.
+
+    :raises TypeError: there is no such option.
+    """
+    known = frozenset(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(unknown(owner, name, known))
+
+
+# The text form.
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError
+    return text.lower() in _TRUE
+
+
+#: How an option is written in a URL, and what reads it.
+TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "integer": ("a whole number", int),
+    "number": ("a number", float),
+    "boolean": ("true or false", _boolean),
+    "text": ("text", str),
+}
+
+
+def from_text(
+    name: str, text: str, kind: type[PoolOptions] = PoolOptions, /
+) -> int | float | bool | str | None:
+    """The value of the option *name* that was written as *text* in a URL.
+
+    ``none`` stands for None, where that is allowed.
+
+    :raises ValueError: it does not say what it should, or can't be given in a URL.
+    """
+    each = _field(name, kind)
+    if not each.metadata["text"]:
+        raise ValueError(f"{name} can't be given in a URL: {shown(text)}")
+    wanted, read = TEXT_FORMS[each.metadata["text"]]
+    # A pool may be called "none".
+    if text.lower() == "none" and read is not str and "None" in each.type:
+        return None
+    try:
+        value: int | float | bool | str = read(text)
+    except ValueError:
+        raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
+    return value
+
+
+def _field(name: str, kind: type[PoolOptions]) -> Field[Any]:
+    return next(each for each in fields(kind) if each.name == name)
+
+
+# The signature.
+
+
+def documented(kind: type[PoolOptions], **defaults: Any) -> Callable[[F], F]:
+    """Show the options in the signature of a function that takes them as ``**``.
+
+    :param kind: the class of the options.
+    :param defaults: those that differ from the defaults of *kind*.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        before = [
+            each
+            for each in signature.parameters.values()
+            if each.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        taken = {each.name for each in before}
+        after = [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(each.name, each.default),
+                annotation=each.type,
+            )
+            for each in fields(kind)
+            if each.name not in taken
+        ]
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*before, *after]
+        )
+        return function
+
+    return decorate

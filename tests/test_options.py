@@ -1,0 +1,127 @@
+"""The options of a pool stand in one table; everything else follows it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import docutils.core
+import pytest
+
+from geventpool import Pool
+from geventpool.options import (
+    MoreKeywords,
+    PoolKeywords,
+    PoolOptions,
+    documented,
+    from_text,
+    names,
+)
+from geventpool.testing import ScriptedConnector
+from tests import reference
+
+
+def test_type_checkers_know_every_option() -> None:
+    """The names and types for type checkers are those that the pool checks."""
+    assert get_type_hints(PoolKeywords) == get_type_hints(PoolOptions)
+
+
+def test_those_that_a_pool_takes_in_order_are_not_taken_twice() -> None:
+    """A type checker refuses a keyword that is a parameter as well."""
+    in_order = set(inspect.getfullargspec(Pool.__init__).args)
+    assert not in_order & set(MoreKeywords.__annotations__)
+    assert in_order >= names() - set(MoreKeywords.__annotations__)
+
+
+def test_the_signature_shows_every_option_with_its_default() -> None:
+    """``help(Pool)`` answers what can be given, and what holds if it is not."""
+    shown = inspect.signature(Pool).parameters
+    for each in fields(PoolOptions):
+        assert shown[each.name].default == each.default
+    assert not any(each.kind is each.VAR_KEYWORD for each in shown.values())
+
+
+def test_another_default_is_shown() -> None:
+    """An adapter's own default takes the place of the general one."""
+
+    @documented(PoolOptions, max_connections=10)
+    def make(source: str, **options: Any) -> None: ...
+
+    shown = inspect.signature(make).parameters
+    assert next(iter(shown)) == "source"
+    assert shown["max_connections"].default == 10
+    assert shown["timeout"].default == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_idel", "; did you mean 'max_idle'?"),
+        ("max_conections", "; did you mean 'max_connections'?"),
+        ("retries", ""),
+    ],
+)
+def test_a_name_that_is_no_option_is_refused(name: str, hint: str) -> None:
+    """A typing error must not silently leave a default in force."""
+    options: dict[str, Any] = {name: 1}
+    with pytest.raises(TypeError) as caught:
+        Pool(ScriptedConnector(), **options)
+    assert str(caught.value) == f"Pool() has no option {name!r}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_connections", "20", 20),
+        ("max_waiting", "none", None),
+        ("timeout", "0.5", 0.5),
+        ("timeout", "None", None),
+        ("lifo", "No", False),
+        ("lifo", "on", True),
+        ("name", "none", "none"),
+    ],
+)
+def test_text_is_read(name: str, text: str, value: object) -> None:
+    """A URL can say all that text can say."""
+    assert from_text(name, text) == value
+    assert type(from_text(name, text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("max_connections", "1.5", "max_connections must be a whole number, not '1.5'"),
+        ("max_connections", "none", "max_connections must be a whole number"),
+        ("timeout", "soon", "timeout must be a number, not 'soon'"),
+        ("lifo", "maybe", "lifo must be true or false, not 'maybe'"),
+        ("backoff", "1", "backoff can't be given in a URL: '1'"),
+    ],
+)
+def test_text_that_says_something_else_is_refused(
+    name: str, text: str, message: str
+) -> None:
+    """The message names the option, the rule, and what was written."""
+    with pytest.raises(ValueError, match=r"^\w") as caught:
+        from_text(name, text)
+    assert str(caught.value).startswith(message)
+
+
+def test_values_are_normalised() -> None:
+    """What the pool computes with has one type each."""
+    options = PoolOptions(timeout=1, listeners=iter([]), ping_interval=5)
+    assert type(options.timeout) is float and options.listeners == ()
+    assert options.sweep_interval == 5 and PoolOptions().sweep_interval == 180
+
+
+def test_the_page_of_the_reference_is_up_to_date() -> None:
+    """Run ``python -m tests.reference`` after a change of the options."""
+    assert reference.PAGE.read_text() == reference.page()
+
+
+def test_the_page_of_the_reference_is_good_markup() -> None:
+    """A table whose columns do not fit is no table."""
+    settings = {"halt_level": 2, "report_level": 2}
+    docutils.core.publish_string(
+        reference.page(), writer="null", settings_overrides=settings
+    )
