@@ -89,7 +89,7 @@ def test_reconnecting_closes_what_is_open() -> None:
 
 
 def test_a_failure_to_reconnect_is_not_hidden() -> None:
-    """Whoever reconnects in vain is told so."""
+    """A reconnect without success is told to its caller."""
     error = OSError("no")
     conn = Minimal(error)
     with pytest.raises(OSError) as raised:
@@ -135,7 +135,7 @@ def test_nothing_is_connected_before_open(echo: Echo) -> None:
 
 
 def test_what_is_sent_arrives_and_is_answered(echo: Echo) -> None:
-    """Opened, it sends, receives, and gives its socket to whoever wants it."""
+    """Opened, it sends, receives, and gives out its socket."""
     conn = opened(echo)
     assert conn.is_connected() and conn.is_quiet()
     assert conn.get() is conn.socket

@@ -1,4 +1,4 @@
-"""Opening: how many at a time, for whom, and what a failure does."""
+"""Opening: how many at a time, for which waiter, and what a failure does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_limit_holds_while_opening_is_slow():
 
 
 def test_the_limit_holds_while_closing_is_slow():
-    """A connection that takes leave still has its place."""
+    """A connection that is being closed still has its place."""
     gate = Event()
     connector = ScriptedConnector(close=[gate])
     pool = make(connector, max_connections=1)
@@ -114,7 +114,7 @@ def test_a_failed_opening_wakes_the_next_in_line():
 
 
 def test_a_failure_reaches_the_waiter_it_was_opened_for():
-    """Somebody who was served meanwhile is not told, and the next has his own try."""
+    """One that was served meanwhile is not told, and the next has its own attempt."""
     gate = Event()
 
     def fail():
@@ -150,7 +150,7 @@ def test_an_opening_that_dies_loses_no_place(error, hub_errors):
 
 
 def test_opening_has_a_time_limit():
-    """A server that accepts and never answers does not hold the place for ever."""
+    """A server that accepts and never answers does not hold the place without limit."""
     connector = ScriptedConnector(open=[Event()])
     pool = make(connector, limits=Limits(open=0.001))
     with pytest.raises(TimeoutError, match="opening took longer than 0.001 s"):

@@ -146,7 +146,7 @@ def test_a_poller_is_no_waiter_in_the_line():
 
 
 def test_a_poller_counts_as_waiting():
-    """max_waiting bounds those who poll as those who stand in line."""
+    """max_waiting bounds pollers as well as waiters."""
     pool = make(backoff=Backoff(30, maximum=30), max_waiting=1)
     pool.acquire()
     poller = gevent.spawn(pool.acquire)

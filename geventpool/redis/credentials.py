@@ -19,7 +19,7 @@ __all__ = ["Credentials"]
 class Credentials(View):
     """A pool whose credentials may change while connections are in use."""
 
-    #: whom redis-py lets be told of releases, beside its own re-authentication
+    #: redis-py tells it of releases, beside its own re-authentication
     _dispatcher: Any
 
     def set_retry(self, retry: Retry) -> None:
