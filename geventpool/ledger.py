@@ -188,6 +188,8 @@ class Ledger(Generic[C]):
         #: a greenlet of the pool has these
         self.checking: set[Entry[C]] = set()
         self.resetting: set[Entry[C]] = set()
+        #: likewise, and for so long that nobody should wait for them
+        self.lagging: set[Entry[C]] = set()
         self.closing: set[Entry[C]] = set()
         self._shelves = {
             CHECKING: self.checking,

@@ -24,12 +24,14 @@ from geventpool.listeners import Audience
 from geventpool.policies import Backoff
 from geventpool.staff import Staff, within
 
-__all__ = ["CHECKERS", "Opener", "silently"]
+__all__ = ["CHECKERS", "RESETTERS", "Opener", "silently"]
 
 C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
+#: So many returned connections are reset at a time, and may serve as many who wait.
+RESETTERS = 64
 #: So many idle connections are pinged at a time, and may serve as many who wait.
 CHECKERS = 8
 
@@ -85,7 +87,8 @@ class Opener(Generic[C]):
 
         A connection is opened only if those who wait outnumber those under way: most
         bursts are served by returned connections before a new one is there. (An idea
-        of HikariCP.)
+        of HikariCP.) A connection that is being reset is under way too, unless its
+        reset takes long.
 
         :param bool unless_checking: do not open one for a waiter that a check of an
             idle connection may serve.
@@ -96,6 +99,7 @@ class Opener(Generic[C]):
         limit = self.dial_limit
         while ledger.line and ledger.has_room and len(ledger.opening) < limit:
             under_way = len(ledger.opening)
+            under_way += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
             if unless_checking:
                 under_way += min(len(ledger.checking), CHECKERS)
             slot = ledger.undialled()

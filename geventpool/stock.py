@@ -36,7 +36,7 @@ from geventpool.ledger import (
     Reason,
 )
 from geventpool.listeners import Audience
-from geventpool.opener import CHECKERS, Opener, silently
+from geventpool.opener import CHECKERS, RESETTERS, Opener, silently
 from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.reaper import Reaper
 from geventpool.staff import Crew, Staff, within
@@ -48,9 +48,10 @@ C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
-#: So many returned connections are cleaned, and so many are closed at a time.
-RESETTERS = 64
+#: So many connections are closed at a time.
 CLOSERS = 16
+#: Seconds after which nobody waits any more for a reset that is under way.
+PROMPT = 0.05
 #: Until this time may be lent what must be looked at first.
 UNFIT = -FOREVER
 #: A sweep lets the others run after so many seconds.
@@ -341,17 +342,26 @@ class Stock(Generic[C]):
     def _reset(self, entry: Entry[C]) -> None:
         """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
         passed = False
+        timer = gevent.get_hub().loop.timer(PROMPT, ref=False)
+        timer.start(self._reset_lags, entry)
         try:
             within(self.limits.reset, "a reset", self.connector.reset, entry.conn)
             passed = True
         except Exception as error:
             log.debug("%r could not be reset: %r", entry.conn, error)
         finally:
+            timer.close()
+            self.ledger.lagging.discard(entry)
             if entry.state is RESETTING:
                 if passed:
                     self.pass_on(entry)
                 else:
                     self.discard(entry, Reason.RESET_FAILED)
+
+    def _reset_lags(self, entry: Entry[C]) -> None:
+        """A reset takes long: who waits for it gets a new connection. In the hub."""
+        self.ledger.lagging.add(entry)
+        self.serve()
 
     # Looking after the idle ones.
 

@@ -365,7 +365,7 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     second.needs_reset = True
     pool.release(second)
     connector.script("open", work)
-    seekers = [gevent.spawn(pool.acquire, timeout=5) for _ in range(2)]
+    seekers = [gevent.spawn(pool.acquire, timeout=5) for _ in range(3)]
     gevent.idle()
     stats = pool.stats()
     assert (stats.checking, stats.resetting, stats.opening) == (1, 1, 1)

@@ -7,7 +7,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Backoff, Counters, Limits, Pool, PoolExhaustedError
-from geventpool.testing import ScriptedConnector, check, check_capacity
+from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 
 
 class Full(Exception):
@@ -340,3 +340,33 @@ def test_a_constructor_that_is_killed_ends_its_dials_at_once():
     victim.kill()
     gevent.idle()
     assert not connector.opening and not connector.now_open
+
+
+def test_a_connection_that_is_being_reset_is_under_way():
+    """Whoever waits gets it: one greenlet alone never needs a second connection."""
+    connector = ScriptedConnector(switching=True)
+    pool = make(connector)
+
+    def borrow():
+        for _ in range(3):
+            conn = pool.acquire()
+            conn.needs_reset = True
+            pool.release(conn)
+
+    gevent.joinall([gevent.spawn(borrow) for _ in range(2)], raise_error=True)
+    assert len(connector.opened) == 2
+
+
+def test_a_reset_that_takes_long_holds_nobody_up():
+    """Such as a big rollback: after a moment another connection is opened."""
+    clean = Event()
+    connector = ScriptedConnector(reset=[clean])
+    pool = make(connector)
+    first = pool.acquire()
+    first.needs_reset = True
+    pool.release(first)
+    second = pool.acquire(timeout=5)
+    assert second is not first and pool.stats().resetting == 1
+    clean.set()
+    wait_until(lambda: pool.stats().idle == 1, "reset")
+    assert not pool._stock.ledger.lagging
