@@ -333,6 +333,18 @@ def test_what_was_opened_for_another_greenlet_lives_on(make):
     assert wrapper.pool.stats().in_use == 0
 
 
+def test_a_wrapper_whose_maker_has_ended_keeps_its_connection(make):
+    """It is not lent in the name of a greenlet that is dead already."""
+    maker = gevent.spawn(make)
+    wrapper = maker.get()
+    wrapper.inc_thread_sharing()
+    gevent.idle()
+    wrapper.ensure_connection()
+    gevent.idle()
+    assert wrapper.pool.stats().in_use == 1
+    wrapper.close()
+
+
 def test_what_is_left_by_the_dead_is_whose_it_is(migrated, make):
     """A wrapper whose greenlet has ended is its present user's."""
     wrapper = make()
@@ -565,10 +577,11 @@ def test_other_settings_are_another_pool(make):
     other.settings_dict["OPTIONS"]["pool"] = {"max_connections": 2}
     second = other.pool
     assert second is not first and other.pool is second
-    elsewhere = wrapper.copy()
-    elsewhere.settings_dict["NAME"] = "elsewhere"
-    assert elsewhere.pool is not first
-    elsewhere.close_pool()
+    for name in "NAME", "USER", "PASSWORD", "HOST", "PORT":
+        elsewhere = wrapper.copy()
+        elsewhere.settings_dict[name] = "3307" if name == "PORT" else "elsewhere"
+        assert elsewhere.pool is not first
+        elsewhere.close_pool()
     assert wrapper.pool is first
     other.close_pool()
     assert second.closed and wrapper.pool is first and not first.closed

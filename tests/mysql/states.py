@@ -110,8 +110,11 @@ def many(conn: Any, scene: Scene) -> Any:
     return cursor
 
 
-def change_attributes(conn: Any, scene: Scene) -> None:
+def change_cursors(conn: Any, scene: Scene) -> None:
     conn.cursorclass = DictCursor
+
+
+def change_time_limits(conn: Any, scene: Scene) -> None:
     conn._read_timeout = 99.0
 
 
@@ -182,8 +185,9 @@ STATES = [
                                 "UPDATE {table} SET v=8 WHERE i=1"), is_locked),
     State("unread rows", stream, seen("SELECT 1")),
     State("unread results", many, seen("SELECT 1")),
-    State("attributes", change_attributes,
-          lambda conn, scene, left: (conn.cursorclass, conn._read_timeout)),
+    State("cursor class", change_cursors, lambda conn, scene, left: conn.cursorclass),
+    State("time limits", change_time_limits,
+          lambda conn, scene, left: conn._read_timeout),
     State("decoders", change_decoders, seen("SELECT 5000000000")),
     State("encoders", replace_encoders,
           lambda conn, scene, left: value(conn, "SELECT %s", 5)),

@@ -13,10 +13,13 @@ from tests.servers import MariaDBServer
 #: Never left to anybody, in whatever mode: what a pool ends itself.
 ALWAYS = {"unread rows", "unread results", "stale cursor"}
 
+#: Of the connection object, not of the server's session.
+ATTRIBUTES = {"cursor class", "time limits", "decoders", "encoders"}
+
 #: What a ROLLBACK ends besides.
 ROLLED_BACK = ALWAYS | {
     *("transaction", "read view", "next transaction", "XA transaction"),
-    *("attributes", "decoders", "encoders"),
+    *ATTRIBUTES,
 }
 
 EVERYTHING = {state.name for state in STATES}
@@ -32,7 +35,7 @@ CLEAN = {
     "session": EVERYTHING,
     "rollback": ROLLED_BACK,
     None: ALWAYS,
-    rollback: ROLLED_BACK - {"attributes", "decoders", "encoders"},
+    rollback: ROLLED_BACK - ATTRIBUTES,
 }
 
 

@@ -559,3 +559,11 @@ def test_nothing_is_said_on_a_closed_connection(make_pool):
     assert not conn.in_step
     assert repr(protocol.SHELF) == "its pool"
     wait_until(lambda: not conn.open, "closed")
+
+
+def test_an_answer_of_many_large_rows_is_read(make_pool):
+    """Packets are numbered modulo 256, those too large for one look as well."""
+    conn = make_pool().acquire(reclaim=False)
+    found = rows(conn, "SELECT REPEAT('x', 40000) FROM seq_1_to_600")
+    assert len(found) == 600
+    conn.close()

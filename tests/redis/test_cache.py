@@ -18,6 +18,7 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
 from geventpool.redis import ConnectionPool
+from geventpool.redis.internals import behind_cache
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
@@ -86,6 +87,17 @@ def test_two_who_read_what_is_not_yet_cached_both_get_it(
     finally:
         redis_server.resume()
     assert [job.get(timeout=3) for job in jobs] == [b"value"] * 3
+
+
+def test_a_connection_kept_by_a_caller_is_read_by_nobody_else(
+    client: redis.Redis,
+) -> None:
+    """A WATCH keeps its connection between commands, when the taker does not read."""
+    pool: Any = client.connection_pool
+    pipe = client.pipeline()
+    pipe.watch("key")
+    assert not pool._readers.may_read(behind_cache(pipe.connection))
+    pipe.reset()
 
 
 def test_many_readers_and_a_writer_agree(client: redis.Redis) -> None:

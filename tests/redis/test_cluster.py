@@ -18,7 +18,8 @@ from geventpool.redis import ConnectionPool, ExhaustedError, RedisCluster
 from geventpool.redis.cluster import url_of
 from geventpool.testing import wait_until
 from tests.redis.clusters import Cluster
-from tests.redis.tools import assert_all_places, outcome
+from tests.redis.test_processes import in_child
+from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 
 PATIENT = {"retry": Retry(ConstantBackoff(0.1), 100)}
 
@@ -246,6 +247,21 @@ def test_slots_that_move(client: RedisCluster, cluster: Cluster) -> None:
         assert isinstance(pool, ConnectionPool)
 
 
+def test_pipelines_under_way_in_the_parent_are_none_of_the_childs(
+    cluster: Cluster,
+) -> None:
+    """The greenlets that would end them are not in the child."""
+    client = by_host(cluster.nodes[0], max_connections=2, timeout=5)
+    turns = [client._turns() for _ in range(2)]
+
+    def use() -> object:
+        return client.pipeline().set("key", "child").execute()
+
+    with turns[0], turns[1]:
+        assert in_child(use) == "[True]"
+    client.close()
+
+
 def test_a_full_pool_is_no_dead_node(cluster: Cluster) -> None:
     """The topology is not read anew because a pool is exhausted."""
     client = by_host(cluster.nodes[0], max_connections=1, timeout=0.3)
@@ -254,7 +270,7 @@ def test_a_full_pool_is_no_dead_node(cluster: Cluster) -> None:
     conn = pool.get_connection()
     read: list[Any] = []
     client.nodes_manager.initialize = lambda *args, **kw: read.append(args)
-    assert isinstance(outcome(client.get, "key"), ExhaustedError)
+    assert isinstance(outcome_elsewhere(client.get, "key"), ExhaustedError)
     assert not read
     pool.release(conn)
     client.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 import redis
+from gevent.event import Event
 from redis.auth.token import SimpleToken
 from redis.credentials import StreamingCredentialProvider
 from redis.event import AfterConnectionReleasedEvent, EventDispatcher
@@ -117,6 +119,7 @@ def test_a_token_that_is_refused_costs_the_idle_connections(
     assert_all_places(pool)
     error = outcome(pool.re_auth_callback, token("nobody"))
     assert isinstance(error, redis.AuthenticationError)
+    assert pool.stats().in_use == 0
     wait_until(lambda: pool.core.size == 0)
     assert_all_places(pool)
 
@@ -135,12 +138,28 @@ def test_a_loan_that_can_not_be_authenticated_is_not_kept(
 def test_a_kill_during_the_renewal_costs_no_place(
     server: RedisServer, pool: ConnectionPool
 ) -> None:
-    """What was not yet authenticated is closed."""
+    """What was not yet authenticated is closed, though the victim lives on."""
     assert_all_places(pool)
-    renewal = gevent.spawn(pool.re_auth_callback, token("two"))
-    gevent.sleep(0)
-    renewal.kill()
+    done = Event()
+
+    def renew() -> None:
+        with contextlib.suppress(gevent.GreenletExit):
+            pool.re_auth_callback(token("two"))
+        done.wait()
+
+    server.pause()
+    try:
+        renewal = gevent.spawn(renew)
+        gevent.idle()
+        assert pool.stats().in_use
+        renewal.kill(block=False)
+        gevent.idle()
+    finally:
+        server.resume()
+    assert not renewal.dead
     assert_all_places(pool)
+    done.set()
+    renewal.join()
 
 
 def test_dead_idle_connections_are_not_authenticated(

@@ -30,7 +30,7 @@ from geventpool.redis.internals import default_retry, is_connected
 from geventpool.redis.loans import Kept, Loans
 from geventpool.testing import no_switch, wait_until
 from tests.redis.conftest import TLS, MakePool
-from tests.redis.tools import assert_all_places, outcome
+from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 from tests.servers import RedisServer
 
 # Being constructed.
@@ -260,7 +260,7 @@ def test_a_time_out_is_both_libraries_error(make_pool: MakePool) -> None:
     pool = make_pool(max_connections=1, timeout=0.01, initial_connections=1)
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
-    error = outcome(client.ping)
+    error = outcome_elsewhere(client.ping)
     assert isinstance(error, ExhaustedError)
     assert "No connection available" in str(error) and "1/1" in str(error)
     pool.release(conn)
@@ -275,7 +275,7 @@ def test_too_long_a_line_is_both_libraries_error(make_pool: MakePool) -> None:
     conn = pool.get_connection()
     waiter = gevent.spawn(client.ping)
     gevent.idle()
-    error = outcome(client.ping)
+    error = outcome_elsewhere(client.ping)
     assert isinstance(error, TooManyWaitingError)
     assert isinstance(error, redis.MaxConnectionsError)
     assert isinstance(error, geventpool.TooManyWaitingError)

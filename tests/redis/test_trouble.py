@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 import redis
@@ -59,6 +61,28 @@ def test_a_server_that_stays_full_is_told_of() -> None:
         # The pool goes on trying by itself only while somebody waits.
         wait_until(lambda: outcome(client.ping) is True)
         pool.shutdown(5)
+
+
+def test_a_failed_try_before_a_success_is_no_answer_later(
+    redis_server: RedisServer,
+) -> None:
+    """What redis-py said of an attempt is forgotten when a connection was opened."""
+    tries: list[int] = []
+
+    class Shy(redis.Connection):
+        def _connect(self) -> Any:
+            tries.append(1)
+            if len(tries) == 1:
+                raise redis.ConnectionError("of long ago")
+            return super()._connect()
+
+    pool = make_pool(
+        redis_server, connection_class=Shy, retry=Retry(ConstantBackoff(0), 3)
+    )
+    pool.release(pool.get_connection())
+    assert len(tries) == 2
+    assert pool._failure is None
+    pool.shutdown(5)
 
 
 def test_a_full_server_is_not_retried_by_redis_py() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import greenlet
+from gevent.event import AsyncResult
 
 from geventpool.redis import ConnectionPool
 
@@ -14,20 +15,40 @@ __all__ = [
     "assert_all_places",
     "interrupted_everywhere",
     "outcome",
+    "outcome_elsewhere",
 ]
 
 
 def outcome(work: Callable[..., Any], *args: Any) -> Any:
-    """What *work* returns, or the error it raises, in a greenlet of its own."""
+    """What *work* returns, or the error it raises.
 
-    def run() -> Any:
-        # Else the greenlet would die of it, which the tests take for a mistake.
-        try:
-            return work(*args)
-        except Exception as error:
-            return error
+    In the current greenlet, which lives on: the end of another greenlet would give back
+    what *work* has lost.
+    """
+    try:
+        return work(*args)
+    except Exception as error:
+        return error
 
-    return gevent.spawn(run).get()
+
+def outcome_elsewhere(work: Callable[..., Any], *args: Any) -> Any:
+    """The outcome of *work* in another greenlet, for a caller that holds connections.
+
+    That greenlet waits for ever afterwards, so its end gives nothing back.
+    """
+    result: AsyncResult[Any] = AsyncResult()
+
+    def run() -> None:
+        result.set(outcome(work, *args))
+        _alive.append(gevent.getcurrent())
+        gevent.get_hub().switch()
+
+    gevent.spawn(run)
+    return result.get()
+
+
+#: Greenlets that must not end before the tests do.
+_alive: list[Any] = []
 
 
 def assert_all_places(pool: ConnectionPool) -> None:

@@ -99,6 +99,25 @@ def test_sqlite_in_a_file(tmp_path):
     engine.dispose()
 
 
+def test_a_connection_made_anew_is_not_judged_by_its_old_socket(
+    make_engine, mariadb_server
+):
+    """After one reconnect the connection stays, loan after loan."""
+    engine = make_engine()
+
+    def session():
+        return use(engine, "SELECT CONNECTION_ID()")
+
+    first = session()
+    assert session() == first
+    mariadb_server.hang_up()
+    (record,) = engine.pool.core.idle_connections()
+    wait_until(lambda: not record.is_quiet(), "hung up")
+    second = session()
+    assert second != first
+    assert [session(), session()] == [second] * 2
+
+
 # Limits and fairness, as the server sees them
 
 

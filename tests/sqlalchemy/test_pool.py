@@ -1011,3 +1011,14 @@ def test_idle_records_can_be_taken_out(make_pool, database):
     held[1].invalidate()
     pool._pool.queue = [one for one in pool._pool.queue if one.dbapi_connection]
     assert pool.checkedin() == 1 and not pool._pool.empty()
+
+
+def test_what_comes_back_to_a_closed_pool_is_closed(make_pool, database):
+    """A connection that was lent when its pool was replaced and closed."""
+    pool = make_pool()
+    held = pool.connect()
+    pool.dispose()
+    pool.core.close(timeout=0)
+    held.close()
+    gevent.idle()
+    assert not database.now_open
