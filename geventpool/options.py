@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
 from geventpool.listeners import Audience, PoolListener
@@ -31,6 +31,7 @@ from geventpool.policies import (
 )
 
 __all__ = [
+    "AdapterKeywords",
     "MoreKeywords",
     "PoolKeywords",
     "PoolOptions",
@@ -261,13 +262,18 @@ class MoreKeywords(TypedDict, total=False):
     outage: Outage
 
 
-class PoolKeywords(MoreKeywords, total=False):
-    """All options of a pool, by name."""
+class AdapterKeywords(MoreKeywords, total=False):
+    """The options that adapters pass on; each has its own *max_connections*."""
 
     initial_connections: int
-    max_connections: int
     reap_expired_connections: bool
     reap_interval: float
+
+
+class PoolKeywords(AdapterKeywords, total=False):
+    """All options of a pool, by name."""
+
+    max_connections: int
 
 
 def names(kind: type[PoolOptions] = PoolOptions) -> frozenset[str]:
@@ -315,50 +321,57 @@ TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def from_text(
-    name: str, text: str, kind: type[PoolOptions] = PoolOptions, /
-) -> int | float | bool | str | None:
-    """The value of the option *name* that was written as *text* in a URL.
+def from_text(name: str, text: Any) -> Any:
+    """The value of the option *name* of a pool that was written as *text* in a URL.
 
-    ``none`` stands for None, where that is allowed.
+    ``none`` stands for None, where that is allowed. The range is checked by the pool.
 
-    :raises ValueError: it does not say what it should, or can't be given in a URL.
+    :param text: what is no string is returned as it is.
+    :raises ValueError: it is not of the option's type, or the option needs an object.
     """
-    each = _field(name, kind)
-    if not each.metadata["text"]:
+    if not isinstance(text, str):
+        return text
+    form, is_optional = _FORMS[name]
+    if not form:
         raise ValueError(f"{name} can't be given in a URL: {shown(text)}")
-    wanted, read = TEXT_FORMS[each.metadata["text"]]
-    # A pool may be called "none".
-    if text.lower() == "none" and read is not str and "None" in each.type:
-        return None
+    wanted, read = TEXT_FORMS[form]
+    if is_optional:
+        wanted += " or none"
+        if text.lower() == "none":
+            return None
     try:
-        value: int | float | bool | str = read(text)
+        return read(text)
     except ValueError:
         raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
-    return value
 
 
-def _field(name: str, kind: type[PoolOptions]) -> Field[Any]:
-    return next(each for each in fields(kind) if each.name == name)
+#: Of each option the key of its text form, and whether None can be written.
+_FORMS: dict[str, tuple[str, bool]] = {
+    each.name: (
+        each.metadata["text"],
+        # A pool may be called "none".
+        "None" in str(each.type) and each.metadata["text"] != "text",
+    )
+    for each in fields(PoolOptions)
+}
 
 
 # The signature.
 
 
-def documented(kind: type[PoolOptions], **defaults: Any) -> Callable[[F], F]:
+def documented(
+    kind: type[PoolOptions], others: bool = False, **defaults: Any
+) -> Callable[[F], F]:
     """Show the options in the signature of a function that takes them as ``**``.
 
     :param kind: the class of the options.
+    :param others: the function takes other keywords too.
     :param defaults: those that differ from the defaults of *kind*.
     """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
-        before = [
-            each
-            for each in signature.parameters.values()
-            if each.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        *before, rest = signature.parameters.values()
         taken = {each.name for each in before}
         after = [
             inspect.Parameter(
@@ -371,7 +384,7 @@ def documented(kind: type[PoolOptions], **defaults: Any) -> Callable[[F], F]:
             if each.name not in taken
         ]
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*before, *after]
+            parameters=[*before, *after, *([rest] if others else [])]
         )
         return function
 

@@ -29,7 +29,6 @@ CORE: dict[str, set[str]] = {
     "reaper": {"policies"},
     "reports": {"errors", "ledger"},
     "staff": set(),
-    "url_options": {"policies"},
     "watch": set(),
     "opener": {
         "breaker",

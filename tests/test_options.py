@@ -70,6 +70,16 @@ def test_a_name_that_is_no_option_is_refused(name: str, hint: str) -> None:
     assert str(caught.value) == f"Pool() has no option {name!r}{hint}"
 
 
+def test_a_function_may_take_other_keywords_too() -> None:
+    """The driver's keywords stay what they are: anything."""
+
+    @documented(PoolOptions, others=True)
+    def make(**keywords: Any) -> None: ...
+
+    *_, last = inspect.signature(make).parameters.values()
+    assert last.kind is last.VAR_KEYWORD and last.name == "keywords"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -80,6 +90,7 @@ def test_a_name_that_is_no_option_is_refused(name: str, hint: str) -> None:
         ("lifo", "No", False),
         ("lifo", "on", True),
         ("name", "none", "none"),
+        ("max_connections", 20, 20),
     ],
 )
 def test_text_is_read(name: str, text: str, value: object) -> None:
@@ -93,7 +104,7 @@ def test_text_is_read(name: str, text: str, value: object) -> None:
     [
         ("max_connections", "1.5", "max_connections must be a whole number, not '1.5'"),
         ("max_connections", "none", "max_connections must be a whole number"),
-        ("timeout", "soon", "timeout must be a number, not 'soon'"),
+        ("timeout", "soon", "timeout must be a number or none, not 'soon'"),
         ("lifo", "maybe", "lifo must be true or false, not 'maybe'"),
         ("backoff", "1", "backoff can't be given in a URL: '1'"),
     ],

@@ -16,16 +16,16 @@ from pymysql.charset import charset_by_name
 from pymysql.connections import Connection
 
 from geventpool.mysql.hosts import MAX_PORT, is_name
+from geventpool.options import refuse_unknown
 from geventpool.policies import optional_seconds, optional_whole, shown, whole
 
-__all__ = ["check_account", "check_password", "checked", "merged"]
+__all__ = ["KEYWORDS", "check_account", "check_password", "checked", "merged"]
 
 #: PyMySQL's, as it counts them.
-_KEYWORDS = [
-    name
-    for name in inspect.signature(Connection.__init__).parameters
-    if name not in ("self", "defer_connect")
-]
+KEYWORDS = frozenset(inspect.signature(Connection.__init__).parameters) - {
+    "self",
+    "defer_connect",
+}
 #: Old names, which PyMySQL 1.2 warns about.
 _ALIASES: dict[str, str] = {"db": "database", "passwd": "password"}
 
@@ -44,9 +44,7 @@ def checked(options: Any) -> dict[str, Any]:
         # Not shown, for it may be a URL of bytes.
         kind = type(options).__name__
         raise TypeError(f"options must be a dict or a URL, not of the type {kind}")
-    unknown = sorted(str(name) for name in options if name not in _KEYWORDS)
-    if unknown:
-        raise TypeError(f"pymysql.connect() has no argument {', '.join(unknown)}")
+    refuse_unknown("pymysql.connect()", options, KEYWORDS)
     for old, new in _ALIASES.items():
         if old in options and new in options:
             raise ValueError(f"give {new} or {old}, not both")

@@ -6,20 +6,26 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from inspect import signature
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit, monkey
 from pymysql import err
 from pymysql.cursors import Cursor
 
-from geventpool.mysql.arguments import merged
+from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import Changing, MySQLConnector
 from geventpool.mysql.url import parse_url
+from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.pool import Borrowed, Pool
 from geventpool.staff import within
-from geventpool.url_options import POOL_OPTIONS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from geventpool.mysql.keywords import MySQLKeywords
 
 __all__ = ["ConnectionPool"]
 
@@ -64,6 +70,7 @@ class ConnectionPool(Pool[Connection]):
     :raises ValueError: an argument is out of its range, or contradicts another.
     """
 
+    @documented(PoolOptions, others=True)
     def __init__(
         self,
         source: str | Changing | None = None,
@@ -75,12 +82,14 @@ class ConnectionPool(Pool[Connection]):
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
-        **options: Any,
+        **keywords: Unpack[MySQLKeywords],
     ) -> None:
         _refuse_unpatched()
         if check is not None and not callable(check):
             raise TypeError(f"check must be a callable or None, not {check!r}")
         self._check_loan = check
+        refuse_unknown(f"{type(self).__name__}()", keywords, _KNOWN)
+        options: dict[str, Any] = {**keywords}
         if isinstance(source, str):
             options, found = merged(
                 parse_url(source),
@@ -94,7 +103,7 @@ class ConnectionPool(Pool[Connection]):
             source = None
         if max_connections is None:
             max_connections = DEFAULT_MAX_CONNECTIONS
-        own = {name: options.pop(name) for name in POOL_OPTIONS & options.keys()}
+        own: Any = {name: options.pop(name) for name in names() & options.keys()}
         #: whether what ends here is cleaned before the next loan
         self._is_reset = reset is not None
         connector = MySQLConnector(
@@ -222,6 +231,9 @@ class ConnectionPool(Pool[Connection]):
             return None
         return max(0.0, started + patience - self._clock())
 
+
+#: All that it takes.
+_KNOWN = KEYWORDS | set(signature(ConnectionPool).parameters) - {"keywords"}
 
 # Found by name, which costs less than super() does at every loan.
 _enter = Borrowed.__enter__

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, unquote
 from pymysql import cursors
 
 from geventpool.mysql.hosts import Host, split_host
+from geventpool.options import from_text, names, unknown
 from geventpool.policies import shown
-from geventpool.url_options import POOL_OPTIONS, understood
 
 __all__ = ["POOL_ARGUMENTS", "parse_url"]
 
@@ -47,7 +47,7 @@ def _cursorclass(text: str) -> type[cursors.Cursor]:
 
 
 #: The options of a pool, which are no arguments of ``pymysql.connect``.
-POOL_ARGUMENTS = POOL_OPTIONS | {"max_connections"}
+POOL_ARGUMENTS = names()
 
 #: What may stand behind the question mark; all else can't be written as text.
 _ARGUMENTS: dict[str, Callable[[str], Any]] = {
@@ -72,7 +72,6 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     "cursorclass": _cursorclass,
     "host_order": str,
     "target": str,
-    "max_connections": int,
 }
 
 
@@ -167,12 +166,12 @@ def _address(text: str) -> dict[str, Any]:
 def _query(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in _arguments(text):
-        if name not in _ARGUMENTS and name not in POOL_OPTIONS:
-            raise ValueError(f"url has an unknown argument: {shown(name)}")
+        if name not in _ARGUMENTS.keys() | POOL_ARGUMENTS:
+            raise ValueError(unknown("url", name, _ARGUMENTS.keys() | POOL_ARGUMENTS))
         if name in options:
             raise ValueError(f"url has the argument {name!r} twice")
-        if name in POOL_OPTIONS:
-            options[name] = understood(name, value)
+        if name in POOL_ARGUMENTS:
+            options[name] = from_text(name, value)
             continue
         try:
             options[name] = _ARGUMENTS[name](value)

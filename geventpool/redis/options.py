@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from geventpool.options import from_text, names
 from geventpool.policies import optional_seconds, shown
 from geventpool.redis.internals import parse_url
-from geventpool.url_options import POOL_OPTIONS, understood
 
-__all__ = ["POOL_OPTIONS", "check_limits", "check_number", "options_of", "understood"]
+__all__ = ["POOL_OPTIONS", "check_limits", "check_number", "options_of"]
+
+#: The options of the core pool. redis-py has a *max_connections* of its own.
+POOL_OPTIONS = names() - {"max_connections"}
 
 #: What redis-py gives a socket as it is, and a socket an event loop's heap of timers.
 _LIMITS = ("socket_timeout", "socket_connect_timeout")
@@ -22,10 +25,10 @@ _HARMLESS = ("Redis URL must", "Invalid value for")
 
 
 def options_of(url: Any) -> dict[str, Any]:
-    """What redis-py reads out of a URL.
+    """What redis-py reads out of a URL, and the pool's own options.
 
     :raises TypeError: it is no string.
-    :raises ValueError: it says nothing sensible.
+    :raises ValueError: it is not understood.
     """
     if not isinstance(url, str):
         # Not shown: it may be a URL all the same, with a password, as bytes.
@@ -40,7 +43,8 @@ def options_of(url: Any) -> dict[str, Any]:
             "url must be like redis://user:password@host:port/db, with the characters "
             "/ ? # @ [ ] in user and password percent-encoded and a port up to 65535"
         ) from None
-    return found
+    own = {name: from_text(name, found[name]) for name in POOL_OPTIONS & found.keys()}
+    return {**found, **own}
 
 
 def check_number(value: Any) -> None:

@@ -51,11 +51,9 @@ from geventpool.redis.internals import (
 )
 from geventpool.redis.loans import Loans, is_broken_off
 from geventpool.redis.options import (
-    POOL_OPTIONS,
     check_limits,
     check_number,
     options_of,
-    understood,
 )
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.threaded import ThreadedPool
@@ -203,8 +201,6 @@ class ConnectionPool(Credentials):
         :raises ValueError: what the URL says is not understood.
         """
         options = options_of(url)
-        for name in POOL_OPTIONS & options.keys():
-            options[name] = understood(name, options[name])
         if "connection_class" in kwargs:
             options["connection_class"] = kwargs["connection_class"]
         return cls(**{**kwargs, **options})

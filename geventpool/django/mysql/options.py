@@ -6,7 +6,6 @@ Knows settings and the names of options; knows nothing of connections.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from geventpool.mysql import ConnectionPool
-from geventpool.pool import Pool
+from geventpool.options import names, unknown
 
 __all__ = ["Settings", "check_age", "pool_options", "wants_pool"]
 
@@ -23,12 +22,7 @@ Settings = Mapping[str, Any]
 
 #: What ``OPTIONS["pool"]`` may hold. Where the server is, and how to log in, stands
 #: where Django has it.
-NAMES = frozenset(
-    name
-    for kind in (Pool, ConnectionPool)
-    for name, each in inspect.signature(kind).parameters.items()
-    if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
-) - {"factory", "options", "source"}
+NAMES = names() | set(inspect.getfullargspec(ConnectionPool.__init__).kwonlyargs)
 
 #: How connections are cleaned. There is no None: closing must end a transaction.
 RESETS = ("needed", "session", "rollback")
@@ -63,9 +57,7 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
         )
     for name in said:
         if name not in NAMES:
-            raise ImproperlyConfigured(
-                f"{where} has an unknown option: {name!r}{_meant(name)}"
-            )
+            raise ImproperlyConfigured(unknown(where, name, NAMES))
     reset = said.get("reset", RESETS[0])
     if reset not in RESETS and not callable(reset):
         raise ImproperlyConfigured(
@@ -90,10 +82,3 @@ def check_age(alias: str, settings: Settings) -> None:
             f"not {age!r}: it is the pool that keeps connections, and its "
             "'max_lifetime' that says how old they get"
         )
-
-
-def _meant(name: object) -> str:
-    close = difflib.get_close_matches(str(name), NAMES, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(sorted(NAMES))}"
