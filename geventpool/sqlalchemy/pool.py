@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
@@ -23,6 +24,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.listeners import PoolListener, PoolStats
+from geventpool.options import refuse_unknown
 from geventpool.policies import Limits, whole
 from geventpool.sqlalchemy.places import Places
 from geventpool.sqlalchemy.records import Fairy, Record, broken_off, cut
@@ -124,6 +126,7 @@ class GreenletPool(QueuePool):
         limits: Limits = Limits(),
         **kw: Any,
     ) -> None:
+        refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
         if whole("pool_size", pool_size):
             # Without a limit there is nothing beyond it.
             whole("max_overflow", max_overflow, -1)
@@ -334,6 +337,12 @@ class GreenletPool(QueuePool):
     def stats(self) -> PoolStats:
         """How the pool stands at this moment; does not change any more."""
         return self._pool.stats()
+
+
+#: The names of all arguments: its own, and those that SQLAlchemy's pools share.
+_KNOWN = {
+    name for kind in (GreenletPool, StockPool) for name in signature(kind).parameters
+}
 
 
 def _verdict(holder: Any, record: Record) -> BaseException | None:
