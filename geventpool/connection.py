@@ -62,17 +62,18 @@ class Connection:
             self.close()
         self.open()
 
-    def discard(self) -> None:
+    def discard(self) -> bool | None:
         """
         Let go of the socket, without a goodbye. Never switches.
 
-        Without a socket to be found it can only :meth:`close`: override it then.
+        :return: False: no socket was found. Then the pool has :meth:`close` called by
+            a greenlet of its own, under a time limit.
         """
         sock = sockets.find_socket(self)
         if sock is None:
-            self.close()
-        else:
-            sockets.abandon(sock)
+            return False
+        sockets.abandon(sock)
+        return True
 
     def is_quiet(self) -> bool:
         """

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geventpool import sockets
 from geventpool.connection import Connection
+from geventpool.policies import shown
 
 if TYPE_CHECKING:
     from gevent.socket import socket
 
-__all__ = ["Connector", "FactoryConnector", "as_connector", "let_go"]
+__all__ = ["Connector", "FactoryConnector", "as_connector", "asked", "let_go"]
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +75,19 @@ class Connector(Generic[C]):
 
     # Anywhere, the hub included; these never switch.
 
-    def discard(self, conn: C) -> None:
+    def discard(self, conn: C) -> bool | None:
         """
         Let go of the descriptor, without a goodbye. Never switches or raises.
 
         For connections in mid-conversation, in a forked child (where a goodbye would
         end the parent's session) and in finalizers. Default: :func:`let_go`.
+
+        :return: False: it found no descriptor. Then the pool has :meth:`close` called
+            by a greenlet of its own, under its time limit, and the place stays taken
+            until that has ended; in a forked child and in a finalizer the connection
+            is only forgotten.
         """
-        let_go(conn)
+        return let_go(conn)
 
     def is_usable(self, conn: C) -> bool:
         """
@@ -229,6 +235,12 @@ class FactoryConnector(Connector[Any]):
             if sock is not None:
                 sockets.abandon(sock)
 
+    def discard(self, conn: Any) -> bool:
+        """
+        See :func:`let_go`; an object without a ``close`` needs nothing.
+        """
+        return let_go(conn) or not callable(getattr(conn, "close", None))
+
     def ping(self, conn: Any) -> None:
         """
         Call its ``ping`` if it has one; else see that it is usable. **May switch.**
@@ -253,8 +265,7 @@ class FactoryConnector(Connector[Any]):
         """
         sock = sockets.find_socket(conn)
         if sock is None:
-            ask = getattr(conn, "fileno", None)
-            return int(ask()) if callable(ask) else -1
+            return _fileno(conn)
         return sock.fileno()
 
     def is_usable(self, conn: Any) -> bool:
@@ -308,43 +319,61 @@ def as_connector(
     return factory
 
 
-def let_go(conn: Any) -> None:
+def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) -> bool:
     """
-    Let go of the descriptor under *conn*, without a goodbye. Never raises.
+    The answer of *connector* to a question of yes or no; *otherwise* if it fails.
+
+    :param str verb: the method to call, with *about* as its argument.
+    """
+    try:
+        return bool(getattr(connector, verb)(about))
+    except Exception:
+        log.exception("%s failed, asked about %s", verb, shown(about))
+        return otherwise
+
+
+def let_go(conn: Any) -> bool:
+    """
+    Let go of the descriptor under *conn*, without a goodbye. Never switches or raises.
 
     A :class:`~geventpool.connection.Connection` does it itself. Else the socket is
-    taken from under the object; else the connection is cut if there is a ``fileno``;
-    else there is nothing left but its ``close``, which may say goodbye or even switch:
-    for such objects override :meth:`Connector.discard`.
+    taken from under the object; else the connection is cut if there is a ``fileno``.
+
+    :return: False: there is no descriptor to be found. Then only ``close`` can do it,
+        which may say goodbye and wait for the answer.
     """
     try:
         if isinstance(conn, Connection):
-            conn.discard()
-        else:
-            _let_go_of_stranger(conn)
+            return conn.discard() is not False
+        sock = sockets.find_socket(conn)
+        if sock is not None:
+            sockets.abandon(sock)
+            return True
+        return _severed(conn)
     except Exception:
         # Called from finalizers and at-fork hooks, which have nobody to raise it to.
-        log.warning("could not let go of %r", conn, exc_info=True)
-
-
-def _let_go_of_stranger(conn: Any) -> None:
-    sock = sockets.find_socket(conn)
-    if sock is not None:
-        sockets.abandon(sock)
-    elif not _severed(conn):
-        finish = getattr(conn, "close", None)
-        if callable(finish):
-            finish()
+        log.warning("could not let go of %s", shown(conn), exc_info=True)
+        return False
 
 
 def _severed(conn: Any) -> bool:
-    # The object will close the number itself some day: it must stay its own.
     if not callable(getattr(conn, "fileno", None)):
         return False
-    descriptor = conn.fileno()
+    descriptor = _fileno(conn)
     if descriptor >= 0:
+        # The object will close the number itself some day: it must stay its own.
         sockets.sever(descriptor)
     return True
+
+
+def _fileno(conn: Any) -> int:
+    """The descriptor of an unknown object; -1: it has none, or it is closed."""
+    # Drivers raise errors of their own when a closed connection is asked.
+    try:
+        descriptor = conn.fileno()
+    except Exception:
+        return -1
+    return descriptor if isinstance(descriptor, int) else -1
 
 
 def _says(conn: Any, question: str, otherwise: bool) -> bool:

@@ -98,6 +98,7 @@ class Entry(Generic[C]):
         "holder",
         "block",
         "doom",
+        "suspect",
         "slot",
         "__weakref__",
     )
@@ -122,6 +123,8 @@ class Entry(Generic[C]):
         self.block: object | None = None
         #: set while it may not be lent again: why it will be closed
         self.doom: Reason | None = None
+        #: whether it must be pinged because other connections were lost
+        self.suspect = False
         #: for whom it is being opened
         self.slot = slot
 
@@ -139,7 +142,7 @@ class Slot(Generic[C]):
     waiter is one object, and not one and a callable.
     """
 
-    __slots__ = ("greenlet", "entry", "error", "dialled")
+    __slots__ = ("greenlet", "entry", "error", "dialled", "interrupted")
 
     def __init__(self, greenlet: Hashable) -> None:
         self.greenlet = greenlet
@@ -147,6 +150,8 @@ class Slot(Generic[C]):
         self.error: BaseException | None = None
         #: is a connection being opened for this slot?
         self.dialled = False
+        #: how many attempts to open a connection for this slot were killed
+        self.interrupted = 0
 
     def wake(self) -> object:
         """The slot was filled or failed: see to it that its owner looks. No switch."""
@@ -246,16 +251,18 @@ class Ledger(Generic[C]):
             del self.entries[id(entry.conn)]
         entry.state = state
 
-    def reserve(self, slot: Slot[C] | None = None) -> Entry[C]:
-        """A place, taken before anything is opened, so that the limit holds.
+    def reserve(self, entry: Entry[C] | None = None) -> Entry[C]:
+        """Take a place for *entry*, before anything is opened, so that the limit holds.
 
-        :param slot: for whom it is; None: for the stock.
+        :param entry: None: a new one, for nobody in particular.
+        :return: the entry.
         """
         assert self.has_room, "no room"
-        entry: Entry[C] = Entry(slot)
+        if entry is None:
+            entry = Entry()
         self.opening[entry] = None
-        if slot is not None:
-            slot.dialled = True
+        if entry.slot is not None:
+            entry.slot.dialled = True
         return entry
 
     def settle(self, entry: Entry[C]) -> None:

@@ -1,16 +1,18 @@
 """Watching a pool: who is told, and what can be counted.
 
-A listener is called after the state is consistent. It must not switch; an exception
-from it is logged and goes no further. A pool without listeners pays nothing for them.
+A listener is called after the state has changed and is consistent. It should not
+switch. An exception from it is logged and goes no further; a BaseException that is no
+Exception, such as a kill, is raised again after all listeners were told. A pool without
+listeners pays nothing for them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from geventpool.ledger import Reason
@@ -80,6 +82,19 @@ class LogListener(PoolListener):
         self.log.debug("closed %r: %s", conn, reason.value)
 
 
+class _Frozen(dict[Reason, int]):
+    """A dict that cannot be changed; unlike a mapping proxy it can be pickled."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("counts do not change")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[_Frozen], tuple[dict[Reason, int]]]:
+        return _Frozen, (dict(self),)
+
+
 @dataclass(frozen=True)
 class Counts:
     """What happened so far; times are sums of seconds.
@@ -100,7 +115,7 @@ class Counts:
     outage_seconds: float = 0.0
     waiting_seconds: float = 0.0
     using_seconds: float = 0.0
-    closed: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
+    closed: Mapping[Reason, int] = field(default_factory=lambda: _Frozen())
 
 
 class Counters(PoolListener):
@@ -150,7 +165,7 @@ class Counters(PoolListener):
             opening_seconds=self._seconds["opening"],
             waiting_seconds=self._seconds["waiting"],
             using_seconds=self._seconds["using"],
-            closed=MappingProxyType(dict(self._closed)),
+            closed=_Frozen(self._closed),
         )
 
 
@@ -197,17 +212,46 @@ class Audience:
         for listener in self.listeners:
             if not isinstance(listener, PoolListener):
                 raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
+        #: how many blocks of held() are open
+        self._blocks = 0
+        #: what is still to be told, with its details
+        self._news: deque[tuple[str, tuple[Any, ...]]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self.listeners)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block that changes the state: what is told in it is told at its end.
+
+        The block must not switch. Blocks may be nested; the outermost counts.
+        """
+        self._blocks += 1
+        try:
+            yield
+        finally:
+            self._blocks -= 1
+            self._deliver()
+
     def tell(self, event: str, *details: Any) -> None:
-        """Call the method *event* of every listener."""
-        for listener in self.listeners:
-            try:
-                getattr(listener, event)(*details)
-            except Exception:
-                log.exception("%r failed at %r", listener, event)
+        """Call the method *event* of every listener, once the state is consistent."""
+        if self.listeners:
+            self._news.append((event, details))
+            self._deliver()
+
+    def _deliver(self) -> None:
+        interruption: BaseException | None = None
+        while self._news and not self._blocks:
+            event, details = self._news.popleft()
+            for listener in self.listeners:
+                try:
+                    getattr(listener, event)(*details)
+                except Exception:
+                    log.exception("%r failed at %r", listener, event)
+                except BaseException as error:
+                    interruption = interruption or error
+        if interruption is not None:
+            raise interruption
 
     def counts(self) -> Counts | None:
         """What the first :class:`Counters` among them counted."""

@@ -13,15 +13,16 @@ import copy
 import logging
 import traceback
 from collections.abc import Callable
+from errno import ECONNABORTED
 from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
 
 from geventpool.breaker import Breaker
-from geventpool.connector import Connector
-from geventpool.ledger import GONE, Entry, Ledger
+from geventpool.connector import Connector, asked
+from geventpool.ledger import GONE, OPENING, Entry, Ledger, Slot
 from geventpool.listeners import Audience
-from geventpool.policies import Backoff
+from geventpool.policies import Backoff, shown
 from geventpool.staff import Staff, within
 
 __all__ = ["CHECKERS", "RESETTERS", "Opener", "silently"]
@@ -34,6 +35,9 @@ log = logging.getLogger("geventpool")
 RESETTERS = 64
 #: So many idle connections are pinged at a time, and may serve as many who wait.
 CHECKERS = 8
+#: An attempt to open that has taken so many seconds may never end. From then on it
+#: counts against *max_connections* only, so that it delays nobody else.
+SLOW = 1.0
 
 
 class Home(Protocol[C]):
@@ -77,6 +81,10 @@ class Opener(Generic[C]):
         self._limit = limit
         #: places whose opening pauses because the server is full
         self.refused: set[Entry[C]] = set()
+        #: places whose present attempt to open has taken longer than SLOW
+        self.slow: set[Entry[C]] = set()
+        #: connections opened so far
+        self.successes = 0
         #: the last failure to open and when it was; None after a success
         self.failure: tuple[float, BaseException] | None = None
         #: looks for a server that cannot be reached
@@ -97,15 +105,39 @@ class Opener(Generic[C]):
         if self.breaker.paused and ledger.line:
             self._turn_away()
         limit = self.dial_limit
-        while ledger.line and ledger.has_room and len(ledger.opening) < limit:
-            under_way = len(ledger.opening)
+        while ledger.line and ledger.has_room and self._under_way < limit:
+            under_way = self._under_way
             under_way += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
             if unless_checking:
                 under_way += min(len(ledger.checking), CHECKERS)
             slot = ledger.undialled()
             if slot is None or under_way >= len(ledger.line):
                 return
-            self._staff.spawn(self._dial, ledger.reserve(slot))
+            self._begin(slot)
+
+    def _begin(self, slot: Slot[C] | None = None) -> gevent.Greenlet[..., Any]:
+        """Take a place and have a connection opened for it. Does not switch.
+
+        :param slot: for whom it is; None: for the stock.
+        :return: the greenlet that does it; see :meth:`_dial`.
+        """
+        # The place is taken last: if spawning fails, nothing has to be undone.
+        entry: Entry[C] = Entry(slot)
+        dial = self._staff.spawn(self._dial, entry)
+        # A link and no ``finally``: a greenlet that is killed before it has started
+        # runs no line.
+        dial.rawlink(lambda dial: self._ended(entry))
+        self._ledger.reserve(entry)
+        return dial
+
+    def _ended(self, entry: Entry[C]) -> None:
+        """The greenlet that was to open *entry* is dead, in the hub."""
+        if entry.state is OPENING and entry in self._ledger.opening:
+            self._interrupted(entry, gevent.GreenletExit())
+
+    @property
+    def _under_way(self) -> int:
+        return len(self._ledger.opening) - len(self.slow)
 
     @property
     def dial_limit(self) -> int:
@@ -113,7 +145,12 @@ class Opener(Generic[C]):
         return min(1, self.breaker.limit) if self.refused else self.breaker.limit
 
     def _dial(self, entry: Entry[C]) -> BaseException | None:
-        """Open a connection, in a greenlet of the pool; why not. *May switch.*"""
+        """Open a connection, in a greenlet of the pool. *May switch.*
+
+        :return: why there is none; None: it is open.
+        """
+        if entry not in self._ledger.opening:
+            return None
         self._home.keep_reaping()
         started = self._home.clock()
         try:
@@ -123,30 +160,46 @@ class Opener(Generic[C]):
             if entry.state is not GONE:
                 self._not_opened(entry, error, started)
             return error
-        except BaseException:
-            # Killed: nobody is told, but the place and the line must not be lost.
+        except BaseException as error:
             if entry.state is not GONE:
-                self._ledger.settle(entry)
-                self._ledger.move(entry, GONE)
-                self._home.serve()
+                self._interrupted(entry, error)
             raise
-        else:
-            if entry.state is GONE:
-                silently(self._connector.discard, conn)
-            elif id(conn) in self._ledger.entries:
-                again = RuntimeError(f"opened twice, without being new: {conn!r}")
-                self._not_opened(entry, again, started)
-                return again
-            else:
-                self._opened(entry, conn, started)
+        if entry.state is GONE:
+            silently(self._connector.discard, conn)
             return None
+        if (unfit := self._unfit(conn)) is not None:
+            self._not_opened(entry, unfit, started)
+            return unfit
+        self._opened(entry, conn, started)
+        return None
+
+    def _unfit(self, conn: C) -> Exception | None:
+        """Why what the connector opened cannot be lent; None: it can."""
+        if conn is None:
+            return TypeError(f"{shown(self._connector)}: open() returned None")
+        if id(conn) in self._ledger.entries:
+            return RuntimeError(f"opened twice, without being new: {shown(conn)}")
+        return None
+
+    def _interrupted(self, entry: Entry[C], error: BaseException) -> None:
+        """An attempt to open ended by something that is no failure, like a kill."""
+        slot = entry.slot
+        self._ledger.settle(entry)
+        self._ledger.move(entry, GONE)
+        if slot is not None:
+            slot.interrupted += 1
+            # Once is tried again, for it was aimed at a greenlet of the pool. An
+            # open() that always ends so must not be called without end.
+            if slot.interrupted > 1:
+                self._ledger.fail(slot, _told(error))
+        self._home.serve()
 
     def _open_patiently(self, entry: Entry[C]) -> C:
         """Open; while the server is full, and as long as somebody waits, try again."""
         attempt = 0
         while True:
             try:
-                return within(self._limit, "opening", self._connector.open)
+                return self._try(entry)
             except Exception as error:
                 if not self._may_retry(entry, error, attempt):
                     raise
@@ -160,6 +213,21 @@ class Opener(Generic[C]):
                 # Served or gone, or the pool is closed: nothing is opened any more.
                 raise failure
             attempt += 1
+
+    def _try(self, entry: Entry[C]) -> C:
+        hub = gevent.get_hub()
+        watch = hub.loop.timer(SLOW, ref=False)
+        watch.start(self._is_slow, entry, update=True)
+        try:
+            return within(self._limit, "opening", self._connector.open)
+        finally:
+            watch.close()
+            self.slow.discard(entry)
+
+    def _is_slow(self, entry: Entry[C]) -> None:
+        """In the hub."""
+        self.slow.add(entry)
+        self._home.serve()
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self.backoff.retries
@@ -176,11 +244,7 @@ class Opener(Generic[C]):
     def _is_exhausted(self, error: BaseException) -> bool:
         if not isinstance(error, Exception):
             return False
-        try:
-            return self._connector.is_exhausted(error)
-        except Exception:
-            log.exception("asked about %r, %r failed", error, self._connector)
-            return False
+        return asked(self._connector, "is_exhausted", error, otherwise=False)
 
     def _note_failure(self, error: BaseException) -> None:
         # The lines of the traceback are worth keeping; its frames would keep the
@@ -192,34 +256,38 @@ class Opener(Generic[C]):
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
         now = self._home.clock()
         self.failure = None
-        self._ledger.settle(entry)
-        self._ledger.opened(entry, conn)
-        outage = self.breaker.succeeded(now)
-        self._audience.tell("opened", conn, now - started)
-        if outage is not None:
-            self._audience.tell("resumed", outage)
-        self._home.arrived(entry)
-        self._home.serve()
+        self.successes += 1
+        with self._audience.held():
+            self._ledger.settle(entry)
+            self._ledger.opened(entry, conn)
+            outage = self.breaker.succeeded(now)
+            self._audience.tell("opened", conn, now - started)
+            if outage is not None:
+                self._audience.tell("resumed", outage)
+            self._home.arrived(entry)
+            self._home.serve()
+            self.make_up()
 
     def _not_opened(
         self, entry: Entry[C], error: BaseException, started: float
     ) -> None:
         slot = entry.slot
-        self._ledger.settle(entry)
-        self._ledger.move(entry, GONE)
-        self._note_failure(error)
-        self._audience.tell("open_failed", error, self._home.clock() - started)
-        if self._is_exhausted(error):
-            # While one opening pauses because the server is full, the others that it
-            # refuses give way: their waiters stay in line.
-            stays = bool(self.refused)
-        else:
-            if self.breaker.failed(self._home.clock()):
-                self._pause(error)
-            stays = self._spares_the_line()
-        if slot is not None and not stays:
-            self._ledger.fail(slot, error)
-        self._home.serve()
+        with self._audience.held():
+            self._ledger.settle(entry)
+            self._ledger.move(entry, GONE)
+            self._note_failure(error)
+            self._audience.tell("open_failed", error, self._home.clock() - started)
+            if self._is_exhausted(error):
+                # While one opening pauses because the server is full, the others that
+                # it refuses give way: their waiters stay in line.
+                stays = bool(self.refused)
+            else:
+                if self.breaker.failed(self._home.clock()):
+                    self._pause(error)
+                stays = self._spares_the_line()
+            if slot is not None and not stays:
+                self._ledger.fail(slot, error)
+            self._home.serve()
 
     # While the server cannot be reached.
 
@@ -280,41 +348,46 @@ class Opener(Generic[C]):
     # For nobody in particular.
 
     def prefill(self, number: int) -> None:
-        """Open so many; raise what the first failure was. *May switch.*"""
-        ledger = self._ledger
-        while (missing := number - len(ledger.entries)) > 0:
-            batch = min(self.breaker.most, missing) - len(ledger.opening)
-            dials = [
-                self._staff.spawn(self._dial, self._ledger.reserve())
-                for _ in range(batch)
-            ]
+        """Open so many; raise what the first failure was. *May switch.*
+
+        One that is lost meanwhile is not replaced: a peer that accepts and hangs up
+        would be dialled without end.
+        """
+        while not self._home.closed and (missing := number - self.successes) > 0:
+            batch = min(self.breaker.most, missing) - len(self._ledger.opening)
+            dials = [self._begin() for _ in range(batch)]
             if not dials:
                 # Others are being opened for *min_connections*.
                 self._staff.wait_for_one()
             # Each is asked: a success after it wipes out the last failure.
             for dial in gevent.joinall(dials):
                 if (error := dial.value or dial.exception) is not None:
-                    raise error
+                    raise _told(error)
 
     def stock_up(self) -> None:
         """Begin to open what is missing of *min_connections*."""
-        ledger = self._ledger
         while (
             not self._home.closed
-            and ledger.size < self._home.min_connections
-            and len(ledger.opening) < self.dial_limit
+            and self._ledger.size < self._home.min_connections
+            and self._under_way < self.dial_limit
         ):
-            self._staff.spawn(self._restock, ledger.reserve())
-
-    def _restock(self, entry: Entry[C]) -> None:
-        self._dial(entry)
-        self.make_up()
+            self._begin()
 
     def make_up(self) -> None:
         """Stock up for one that went, unless the server is down."""
         # After a failure the next sweep tries again: that is the pause.
         if self.failure is None:
             self.stock_up()
+
+
+def _told(error: BaseException) -> BaseException:
+    """What a waiter gets if the attempt to open for him ended by *error*."""
+    if not isinstance(error, gevent.GreenletExit):
+        return error
+    # That one would end the waiter's greenlet without a word.
+    told = ConnectionAbortedError(ECONNABORTED, "opening a connection was killed")
+    told.__cause__ = error
+    return told
 
 
 def _twin(error: BaseException) -> BaseException:
@@ -330,9 +403,13 @@ def _twin(error: BaseException) -> BaseException:
     return twin.with_traceback(error.__traceback__)
 
 
-def silently(work: Callable[[Any], object], conn: Any) -> None:
-    """Let *work* let go of *conn*; what it raises is only logged, for debugging."""
+def silently(work: Callable[[Any], object], conn: Any) -> object:
+    """What *work* returns, which lets go of *conn*.
+
+    :return: None if it raised; that is only logged, for debugging.
+    """
     try:
-        work(conn)
+        return work(conn)
     except Exception:
         log.debug("%r could not be let go", conn, exc_info=True)
+        return None

@@ -434,8 +434,19 @@ class Pool(Generic[C]):
             entry = self._wait_for_one(retry, timeout, started)
             waited = 0.0 if self._is_calm else self._clock() - started
         if not self._is_calm:
-            self._audience.tell("acquired", entry.conn, waited)
+            self._tell_acquired(entry, waited)
         return entry
+
+    def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
+        try:
+            self._audience.tell("acquired", entry.conn, waited)
+        except BaseException:
+            # A listener was interrupted: the borrower will never know of the entry.
+            if entry.state is IN_USE:
+                self._stock.pass_on(entry)
+            raise
+        if entry.state is not IN_USE:
+            raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
 
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
@@ -484,7 +495,7 @@ class Pool(Generic[C]):
         current = getcurrent()
         slot: Sleeper[C] = Sleeper(current, hub.loop)
         ledger.join(slot)
-        if ledger.has_room:
+        if ledger.has_room or ledger.idle:
             self._stock.serve()
         elif ledger.is_deadlocked():
             ledger.leave(slot)

@@ -51,9 +51,10 @@ class Staff:
     ) -> gevent.Greenlet[..., Any]:
         """The greenlet that will do *work*. Does not switch."""
         worker = gevent.Greenlet(work, *args)
-        self._at_work.add(worker)
         worker.rawlink(self._at_work.discard)
         worker.start()
+        # Last: one that could not be started is never at work.
+        self._at_work.add(worker)
         return worker
 
     def wait_for_one(self) -> None:

@@ -21,7 +21,7 @@ from gevent.event import Event
 from gevent.queue import LifoQueue, Queue
 
 from geventpool.breaker import Breaker
-from geventpool.connector import Connector
+from geventpool.connector import Connector, asked
 from geventpool.holders import Holder
 from geventpool.ledger import (
     CHECKING,
@@ -52,8 +52,11 @@ log = logging.getLogger("geventpool")
 CLOSERS = 16
 #: Seconds after which nobody waits any more for a reset that is under way.
 PROMPT = 0.05
-#: Until this time may be lent what must be looked at first.
-UNFIT = -FOREVER
+#: So many idle entries behind one that must be checked are looked through for one that
+#: need not be.
+BEHIND = 8
+#: Seconds for which a passed check counts if nobody waited for it any more.
+FRESH = 0.1
 #: A sweep lets the others run after so many seconds.
 SLICE = 0.002
 
@@ -134,19 +137,50 @@ class Stock(Generic[C]):
 
     # Lending and taking back.
 
-    def fit(self, now: float) -> Entry[C] | None:
-        """The next idle entry that may be lent; the others are seen to."""
+    def fit(self, now: float, checks: int | None = None) -> Entry[C] | None:
+        """The next idle entry that may be lent; those before it are seen to.
+
+        :param checks: so many checks may be under way; None: one for each who waits
+            and one for the caller. A single loan must not have all idle ones pinged.
+        :return: it is CHECKING, as every entry that is taken out of the queue.
+        """
         ledger = self.ledger
-        while (entry := ledger.take_idle()) is not None:
-            if now < entry.fit_until:
-                if self.probe is None or self.probe(entry.conn):
-                    return entry
-                self.discard(entry, Reason.UNUSABLE)
-            elif (reason := self.overdue(entry, now)) is not None:
-                self.retire(entry, reason)
-            else:
-                self._checkers.put(entry)
-        return None
+        if checks is None:
+            checks = len(ledger.line) + 1
+        aside: list[Entry[C]] = []
+        lost = False
+        try:
+            while len(aside) < BEHIND and (entry := ledger.take_idle()) is not None:
+                if now < entry.fit_until:
+                    if self._passes(entry):
+                        return entry
+                    lost = True
+                elif (reason := self.overdue(entry, now)) is not None:
+                    self.retire(entry, reason)
+                elif len(ledger.checking) - len(aside) <= checks:
+                    self._checkers.put(entry)
+                else:
+                    aside.append(entry)
+            return None
+        finally:
+            # In the order in which they stood, but for a queue that is no stack.
+            for entry in reversed(aside):
+                ledger.move(entry, IDLE)
+                ledger.put_idle(entry)
+            if lost:
+                self.opener.make_up()
+
+    def _passes(self, entry: Entry[C]) -> bool:
+        """Whether the probe finds *entry* usable; if not, it is discarded."""
+        if self.probe is None:
+            return True
+        passed = False
+        try:
+            passed = self.probe(entry.conn)
+        finally:
+            if not passed:
+                self._part_with(entry, Reason.UNUSABLE)
+        return passed
 
     def overdue(self, entry: Entry[C], now: float) -> Reason | None:
         """Why an idle entry must go, if it must."""
@@ -176,14 +210,20 @@ class Stock(Generic[C]):
                 return
         now = self.clock()
         entry.used = entry.alive = now
-        if not self.is_calm:
-            self.audience.tell("released", entry.conn, now - entry.since)
+        if self.is_calm:
+            self._receive(entry, now)
+        else:
+            with self.audience.held():
+                self.audience.tell("released", entry.conn, now - entry.since)
+                self._receive(entry, now)
+
+    def _receive(self, entry: Entry[C], now: float) -> None:
         doom = self.doom(entry)
         if doom is None and now >= entry.expires:
             doom = Reason.EXPIRED
         if doom is not None:
             self.retire(entry, doom)
-        elif needs_reset is not None and needs_reset(entry.conn):
+        elif self.needs_reset is not None and self.needs_reset(entry.conn):
             self.ledger.move(entry, RESETTING)
             self._resetters.put(entry)
         else:
@@ -194,20 +234,20 @@ class Stock(Generic[C]):
         if not self.ledger.line:
             entry.state = IDLE
             self.ledger.idle_queue.put_nowait(entry)
-        elif self.probe is None or self.probe(entry.conn):
+        elif self._passes(entry):
             # Nobody looks at it again before it is used, so this is the last chance
             # to find it closed, or with an answer that nobody read.
             self.ledger.hand_over(entry, self.clock())
         else:
-            self.discard(entry, Reason.UNUSABLE)
+            self._replace()
 
     def pass_on(self, entry: Entry[C]) -> None:
         """A connection that nobody uses any more goes to whoever is next."""
         if (doom := self.doom(entry)) is not None:
             self.retire(entry, doom)
             return
-        if self.ledger.line and self.probe is not None and not self.probe(entry.conn):
-            self.discard(entry, Reason.UNUSABLE)
+        if self.ledger.line and not self._passes(entry):
+            self._replace()
         else:
             self._supply(entry)
 
@@ -241,12 +281,26 @@ class Stock(Generic[C]):
     # Letting go.
 
     def discard(self, entry: Entry[C], reason: Reason) -> None:
-        """Drop the descriptor, at once and without a word."""
+        """Close it at once and without a goodbye. Never switches.
+
+        What has no descriptor to be closed is closed by a greenlet of the pool.
+        """
+        with self.audience.held():
+            self._part_with(entry, reason)
+            self._replace()
+
+    def _part_with(self, entry: Entry[C], reason: Reason) -> None:
         self.end_loan(entry)
-        self._leave_queue(entry, GONE)
-        silently(self.connector.discard, entry.conn)
-        if not self.is_calm:
-            self.audience.tell("closed", entry.conn, reason)
+        self._leave_queue(entry, CLOSING)
+        if silently(self.connector.discard, entry.conn) is False:
+            # Only its close() can do it, which may wait: the place stays taken.
+            self._closers.put(entry)
+        else:
+            self.ledger.move(entry, GONE)
+        self.audience.tell("closed", entry.conn, reason)
+
+    def _replace(self) -> None:
+        """A place came free: it serves the line, and *min_connections*."""
         self.serve()
         self.opener.make_up()
 
@@ -280,20 +334,30 @@ class Stock(Generic[C]):
         finally:
             if entry.state is not GONE:
                 self.ledger.move(entry, GONE)
-                self.serve()
-                self.opener.make_up()
+                self._replace()
 
     # Opening.
 
     def serve(self, unless_checking: bool = True) -> None:
-        """Room came free, or somebody joined the line: open what is needed.
+        """Room came free, or somebody joined the line: check and open what is needed.
 
         :param bool unless_checking: do not open one for a waiter that a check of an
             idle connection may serve.
         """
         if self.closed:
             self.changed.set()
+        self._check_for_line()
         self.opener.serve(unless_checking)
+
+    def _check_for_line(self) -> None:
+        """Have an idle connection checked for each who waits. Never switches."""
+        ledger = self.ledger
+        while ledger.idle_queue.qsize() and len(ledger.checking) < len(ledger.line):
+            now = self.clock()
+            entry = self.fit(now, len(ledger.line))
+            if entry is None:
+                return
+            ledger.supply(entry, now)
 
     def arrived(self, entry: Entry[C]) -> None:
         """A connection was opened: it goes to the first in line, or is idle."""
@@ -323,21 +387,30 @@ class Stock(Generic[C]):
             passed = True
         except Exception as error:
             log.debug("%r did not answer a ping: %r", entry.conn, error)
-            if entry.fit_until != UNFIT:
+            if not entry.suspect:
                 # It was a matter of routine: now the others have to be asked as well.
                 self.suspect_after(error)
         finally:
             if entry.state is CHECKING:
                 if passed:
-                    entry.alive = self.clock()
-                    # No suspect any more; pass_on() knows better if it has ages.
-                    entry.fit_until = entry.expires
-                    self.pass_on(entry)
+                    self._passed_check(entry)
                 else:
                     self.discard(entry, Reason.PING_FAILED)
                     # Others of its age may be as dead: do not let the first in line
                     # wait for check after check.
                     self.serve(unless_checking=False)
+
+    def _passed_check(self, entry: Entry[C]) -> None:
+        entry.alive = self.clock()
+        entry.suspect = False
+        # pass_on() knows better if it has ages.
+        entry.fit_until = entry.expires
+        self.pass_on(entry)
+        if entry.state is IDLE:
+            # Who asked for it has gone. Else with ping_after=0 one who asks again and
+            # again, and never waits, would never be served.
+            fresh = min(entry.alive + FRESH, entry.expires)
+            entry.fit_until = max(entry.fit_until, fresh)
 
     def _reset(self, entry: Entry[C]) -> None:
         """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
@@ -368,8 +441,9 @@ class Stock(Generic[C]):
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
         now = self.clock()
-        for entry in self.ledger.all_in(IDLE):
-            self._look_at(entry, now)
+        with self.audience.held():
+            for entry in self.ledger.all_in(IDLE):
+                self._look_at(entry, now)
 
     def _look_at(self, entry: Entry[C], now: float) -> bool:
         """Close an idle entry if it must go; True: it stays."""
@@ -443,21 +517,17 @@ class Stock(Generic[C]):
     def condemn(self, reason: Reason) -> None:
         """Part with all: the idle ones now, the others when they come back."""
         ledger = self.ledger
-        while (entry := ledger.take_idle()) is not None:
-            self.retire(entry, reason)
-        for entry in (*ledger.entries.values(), *ledger.opening):
-            if entry.state is not CLOSING:
-                entry.doom = reason
+        with self.audience.held():
+            while (entry := ledger.take_idle()) is not None:
+                self.retire(entry, reason)
+            for entry in (*ledger.entries.values(), *ledger.opening):
+                if entry.state is not CLOSING:
+                    entry.doom = reason
 
     def suspect_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
         if isinstance(error, Exception):
-            try:
-                lost = self.connector.is_disconnect(error)
-            except Exception:
-                log.exception("asked about %r, %r failed", error, self.connector)
-                return
-            if lost:
+            if asked(self.connector, "is_disconnect", error, otherwise=False):
                 self.suspect()
 
     def suspect(self) -> None:
@@ -466,10 +536,13 @@ class Stock(Generic[C]):
         Not renewed at once, all of them: a single connection that was killed by hand
         would cost as many dials as there are idle ones. A ping is a round trip.
         """
-        for entry in self.ledger.all_in(IDLE):
-            if entry.fit_until != UNFIT:
-                if self.connector.can_ping(entry.conn):
-                    entry.fit_until = UNFIT
+        with self.audience.held():
+            for entry in self.ledger.all_in(IDLE):
+                if entry.suspect:
+                    continue
+                if asked(self.connector, "can_ping", entry.conn, otherwise=False):
+                    entry.suspect = True
+                    entry.fit_until = -FOREVER
                 else:
                     self.retire(entry, Reason.SUSPECT)
 
@@ -477,16 +550,17 @@ class Stock(Generic[C]):
         """More or fewer places. Never switches."""
         ledger = self.ledger
         ledger.max_connections = max_connections
-        for entry in ledger.all_in(IDLE):
-            if not self._has_surplus():
-                break
-            self.retire(entry, Reason.SURPLUS)
-        if self._has_surplus():
-            # Whichever come back first will go; see doom().
-            for entry in (*ledger.entries.values(), *ledger.opening):
-                if entry.doom is None:
-                    entry.doom = Reason.SURPLUS
-        self.serve()
+        with self.audience.held():
+            for entry in ledger.all_in(IDLE):
+                if not self._has_surplus():
+                    break
+                self.retire(entry, Reason.SURPLUS)
+            if self._has_surplus():
+                # Whichever come back first will go; see doom().
+                for entry in (*ledger.entries.values(), *ledger.opening):
+                    if entry.doom is None:
+                        entry.doom = Reason.SURPLUS
+            self.serve()
 
     def _has_surplus(self) -> bool:
         ledger = self.ledger
@@ -506,11 +580,18 @@ class Stock(Generic[C]):
         """Let go of these at once, whoever has them. Never switches."""
         self.staff.dismiss()
         for entry in entries:
-            opened = entry.state is not OPENING
+            before = entry.state
             self.end_loan(entry)
-            self._leave_queue(entry, GONE)
-            if opened:
-                silently(self.connector.discard, entry.conn)
+            if before is OPENING:
+                self.ledger.move(entry, GONE)
+                continue
+            if before is not CLOSING:
+                self._leave_queue(entry, CLOSING)
+            done = silently(self.connector.discard, entry.conn) is not False
+            if done or before is CLOSING:
+                self.ledger.move(entry, GONE)
+            else:
+                self._closers.put(entry)
         # Others may be closing it too, and wait.
         self.changed.set()
 

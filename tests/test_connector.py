@@ -150,34 +150,57 @@ def test_a_descriptor_that_is_the_drivers_own_is_cut_not_closed(echo: Echo) -> N
     sock.close()
 
 
-def test_a_driver_that_is_closed_already_is_left_alone() -> None:
-    """There is nothing to cut where the number is -1."""
-    let_go(SimpleNamespace(fileno=lambda: -1))
+@pytest.mark.parametrize("answer", [-1, None, "7", OSError("closed"), TypeError()])
+def test_a_driver_without_a_descriptor_is_taken_for_closed(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Drivers raise errors of their own then; that is no news and nothing to log."""
+
+    def fileno() -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    conn = SimpleNamespace(fileno=fileno)
+    assert let_go(conn)
+    assert FactoryConnector(dict).fileno(conn) == -1
+    assert not caplog.records
 
 
-def test_without_a_socket_it_is_closed() -> None:
-    """An object that hides its socket is closed, for want of anything better."""
+def test_an_object_without_a_descriptor_is_not_closed_at_once() -> None:
+    """Its close() may wait for an answer, and letting go must not."""
     conn = Recorder()
-    let_go(conn)
-    assert conn.calls == ["close"]
-    let_go(object())
+    assert let_go(conn) is False
+    assert FactoryConnector(dict).discard(conn) is False
+    assert conn.calls == []
+
+
+def test_an_object_without_a_close_needs_no_discarding() -> None:
+    """There is nothing that a greenlet of the pool could do for it."""
+    assert FactoryConnector(dict).discard(object()) is True
+
+
+class Stubborn(Connection):
+    """Raises what it was given when it is to be discarded."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def discard(self) -> None:
+        raise self.error
 
 
 def test_letting_go_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """An error while letting go is logged, for there is nobody to raise it to."""
-    conn = Recorder()
-    conn.error = RuntimeError("broken")
-    let_go(conn)
+    assert let_go(Stubborn(RuntimeError("broken"))) is False
     assert "could not let go of" in caplog.text
     assert "broken" in caplog.text
 
 
 def test_a_kill_while_letting_go_is_not_swallowed() -> None:
     """Only errors are logged; whoever is to die dies."""
-    conn = Recorder()
-    conn.error = gevent.GreenletExit()
     with pytest.raises(gevent.GreenletExit):
-        let_go(conn)
+        let_go(Stubborn(gevent.GreenletExit()))
 
 
 # Factories

@@ -19,7 +19,7 @@ CORE: dict[str, set[str]] = {
     "sockets": set(),
     "ledger": {"errors", "policies"},
     "connection": {"errors", "policies", "sockets"},
-    "connector": {"connection", "errors", "sockets"},
+    "connector": {"connection", "errors", "policies", "sockets"},
     "listeners": {"errors", "ledger", "policies"},
     "options": {"listeners", "policies"},
     "breaker": {"policies"},

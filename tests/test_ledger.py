@@ -34,6 +34,7 @@ from geventpool.ledger import (
     IN_USE,
     OPENING,
     RESETTING,
+    Entry,
     Ledger,
     Slot,
     State,
@@ -536,9 +537,9 @@ def test_connections_are_opened_for_those_who_wait_in_turn():
     ledger = make()
     assert ledger.undialled() is None
     first, second = (Waiter(ledger, name).slot for name in "ab")
-    entry = ledger.reserve(first)
+    entry = ledger.reserve(Entry(first))
     assert ledger.undialled() is second
-    ledger.reserve(second)
+    ledger.reserve(Entry(second))
     assert ledger.undialled() is None
     ledger.settle(entry)
     assert ledger.undialled() is first
@@ -842,7 +843,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if slot is None:
                 return
             assert slot is self.slots[undialled[0]]
-            self.states[ledger.reserve(slot)] = OPENING
+            self.states[ledger.reserve(Entry(slot))] = OPENING
             assert slot.dialled
 
     @precondition(lambda self: self.ledger.has_room)

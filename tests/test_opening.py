@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Backoff, Counters, Limits, Pool, PoolExhaustedError
-from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
+from geventpool import (
+    Backoff,
+    Connector,
+    Counters,
+    Limits,
+    Outage,
+    Pool,
+    PoolExhaustedError,
+    PoolListener,
+    opener,
+)
+from geventpool.testing import (
+    ScriptedConnector,
+    check,
+    check_capacity,
+    pool_greenlets,
+    wait_until,
+)
 
 
 class Full(Exception):
@@ -149,6 +167,103 @@ def test_an_opening_that_dies_loses_no_place(error, hub_errors):
     check(pool)
 
 
+class Mine(BaseException):
+    """No Exception, and nobody's interruption."""
+
+
+@pytest.mark.parametrize("error", [Mine, GeneratorExit, asyncio.CancelledError])
+def test_an_opening_that_always_ends_by_no_exception_is_told_to_its_waiter(
+    error, hub_errors
+):
+    """Once may be an accident. Without an end the server would be dialled for ever."""
+    connector = ScriptedConnector(open=[error() for _ in range(100)])
+    pool = make(connector)
+    with pytest.raises(error):
+        pool.acquire()
+    hub_errors.clear()
+    assert len(connector.calls) == 2
+    check(pool)
+
+
+def test_an_opening_that_is_always_killed_does_not_kill_its_waiter():
+    """A GreenletExit would end the waiter's greenlet without a word."""
+    connector = ScriptedConnector(open=[gevent.GreenletExit() for _ in range(100)])
+    pool = make(connector)
+    with pytest.raises(ConnectionAbortedError, match="was killed"):
+        pool.acquire()
+    with pytest.raises(ConnectionAbortedError, match="was killed"):
+        make(connector, initial_connections=1)
+    assert len(connector.calls) == 3
+    check(pool)
+
+
+@pytest.mark.parametrize("minimum", [0, 1])
+def test_an_opening_that_is_killed_before_it_begins_loses_no_place(minimum):
+    """Of such a greenlet no line is run, so only its link can tell."""
+    pool = make(ScriptedConnector(), max_connections=1, min_connections=minimum)
+    if not minimum:
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire(timeout=0)
+    for it in pool_greenlets(pool):
+        it.kill(block=False)
+    gevent.idle()
+    assert pool.size == 0
+    check_capacity(pool)
+    assert pool.close() == []
+
+
+def test_an_opening_whose_place_could_not_be_taken_opens_nothing(monkeypatch):
+    """The greenlet is there before the place, so that no place can be lost."""
+    connector = ScriptedConnector()
+    pool = make(connector)
+    pool._stock.min_connections = 1
+
+    def fail(entry):
+        raise MemoryError
+
+    monkeypatch.setattr(pool._ledger, "reserve", fail)
+    with pytest.raises(MemoryError):
+        pool._stock.opener.stock_up()
+    monkeypatch.undo()
+    gevent.idle()
+    assert not connector.calls
+    check_capacity(pool)
+
+
+def test_a_slow_opening_holds_up_nobody_who_comes_later(monkeypatch):
+    """A peer that does not answer has a place, but not the turn of the others."""
+    monkeypatch.setattr(opener, "SLOW", 0.0)
+    hangs = [Event(), Event()]
+    connector = ScriptedConnector(open=hangs)
+    pool = make(connector, max_connecting=1, max_connections=6)
+    stuck = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
+    gevent.idle()
+    while connector.opening < 2:
+        gevent.sleep(0.001)
+    served = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
+    gevent.joinall(served)
+    assert connector.opening == 2
+    for hang in hangs:
+        hang.set()
+    gevent.joinall(stuck)
+    assert connector.peak <= 6
+    check(pool)
+
+
+def test_a_pause_because_the_server_is_full_is_not_a_slow_opening(monkeypatch):
+    """Else the full server would be tried over and over, without a pause."""
+    monkeypatch.setattr(opener, "SLOW", 0.0)
+    connector = ScriptedConnector(open=[Full()])
+    connector.exhausting = (Full,)
+    pool = make(connector, backoff=Backoff(30, maximum=30), max_connecting=1)
+    waiters = [gevent.spawn(caught, pool.acquire) for _ in range(3)]
+    for _ in range(3):
+        gevent.sleep(0.001)
+    assert pool.stats().opening == 1 == len(connector.calls)
+    pool.close(timeout=0)
+    gevent.joinall(waiters)
+
+
 def test_opening_has_a_time_limit():
     """A server that accepts and never answers does not hold the place without limit."""
     connector = ScriptedConnector(open=[Event()])
@@ -238,7 +353,6 @@ def test_a_greenlet_of_the_pool_killed_in_its_pause_loses_no_place():
 
 def test_a_connector_that_opens_the_same_object_twice_is_refused():
     """Two loans of one object would be two users of one socket."""
-    from geventpool import Connector
 
     class Same(Connector):
         def open(self):
@@ -318,6 +432,63 @@ def test_a_driver_that_times_out_while_the_server_is_full_tells_its_waiter():
     assert isinstance(outcomes[0], gevent.Timeout)
     gevent.killall(waiters)
     pool.close(timeout=0)
+
+
+def test_a_connector_that_opens_none_is_refused():
+    """Nobody could tell it from "no connection"."""
+
+    class Nothing(Connector):
+        def open(self):
+            return None
+
+        def close(self, conn):
+            pass
+
+    pool = make(Nothing())
+    with pytest.raises(TypeError, match="returned None"):
+        pool.acquire()
+    check(pool)
+
+
+def test_the_stock_is_made_up_as_soon_as_the_server_is_there_again():
+    """min_connections must not wait for the next look at the idle ones."""
+    connector = ScriptedConnector()
+    pool = make(
+        connector,
+        initial_connections=3,
+        min_connections=3,
+        outage=Outage(failures=None),
+    )
+    connector.script("open", *[OSError("down")] * 3)
+    for conn in connector.opened:
+        conn.is_usable = False
+    pool.drop_expired()
+    gevent.idle()
+    assert pool.size == 0
+    with pool.connection():
+        gevent.idle()
+        assert pool.size == 3
+
+
+def test_initial_connections_that_are_lost_at_once_are_not_replaced():
+    """A peer that accepts and hangs up would keep the constructor dialling."""
+
+    class HangsUp(PoolListener):
+        def opened(self, conn, seconds):
+            conn.is_usable = False
+            holder[0].drop_expired()
+
+    holder = []
+    make_stock = Pool._begin
+
+    class Known(Pool):
+        def _begin(self, most):
+            holder[:] = [self]
+            make_stock(self, most)
+
+    connector = ScriptedConnector()
+    pool = Known(connector, initial_connections=5, listeners=[HangsUp()])
+    assert len(connector.opened) == 5 and pool.size == 0
 
 
 def test_initial_connections_are_there_when_the_constructor_returns():
