@@ -123,17 +123,19 @@ def serve(module: str) -> None:
 def _forked(module: str, request: dict[str, Any]) -> bytes:
     from gevent.monkey import get_original
 
-    fork, waitpid = get_original("os", ["fork", "waitpid"])
+    # gevent's close would wait for an event loop, which this process must not have:
+    # the pipe would stay open here, and the end of the child would not be seen.
+    fork, waitpid, close = get_original("os", ["fork", "waitpid", "close"])
     reading, writing = os.pipe()
     pid = fork()
     if not pid:
-        os.close(reading)
+        close(reading)
         _live(writing, module, request)
-    os.close(writing)
+    close(writing)
     try:
         answer = _read(reading, request["limit"])
     finally:
-        os.close(reading)
+        close(reading)
         os.kill(pid, 9)
         waitpid(pid, 0)
     return answer
