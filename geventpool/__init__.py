@@ -36,6 +36,7 @@ from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.policies import Backoff, Expiry, Limits, Outage
 from geventpool.pool import Pool
 from geventpool.reports import Loan
+from geventpool.sockets import is_quiet
 
 __version__ = "0.1.0"
 
@@ -65,4 +66,5 @@ __all__ = [
     "TcpConnection",
     "TooManyWaitingError",
     "__version__",
+    "is_quiet",
 ]

@@ -5,6 +5,7 @@ Knows its own socket, age and address. Knows nothing of pools.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from gevent.socket import socket as GeventSocket
 
 __all__ = ["Connection", "TcpConnection"]
+
+#: The methods of which :meth:`TcpConnection.is_usable` is made.
+PARTS = frozenset({"fileno", "get", "is_connected", "is_expired", "is_quiet", "socket"})
 
 
 class Connection:
@@ -84,6 +88,13 @@ class Connection:
         sock = sockets.find_socket(self)
         return sock is None or sockets.is_quiet(sock)
 
+    def is_usable(self) -> bool:
+        """Whether the pool may lend it: connected, not expired, quiet.
+
+        Never switches.
+        """
+        return self.is_connected() and not self.is_expired() and self.is_quiet()
+
 
 class TcpConnection(Connection):
     """
@@ -114,6 +125,12 @@ class TcpConnection(Connection):
     #: Seconds by a clock that is never put back; a test may put its own here.
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # The short way below leaves out what such a subclass has to say.
+        if not PARTS.isdisjoint(vars(cls)) and "is_usable" not in vars(cls):
+            cls.is_usable = Connection.is_usable  # type: ignore[method-assign]
+
     def __init__(
         self,
         host: str | None = None,
@@ -134,7 +151,8 @@ class TcpConnection(Connection):
         self._host = host
         self._port = port
         self._path = path
-        self._lifetime = optional_seconds("lifetime", lifetime)
+        lasts = optional_seconds("lifetime", lifetime)
+        self._lasts = math.inf if lasts is None else lasts
         self._timeout = _patience("timeout", timeout)
         self._connect_timeout = _patience("connect_timeout", connect_timeout)
         self._ssl = ssl
@@ -233,13 +251,20 @@ class TcpConnection(Connection):
 
     def is_expired(self) -> bool:
         """Whether it has been open for longer than *lifetime*."""
-        if self._lifetime is None or self._sock is None:
-            return False
-        return self.clock() - self._opened_at > self._lifetime
+        opened = self._sock is not None
+        return opened and self.clock() - self._opened_at > self._lasts
 
     def is_quiet(self) -> bool:
         """Whether it is open with nothing to read, as it should be while idle."""
         return self._sock is not None and sockets.is_quiet(self._sock)
+
+    def is_usable(self) -> bool:
+        """Whether it is connected, not expired, and quiet."""
+        # Asked at each loan: three calls would cost an eighth of it.
+        sock = self._sock
+        if sock is None or self.clock() - self._opened_at > self._lasts:
+            return False
+        return sockets.is_quiet(sock)
 
     # Talking
 

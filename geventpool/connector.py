@@ -94,6 +94,7 @@ class Connector(Generic[C]):
         Whether an idle connection is open with nothing to read. Never switches.
 
         Default: True, which leaves broken connections to their borrowers to find.
+        Where there is a socket, ``geventpool.is_quiet(socket)`` finds most of them.
         """
         return True
 
@@ -277,7 +278,7 @@ class FactoryConnector(Connector[Any]):
         """
         try:
             if isinstance(conn, Connection):
-                return conn.is_connected() and not conn.is_expired() and conn.is_quiet()
+                return conn.is_usable()
             sock = sockets.find_socket(conn)
             if sock is not None and sock is conn:
                 return sockets.is_quiet(sock)

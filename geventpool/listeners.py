@@ -226,30 +226,51 @@ class Audience:
 
         The block must not switch. Blocks may be nested; the outermost counts.
         """
-        self._blocks += 1
+        self.hold()
         try:
             yield
         finally:
-            self._blocks -= 1
-            self._deliver()
+            self.deliver()
+
+    def hold(self) -> None:
+        """Begin such a block, which :meth:`deliver` ends: for where time counts."""
+        self._blocks += 1
+
+    def deliver(self, *first: Any) -> None:
+        """End the block; if it was the outermost, tell what was held back.
+
+        :param first: an event with its details, to be told before the others.
+        """
+        self._blocks -= 1
+        interruption: BaseException | None = None
+        try:
+            if first:
+                self.tell(*first)
+        except BaseException as error:
+            interruption = error
+        while self._news and not self._blocks:
+            event, details = self._news.popleft()
+            try:
+                self.tell(event, *details)
+            except BaseException as error:
+                interruption = interruption or error
+        if interruption is not None:
+            raise interruption
 
     def tell(self, event: str, *details: Any) -> None:
         """Call the method *event* of every listener, once the state is consistent."""
-        if self.listeners:
-            self._news.append((event, details))
-            self._deliver()
-
-    def _deliver(self) -> None:
+        if self._blocks:
+            if self.listeners:
+                self._news.append((event, details))
+            return
         interruption: BaseException | None = None
-        while self._news and not self._blocks:
-            event, details = self._news.popleft()
-            for listener in self.listeners:
-                try:
-                    getattr(listener, event)(*details)
-                except Exception:
-                    log.exception("%r failed at %r", listener, event)
-                except BaseException as error:
-                    interruption = interruption or error
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*details)
+            except Exception:
+                log.exception("%r failed at %r", listener, event)
+            except BaseException as error:
+                interruption = interruption or error
         if interruption is not None:
             raise interruption
 

@@ -213,9 +213,13 @@ class Stock(Generic[C]):
         if self.is_calm:
             self._receive(entry, now)
         else:
-            with self.audience.held():
-                self.audience.tell("released", entry.conn, now - entry.since)
+            audience = self.audience
+            audience.hold()
+            used = now - entry.since
+            try:
                 self._receive(entry, now)
+            finally:
+                audience.deliver("released", entry.conn, used)
 
     def _receive(self, entry: Entry[C], now: float) -> None:
         doom = self.doom(entry)

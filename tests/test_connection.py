@@ -117,6 +117,67 @@ def test_without_a_socket_nothing_can_be_discarded() -> None:
     assert conn.calls == []
 
 
+def test_it_may_be_lent_if_it_is_connected_and_quiet_and_not_expired() -> None:
+    """A subclass that overrides the parts need not override the whole."""
+
+    class Parts(Minimal):
+        parts = {"is_connected": True, "is_expired": False, "is_quiet": True}
+
+        def is_connected(self) -> bool:
+            return self.parts["is_connected"]
+
+        def is_expired(self) -> bool:
+            return self.parts["is_expired"]
+
+        def is_quiet(self) -> bool:
+            return self.parts["is_quiet"]
+
+    conn = Parts()
+    assert conn.is_usable()
+    for name in Parts.parts:
+        conn.parts = {**Parts.parts, name: not Parts.parts[name]}
+        assert not conn.is_usable()
+
+
+def test_a_tcp_connection_asks_the_parts_that_a_subclass_overrides(echo: Echo) -> None:
+    """The short way must not leave out what a subclass has to say."""
+
+    class Doomed(TcpConnection):
+        def is_expired(self) -> bool:
+            return True
+
+    class Favoured(Doomed):
+        def is_usable(self) -> bool:
+            return True
+
+    class Named(TcpConnection):
+        name = "nothing to do with it"
+
+    usable = []
+    for kind in TcpConnection, Named, Doomed, Favoured:
+        conn = kind(echo.host, echo.port)
+        conn.open()
+        usable.append(conn.is_usable())
+        conn.close()
+    assert usable == [True, True, False, True]
+
+
+def test_a_tcp_connection_may_be_lent_until_it_closes_or_expires(echo: Echo) -> None:
+    """The short way says what the parts say."""
+    clock = Clock()
+    conn = TcpConnection(echo.host, echo.port, lifetime=60)
+    conn.clock = clock  # type: ignore[method-assign]
+    assert not conn.is_usable()
+    conn.open()
+    assert conn.is_usable()
+    clock.now += 60
+    assert conn.is_usable() and not conn.is_expired()
+    clock.now += 1
+    assert not conn.is_usable() and conn.is_expired()
+    conn.close()
+    assert not conn.is_usable() and not conn.is_expired()
+
+
 # Opening and closing
 
 

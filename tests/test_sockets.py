@@ -483,6 +483,30 @@ def test_the_end_of_the_stream_is_noise(pair: Pair) -> None:
     assert not is_quiet(pair.here)
 
 
+def test_a_number_that_is_used_again_is_asked_anew(pair: Pair) -> None:
+    """The kept poll object knows a number, not the connection that had it."""
+    assert is_quiet(pair.here)
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b"for another")
+        os.dup2(near.fileno(), pair.here.fileno(), inheritable=False)
+        until_readable(pair.here)
+        assert not is_quiet(pair.here)
+
+
+def test_a_number_about_which_another_thread_asks_is_not_quiet(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sockets of one number: one was closed behind its owner's back."""
+
+    class Busy:
+        def poll(self, timeout: int) -> list[Any]:
+            raise RuntimeError("concurrent poll() invocation")
+
+    monkeypatch.setitem(sockets._polls, pair.here.fileno(), Busy())
+    assert not is_quiet(pair.here)
+
+
 def test_a_closed_socket_is_not_quiet(pair: Pair) -> None:
     """Neither a closed nor a detached socket is of use."""
     pair.here.close()
