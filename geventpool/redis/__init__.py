@@ -14,6 +14,7 @@ Needs redis-py 6.4 or later.
 """
 
 from geventpool.patching import NotPatchedError, NotPatchedWarning
+from geventpool.redis.autopipeline import AutoPipeline
 from geventpool.redis.cluster import RedisCluster
 from geventpool.redis.connector import RedisConnector
 from geventpool.redis.errors import (
@@ -30,6 +31,7 @@ from geventpool.redis.sentinel import (
 )
 
 __all__ = [
+    "AutoPipeline",
     "ClosedError",
     "ConnectionPool",
     "DeadlockError",

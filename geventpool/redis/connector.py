@@ -12,12 +12,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    ConnectionError,
-    ResponseError,
-    TimeoutError,
-    WatchError,
-)
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError, WatchError
 from redis.retry import Retry
 
 from geventpool.connector import Connector

@@ -11,6 +11,7 @@ from redis.retry import Retry
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.internals import ReleasedEvent
+from geventpool.redis.sharing import Sharing
 from geventpool.redis.view import View
 
 __all__ = ["Credentials"]
@@ -21,12 +22,16 @@ class Credentials(View):
 
     #: redis-py tells it of releases, beside its own re-authentication
     _dispatcher: Any
+    #: what commands share; None: each takes a connection of its own
+    _sharing: Sharing | None
 
     def set_retry(self, retry: Retry) -> None:
         """Use *retry* for all connections, the present ones and those to come."""
         self.connection_kwargs.update({"retry": retry})
         for conn in (*self._available_connections, *self._in_use_connections):
             conn.retry = retry
+        if self._sharing is not None:
+            self._sharing.set_retry(retry)
 
     def re_auth_callback(self, token: Any) -> None:
         """Authenticate all connections with *token*: idle ones now.

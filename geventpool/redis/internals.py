@@ -28,6 +28,8 @@ member                              relied on for
 ``SentinelConnectionPoolProxy       from a connection to its pool
 .connection_pool_ref``
 ``NodesManager.from_url``           set by ``url=``: makes a cluster use a given class
+``Connection._command_packer``      is it redis-py's own for hiredis?
+``redis._parsers``                  which parsers are redis-py's own
 ``ClusterPipeline                   where pipelines can be made to take turns
 ._execution_strategy``
 ``redis.observability.recorder``    counts and times for OpenTelemetry
@@ -48,6 +50,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import redis
+import redis._parsers
 import redis.cluster
 import redis.connection
 import redis.event
@@ -64,13 +67,19 @@ __all__ = [
     "behind_cache",
     "code_of",
     "default_retry",
+    "fast_packer_of",
     "first_unread",
     "flush_cache",
+    "handle_push",
+    "has_standard_methods",
+    "hiredis",
     "hiredis_reader_of",
+    "holds_unread",
     "is_connected",
     "is_driver",
     "is_fit",
     "is_push",
+    "is_sharing_caller",
     "keeper",
     "module_of",
     "native_socket_of",
@@ -81,6 +90,7 @@ __all__ = [
     "socket_of",
     "take_turns",
     "tls_object_of",
+    "uses_hiredis",
 ]
 
 # Public, but without types; or, says mypy, with abstract methods left.
@@ -192,6 +202,62 @@ def put_back(conn: Any, data: bytes) -> None:
         buffer.seek(position)
 
 
+# Connections that many greenlets use at the same time.
+
+hiredis: Any = module_of("hiredis")
+_HiredisParser: Any = redis._parsers._HiredisParser
+_PARSERS = (_HiredisParser, redis._parsers._RESP2Parser, redis._parsers._RESP3Parser)
+#: What a class of connections must leave as it is in redis-py: a shared connection
+#: does without them.
+_STANDARD = (
+    "pack_command",
+    "pack_commands",
+    "read_response",
+    "send_command",
+    "send_packed_command",
+)
+
+
+def uses_hiredis(parser: Any) -> bool:
+    """Does redis-py read with hiredis here?"""
+    return isinstance(parser, _HiredisParser)
+
+
+def has_standard_methods(conn: Any) -> bool:
+    """Does *conn*, or a class of connections, send and read as redis-py's own?"""
+    parser = getattr(conn, "_parser", None)
+    if parser is not None:
+        if not isinstance(parser, _PARSERS) or not _is_known(type(parser)):
+            return False
+    return all(_is_known(getattr(conn, name, None)) for name in _STANDARD)
+
+
+def _is_known(thing: Any) -> bool:
+    module = str(getattr(thing, "__module__", ""))
+    return module.startswith(("redis.", "geventpool.redis."))
+
+
+def fast_packer_of(conn: Any) -> Any:
+    """Hiredis's function that packs a command as *conn* would, if there is one."""
+    kind = vars(redis.connection).get("HiredisRespSerializer")
+    if hiredis is None or kind is None or type(conn._command_packer) is not kind:
+        return None
+    return hiredis.pack_command
+
+
+def holds_unread(conn: Any) -> bool:
+    """Has redis-py's parser read something that nobody asked for?"""
+    try:
+        return bool(hiredis_reader_of(conn).has_data())
+    except AttributeError:
+        return bool(first_unread(conn))
+
+
+def handle_push(conn: Any, reply: Any) -> None:
+    """Do what redis-py does when it finds the push *reply*. May switch."""
+    parser_of(conn).handle_push_response(reply)
+
+
 # Callers.
 
 
@@ -232,6 +298,30 @@ def keeper(caller: FrameType) -> Any:
     listens. It belongs to that object.
     """
     return caller.f_locals.get("self") if id(caller.f_code) in _keepers else None
+
+
+#: Callers that send one command or pipeline, or one of each of several nodes of a
+#: cluster, and give back what they took before they return.
+_sharing_callers = {
+    id(code)
+    for code in (
+        COMMAND,
+        code_of("redis.client", "Pipeline.execute"),
+        code_of("redis.cluster", "RedisCluster._execute_command"),
+        code_of("redis.cluster", "PipelineStrategy._send_cluster_commands"),
+        code_of("redis.cluster", "ClusterPipeline._send_cluster_commands"),
+    )
+    if code is not None
+}
+#: The function by which a cluster's client asks its node's pool.
+_CLUSTER_GET = code_of("redis.cluster", "get_connection")
+
+
+def is_sharing_caller(caller: FrameType) -> bool:
+    """Does *caller* send commands that may share a connection with others?"""
+    if caller.f_code is _CLUSTER_GET and caller.f_back is not None:
+        caller = caller.f_back
+    return id(caller.f_code) in _sharing_callers
 
 
 def is_driver(caller: FrameType) -> bool:

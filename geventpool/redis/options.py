@@ -6,22 +6,45 @@ would do harm far from where it was said. No message shows a password.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from geventpool.options import from_text, names
+from geventpool.options import TEXT_FORMS, from_text, names
 from geventpool.policies import optional_seconds, shown
 from geventpool.redis.internals import parse_url
 
 __all__ = ["POOL_OPTIONS", "check_limits", "check_number", "options_of"]
 
-#: The options of the core pool. redis-py has a *max_connections* of its own.
-POOL_OPTIONS = names() - {"max_connections"}
+
+def _switch_or_number(text: str) -> bool | int:
+    return int(text) if text.isdecimal() else bool(TEXT_FORMS["boolean"][1](text))
+
+
+#: The options that this adapter adds: how they are written in a URL.
+_ADDED: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "auto_pipeline": ("true, false or a whole number", _switch_or_number),
+    "max_in_flight": TEXT_FORMS["integer"],
+    "unpatched": TEXT_FORMS["text"],
+}
+
+#: The options of the pool. redis-py has a *max_connections* of its own.
+POOL_OPTIONS = (names() - {"max_connections"}) | _ADDED.keys()
 
 #: What redis-py gives a socket as it is, and a socket an event loop's heap of timers.
 _LIMITS = ("socket_timeout", "socket_connect_timeout")
 
 #: What redis-py itself says of a URL, which shows nothing of it but names.
 _HARMLESS = ("Redis URL must", "Invalid value for")
+
+
+def _read(name: str, text: str) -> Any:
+    if name not in _ADDED:
+        return from_text(name, text)
+    wanted, read = _ADDED[name]
+    try:
+        return read(text)
+    except ValueError:
+        raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
 
 
 def options_of(url: Any) -> dict[str, Any]:
@@ -43,7 +66,7 @@ def options_of(url: Any) -> dict[str, Any]:
             "url must be like redis://user:password@host:port/db, with the characters "
             "/ ? # @ [ ] in user and password percent-encoded and a port up to 65535"
         ) from None
-    own = {name: from_text(name, found[name]) for name in POOL_OPTIONS & found.keys()}
+    own = {name: _read(name, found[name]) for name in POOL_OPTIONS & found.keys()}
     return {**found, **own}
 
 

@@ -20,21 +20,12 @@ from redis.connection import Connection, SSLConnection
 from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
 
-from geventpool.errors import (
-    ConnectionNotFoundError,
-    PoolError,
-    PoolExhaustedError,
-)
+from geventpool.errors import ConnectionNotFoundError, PoolError, PoolExhaustedError
 from geventpool.listeners import PoolListener
-from geventpool.patching import (
-    STOCK,
-    check_unpatched,
-    is_patched,
-    pools_here,
-    refusal,
-)
+from geventpool.patching import STOCK, check_unpatched, is_patched, pools_here, refusal
 from geventpool.policies import Backoff, Limits, Outage, whole
 from geventpool.pool import Pool
+from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.connector import MOMENT, RedisConnector
 from geventpool.redis.cooperation import make_cooperative
@@ -55,6 +46,8 @@ from geventpool.redis.options import (
     check_number,
     options_of,
 )
+from geventpool.redis.sharing import Sharing
+from geventpool.redis.standin import StandIn
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.threaded import ThreadedPool
 from geventpool.reports import Loan
@@ -100,6 +93,12 @@ class ConnectionPool(Credentials):
         or 0: 100.
     :param float timeout: seconds a caller waits for a connection; None: without end;
         0: not at all, as redis-py's ``ConnectionPool``. Default 30.
+    :param auto_pipeline: True: the commands of many greenlets share one connection,
+        and are written together; a number: so many connections; or an
+        :class:`AutoPipeline`. Commands that can't share take a connection of their
+        own. False: every command does.
+    :param int max_in_flight: commands that may be under way over a shared connection
+        at a time; others wait in line, with the pool's *timeout*. Default 1000.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is redis-py's ``BlockingConnectionPool`` with the same
         options; ``"error"`` is :exc:`~geventpool.NotPatchedError`.
@@ -132,9 +131,13 @@ class ConnectionPool(Credentials):
         limits: Limits = Limits(),
         outage: Outage = Outage(),
         unpatched: str = STOCK,
+        auto_pipeline: bool | int | AutoPipeline = False,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         **connection_kwargs: Any,
     ) -> None:
         check_number(max_connections)
+        pipelining = AutoPipeline.of(auto_pipeline)
+        whole("max_in_flight", max_in_flight, 1)
         whole("initial_connections", initial_connections)
         self._unpatched = check_unpatched(unpatched)
         self._stock_timeout = timeout
@@ -142,7 +145,7 @@ class ConnectionPool(Credentials):
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
-        self._asks_owner = type(self).owns_connection is not StockPool.owns_connection
+        self.asks_owner = type(self).owns_connection is not StockPool.owns_connection
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
@@ -187,6 +190,13 @@ class ConnectionPool(Credentials):
             limits=limits,
             outage=outage,
         )
+        #: what commands share; None: each takes a connection of its own
+        self._sharing: Sharing | None = None
+        if pipelining is not None:
+            pipelining.check_places(self._limit)
+            self._sharing = Sharing(
+                self, pipelining, max_in_flight, timeout, max_waiting, max_lifetime
+            )
         # What every command touches, bound once.
         self._take = self.core.acquire
         self._give_back = self.core.release
@@ -242,7 +252,7 @@ class ConnectionPool(Credentials):
         if self._pools_here():
             self._is_undecided = False
             self._is_plain = not (
-                self._asks_owner
+                self.asks_owner
                 or self._dispatcher is not None
                 or self.cache is not None
                 or self._stock is not None
@@ -274,13 +284,11 @@ class ConnectionPool(Credentials):
             stock = self._decide()
             if stock is not None:
                 return stock.get_connection()
-        try:
-            if recorder._metrics_collector is not None:
-                conn = self._telemetry.timed(self._take)
-            else:
-                conn = self._take()
-        except (PoolError, TimeoutError) as error:
-            raise self._explained(error)
+        if self._sharing is not None:
+            stand_in = self._sharing.stand_in()
+            if stand_in is not None:
+                return stand_in
+        conn = self.own_connection()
         kept = False
         try:
             # Not f_back of our own frame: that would make two objects.
@@ -296,7 +304,19 @@ class ConnectionPool(Credentials):
             self._let_readers_finish(conn, None if kept else getcurrent())
         return conn
 
-    def _explained(self, error: Exception) -> Exception:
+    def own_connection(self) -> Any:
+        """A connection for this greenlet alone, as :meth:`get_connection` lends it.
+
+        *May switch.*
+        """
+        try:
+            if recorder._metrics_collector is not None:
+                return self._telemetry.timed(self._take)
+            return self._take()
+        except (PoolError, TimeoutError) as error:
+            raise self.explained(error)
+
+    def explained(self, error: Exception) -> Exception:
         """A refusal as redis-py's callers understand it.
 
         While there is room, and all that fails is to connect, the refusal is no matter
@@ -336,6 +356,10 @@ class ConnectionPool(Credentials):
         not on loan from this pool is ignored, as redis-py ignores it. One that is
         closed, marked for reconnection, or whose command was broken off is not kept.
         """
+        if type(connection) is StandIn:
+            connection = connection.retire()
+            if connection is None:
+                return
         # The way of nearly every command: it came to its end, and nobody else cares.
         if (
             self._is_plain
@@ -367,7 +391,7 @@ class ConnectionPool(Credentials):
         keep = (
             (error is None or not is_broken_off(error, caller))
             and is_fit(connection)
-            and not (self._asks_owner and not self.owns_connection(connection))
+            and not (self.asks_owner and not self.owns_connection(connection))
         )
         if keep and self._dispatcher is not None:
             self._announce(connection)
@@ -446,6 +470,8 @@ class ConnectionPool(Credentials):
             self._stock.reset()
         if self._stock is None or not self._is_undecided:
             self.core.drain()
+        if self._sharing is not None:
+            self._sharing.renew()
 
     def close(self) -> None:
         """Close all connections; the pool can be used again, as redis-py wants it.
@@ -462,17 +488,25 @@ class ConnectionPool(Credentials):
         self.close()
 
     def shutdown(self, timeout: float | None = None) -> list[Loan]:
-        """Close for good, after waiting for what is on loan. *May switch.*
+        """Close for good, after waiting for what is on loan.
+
+        *May switch.*
 
         :param timeout: seconds to wait at most; None: without end.
         :return: the loans that were cut off.
         """
+        if self._sharing is not None:
+            self._sharing.close()
         left = self.core.close(timeout)
         if self._stock is not None:
             self._stock.disconnect()
         return left
 
-    # Called by the connector, to take note.
+    # Called by others, to take note.
+
+    def demoted(self, error: Exception) -> Exception:
+        """An error reply on a shared connection, as a client is to see it."""
+        return error
 
     def opening(self) -> None:
         """What failed before is no news of this attempt."""

@@ -131,6 +131,19 @@ class SentinelConnectionPool(ConnectionPool, StockPool):
         kind: Any = StockPool
         return kind.owns_connection(self, behind_cache(connection))
 
+    def demoted(self, error: Exception) -> Exception:
+        """An error reply on a shared connection, as a client is to see it.
+
+        A master that has become a replica is left: redis-py asks for the new one when
+        it connects again.
+        """
+        if not self.is_master or not isinstance(error, ReadOnlyError):
+            return error
+        self.disconnect(inuse_connections=False)
+        said = ConnectionError("The previous master is now a slave")
+        said.__cause__ = error
+        return said
+
     def __repr__(self) -> str:
         role = "master" if self.is_master else "slave"
         kind = type(self)

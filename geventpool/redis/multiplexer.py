@@ -1,0 +1,345 @@
+"""The queue in front of one shared connection after the other.
+
+Takes calls, bounds how many are under way, has a connection opened when there is none,
+and wakes the callers. One greenlet of its own opens connections, so that no kill of a
+caller interrupts it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from time import monotonic
+from typing import Any, Protocol
+
+import gevent
+from gevent import getcurrent
+
+from geventpool.errors import PoolExhaustedError
+from geventpool.redis.calls import Call, copy_of
+from geventpool.redis.room import Room
+from geventpool.redis.shared import SharedConnection
+
+__all__ = ["Multiplexer", "Source"]
+
+#: Bytes that take one unit of room. A small command takes a unit too.
+UNIT = 16 * 1024
+
+
+class Source(Protocol):
+    """Where a multiplexer gets its connections."""
+
+    name: str
+    #: seconds that a caller waits at most; None: without end
+    timeout: float | None
+    #: so many callers may wait for room; None: any number
+    max_waiting: int | None
+    #: seconds after which a connection is given back in any case
+    renew_after: float
+
+    def acquire(self, timeout: float | None) -> Any:
+        """Return a connection on loan.
+
+        *May switch.*
+        """
+
+    def give_back(self, conn: Any) -> None:
+        """A connection is in step and not used any more. Never switches."""
+
+    def drop(self, conn: Any, error: BaseException) -> None:
+        """A connection has ended with *error*. Never switches."""
+
+    def is_current(self, conn: Any) -> bool:
+        """Return whether *conn* may go on to be used. Never switches."""
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Return a refusal in terms of redis-py."""
+
+    def pushed(self, conn: Any, reply: Any) -> None:
+        """The server sent something without being asked. Never switches."""
+
+
+class Multiplexer:
+    """Sends the calls of many greenlets over one connection.
+
+    :param source: where connections come from, and what the limits are.
+    :param int max_in_flight: commands that may be queued or under way.
+    :param hub: the hub of the greenlets that call.
+    """
+
+    def __init__(self, source: Source, max_in_flight: int, hub: Any) -> None:
+        self._source = source
+        self.hub = hub
+        self._loop = hub.loop
+        self.room = Room(max_in_flight, hub, source.name)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start with nothing: at construction, and in the child after a fork."""
+        self._pid = os.getpid()
+        self.out: deque[Call] = deque()
+        self.waking = 0
+        #: the present connection; None: none is open
+        self.shared: SharedConnection | None = None
+        self._is_scheduled = False
+        self._opener: Any = None
+        #: callers that want the connection for themselves
+        self._takers: deque[Any] = deque()
+        self._refusal: BaseException | None = None
+
+    # Sending.
+
+    def units(self, size: int, count: int) -> int:
+        """Return how much room a call of *size* bytes and *count* commands takes."""
+        return count if size <= UNIT else max(count, -(-size // UNIT))
+
+    def send(self, data: bytes, count: int) -> Call:
+        """Queue *data*, a request of *count* commands. *May switch*, to wait for room.
+
+        :raises PoolExhaustedError: there was no room in time.
+        """
+        if self._refusal is not None:
+            raise copy_of(self._refusal)
+        room = self.room
+        units = count if len(data) <= UNIT else self.units(len(data), count)
+        if room.free >= units and not room.line:
+            room.free -= units
+        else:
+            self._wait_for_room(units)
+        call = Call(data, count, units)
+        self.out.append(call)
+        if not self._is_scheduled:
+            shared = self.shared
+            if shared is None:
+                call.since = monotonic()
+                self.schedule()
+            elif shared.sent or self.waking or shared.is_blocked:
+                self.schedule()
+            else:
+                self._write_now(shared, call)
+        return call
+
+    def _write_now(self, shared: SharedConnection, call: Call) -> None:
+        """Nobody else is about to send: write without a turn of the loop."""
+        try:
+            if self._is_usable(shared):
+                shared.write()
+        except BaseException:
+            # A signal has interrupted it.
+            self.abandon(call)
+            raise
+        if self.out:
+            self.schedule()
+
+    def _is_usable(self, shared: SharedConnection) -> bool:
+        if not self._source.is_current(shared.conn):
+            shared.retire()
+        return not shared.is_retiring
+
+    def _wait_for_room(self, units: int) -> None:
+        source = self._source
+        try:
+            self.room.take(units, source.timeout, source.max_waiting)
+        except PoolExhaustedError as error:
+            raise source.explained(error) from None
+
+    def schedule(self) -> None:
+        """Have the queue written in this turn of the loop."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        """In the hub: write what is queued, or have a connection opened."""
+        self._is_scheduled = False
+        shared = self.shared
+        if shared is not None:
+            if self._is_usable(shared):
+                shared.write()
+            else:
+                shared.finish_if_due()
+        elif self.out and self._opener is None:
+            self._open_soon()
+
+    # Waiting.
+
+    def wait(self, call: Call) -> None:
+        """Wait until *call* is answered.
+
+        **May switch.**
+
+        :raises BaseException: why there is no reply; or what interrupted the wait, and
+            then the call is abandoned.
+        """
+        # Another may switch to this greenlet, for reasons of its own.
+        while call.left and call.error is None:
+            call.waiter = getcurrent()
+            try:
+                self.hub.switch()
+            except BaseException:
+                self.abandon(call)
+                raise
+            finally:
+                call.waiter = None
+        if call.error is not None:
+            raise call.error
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for *call* any more. Never switches.
+
+        If no byte of it was written it is not sent at all. Else its reply is read and
+        dropped.
+        """
+        if call.left and call.error is None:
+            try:
+                self.out.remove(call)
+            except ValueError:
+                return
+            self.room.give_back(call.units)
+
+    def wake(self, call: Call) -> None:
+        """Have the hub switch to the caller, if one waits. Never switches."""
+        if call.waiter is not None:
+            self.waking += 1
+            self._loop.run_callback(self.resume, call)
+
+    def resume(self, call: Call) -> None:
+        """In the hub: switch to the caller, if it has not gone meanwhile."""
+        self.waking -= 1
+        waiter, call.waiter = call.waiter, None
+        if waiter is not None:
+            waiter.switch()
+
+    def _fail(self, call: Call, error: BaseException) -> None:
+        self.room.give_back(call.units)
+        if call.error is None:
+            call.error = copy_of(error)
+            self.wake(call)
+
+    def _fail_queued(self, error: BaseException) -> None:
+        while self.out:
+            self._fail(self.out.popleft(), error)
+
+    # Opening.
+
+    def _open_soon(self) -> None:
+        opener = self._opener = gevent.Greenlet(self._open)
+        # A link and no "finally": of a greenlet that is killed before it has started
+        # not a line is run.
+        opener.rawlink(self._opener_ended)
+        opener.start()
+
+    def _opener_ended(self, opener: Any) -> None:
+        if self._opener is opener:
+            self._opener = None
+            if self.shared is None and self.out:
+                self.schedule()
+
+    def _open(self) -> None:
+        """Get a connection for those in the queue.
+
+        *May switch.*
+        """
+        source = self._source
+        started = monotonic()
+        for call in self.out:
+            # Queued for a connection that was given back before it was written.
+            call.since = call.since or started
+        while self.out:
+            started = monotonic()
+            try:
+                conn = source.acquire(self._patience(started))
+            except PoolExhaustedError as error:
+                if type(error) is PoolExhaustedError and self._refuse_oldest(error):
+                    continue
+                self._fail_queued(source.explained(error))
+                return
+            except (Exception, gevent.Timeout) as error:
+                self._fail_queued(source.explained(error))
+                return
+            self._share(conn)
+            return
+
+    def _patience(self, now: float) -> float | None:
+        """Return how long the first in the queue is ready to wait."""
+        timeout = self._source.timeout
+        if timeout is None:
+            return None
+        return max(0.0, min(self.out[0].since + timeout - now, timeout))
+
+    def _refuse_oldest(self, error: PoolExhaustedError) -> bool:
+        """Fail those whose time is up; True: others may wait longer."""
+        timeout = self._source.timeout
+        if not timeout:
+            return False
+        now = monotonic()
+        said = self._source.explained(error)
+        while self.out and self.out[0].since + timeout <= now + 0.001:
+            self._fail(self.out.popleft(), said)
+        return bool(self.out)
+
+    def _share(self, conn: Any) -> None:
+        """From now on *conn* is the shared connection. Never switches."""
+        self._opener = None
+        try:
+            self.shared = SharedConnection(self, conn, self._source.renew_after)
+        except Exception as error:
+            # Closed by somebody since it was acquired.
+            self._source.drop(conn, error)
+            self._fail_queued(self._source.explained(error))
+            return
+        self._flush()
+
+    # What becomes of the connection.
+
+    def pushed(self, conn: Any, reply: Any) -> None:
+        """The server sent something without being asked."""
+        self._source.pushed(conn, reply)
+
+    def lost(self, shared: SharedConnection, error: BaseException) -> None:
+        """The connection has ended: what was written fails, what was not goes on."""
+        self.shared = None
+        if self._pid != os.getpid():
+            # In a child: the copies of the parent's greenlets must not be woken.
+            return
+        for call in shared.sent:
+            self._fail(call, error)
+        shared.sent.clear()
+        self._source.drop(shared.conn, error)
+        if self.out:
+            self.schedule()
+
+    def finished(self, shared: SharedConnection) -> None:
+        """The connection is quiet and is not used any more."""
+        self.shared = None
+        self._source.give_back(shared.conn)
+        if self.out:
+            self.schedule()
+
+    def renew(self) -> None:
+        """Give the connection back as soon as all is answered. Never switches.
+
+        What is sent meanwhile waits for the next one.
+        """
+        if self.shared is not None:
+            self.shared.retire()
+            # In the hub, whoever has called.
+            self.schedule()
+
+    def close(self, error: BaseException) -> None:
+        """Send nothing any more; what is written is still answered. Never switches.
+
+        :param error: for those who are in the queue, and for those who come.
+        """
+        self._refusal = error
+        self._fail_queued(error)
+        self.room.refuse(error)
+        self.renew()
+
+    def forget(self) -> None:
+        """In the child after a fork: begin with nothing."""
+        shared, self.shared = self.shared, None
+        self._begin()
+        self.room = Room(self.room.size, self.hub, self._source.name)
+        if shared is not None and not shared.is_lost:
+            shared.conn.disconnect()

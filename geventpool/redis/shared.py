@@ -1,0 +1,398 @@
+"""One connection that many greenlets use at the same time.
+
+Writes what is queued and reads all replies, in order, whether or not their callers
+still wait. Everything here runs in the hub or without switching.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
+
+from geventpool.redis.calls import Call
+from geventpool.redis.replies import MORE, reader_of
+from geventpool.redis.room import Room
+from geventpool.redis.transports import transport_of
+
+__all__ = ["Owner", "SharedConnection"]
+
+#: Bytes that are written in one turn of the loop.
+TURN = 256 * 1024
+#: Seconds without traffic after which the connection goes back to the pool, which
+#: knows how to look after idle connections.
+REST = 0.2
+#: So many connections may end before a byte of a call is taken.
+TRIES = 3
+#: Seconds by which the event loop's timers may be early.
+EARLY = 0.001
+#: Reads before a connection is given up, for what arrived while the loop was busy.
+LAST_READS = 16
+
+CLOSED_BY_SERVER = "Connection closed by server."
+
+
+class Owner(Protocol):
+    """What a shared connection asks of the queue in front of it."""
+
+    hub: Any
+    #: calls of which no byte was written
+    out: deque[Call]
+    #: callers that are going to be switched to
+    waking: int
+    #: what is under way takes room here
+    room: Room
+
+    def resume(self, call: Call) -> None:
+        """Switch to the caller. In the hub only."""
+
+    def wake(self, call: Call) -> None:
+        """Have the hub switch to the caller, if one waits."""
+
+    def schedule(self) -> None:
+        """Have the queue written in this turn of the loop."""
+
+    def pushed(self, conn: Any, reply: Any) -> None:
+        """The server sent something without being asked."""
+
+    def lost(self, shared: SharedConnection, error: BaseException) -> None:
+        """The connection has ended."""
+
+    def finished(self, shared: SharedConnection) -> None:
+        """The connection is quiet and is not used any more."""
+
+
+class SharedConnection:
+    """What was written over one connection and is not yet answered.
+
+    :param owner: the queue.
+    :param conn: a connected connection of redis-py, on loan, with nothing to read.
+    :param float renew_after: seconds after which it is given back in any case.
+    """
+
+    def __init__(self, owner: Owner, conn: Any, renew_after: float) -> None:
+        self._owner = owner
+        self.conn = conn
+        self._transport = transport_of(conn)
+        self._reader, self._push = reader_of(conn)
+        #: calls that were written wholly or in part, in the order of their replies
+        self.sent: deque[Call] = deque()
+        #: what of the last of them is not yet written
+        self._rest: Any = b""
+        #: the caller of the last reply, to be switched to without a turn of the loop
+        self._last_call: Call | None = None
+        #: has it ended?
+        self.is_lost = False
+        #: is nothing more to be written, because it is to be given back?
+        self.is_retiring = False
+        #: does the socket take nothing at present?
+        self.is_blocked = False
+        now = monotonic()
+        self._arrived = self._blocked_since = now
+        self._renew_at = now + renew_after
+        loop = owner.hub.loop
+        self._loop = loop
+        self._run_callback = loop.run_callback
+        self._readable = loop.io(self._transport.fileno(), 1)
+        self._writable = loop.io(self._transport.fileno(), 2)
+        self._readable.start(self._on_readable)
+        self._timer: Any = None
+        self._start_timer(self._period())
+        # Whoever closes it closes it through here, so that no descriptor is closed
+        # while the event loop watches it.
+        conn.disconnect = self._disconnect
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every reply is there and nothing is left to be written."""
+        return not self.sent and not self._rest
+
+    # Writing.
+
+    def write(self) -> None:
+        """Write what is queued, as far as the socket takes it. Never switches."""
+        if self.is_lost or self.is_blocked:
+            return
+        try:
+            if self._rest:
+                self._write_rest()
+            if not self._rest and not self.is_retiring and self._owner.out:
+                self._write_queued()
+        except Exception as error:
+            self.lose(_write_error(error))
+        except BaseException as error:
+            self.lose(ConnectionError(f"Interrupted while writing: {error!r}"))
+            raise
+
+    def _write_rest(self) -> None:
+        taken = self._transport.send(self._rest)
+        if taken == len(self._rest):
+            self._rest = b""
+        else:
+            self._rest = self._rest[taken:]
+            self._wait_for_socket()
+
+    def _write_queued(self) -> None:
+        out = self._owner.out
+        now = monotonic()
+        batch = []
+        size = 0
+        while out and size < TURN:
+            call = out.popleft()
+            call.since = now
+            batch.append(call)
+            size += len(call.data)
+        data = batch[0].data if len(batch) == 1 else b"".join([c.data for c in batch])
+        taken = 0
+        try:
+            taken = self._transport.send(data)
+        except BaseException:
+            # Back in the queue before the end of the connection is dealt with.
+            self._put_back(batch, tried=True)
+            raise
+        if taken == size:
+            self.sent.extend(batch)
+        elif self._transport.repeats:
+            self.sent.extend(batch)
+            self._rest = memoryview(data)[taken:]
+            self._wait_for_socket()
+        else:
+            self._note_written(batch, taken)
+            self._wait_for_socket()
+        if out and not self.is_blocked:
+            self._owner.schedule()
+
+    def _note_written(self, batch: list[Call], taken: int) -> None:
+        """Only *taken* bytes of a batch were written."""
+        for index, call in enumerate(batch):
+            if taken <= 0:
+                self._put_back(batch[index:], tried=False)
+                return
+            self.sent.append(call)
+            if taken < len(call.data):
+                self._rest = memoryview(call.data)[taken:]
+            taken -= len(call.data)
+
+    def _put_back(self, batch: list[Call], tried: bool) -> None:
+        for call in reversed(batch):
+            call.tries += tried
+            if call.tries < TRIES:
+                self._owner.out.appendleft(call)
+            else:
+                self.sent.appendleft(call)
+
+    def _wait_for_socket(self) -> None:
+        self.is_blocked = True
+        self._blocked_since = monotonic()
+        self._writable.start(self._on_writable)
+
+    def _on_writable(self) -> None:
+        """In the hub: the socket takes something again."""
+        self._writable.stop()
+        self.is_blocked = False
+        self.write()
+        self._finish_if_due()
+
+    # Reading.
+
+    def _on_readable(self) -> None:
+        """In the hub: read once. gevent calls no watcher again that has raised."""
+        if self._read() and self._transport.holds_more:
+            self._loop.run_callback(self._on_readable)
+        call, self._last_call = self._last_call, None
+        self._finish_if_due()
+        if call is not None:
+            self._owner.resume(call)
+
+    def _read(self) -> bool:
+        """Read what is there, at most a buffer; False: nothing, or it has ended."""
+        if self.is_lost:
+            return False
+        try:
+            length = self._transport.receive()
+            if length is None:
+                return False
+            if length == 0:
+                self.lose(ConnectionError(CLOSED_BY_SERVER))
+                return False
+            self._arrived = monotonic()
+            self._reader.feed(self._transport.buffer, 0, length)
+            self._parse()
+        except RedisError as error:
+            self.lose(error)
+        except OSError as error:
+            self.lose(ConnectionError(f"Error while reading from socket: {error.args}"))
+        except Exception as error:
+            self.lose(InvalidResponse(f"Protocol Error: {error!r}"))
+        except BaseException as error:
+            # It may have come between the taking of a reply and its delivery.
+            self.lose(ConnectionError(f"Interrupted while reading: {error!r}"))
+            raise
+        return not self.is_lost
+
+    def _parse(self) -> None:
+        gets = self._reader.gets
+        push = self._push
+        sent = self.sent
+        while not self.is_lost:
+            try:
+                reply = gets()
+            except InvalidResponse:
+                raise
+            except Exception as error:
+                # A reply that can't be decoded, or an error that can't be made: the
+                # reader has read all of it.
+                reply = error
+            if reply is MORE:
+                return
+            if type(reply) is push:
+                self._owner.pushed(self.conn, reply)
+                continue
+            if not sent:
+                raise InvalidResponse("Protocol Error: a reply to no command")
+            call = sent[0]
+            if call.count == 1:
+                call.replies = reply
+            else:
+                call.replies.append(reply)
+                call.since = self._arrived
+            call.left -= 1
+            if not call.left:
+                sent.popleft()
+                self._complete(call)
+
+    def _complete(self, call: Call) -> None:
+        """The last reply to *call* is there."""
+        owner = self._owner
+        room = owner.room
+        room.free += call.units
+        if room.line:
+            room.serve()
+        if call.waiter is not None and call.error is None:
+            owner.waking += 1
+            if self.sent or owner.waking > 1:
+                self._run_callback(owner.resume, call)
+            else:
+                # The only one: a turn of the loop would be lost on it.
+                self._last_call = call
+
+    # Time.
+
+    def _period(self) -> float:
+        """Seconds until the next look at what is late."""
+        limit = self.conn.socket_timeout
+        return REST if limit is None else min(REST, limit)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self._loop.timer(max(seconds, EARLY))
+        self._timer.start(self._on_time, update=True)
+
+    def _on_time(self) -> None:
+        """In the hub: give up what is late, and give the connection back if idle."""
+        self._timer.close()
+        self._timer = None
+        due = self._look_at_time()
+        if not self.is_lost and not self._finish_if_due():
+            self._start_timer(min(due, self._period()))
+
+    def _look_at_time(self) -> float:
+        """Give up what is late; return seconds until the next may be."""
+        now = monotonic()
+        if now >= self._renew_at:
+            self.retire()
+        if self.is_quiet and not self.is_blocked:
+            if now - self._arrived >= REST - EARLY and not self._owner.out:
+                self.is_retiring = True
+            return REST
+        limit = self.conn.socket_timeout
+        if limit is None:
+            return REST
+        left = self._oldest() + limit - now
+        if left > EARLY:
+            return float(left)
+        # The program may have been busy: the reply may have been there for long.
+        for _ in range(LAST_READS):
+            if not self._read():
+                break
+        self._pass_on_last()
+        return REST if self.is_lost else self._give_up_late(limit)
+
+    def _oldest(self) -> float:
+        """Since when the oldest call waits that is not answered."""
+        return self.sent[0].since if self.sent else self._blocked_since
+
+    def _pass_on_last(self) -> None:
+        call, self._last_call = self._last_call, None
+        if call is not None:
+            self._owner.waking -= 1
+            self._owner.wake(call)
+
+    def _give_up_late(self, limit: float) -> float:
+        if self.is_quiet and not self.is_blocked:
+            return REST
+        now = monotonic()
+        if now - max(self._arrived, self._oldest()) >= limit - EARLY:
+            # Nothing at all has come: the server is frozen, or out of reach.
+            self.lose(TimeoutError(f"Timeout reading from socket ({limit:g} s)"))
+            return REST
+        arriving = self._reader.has_data()
+        for call in self.sent:
+            left = call.since + limit - now
+            if left > EARLY:
+                return float(left)
+            if not arriving and call.error is None:
+                call.error = TimeoutError(f"Timeout reading from socket ({limit:g} s)")
+                self._owner.wake(call)
+            arriving = False
+        return REST
+
+    # The end.
+
+    def retire(self) -> None:
+        """Write nothing more, and be given back when all is answered."""
+        self.is_retiring = True
+
+    def _finish_if_due(self) -> bool:
+        if self.is_retiring and not self.is_lost and self.is_quiet:
+            self._close_watchers()
+            self.is_lost = True
+            self._owner.finished(self)
+            return True
+        return False
+
+    def finish_if_due(self) -> None:
+        """Be given back now, if it is retiring and quiet. In the hub only."""
+        self._finish_if_due()
+
+    def lose(self, error: BaseException) -> None:
+        """The connection has ended: all calls that were written fail."""
+        if not self.is_lost:
+            self._close_watchers()
+            self.is_lost = True
+            self._rest = b""
+            self._pass_on_last()
+            self._owner.lost(self, error)
+
+    def _disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """In the place of the ``disconnect`` of redis-py's connection."""
+        self.lose(ConnectionError("Connection was closed while a reply was awaited."))
+        self.conn.disconnect(*args, **kwargs)
+
+    def _close_watchers(self) -> None:
+        for watcher in (self._readable, self._writable, self._timer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._timer = None
+        # The connection's own method is visible again.
+        del self.conn.disconnect
+
+
+def _write_error(error: Exception) -> ConnectionError:
+    """Return the error that redis-py would raise after a failed write."""
+    if isinstance(error, OSError) and len(error.args) > 1:
+        number, message = error.args[:2]
+        return ConnectionError(f"Error {number} while writing to socket. {message}.")
+    return ConnectionError(f"Error UNKNOWN while writing to socket. {error}.")

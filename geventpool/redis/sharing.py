@@ -1,0 +1,400 @@
+"""The commands of many greenlets over few connections: what one pool has for that.
+
+Decides which caller and which command takes part, and stands between the queues and
+the pool that has the connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Protocol
+
+import gevent
+from gevent import get_hub, getcurrent
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    ResponseError,
+    TimeoutError,
+)
+
+from geventpool.errors import ConnectionNotFoundError, PoolClosedError, PoolError
+from geventpool.pool import Pool
+from geventpool.redis.autopipeline import AutoPipeline
+from geventpool.redis.internals import (
+    COMMAND,
+    awaits_auth,
+    fast_packer_of,
+    handle_push,
+    has_standard_methods,
+    holds_unread,
+    is_fit,
+    is_sharing_caller,
+)
+from geventpool.redis.multiplexer import UNIT, Multiplexer
+from geventpool.redis.shareable import (
+    SHAREABLE,
+    are_shareable,
+    is_shareable,
+    waits_for_replicas,
+)
+from geventpool.redis.standin import Packed, StandIn
+
+__all__ = ["Sharing"]
+
+log = logging.getLogger("geventpool")
+
+#: Seconds after which a shared connection is given back to the pool in any case, so
+#: that what was decided about it meanwhile is done.
+RENEW_AFTER = 60.0
+#: A connection may become older than ``max_lifetime`` by this part of it.
+PART_OF_LIFETIME = 20
+
+#: Where nobody listens: see :meth:`Sharing.prepare`.
+CHANNEL = "geventpool:wait"
+
+
+class Client(Protocol):
+    """What is asked of the pool for redis-py."""
+
+    core: Pool[Any]
+    cache: Any
+    connection_class: Any
+    connection_kwargs: dict[str, Any]
+    #: is owns_connection() to be asked?
+    asks_owner: bool
+
+    def release(self, connection: Any) -> None:
+        """Take *connection* back. Never switches."""
+
+    def own_connection(self) -> Any:
+        """Return a connection on loan to this greenlet.
+
+        *May switch.*
+        """
+
+    def explained(self, error: Any) -> Any:
+        """Return a refusal in terms of redis-py."""
+
+    def owns_connection(self, connection: Any) -> Any:
+        """Return whether *connection* leads to where it should."""
+
+    def demoted(self, error: Exception) -> Exception:
+        """Return what an error reply means for a client; take note of it."""
+
+
+class Sharing:
+    """The shared connections of one pool.
+
+    :param pool: kept weakly.
+    :param AutoPipeline policy: what is shared, and how.
+    :param int max_in_flight: commands that may be under way over one connection.
+    :param timeout: seconds that a caller waits for room or a connection at most.
+    :param max_waiting: so many callers may wait for room; None: any number.
+    :param max_lifetime: of a connection, in seconds; None: without end.
+    """
+
+    def __init__(
+        self,
+        pool: Client,
+        policy: AutoPipeline,
+        max_in_flight: int,
+        timeout: float | None,
+        max_waiting: int | None,
+        max_lifetime: float | None,
+    ) -> None:
+        self._pool = weakref.ref(pool)
+        # The multiplexers outlive the pool until their connections are quiet.
+        self._core = pool.core
+        self.name = pool.core.name
+        self.timeout = timeout
+        self.max_waiting = max_waiting
+        self.renew_after = RENEW_AFTER
+        if max_lifetime is not None:
+            self.renew_after = min(RENEW_AFTER, max_lifetime / PART_OF_LIFETIME)
+        self._policy = policy
+        self.max_size = policy.max_size
+        self._max_in_flight = max_in_flight
+        self._never = frozenset(name.upper() for name in policy.never_share)
+        self._also = frozenset(name.upper() for name in policy.share)
+        #: names that are found at once
+        self.names = (SHAREABLE | self._also) - self._never
+        #: made when first needed: a pool never used touches no hub
+        self._multiplexers: list[Multiplexer] = []
+        self._only: Multiplexer | None = None
+        self._hub: Any = None
+        #: a connection that is never connected, to be asked about all of them
+        self.template: Any = None
+        #: gives the bytes of a command
+        self.pack: Callable[[Any], bytes] = self._pack_slowly
+        self._is_possible: bool | None = None
+        self.decodes = False
+        self._pushes: deque[tuple[Any, Any]] = deque()
+        _all.add(self)
+
+    # Who and what takes part.
+
+    def stand_in(self) -> StandIn | None:
+        """Return what the caller of the caller gets in the place of a connection.
+
+        :return: None: it must get a connection.
+        """
+        try:
+            caller = sys._getframe(2)
+        except ValueError:
+            # The pool's method is all that a greenlet does.
+            return None
+        if caller.f_code is not COMMAND and not is_sharing_caller(caller):
+            return None
+        hub = self._hub
+        if hub is None:
+            if not self._start():
+                return None
+            hub = self._hub
+        current = getcurrent()
+        if current is hub or get_hub() is not hub:
+            # It could not wait for a reply, or waits in another event loop.
+            return None
+        return StandIn(self, self._only or self._multiplexer_of(current))
+
+    def _multiplexer_of(self, greenlet: Any) -> Multiplexer:
+        # The lowest bits of an address are always 0.
+        number = (id(greenlet) >> 4) * 2654435761 >> 12
+        return self._multiplexers[number % len(self._multiplexers)]
+
+    def _start(self) -> bool:
+        """Make the queues; False: this pool's connections can't be shared."""
+        pool = self._pool()
+        if self._is_possible is None and pool is not None:
+            self._is_possible = pool.cache is None and has_standard_methods(
+                pool.connection_class
+            )
+        if pool is None or not self._is_possible:
+            return False
+        template = self.template = pool.connection_class(**pool.connection_kwargs)
+        if not has_standard_methods(type(template)):
+            self._is_possible = False
+            return False
+        self.decodes = template.encoder.decode_responses
+        fast_pack = fast_packer_of(template)
+        if fast_pack is not None:
+            self.pack = self._packing_with(fast_pack)
+        hub = get_hub()
+        self._multiplexers = [
+            Multiplexer(self, self._max_in_flight, hub)
+            for _ in range(self._policy.connections)
+        ]
+        if len(self._multiplexers) == 1:
+            self._only = self._multiplexers[0]
+        self._hub = hub
+        return True
+
+    def allows(self, args: Sequence[Any]) -> bool:
+        """Return whether a command may go over a shared connection."""
+        name = args[0]
+        if isinstance(name, bytes):
+            name = name.decode("latin-1")
+        words = name.upper().split() if isinstance(name, str) else []
+        if not words or words[0] in self._never:
+            return False
+        return words[0] in self._also or is_shareable(args)
+
+    def fits(self, commands: Sequence[Sequence[Any]]) -> bool:
+        """Return whether a pipeline may go over a shared connection."""
+        if self._never or self._also:
+            if tuple(commands[:1]) == (("MULTI",),):
+                commands = commands[1:-1]
+            return bool(commands) and all(self.allows(each) for each in commands)
+        return are_shareable(commands)
+
+    def has_room_for(self, packed: Packed, count: int) -> bool:
+        """Return whether a pipeline is small enough to go with others."""
+        size = sum(map(len, packed))
+        units = max(count, -(-size // UNIT))
+        return size <= self.max_size and units <= self._max_in_flight
+
+    def _pack_slowly(self, args: Sequence[Any]) -> bytes:
+        """Return the bytes of a command, as redis-py packs it.
+
+        :raises redis.DataError: an argument is of a kind that can't be sent.
+        """
+        return b"".join(self.template.pack_command(*args))
+
+    def _packing_with(self, fast_pack: Any) -> Callable[[Any], bytes]:
+        """Return what packs with hiredis, if *fast_pack* understands all arguments."""
+        names, pack_slowly = self.names, self._pack_slowly
+
+        def pack(args: Sequence[Any]) -> bytes:
+            if args[0] in names:
+                try:
+                    packed: bytes = fast_pack(args)
+                    return packed
+                except TypeError:
+                    # A kind that redis-py converts, or refuses in its own words.
+                    pass
+            return pack_slowly(args)
+
+        return pack
+
+    # What a stand-in asks.
+
+    def own_connection(self) -> Any:
+        """Return a connection on loan to this greenlet.
+
+        *May switch.*
+        """
+        pool = self._pool()
+        if pool is None:
+            raise ReferenceError("the pool has been collected")
+        return pool.own_connection()
+
+    def prepare(self, conn: Any, args: Sequence[Any]) -> None:
+        """See to it that *args* mean the same over *conn*.
+
+        *May switch.*
+
+        ``WAIT`` waits until replicas have the writes of its own connection. The writes
+        of this greenlet went over a shared one. A message is replicated as they are,
+        behind them; so it makes *conn* a writer that came later.
+        """
+        if args and waits_for_replicas(args):
+            conn.send_command("PUBLISH", CHANNEL, "")
+            try:
+                conn.read_response()
+            except ResponseError:
+                # This user may not publish.
+                pass
+
+    def error_of(self, error: Exception, multiplexer: Multiplexer) -> Exception:
+        """Return the exception that an error reply means to its caller."""
+        pool = self._pool()
+        if pool is not None:
+            error = pool.demoted(error)
+        if isinstance(error, ConnectionError) and not isinstance(
+            error, BusyLoadingError
+        ):
+            # Others would get the same answer over this connection.
+            multiplexer.renew()
+        return error
+
+    # What a multiplexer asks: see Source.
+
+    def acquire(self, timeout: float | None) -> Any:
+        """Return a connection on loan, with nothing to read.
+
+        *May switch.*
+        """
+        core = self._core
+        conn = core.acquire(None, timeout, False)
+        try:
+            # After a rest, as redis-py does it: only if health_check_interval is over.
+            conn.check_health()
+            if holds_unread(conn):
+                raise ConnectionError("The server has sent what nobody asked for.")
+        except BaseException:
+            core.drop(conn, anyone=True)
+            raise
+        return conn
+
+    def give_back(self, conn: Any) -> None:
+        """A connection is in step and not used any more. Never switches."""
+        pool = self._pool()
+        if conn.health_check_interval:
+            conn.next_health_check = monotonic() + conn.health_check_interval
+        if pool is not None:
+            pool.release(conn)
+        else:
+            self.drop(conn, PoolClosedError("the pool has been collected"))
+
+    def drop(self, conn: Any, error: BaseException) -> None:
+        """A connection has ended with *error*. Never switches."""
+        core = self._core
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            core.suspect()
+        try:
+            core.drop(conn, anyone=True)
+        except ConnectionNotFoundError:
+            # It was the core that has closed it.
+            pass
+
+    def is_current(self, conn: Any) -> bool:
+        """Return whether *conn* may go on to be used. Never switches."""
+        if not is_fit(conn) or awaits_auth(conn) or self._core.closed:
+            return False
+        pool = self._pool()
+        return pool is None or not pool.asks_owner or bool(pool.owns_connection(conn))
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Return a refusal in terms of redis-py."""
+        pool = self._pool()
+        if pool is None or not isinstance(error, (PoolError, OSError)):
+            return error
+        said: BaseException = pool.explained(error)
+        return said
+
+    def pushed(self, conn: Any, reply: Any) -> None:
+        """The server sent something without being asked. Never switches.
+
+        redis-py's handlers take locks and start threads, so they run in a greenlet.
+        """
+        self._pushes.append((conn, reply))
+        if len(self._pushes) == 1:
+            gevent.spawn(self._handle_pushes)
+
+    def _handle_pushes(self) -> None:
+        pushes = self._pushes
+        while pushes:
+            conn, reply = pushes[0]
+            try:
+                handle_push(conn, reply)
+            except Exception:
+                log.exception("a handler of redis-py failed with %r", reply)
+            finally:
+                pushes.popleft()
+
+    # All at once.
+
+    def set_retry(self, retry: Any) -> None:
+        """Use *retry* for the commands to come."""
+        if self.template is not None:
+            self.template.retry = retry
+
+    def renew(self) -> None:
+        """Give the connections back as soon as all is answered. Never switches."""
+        for each in self._multiplexers:
+            each.renew()
+
+    def close(self) -> None:
+        """Send nothing any more; what is written is still answered. Never switches."""
+        error = self.explained(
+            PoolClosedError(f"Pool {self.name!r} was closed while you waited")
+        )
+        for each in self._multiplexers:
+            each.close(error)
+
+    def in_flight(self) -> int:
+        """Return how much of the room for commands is taken."""
+        return sum(each.room.size - each.room.free for each in self._multiplexers)
+
+    def forget(self) -> None:
+        """In the child after a fork: begin with nothing."""
+        self._pushes.clear()
+        for each in self._multiplexers:
+            each.forget()
+
+
+_all: weakref.WeakSet[Sharing] = weakref.WeakSet()
+
+
+def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+    for sharing in list(_all):
+        sharing.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

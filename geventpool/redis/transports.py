@@ -1,0 +1,100 @@
+"""Bytes to and from a server without waiting: plain sockets, and TLS.
+
+Knows the sockets below those of gevent; knows no protocol.
+"""
+
+from __future__ import annotations
+
+from ssl import SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+from typing import Any
+
+from geventpool.redis.internals import native_socket_of, tls_object_of
+
+__all__ = ["PlainTransport", "TlsTransport", "transport_of"]
+
+#: Bytes that are read at a time.
+READ_SIZE = 65536
+
+
+class PlainTransport:
+    """A stream of the operating system: TCP or a Unix socket.
+
+    :param conn: a connected connection of redis-py.
+    """
+
+    #: must data that was refused be offered again unchanged?
+    repeats = False
+
+    def __init__(self, conn: Any) -> None:
+        self._socket = native_socket_of(conn)
+        #: what was read last
+        self.buffer = bytearray(READ_SIZE)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return int(self._socket.fileno())
+
+    def receive(self) -> int | None:
+        """Read into the buffer. Never switches.
+
+        :return: the number of bytes; 0: the server has closed; None: nothing is there.
+        :raises OSError: the connection is broken.
+        """
+        try:
+            return int(self._socket.recv_into(self.buffer))
+        except BlockingIOError:
+            return None
+
+    def send(self, data: Any) -> int:
+        """Write as much of *data* as is taken at once. Never switches.
+
+        :return: the number of bytes; 0: none is taken at present.
+        :raises OSError: the connection is broken.
+        """
+        try:
+            return int(self._socket.send(data))
+        except BlockingIOError:
+            return 0
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether there may be data of which the descriptor does not tell."""
+        return False
+
+
+class TlsTransport(PlainTransport):
+    """TLS over such a stream, after its handshake."""
+
+    repeats = True
+
+    def __init__(self, conn: Any) -> None:
+        super().__init__(conn)
+        self._tls = tls_object_of(conn)
+
+    def receive(self) -> int | None:
+        try:
+            return int(self._tls.read(READ_SIZE, self.buffer))
+        except (SSLWantReadError, SSLWantWriteError):
+            return None
+        except SSLZeroReturnError:
+            return 0
+
+    def send(self, data: Any) -> int:
+        try:
+            return int(self._tls.write(data))
+        except (SSLWantReadError, SSLWantWriteError):
+            return 0
+
+    @property
+    def holds_more(self) -> bool:
+        # A record is read from the socket as a whole.
+        return bool(self._tls.pending())
+
+
+def transport_of(conn: Any) -> PlainTransport:
+    """Return the transport of a connected connection of redis-py."""
+    try:
+        is_plain = tls_object_of(conn) is None
+    except AttributeError:
+        is_plain = True
+    return PlainTransport(conn) if is_plain else TlsTransport(conn)
