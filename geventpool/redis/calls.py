@@ -23,6 +23,7 @@ class Call:
         "count",
         "data",
         "error",
+        "is_refused",
         "left",
         "replies",
         "since",
@@ -41,6 +42,8 @@ class Call:
         self.replies: Any = None if count == 1 else []
         #: why there will be no reply
         self.error: BaseException | None = None
+        #: was it never sent, because there was no connection?
+        self.is_refused = False
         #: the greenlet that is to be switched to; None: no greenlet waits
         self.waiter: Any = None
         #: seconds of the monotonic clock at which it was written; before: was queued

@@ -216,9 +216,13 @@ class Multiplexer:
             call.error = copy_of(error)
             self.wake(call)
 
+    def _refuse(self, call: Call, error: BaseException) -> None:
+        call.is_refused = True
+        self._fail(call, error)
+
     def _fail_queued(self, error: BaseException) -> None:
         while self.out:
-            self._fail(self.out.popleft(), error)
+            self._refuse(self.out.popleft(), error)
 
     # Opening.
 
@@ -275,7 +279,7 @@ class Multiplexer:
         now = monotonic()
         said = self._source.explained(error)
         while self.out and self.out[0].since + timeout <= now + 0.001:
-            self._fail(self.out.popleft(), said)
+            self._refuse(self.out.popleft(), said)
         return bool(self.out)
 
     def _share(self, conn: Any) -> None:

@@ -178,7 +178,7 @@ class Sharing:
         if pool is None or not self._is_possible:
             return False
         template = self.template = pool.connection_class(**pool.connection_kwargs)
-        if not has_standard_methods(type(template)):
+        if not has_standard_methods(template):
             self._is_possible = False
             return False
         self.decodes = template.encoder.decode_responses

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from sys import exc_info
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis.exceptions import ConnectionError, DataError
 
+from geventpool.errors import PoolError
 from geventpool.redis.calls import Call
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class StandIn:
     redis-py may make it slower, but not wrong.
     """
 
-    __slots__ = ("_call", "_index", "_multiplexer", "_own", "_sharing")
+    __slots__ = ("_call", "_index", "_multiplexer", "_own", "_refusal", "_sharing")
 
     # Nothing was prepared on this connection.
     himport_registry = None
@@ -54,6 +56,8 @@ class StandIn:
         self._index = 0
         #: the connection of its own
         self._own: Any = None
+        #: why nothing was sent
+        self._refusal: BaseException | None = None
 
     # Sending.
 
@@ -67,7 +71,7 @@ class StandIn:
             if args[0] in sharing.names or sharing.allows(args):
                 data = sharing.pack(args)
                 if len(data) <= sharing.max_size:
-                    self._call = self._multiplexer.send(data, 1)
+                    self._send(data, 1)
                     return
             self._promote(args)
         self._own.send_command(*args, **options)
@@ -94,12 +98,19 @@ class StandIn:
         *May switch.*
         """
         if self._own is None and isinstance(command, Packed):
-            self._call = self._multiplexer.send(b"".join(command), command.number)
-            self._index = 0
+            self._send(b"".join(command), command.number)
             return
         if self._own is None:
             self._promote(())
         self._own.send_packed_command(command, check_health)
+
+    def _send(self, data: bytes, count: int) -> None:
+        self._index = 0
+        try:
+            self._call = self._multiplexer.send(data, count)
+        except PoolError as error:
+            self._refusal = error
+            raise
 
     def _promote(self, args: Sequence[Any]) -> None:
         """Take a connection of its own.
@@ -107,7 +118,11 @@ class StandIn:
         *May switch.*
         """
         self._abandon()
-        self._own = self._sharing.own_connection()
+        try:
+            self._own = self._sharing.own_connection()
+        except Exception as error:
+            self._refusal = error
+            raise
         self._sharing.prepare(self._own, args)
 
     # Receiving.
@@ -125,9 +140,11 @@ class StandIn:
         if call.left or call.error is not None:
             try:
                 self._multiplexer.wait(call)
-            except BaseException:
+            except BaseException as error:
                 # The error is the caller's alone, with all that its frames hold.
                 self._call = call.error = None
+                if call.is_refused:
+                    self._refusal = error
                 raise
         if disable_decoding and self._sharing.decodes:
             raise DataError("a reply of a shared connection was decoded already")
@@ -146,7 +163,15 @@ class StandIn:
     # The life of a connection, as redis-py sees it.
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Give up what was sent. Others go on to use the shared connection."""
+        """Give up what was sent. Others go on to use the shared connection.
+
+        redis-py calls this after an error, before it tries again. An error that a pool
+        raises when it is asked for a connection ends redis-py's attempts; so it is
+        raised once more here.
+        """
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None and exc_info()[1] is refusal:
+            raise refusal
         self._abandon()
         if self._own is not None:
             self._own.disconnect(*args, **kwargs)
