@@ -137,6 +137,8 @@ class ConnectionPool(Credentials):
     ) -> None:
         check_number(max_connections)
         pipelining = AutoPipeline.of(auto_pipeline)
+        if pipelining is not None:
+            pipelining.check_places(max_connections or DEFAULT_MAX_CONNECTIONS)
         whole("max_in_flight", max_in_flight, 1)
         whole("initial_connections", initial_connections)
         self._unpatched = check_unpatched(unpatched)
@@ -193,7 +195,6 @@ class ConnectionPool(Credentials):
         #: what commands share; None: each takes a connection of its own
         self._sharing: Sharing | None = None
         if pipelining is not None:
-            pipelining.check_places(self._limit)
             self._sharing = Sharing(
                 self, pipelining, max_in_flight, timeout, max_waiting, max_lifetime
             )

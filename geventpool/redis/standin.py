@@ -153,11 +153,11 @@ class StandIn:
             reply = reply[self._index]
             self._index += 1
         if isinstance(reply, (Exception, list)):
-            error = reply[0] if type(reply) is list and reply else reply
+            first = reply[0] if type(reply) is list and reply else reply
             # Of an array redis-py's parsers raise only such a first item.
-            kind = Exception if error is reply else ConnectionError
-            if isinstance(error, kind):
-                raise self._sharing.error_of(error, self._multiplexer)
+            kind = Exception if first is reply else ConnectionError
+            if isinstance(first, kind):
+                raise self._sharing.error_of(first, self._multiplexer)
         return reply
 
     # The life of a connection, as redis-py sees it.
