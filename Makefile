@@ -8,7 +8,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench bench-readme compat soak test-versions matrix
+.PHONY: mutants help demo test check bench bench-readme compat soak test-versions matrix
 .PHONY: release-check clean
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
 	@echo "make bench-readme   measure again what README.rst shows"
+	@echo "make mutants put mistakes into the code and see the tests notice (JOBS=2)"
 	@echo "make compat  drivers' own tests, with their pools and with ours"
 	@echo "make soak    storms over every pool of ours (MINUTES=5)"
 	@echo "make test-versions   the tests of adapters with older drivers"
@@ -55,6 +56,12 @@ compat:
 	@$(RUN) tests.compat.redis_suite
 	@$(RUN) tests.compat.sqlalchemy_suite
 	@$(RUN) tests.compat.django_suite
+
+JOBS ?= 2
+
+mutants:
+	@.ci/setup $(VENV) dev required
+	@$(RUN) tests.mutants --jobs $(JOBS) $(ARGS)
 
 MINUTES ?= 5
 

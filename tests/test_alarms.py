@@ -154,3 +154,17 @@ def test_who_was_not_woken_has_no_switch_to_stop():
     sleeper: Sleeper[object] = Sleeper(gevent.getcurrent(), gevent.get_hub().loop)
     sleeper.let_be()
     assert sleeper.call is None
+
+
+def test_a_wait_of_ones_own_length_leaves_no_timer():
+    """Whoever is served before its time is up has nothing left in the loop."""
+    loop = gevent.get_hub().loop
+    pool = Pool(ScriptedConnector(), max_connections=1)
+    conn = pool.acquire()
+    before = loop.activecnt
+    waiter = gevent.spawn(pool.acquire, timeout=999)
+    gevent.idle()
+    pool.release(conn)
+    assert waiter.get() is conn
+    gevent.idle()
+    assert loop.activecnt <= before

@@ -368,7 +368,7 @@ def test_a_late_answer_never_meets_the_next_question() -> None:
     with Unruly("silent") as peer:
         conn = opened(peer, timeout=0.01)
         conn.send(b"question")
-        with pytest.raises(TimeoutError):
+        with gevent.Timeout(5), pytest.raises(TimeoutError):
             conn.recv()
         assert not conn.is_connected()
         peer.wait_open(0)
@@ -393,7 +393,7 @@ def test_a_message_cut_in_two_disconnects_it() -> None:
     """Any exception that hits a sender leaves half a message behind."""
     with Unruly("late") as peer:
         conn = opened(peer, timeout=0.01)
-        with pytest.raises(TimeoutError):
+        with gevent.Timeout(5), pytest.raises(TimeoutError):
             conn.send(bytes(50_000_000))
         assert not conn.is_connected()
         conn.reconnect()

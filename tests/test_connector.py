@@ -492,6 +492,23 @@ def test_a_descriptor_is_that_of_the_socket_or_what_the_object_says() -> None:
     assert connector.fileno(mine) == -1
 
 
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (EOFError(), True),
+        (OSError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_errors_that_may_have_hit_the_idle_connections(
+    error: Exception, is_lost: bool
+) -> None:
+    """The end of the stream is the loss of a connection, as a reset is."""
+    assert FactoryConnector(object).is_disconnect(error) is is_lost
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_a_process_or_system_without_descriptors_is_exhausted(number: int) -> None:
     """Like a server that is full: the next one that closes makes room."""

@@ -849,9 +849,14 @@ def test_whoever_waits_on_a_severed_descriptor_is_woken() -> None:
 def test_after_a_fork_severing_wakes_nobody() -> None:
     """In the child, the parent's waiters sleep on."""
     here, there = gevent_unix()
+    waiter = gevent.spawn(socket.wait_read, here.fileno())
+    gevent.idle()
     with sockets.after_fork():
         sockets.sever(here.fileno())
     assert ended(there) == b""
+    gevent.idle()
+    assert not waiter.dead
+    waiter.kill()
     here.close()
     there.close()
 

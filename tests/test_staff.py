@@ -184,6 +184,21 @@ def test_a_member_goes_on_to_the_next_item(staff):
     assert len(members) == 5 and len(set(members)) == 1
 
 
+def test_items_that_never_switch_do_not_hold_up_everybody_else(staff):
+    """Now and then a member lets the others run."""
+    done = []
+    crew = Crew(staff, 1, done.append)
+    for item in range(100):
+        crew.put(item)
+    seen = []
+    gevent.spawn(lambda: seen.append(len(done)))
+    other = gevent.spawn(lambda: (gevent.sleep(0), seen.append(len(done))))
+    other.join()
+    assert seen[-1] < 100
+    gevent.idle()
+    assert done == list(range(100))
+
+
 def test_a_crew_is_never_larger_than_its_size(staff):
     """More items than members wait until one is free."""
     work = Work()

@@ -302,3 +302,13 @@ def test_counting_a_death_that_was_heard(hub_errors):
         assert mourner.heard.wait(5)
     assert counters.snapshot().closed[Reason.UNUSABLE] == 50
     assert hub_errors == []
+
+
+def test_a_watch_does_not_keep_the_loop_running():
+    """Neither its timer nor its watchers: a program with nothing else to do ends."""
+    pool = make(Pairs())
+    watch = pool._stock.watch
+    (watcher,) = watch.watchers.values()
+    pool.acquire()
+    watch.soon()
+    assert not watch._timer.ref and not watcher.ref
