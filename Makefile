@@ -8,8 +8,8 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: mutants help demo test check bench bench-readme compat soak test-versions matrix
-.PHONY: release-check clean
+.PHONY: help demo test check bench bench-readme compat soak test-versions matrix
+.PHONY: mutants release-check clean
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
