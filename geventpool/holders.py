@@ -67,12 +67,14 @@ class Holders:
         holder = self.known.get(id(target))
         if holder is None:
             self._loop = gevent.get_hub().loop
-            holder = self.known[id(target)] = Holder(target, self._collected)
+            holder = Holder(target, self._collected)
             # Raw greenlets and the main greenlet have no links: for them there is
             # the weak reference, and the look at `dead` in sweep().
             rawlink = getattr(target, "rawlink", None)
             if self._watch and rawlink is not None:
                 rawlink(self._ended)
+            # Last: one that could not be linked is not known.
+            self.known[id(target)] = holder
         return holder
 
     def sweep(self) -> None:

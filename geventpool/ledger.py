@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from queue import Empty
 from typing import Any, Generic, Protocol, TypeVar
 
 from geventpool.errors import ConnectionNotFoundError
 
-__all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State"]
+__all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State", "anyone"]
 
 C = TypeVar("C")
 S = TypeVar("S", bound="Slot[Any]")
@@ -81,7 +81,12 @@ class Reason(enum.Enum):
     DRAINED = "drained"
     SUSPECT = "suspect"
     SURPLUS = "surplus"
+    INTERRUPTED = "interrupted"
     POOL_CLOSED = "pool closed"
+
+
+def anyone() -> None:
+    """The holder of a loan that anyone may give back."""
 
 
 class Entry(Generic[C]):
@@ -117,7 +122,8 @@ class Entry(Generic[C]):
         self.alive = 0.0
         #: when it was lent
         self.since = 0.0
-        #: gives the greenlet that holds it, or None; never keeps that greenlet alive
+        #: gives the greenlet that holds it, or None; never keeps that greenlet alive.
+        #: None while nobody has borrowed it.
         self.holder: Callable[[], Any] | None = None
         #: the ``with`` block it is lent to; None: to a bare ``acquire``
         self.block: object | None = None
@@ -125,7 +131,7 @@ class Entry(Generic[C]):
         self.doom: Reason | None = None
         #: whether it must be pinged because other connections were lost
         self.suspect = False
-        #: for whom it is being opened
+        #: for whom it is being opened; or whom it was handed to, until that one runs
         self.slot = slot
 
     def __repr__(self) -> str:
@@ -164,6 +170,8 @@ class IdleQueue(Protocol):
     def get_nowait(self) -> Any: ...
     def put_nowait(self, item: Any) -> None: ...
     def qsize(self) -> int: ...
+    @property
+    def queue(self) -> Collection[Any]: ...
 
 
 class Ledger(Generic[C]):
@@ -203,6 +211,10 @@ class Ledger(Generic[C]):
         }
         #: who waits, first come first; a greenlet can stand in it only once
         self.line: OrderedDict[Hashable, Slot[C]] = OrderedDict()
+        #: whether an exception, such as a RecursionError, interrupted the handling of
+        #: an entry: then there may be one that nothing has. To note it takes no call,
+        #: so it works at any depth of the stack.
+        self.is_torn = False
 
     # Counting.
 
@@ -298,12 +310,22 @@ class Ledger(Generic[C]):
 
     def hand_over(self, entry: Entry[C], now: float) -> None:
         """An entry in use becomes the first waiter's, who is woken for it."""
-        slot = self.line.popitem(last=False)[1]
-        entry.since = now
-        entry.holder = None
-        entry.block = None
-        slot.entry = entry
-        slot.wake()
+        while self.line:
+            slot = next(iter(self.line.values()))
+            # The wake-up comes first, because it can fail: then nothing is changed.
+            # It may also run a finaliser that serves this waiter. From the next line
+            # on there is no call, so nothing can come between.
+            slot.wake()
+            if slot.greenlet in self.line and self.line[slot.greenlet] is slot:
+                del self.line[slot.greenlet]
+                entry.since = now
+                entry.holder = None
+                entry.block = None
+                entry.slot = slot
+                slot.entry = entry
+                return
+        self.move(entry, IDLE)
+        self.put_idle(entry)
 
     # The idle ones.
 
@@ -347,6 +369,10 @@ class Ledger(Generic[C]):
                 queue.put_nowait(entry)
         self.absent.clear()
 
+    def queued(self) -> set[Entry[C]]:
+        """The entries that stand in the queue and may be taken out of it."""
+        return {*self.idle_queue.queue} - self.absent - self.away
+
     # The lent ones.
 
     def lent(self, conn: C) -> Entry[C]:
@@ -375,9 +401,11 @@ class Ledger(Generic[C]):
     def fail(self, slot: Slot[C], error: BaseException) -> None:
         """Let the owner of a slot that is still in the line have *error*."""
         if self.line.get(slot.greenlet) is slot:
-            del self.line[slot.greenlet]
-            slot.error = error
+            # In this order for the reasons given in hand_over().
             slot.wake()
+            if slot.greenlet in self.line and self.line[slot.greenlet] is slot:
+                del self.line[slot.greenlet]
+                slot.error = error
 
     def undialled(self) -> Slot[C] | None:
         """The first in line for whom no connection is being opened."""

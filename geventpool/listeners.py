@@ -257,6 +257,12 @@ class Audience:
         if interruption is not None:
             raise interruption
 
+    def let_out(self) -> None:
+        """End a block whose end was interrupted, if there is one."""
+        if self._blocks:
+            self._blocks = 1
+            self.deliver()
+
     def tell(self, event: str, *details: Any) -> None:
         """Call the method *event* of every listener, once the state is consistent."""
         if self._blocks:

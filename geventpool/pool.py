@@ -44,7 +44,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.holders import Holder, Holders
-from geventpool.ledger import IDLE, IN_USE, Entry, Reason
+from geventpool.ledger import IDLE, IN_USE, Entry, Reason, anyone
 from geventpool.listeners import Audience, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import optional_seconds, seconds, whole
@@ -85,6 +85,10 @@ class _Nobody:
 
 
 _nobody = _Nobody()
+#: stands for the entry of a block whose greenlet waits for one
+_PENDING: Entry[Any] = Entry()
+#: errors that may strike in the middle of anything
+_OVERFLOWS = frozenset({RecursionError, MemoryError})
 
 
 class Borrowed(Generic[C]):
@@ -121,19 +125,37 @@ class Borrowed(Generic[C]):
             except Empty:
                 pass
             else:
-                now = pool._clock()
-                probe = pool._probe
-                if now < entry.fit_until and (probe is None or probe(entry.conn)):
-                    entry.state = IN_USE
-                    entry.since = now
-                    entry.holder = holder
-                    entry.block = self
-                    self._entry = entry
-                    return entry.conn
-                pool._put_idle(entry)
-        entry = self._entry = pool._borrow(None, self._timeout)
-        entry.holder = ref(current)
+                try:
+                    now = pool._clock()
+                    probe = pool._probe
+                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
+                        entry.state = IN_USE
+                        entry.since = now
+                        entry.holder = holder
+                        entry.block = self
+                        self._entry = entry
+                        return entry.conn
+                    pool._put_idle(entry)
+                except BaseException:
+                    pool._ledger.is_torn = True
+                    get_hub().loop.run_callback(pool._stock.recover)
+                    raise
+        return self._wait(current)
+
+    def _wait(self, current: greenlet) -> C:
+        pool = self._pool
+        # Another greenlet that enters this block meanwhile must be refused.
+        self._entry = _PENDING
+        try:
+            # Made first: once an entry is borrowed nothing may fail any more.
+            holder = ref(current)
+            entry = pool._borrow(None, self._timeout)
+        except BaseException:
+            self._entry = None
+            raise
+        entry.holder = holder
         entry.block = self
+        self._entry = entry
         return entry.conn
 
     def __exit__(
@@ -147,15 +169,24 @@ class Borrowed(Generic[C]):
         if entry is not None and entry.block is self:
             entry.block = None
             pool = self._pool
-            if error is not None:
-                pool._after_error(entry, error)
-            elif not pool._is_simple or entry.doom is not None:
-                pool._stock.take_back(entry)
-            elif not pool._line:
-                entry.state = IDLE
-                pool._put_idle(entry)
-            else:
-                pool._stock.hand_on(entry)
+            try:
+                if error is not None:
+                    entry.holder = None
+                    pool._after_error(entry, error)
+                elif not pool._is_simple or entry.doom is not None:
+                    entry.holder = None
+                    pool._stock.take_back(entry)
+                elif not pool._line:
+                    entry.state = IDLE
+                    pool._put_idle(entry)
+                else:
+                    entry.holder = None
+                    pool._stock.hand_on(entry)
+            except BaseException:
+                # Without a call of the pool's own, because it may be a RecursionError.
+                pool._ledger.is_torn = True
+                get_hub().loop.run_callback(pool._stock.recover)
+                raise
 
 
 class Pool(Generic[C]):
@@ -297,7 +328,7 @@ class Pool(Generic[C]):
         stock.clock = self._clock
         ledger = self._ledger = stock.ledger
         self._alarms = Alarms(self._usual, ledger.line)
-        self._pulse = Pulse(ledger.line.__len__, stock.now)
+        self._pulse = Pulse(stock.attend, stock.now)
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
 
@@ -396,23 +427,36 @@ class Pool(Generic[C]):
                 except Empty:
                     pass
                 else:
-                    now = self._clock()
-                    probe = self._probe
-                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
-                        entry.state = IN_USE
-                        entry.since = now
-                        entry.holder = holder
-                        holder.loan = entry
-                        return entry.conn
-                    self._put_idle(entry)
+                    try:
+                        now = self._clock()
+                        probe = self._probe
+                        if now < entry.fit_until and (
+                            probe is None or probe(entry.conn)
+                        ):
+                            entry.state = IN_USE
+                            entry.since = now
+                            entry.holder = holder
+                            holder.loan = entry
+                            return entry.conn
+                        self._put_idle(entry)
+                    except BaseException:
+                        self._ledger.is_torn = True
+                        get_hub().loop.run_callback(self._stock.recover)
+                        raise
         entry = self._borrow(retry, timeout)
-        if reclaim:
-            if holder is _nobody:
-                holder = self._holders.enlist(current)
-            entry.holder = holder
-            holder.took(entry)
-        else:
-            entry.holder = weakref.ref(current)
+        try:
+            if reclaim:
+                if holder is _nobody:
+                    holder = self._holders.enlist(current)
+                entry.holder = holder
+                holder.took(entry)
+            else:
+                entry.holder = ref(current)
+        except BaseException:
+            entry.holder = None
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._stock.recover)
+            raise
         return entry.conn
 
     def _borrow(self, retry: int | None, timeout: float | None) -> Entry[C]:
@@ -425,16 +469,30 @@ class Pool(Generic[C]):
             whole("retry", retry)
         if self._closed:
             raise PoolClosedError(f"Pool {self.name!r} is closed")
+        if self._ledger.is_torn:
+            self._stock.recover()
         started = self._clock()
-        entry = None if self._line else self._stock.fit(started)
-        if entry is not None:
-            self._lend(entry, started)
-            waited = 0.0
-        else:
+        entry = self._fit(started)
+        waited = 0.0
+        if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
             waited = 0.0 if self._is_calm else self._clock() - started
         if not self._is_calm:
             self._tell_acquired(entry, waited)
+        return entry
+
+    def _fit(self, now: float) -> Entry[C] | None:
+        """An idle entry, in use from now on, if nobody waits and one is fit."""
+        if self._line:
+            return None
+        try:
+            entry = self._stock.fit(now)
+            if entry is not None:
+                self._lend(entry, now)
+        except BaseException:
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._stock.recover)
+            raise
         return entry
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
@@ -442,6 +500,8 @@ class Pool(Generic[C]):
             self._audience.tell("acquired", entry.conn, waited)
         except BaseException:
             # A listener was interrupted: the borrower will never know of the entry.
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._stock.recover)
             if entry.state is IN_USE:
                 self._stock.pass_on(entry)
             raise
@@ -451,6 +511,7 @@ class Pool(Generic[C]):
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
         entry.since = now
+        entry.holder = None
 
     def _foreign_thread(self) -> RuntimeError:
         return RuntimeError(
@@ -494,38 +555,60 @@ class Pool(Generic[C]):
         hub = get_hub()
         current = getcurrent()
         slot: Sleeper[C] = Sleeper(current, hub.loop)
-        ledger.join(slot)
-        if ledger.has_room or ledger.idle:
-            self._stock.serve()
-        elif ledger.is_deadlocked():
-            ledger.leave(slot)
-            raise self._refusal(PoolDeadlockError, started)
         lost = self._pulse.lost
-        if patience != 0 and current is not hub:
-            if not self._pulse.is_beating:
-                self._pulse.start()
-            try:
+        try:
+            ledger.join(slot)
+            if ledger.has_room or ledger.idle:
+                self._stock.serve()
+            elif ledger.is_deadlocked():
+                raise self._refusal(PoolDeadlockError, started)
+            if patience != 0 and current is not hub:
+                if not self._pulse.is_beating:
+                    self._pulse.start()
                 self._alarms.sleep(hub, slot, patience)
-            except BaseException:
-                # A kill, a foreign Timeout or a LoopExit. If a connection was handed
-                # over in the same turn of the loop, it goes on to the next.
-                slot.let_be()
-                self._step_out(slot)
-                raise
-        if slot.entry is None:
-            ledger.leave(slot)
-        self._alarms.rest()
+            if slot.entry is None:
+                ledger.leave(slot)
+            self._alarms.rest()
+        except BaseException as error:
+            # A kill, a foreign Timeout, a LoopExit; or an error of the pool's own, such
+            # as a RecursionError. So the slot leaves the line without a call.
+            if current in ledger.line and ledger.line[current] is slot:
+                del ledger.line[current]
+            if error.__class__ in _OVERFLOWS:
+                ledger.is_torn = True
+            self._step_out(slot)
+            raise
         if slot.entry is not None:
+            if slot.entry.slot is not slot:
+                raise self._lost_at_hand_over()
+            slot.entry.slot = None
             return slot.entry
         if slot.error is not None:
             raise slot.error
         raise self._refusal(PoolExhaustedError, started, lost)
 
     def _step_out(self, slot: Sleeper[C]) -> None:
-        self._ledger.leave(slot)
-        self._alarms.rest()
-        if slot.entry is not None:
-            self._stock.pass_on(slot.entry)
+        """An exception ended a wait. What was handed over goes on to the next."""
+        entry = slot.entry
+        try:
+            slot.let_be()
+            self._alarms.rest()
+            if entry is not None and entry.slot is slot:
+                entry.slot = None
+                self._stock.pass_on(entry)
+            if self._ledger.is_torn:
+                get_hub().loop.run_callback(self._stock.recover)
+        except BaseException:
+            if entry is not None and entry.slot is slot:
+                entry.slot = None
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._stock.recover)
+            raise
+
+    def _lost_at_hand_over(self) -> PoolClosedError:
+        """Why a connection that was handed to a waiter is not the waiter's."""
+        what = "was closed" if self._closed else "began anew in a forked child"
+        return PoolClosedError(f"Pool {self.name!r} {what} while you waited")
 
     def _poll(
         self, retry: int | None, patience: float | None, started: float
@@ -545,9 +628,8 @@ class Pool(Generic[C]):
                 self._pollers.discard(getcurrent())
             if self._closed:
                 raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
-            entry = self._stock.fit(self._clock())
+            entry = self._fit(self._clock())
             if entry is not None:
-                self._lend(entry, self._clock())
                 return entry
             if self._ledger.has_room:
                 return None
@@ -605,15 +687,22 @@ class Pool(Generic[C]):
         if entry is not None and entry.conn is conn:
             # The short way: what it borrowed last.
             holder.loan = None
-            if not self._is_simple or entry.doom is not None:
-                self._stock.take_back(entry)
-            elif not self._line:
-                entry.state = IDLE
-                self._put_idle(entry)
-            else:
-                self._stock.hand_on(entry)
+            try:
+                if not self._is_simple or entry.doom is not None:
+                    entry.holder = None
+                    self._stock.take_back(entry)
+                elif not self._line:
+                    entry.state = IDLE
+                    self._put_idle(entry)
+                else:
+                    entry.holder = None
+                    self._stock.hand_on(entry)
+            except BaseException:
+                self._ledger.is_torn = True
+                get_hub().loop.run_callback(self._stock.recover)
+                raise
             return
-        self._stock.take_back(self._claim(conn, anyone))
+        self._finish_loan(self._claim(conn, anyone), self._stock.take_back)
 
     def drop(self, conn: C, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
@@ -625,12 +714,31 @@ class Pool(Generic[C]):
         :raises ConnectionNotFoundError: neither lent to the caller nor idle.
         :raises RuntimeError: called from a thread that is not the pool's.
         """
+        self._check_thread()
         entry = self._ledger.entries.get(id(conn))
         if entry is not None and entry.conn is conn and entry.state is IDLE:
-            self._check_thread()
-            self._stock.retire(entry, Reason.DROPPED)
+            self._finish_loan(entry, self._stock.retire, Reason.DROPPED)
+        elif self._is_own(conn):
+            self._finish_loan(self._claim(conn), self._stock.discard, Reason.DROPPED)
         else:
-            self._stock.discard(self._claim(conn, anyone), Reason.DROPPED)
+            entry = self._claim(conn, anyone)
+            self._finish_loan(entry, self._stock.discard_soon, Reason.DROPPED)
+
+    def _is_own(self, conn: C) -> bool:
+        """Whether *conn* is on loan to the caller."""
+        holder = self._on_loan(conn).holder
+        return holder is not None and holder() is getcurrent()
+
+    def _finish_loan(
+        self, entry: Entry[C], work: Callable[..., object], *args: Any
+    ) -> None:
+        """Have *work* deal with an entry whose loan has ended, or recover it."""
+        try:
+            work(entry, *args)
+        except BaseException:
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._stock.recover)
+            raise
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
         """Make another greenlet the holder of a connection lent to the caller.
@@ -646,15 +754,29 @@ class Pool(Generic[C]):
         """
         if greenlet is not None and not isinstance(greenlet, _Greenlet):
             raise TypeError(f"greenlet must be a greenlet or None, not {greenlet!r}")
+        self._check_thread()
+        self._on_loan(conn)
+        # Before the loan is changed, for it may fail.
+        holder = None if greenlet is None else self._holders.enlist(greenlet)
         entry = self._claim(conn)
-        if greenlet is not None:
-            entry.holder = holder = self._holders.enlist(greenlet)
+        if holder is None:
+            entry.holder = anyone
+        else:
+            entry.holder = holder
             holder.took(entry)
+
+    def _on_loan(self, conn: C) -> Entry[C]:
+        """The entry of a connection that somebody has borrowed."""
+        entry = self._ledger.lent(conn)
+        if entry.slot is not None:
+            # Its loan has ended: a waiter will have it that has not run yet.
+            raise ConnectionNotFoundError(f"given back before: {conn!r}")
+        return entry
 
     def _claim(self, conn: C, anyone: bool = False) -> Entry[C]:
         """The entry of a connection on loan, which is no longer its holder's."""
         self._check_thread()
-        entry = self._ledger.lent(conn)
+        entry = self._on_loan(conn)
         holder = entry.holder() if entry.holder is not None else None
         current = getcurrent()
         if holder is not current and holder is not None and not holder.dead:

@@ -89,6 +89,8 @@ class Crew(Generic[T]):
         self._work = work
         self._items: deque[T] = deque()
         self._members: set[gevent.Greenlet[..., Any]] = set()
+        #: what a member works at, by the member
+        self._in_work: dict[Any, T] = {}
         #: those of them that have not begun
         self._coming: set[Any] = set()
         staff._crews.append(self)
@@ -97,6 +99,10 @@ class Crew(Generic[T]):
         """Have *item* worked at, in turn. Does not switch."""
         self._items.append(item)
         self._make_up()
+
+    def items(self) -> set[T]:
+        """What is queued or worked at."""
+        return {*self._items, *self._in_work.values()}
 
     def _make_up(self) -> None:
         # Who is hired and has not begun will take an item: nobody is hired for it
@@ -112,10 +118,15 @@ class Crew(Generic[T]):
             member.rawlink(self._left)
 
     def _run(self) -> None:
-        self._coming.discard(gevent.getcurrent())
+        member = gevent.getcurrent()
+        self._coming.discard(member)
         turn = 0
         while self._items:
-            self._work(self._items.popleft())
+            self._in_work[member] = self._items.popleft()
+            try:
+                self._work(self._in_work[member])
+            finally:
+                del self._in_work[member]
             turn += 1
             # Work that happens not to switch must not hold up everybody else.
             if turn % BREATH == 0:

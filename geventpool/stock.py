@@ -29,6 +29,7 @@ from geventpool.ledger import (
     FOREVER,
     GONE,
     IDLE,
+    IN_USE,
     OPENING,
     RESETTING,
     Entry,
@@ -108,6 +109,8 @@ class Stock(Generic[C]):
         self._resetters = Crew(self.staff, RESETTERS, self._reset)
         self._closers = Crew(self.staff, CLOSERS, self._say_goodbye)
         self._watchmen = Crew(self.staff, 1, self._hung_up)
+        #: entries whose descriptors are closed in the next turn of the loop
+        self._condemned: set[Entry[C]] = set()
         #: hears of idle connections that are hung up; None: not yet, or it cannot
         self.watch: Watch | None = None
         self.reaper: Reaper[Stock[C]] | None = None
@@ -278,7 +281,7 @@ class Stock(Generic[C]):
 
     def end_loan(self, entry: Entry[C]) -> None:
         """Nobody holds this entry any more."""
-        holder, entry.holder, entry.block = entry.holder, None, None
+        holder, entry.holder, entry.block, entry.slot = entry.holder, None, None, None
         if isinstance(holder, Holder) and holder.loan is entry:
             holder.loan = None
 
@@ -296,12 +299,15 @@ class Stock(Generic[C]):
     def _part_with(self, entry: Entry[C], reason: Reason) -> None:
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
+        self._let_go_of(entry)
+        self.audience.tell("closed", entry.conn, reason)
+
+    def _let_go_of(self, entry: Entry[C]) -> None:
         if silently(self.connector.discard, entry.conn) is False:
             # Only its close() can do it, which may wait: the place stays taken.
             self._closers.put(entry)
         else:
             self.ledger.move(entry, GONE)
-        self.audience.tell("closed", entry.conn, reason)
 
     def _replace(self) -> None:
         """A place came free: it serves the line, and *min_connections*."""
@@ -629,3 +635,68 @@ class Stock(Generic[C]):
             else:
                 # What a greenlet of ours has at this moment must not become idle.
                 entry.doom = Reason.POOL_CLOSED
+
+    # Where the handling of a connection must not happen at once, or did not end.
+
+    def discard_soon(self, entry: Entry[C], reason: Reason) -> None:
+        """Drop the descriptor in a turn of the loop of its own. Never switches.
+
+        For a connection that another greenlet may be using. The caller may be a
+        finaliser that runs while that greenlet is about to start a watcher for the
+        descriptor; if the descriptor is closed by then, libev ends the process. The
+        place is taken until the descriptor is closed.
+        """
+        self.end_loan(entry)
+        self._leave_queue(entry, CLOSING)
+        gevent.get_hub().loop.run_callback(self._terminate, entry)
+        self._condemned.add(entry)
+        self.audience.tell("closed", entry.conn, reason)
+
+    def _terminate(self, entry: Entry[C]) -> None:
+        """Close the descriptor of an entry that is CLOSING; then its place is free."""
+        self._condemned.discard(entry)
+        if entry.state is CLOSING:
+            self._let_go_of(entry)
+            self._replace()
+
+    def recover(self) -> None:
+        """Let go of the entries that nothing has. Never switches.
+
+        An exception struck the pool's own code: a RecursionError, a MemoryError, or
+        one that a signal handler raised. It is unknown how far the handling came, so
+        the connection is not lent again.
+        """
+        if self.ledger.is_torn:
+            self.audience.let_out()
+            for entry in self._ownerless():
+                if entry.state is CLOSING:
+                    self._terminate(entry)
+                else:
+                    if entry.state is IDLE:
+                        self.ledger.move(entry, IN_USE)
+                    self.discard(entry, Reason.INTERRUPTED)
+            self.ledger.is_torn = False
+            self._replace()
+
+    def _ownerless(self) -> list[Entry[C]]:
+        ledger = self.ledger
+        owned = {
+            IDLE: ledger.queued(),
+            CHECKING: self._checkers.items(),
+            RESETTING: self._resetters.items(),
+            CLOSING: self._closers.items() | self._condemned,
+        }
+        return [
+            entry
+            for entry in ledger.entries.values()
+            if (
+                entry.holder is None and entry.slot is None
+                if entry.state is IN_USE
+                else entry not in owned[entry.state]
+            )
+        ]
+
+    def attend(self) -> bool:
+        """Recover what was interrupted; return whether anybody waits."""
+        self.recover()
+        return bool(self.ledger.line)

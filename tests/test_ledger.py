@@ -436,6 +436,34 @@ def test_a_connection_handed_over_is_nobodys_yet():
     assert entry.state is IN_USE and not ledger.line
 
 
+class Served(Waiter):
+    """A finaliser that runs in its wake-up takes it out of the line."""
+
+    def wake(self):
+        super().wake()
+        self.ledger.leave(self)
+
+
+def test_who_leaves_the_line_while_woken_gets_nothing_and_the_next_one_is_served():
+    """Any call may run a finaliser, and that may give something back itself."""
+    ledger = make()
+    entry = lent(ledger)
+    gone = Served(ledger, "a")
+    gone.ledger = ledger
+    waiter = Waiter(ledger, "b")
+    ledger.hand_over(entry, 7.0)
+    assert gone.slot.entry is None and waiter.slot.entry is entry
+    gone = Served(ledger, "c")
+    gone.ledger = ledger
+    again = lent(ledger)
+    ledger.hand_over(again, 7.0)
+    assert gone.slot.entry is None and again.state is IDLE and ledger.idle == 1
+    gone = Served(ledger, "d")
+    gone.ledger = ledger
+    ledger.fail(gone, KeyError())
+    assert gone.error is None
+
+
 @pytest.mark.parametrize("state", [OPENING, IN_USE, CHECKING, RESETTING], ids=named)
 @pytest.mark.parametrize("waits", [True, False])
 def test_wherever_it_comes_from_it_goes_to_who_waits(state, waits):

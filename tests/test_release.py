@@ -153,6 +153,7 @@ def test_an_adapter_may_release_for_anyone(pool):
     with pytest.raises(ConnectionNotFoundError):
         pool.release(other)
     pool.drop(other, anyone=True)
+    gevent.idle()
     assert other.end == "discarded"
     keeper.kill()
 

@@ -14,7 +14,7 @@ from typing import Any
 from geventpool import sockets
 from geventpool.connector import Connector
 from geventpool.holders import Holder
-from geventpool.ledger import CLOSING, GONE, IN_USE, Entry, Reason
+from geventpool.ledger import CLOSING, GONE, IN_USE, Entry, Reason, anyone
 from geventpool.pool import Pool
 from geventpool.sqlalchemy.records import Owner, Record, cut
 from geventpool.staff import within
@@ -182,6 +182,7 @@ class Places(Pool[Record]):
         entry = self._ledger.entries[id(record)]
         holder = entry.holder() if entry.holder is not None else None
         self._stock.end_loan(entry)
+        entry.holder = anyone
         return holder
 
     def see_to(
