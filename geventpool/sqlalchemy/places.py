@@ -185,6 +185,14 @@ class Places(Pool[Record]):
         entry.holder = anyone
         return holder
 
+    def give_up(self, record: Record) -> None:
+        """Free the place of a record on loan whose connection is closed already.
+
+        Never switches.
+        """
+        entry = self._claim(record, anyone=True)
+        self._finish_loan(entry, self._stock.discard, Reason.DROPPED)
+
     def see_to(
         self,
         record: Record,

@@ -240,7 +240,7 @@ class GreenletPool(QueuePool):
     def give_up(self, record: Record) -> None:
         """Free the place of a record that is on loan, for good. Never switches."""
         if self._pool.is_lent(record):
-            self._pool.drop(record, anyone=True)
+            self._pool.give_up(record)
 
     def transfer(
         self, connection: Connection | PoolProxiedConnection, greenlet: greenlet | None
