@@ -348,7 +348,11 @@ class ConnectionPool(Credentials):
 
     def _forgotten(self, conn: Any) -> None:
         # Whoever kept it has ended: it is in a state that nobody knows.
-        self.core.drop(conn, anyone=True)
+        try:
+            self.core.drop(conn, anyone=True)
+        except ConnectionNotFoundError:
+            # It was dropped before.
+            pass
 
     def release(self, connection: Any) -> None:
         """Give a connection back.

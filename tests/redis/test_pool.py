@@ -788,6 +788,7 @@ def test_an_owner_may_outlive_its_loan(client: redis.Redis) -> None:
     subscription.connection = None
     del subscription
     gc.collect()
+    gevent.idle()
     assert pool.core.size == 0
 
 
