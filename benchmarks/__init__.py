@@ -1,10 +1,9 @@
-"""
-What the pool costs and gains beside what people use today.
+"""What the pool costs and gains, beside the pools in use today.
 
 ``python -m benchmarks`` runs the workloads; ``python -m benchmarks.demo`` shows the
-pool at its main job. One file is one workload, and its docstring is the question it
-answers. A workload is a module with ``run(scale: Scale) -> Report``.
+pool at work. One file is one workload, and its docstring is the question that it
+answers. A workload is a module with a function ``run(scale: Scale) -> Report``.
 
-How all of them measure is told in rounds.py, what they say in report.py; runs are kept
-by saved.py, set beside each other by compare.py, and drawn by plots.py.
+``rounds`` has the method, ``report`` the tables and targets, ``adapters`` the pools.
+``results`` saves runs, ``compare`` compares them, ``plots`` draws them.
 """

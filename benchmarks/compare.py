@@ -1,24 +1,14 @@
-"""
-Two runs beside each other: what became faster, and what only looks so.
+"""Compare two runs: what became faster or slower, and where there is no difference.
 
-Machines are noisy and one is not like the other, so what is compared first is not a
-time but what is left of it when the machine is taken away: the ratio to the floor, or
-to the best peer, of the same run, round by round. The ratio of the times themselves
-comes second. Where the spreads of two runs overlap, there is no difference to tell.
-
-Nor where they nearly do: two processes never run the same code at the same speed. The
-seed of the hashes, addresses, and what else the machine was at stay the same for a
-whole process, so that no spread within it shows them. Where both runs were made in
-three processes or more (``--processes``), what is compared is one median for each of
-them, which is the honest spread; else some room is left between the two.
-
-It knows measures and their references, and nothing of workloads.
+Machines are noisy and differ, so a quantity is compared as its ratio to the floor, or
+to the best peer, of the same run, round by round; only without such a reference as it
+is. Where the spreads of two runs overlap, there is no difference. Two processes never
+run the same code at exactly the same speed, so a small difference is ignored too.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,243 +20,193 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import saved
+from benchmarks import results
 from benchmarks.report import Measure, duration, number, ratio, terminal
+from benchmarks.results import Run
 from benchmarks.rounds import Spread
-from benchmarks.saved import Run
 
-#: As far apart must the spreads of two runs be, as a part of the quantity. Measured:
-#: of 936 comparisons of a run with itself run again, 10 % were beyond the spread alone,
-#: and 0.3 % beyond this.
-AGAIN = 0.03
+#: The difference that is ignored, as a fraction of the quantity. Of 936 comparisons of
+#: a run with its repetition, 10 % were beyond the spread alone, and 0.3 % beyond this.
+IGNORED = 0.03
 
-#: As many processes are needed for their medians to be a spread.
-PROCESSES = 3
+#: What should be equal in both runs.
+EQUAL = (
+    "scale",
+    "cpu",
+    "cores",
+    "system",
+    "kernel",
+    "python",
+    "implementation",
+    "loop",
+)
 
-#: What should be the same in both runs, and what to call it.
-SAME = {
-    "scale": "scale",
-    "cpu": "processor",
-    "cores": "cores",
-    "system": "system",
-    "kernel": "kernel",
-    "python": "Python",
-    "implementation": "Python",
-    "loop": "event loop",
-}
-
-BETTER, WORSE, ALIKE = "better", "worse", "no difference"
+BETTER, WORSE, EQUAL_WORD = "better", "worse", "no difference"
+STYLES = {BETTER: "green", WORSE: "red", EQUAL_WORD: "dim"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """
-    One quantity of one contestant, then and now.
+    """One quantity of one contestant in both runs.
 
-    :ivar reference: whom it is compared with within each run; None if with nobody.
-    :ivar relative: new over old of the ratio to the reference.
-    :ivar absolute: new over old of the quantity itself; None if one of them is 0.
+    :ivar reference: the contestant of the same run that it is compared with, if any.
+    :ivar change: the ratio of new to old; None if one of them is 0.
     """
 
-    workload: str
     section: str
     old: Measure
     new: Measure
-    reference: str | None = None
-    relative: Spread | None = None
-    absolute: Spread | None = None
+    reference: str | None
+    change: Spread | None
 
     @property
     def verdict(self) -> str:
-        """Better, worse or no difference: by the ratio that can be believed more."""
-        change = self.relative or self.absolute
-        if change is None:
-            # One of the two is 0, which has no ratio.
-            older, newer = _median(self.old), _median(self.new)
-            if older == newer:
-                return ALIKE
-            return BETTER if (newer > older) == self.new.more_is_better else WORSE
-        if change.is_no_difference:
-            return ALIKE
-        return BETTER if (change.median > 1) == self.new.more_is_better else WORSE
+        """Better, worse or no difference."""
+        old, new = _median(self.old), _median(self.new)
+        if self.change is not None:
+            if self.change.is_no_difference:
+                return EQUAL_WORD
+            old, new = 1.0, self.change.median
+        if old == new:
+            return EQUAL_WORD
+        return BETTER if (new > old) == self.new.more_is_better else WORSE
 
 
 def warnings(old: Run, new: Run) -> Iterator[str]:
-    """What makes it doubtful that the two runs can be compared."""
-    for key, name in SAME.items():
-        if old.get(key) != new.get(key):
-            yield f"another {name}: {old.get(key)}, now {new.get(key)}"
+    """Yield what makes the comparison doubtful."""
     before, after = old.get("packages", {}), new.get("packages", {})
-    for name in sorted({*before, *after} - {"geventpool"}):
-        if before.get(name) != after.get(name):
-            yield f"another {name}: {before.get(name)}, now {after.get(name)}"
+    pairs = [(key, old.get(key), new.get(key)) for key in EQUAL]
+    pairs += [(key, before.get(key), after.get(key)) for key in {*before, *after}]
+    for key, then, now in sorted(pairs):
+        if then != now and key != "geventpool":
+            yield f"different {key}: {then}, now {now}"
 
 
 def rows(old: Run, new: Run) -> Iterator[Row]:
-    """All that is in both runs, in the order of the new one."""
-    for workload, section, earlier in _sections(old, new):
-        reference = _reference(earlier, section)
-        olds, news = saved.measures(earlier), saved.measures(section)
-        for (contestant, quantity), measure in news.items():
-            if (contestant, quantity) in olds:
-                yield _row(
-                    Row(workload, section["key"], olds[contestant, quantity], measure),
-                    olds.get((reference or "", quantity)),
-                    news.get((reference or "", quantity)),
-                )
+    """Yield all that is in both runs, in the order of the new one."""
+    olds = dict(_sections(old))
+    for key, section in _sections(new):
+        if key not in olds:
+            continue
+        before, after = results.measures(olds[key]), results.measures(section)
+        reference = _reference(olds[key], section, {name for name, _ in before})
+        for (name, quantity), measure in after.items():
+            if (name, quantity) in before:
+                then = before[name, quantity]
+                pair = (reference or "", quantity)
+                yield _row(key, then, measure, before.get(pair), after.get(pair))
 
 
 def missing(old: Run, new: Run) -> Iterator[str]:
-    """What is in one run and not in the other."""
-    known = [set(_keys(old)), set(_keys(new))]
-    for key in sorted(known[0] - known[1]):
-        yield f"no longer there: {', '.join(key)}"
-    for key in sorted(known[1] - known[0]):
-        yield f"not there before: {', '.join(key)}"
+    """Yield what is in one run and not in the other."""
+    keys = [
+        {
+            f"{key}, {name}"
+            for key, each in _sections(run)
+            for name, _ in results.measures(each)
+        }
+        for run in (old, new)
+    ]
+    yield from (f"only in the old run: {key}" for key in sorted(keys[0] - keys[1]))
+    yield from (f"only in the new run: {key}" for key in sorted(keys[1] - keys[0]))
 
 
-def _keys(run: Run) -> Iterator[tuple[str, ...]]:
+def _sections(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, workload in run["workloads"].items():
         for section in workload["sections"]:
-            for contestant, _ in saved.measures(section):
-                yield name, section["key"], contestant
+            yield f"{name}: {section['key']}", section
 
 
-def _sections(old: Run, new: Run) -> Iterator[tuple[str, Any, Any]]:
-    for name, workload in new["workloads"].items():
-        before = old["workloads"].get(name, {"sections": []})
-        earlier = {section["key"]: section for section in before["sections"]}
-        for section in workload["sections"]:
-            if section["key"] in earlier:
-                yield name, section, earlier[section["key"]]
+def _reference(old: dict[str, Any], new: dict[str, Any], known: set[str]) -> str | None:
+    # The best peer may have changed, and ratios to different peers cannot be compared.
+    there = known & {each["contestant"] for each in new["measures"]}
+    names = (new["floor"], new["best"], old["best"])
+    return next((str(name) for name in names if name in there), None)
 
 
-def _reference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    # The best peer may be another this time; a ratio to somebody else says nothing.
-    there = [{each["contestant"] for each in side["measures"]} for side in (old, new)]
-    for name in (new["floor"], new["best"], old["best"]):
-        if name in there[0] and name in there[1]:
-            return str(name)
-    return None
-
-
-def _spread(values: list[float], measure: Measure) -> Spread:
-    """Of one value for each process, if there are enough of them; else of all."""
-    if not _is_of_many(measure):
-        return Spread.of(values)
-    medians, start = [], 0
-    for count in measure.processes:
-        medians.append(statistics.median(values[start : start + count]))
-        start += count
-    return Spread.of(medians)
-
-
-def _is_of_many(measure: Measure) -> bool:
-    return len(measure.processes) >= PROCESSES
-
-
-def _row(row: Row, old: Measure | None, new: Measure | None) -> Row:
-    room = 0.0 if _is_of_many(row.old) and _is_of_many(row.new) else AGAIN
-    absolute = _over(
-        _spread(row.new.samples, row.new), _spread(row.old.samples, row.old), room
-    )
-    if old is None or new is None or new.contestant == row.new.contestant:
-        return Row(row.workload, row.section, row.old, row.new, absolute=absolute)
-    then, now = _paired(row.old, old), _paired(row.new, new)
-    relative = _over(now, then, room) if then and now else None
-    name = new.contestant if relative else None
-    return Row(
-        row.workload, row.section, row.old, row.new, name, relative, absolute
-    )  # fmt: skip
+def _row(
+    key: str,
+    old: Measure,
+    new: Measure,
+    old_floor: Measure | None,
+    floor: Measure | None,
+) -> Row:
+    if (
+        old_floor is not None
+        and floor is not None
+        and floor.contestant != new.contestant
+    ):
+        then, now = _paired(old, old_floor), _paired(new, floor)
+        if then is not None and now is not None:
+            return Row(key, old, new, floor.contestant, _change(then, now))
+    then, now = Spread.of(old.samples), Spread.of(new.samples)
+    return Row(key, old, new, None, _change(then, now))
 
 
 def _paired(mine: Measure, theirs: Measure) -> Spread | None:
     if len(mine.samples) != len(theirs.samples) or min(theirs.samples) <= 0:
         return None
     pairs = zip(mine.samples, theirs.samples, strict=True)
-    return _spread([one / other for one, other in pairs], mine)
+    return Spread.of([one / other for one, other in pairs])
 
 
-def _over(new: Spread, old: Spread, room: float) -> Spread | None:
+def _change(old: Spread, new: Spread) -> Spread | None:
     if old.low <= 0 or new.low <= 0:
         return None
     over = new.over(old)
-    return Spread(over.median, over.low / (1 + room), over.high * (1 + room))
+    return Spread(over.median, over.low / (1 + IGNORED), over.high * (1 + IGNORED))
 
 
 def _median(measure: Measure) -> float:
     return Spread.of(measure.samples).median
 
 
-# What is shown of it.
-
-
 def show(old: Run, new: Run, console: Console) -> None:
-    """Print everything: warnings, a table for each section, a summary."""
-    console.print()
+    """Print warnings, a table for each section, and a summary."""
     console.print(Text(f"compared with the run of {old.get('date')}", style="bold"))
     for warning in warnings(old, new):
-        console.print(Text(f"  careful: {warning}", style="yellow"))
+        console.print(Text(f"  warning: {warning}", style="yellow"))
     verdicts: Counter[str] = Counter()
-    tables: dict[tuple[str, str], Table] = {}
+    tables: dict[str, Table] = {}
     for row in rows(old, new):
         verdicts[row.verdict] += 1
-        place = row.workload, row.section
-        if place not in tables:
-            tables[place] = _table(f"{row.workload}: {row.section}")
-        _add(tables[place], row)
+        if row.section not in tables:
+            tables[row.section] = _table(row.section)
+        text = duration if row.new.unit == "s" else number
+        tables[row.section].add_row(
+            row.new.contestant,
+            row.new.quantity,
+            text(_median(row.old)),
+            text(_median(row.new)),
+            ratio(row.change) if row.change else "",
+            row.reference or "",
+            Text(row.verdict, style=STYLES[row.verdict]),
+        )
     for table in tables.values():
         console.print(table)
     for key in missing(old, new):
         console.print(Text(f"  {key}", style="dim"))
-    counts = [f"{verdicts[word]} {word}" for word in (BETTER, WORSE, ALIKE)]
+    counts = [f"{verdicts[word]} {word}" for word in (BETTER, WORSE, EQUAL_WORD)]
     console.print(Text("  " + ", ".join(counts), style="bold"))
-    console.print(
-        Text(
-            "  within: new over old of the ratio to the floor or the best peer of the "
-            "same run; that is what is judged by",
-            style="dim",
-        )
-    )
 
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("pool", no_wrap=True)
-    table.add_column("quantity", no_wrap=True)
-    for column in ("old", "new", "within", "to", "absolute", ""):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("pool", "quantity", "old", "new", "change", "as a ratio to", ""):
+        left = column in ("pool", "quantity")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     return table
 
 
-def _add(table: Table, row: Row) -> None:
-    style = {BETTER: "green", WORSE: "red", ALIKE: "dim"}[row.verdict]
-    table.add_row(
-        row.new.contestant,
-        row.new.quantity,
-        _amount(row.old),
-        _amount(row.new),
-        ratio(row.relative) if row.relative else "",
-        row.reference or "",
-        ratio(row.absolute) if row.absolute else "",
-        Text("" if row.verdict == ALIKE else row.verdict, style=style),
-    )
-
-
-def _amount(measure: Measure) -> str:
-    median = _median(measure)
-    return duration(median) if measure.unit == "s" else number(median)
-
-
 def main(arguments: list[str]) -> int:
-    """``python -m benchmarks compare OLD NEW``; 0 if both are runs."""
+    """Run ``python -m benchmarks compare OLD NEW``; return 0 if both are runs."""
     parser = argparse.ArgumentParser("python -m benchmarks compare")
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     options = parser.parse_args(arguments)
     try:
-        old, new = saved.load(options.old), saved.load(options.new)
-    except (OSError, saved.NotARunError) as error:
+        old, new = results.load(options.old), results.load(options.new)
+    except (OSError, results.NotARunError) as error:
         parser.exit(2, f"{error}\n")
     show(old, new, terminal())
     return 0

@@ -1,58 +1,87 @@
-"""
-Who waits how long when many want few connections?
+"""How long do greenlets wait when many want few connections?
 
-Two hundred greenlets want ten connections again and again and hold each for a
-millisecond. "The possible" comes from the same run: as many greenlets as there are
-connections hold for a millisecond without any pool, which is all the throughput there
-is to be had; and with everyone served in turn a wait lasts as long as it takes to
-serve all those in front.
+200 greenlets want 10 connections again and again and hold each for a millisecond. "The
+possible" is measured in the same run: as many greenlets as there are connections hold
+them without any pool. There cannot be more throughput than that, and if everybody is
+served in turn, a wait lasts as long as all the others need for one loan each.
 
-Three crowds. The job: everyone wants twenty loans in a row and the job is done when
-the last has had them. The handlers: everyone does something else (a turn of the loop)
-between two loans, for as long as the turn lasts. The greedy: everyone asks again at
-once, without end; a pool that lets a running greenlet overtake the waiting ones then
-serves as many greenlets as it has connections, and the rest never.
+Three loads. The job: every greenlet needs 20 loans in a row, and the job is done when
+the last has had them. The handlers: every greenlet does something else between two
+loans (a turn of the loop). The greedy: every greenlet borrows again at once. A pool
+that lets a running greenlet overtake the waiting ones then serves as many greenlets as
+it has connections, and the others never.
 
-A wait that has not ended when the turn does is counted as long as it lasted, so a
-pool that starves its waiters can't hide them. "The generator alone" is the same crowd
-at a pool that lends to everybody at once: more loans than that this load generator
-could not count.
+Then the same for 1 to 1000 greenlets, and for other numbers of connections and lengths
+of loans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
-from benchmarks import peers
-from benchmarks.crowds import CONNECTIONS, POSSIBLE, Crowd, Load, crowd, without_pool
-from benchmarks.figures import Figure
-from benchmarks.generator import GENERATOR, no_op
-from benchmarks.peers import Contestant
-from benchmarks.report import (
-    Report,
-    Section,
-    Target,
-    duration,
-    part,
-    per_cent,
-    plus_minus,
-    ratio,
+from benchmarks import adapters
+from benchmarks.adapters import FLOOR, OURS, Builder
+from benchmarks.curves import Figure
+from benchmarks.load import (
+    CONNECTIONS,
+    GENERATOR,
+    HOLD,
+    POSSIBLE,
+    Load,
+    Outcome,
+    generator,
+    turn_of,
+    without_pool,
 )
-from benchmarks.rounds import Scale, Series, interleave
+from benchmarks.report import Column, Report, Section, duration, part, per_cent
+from benchmarks.rounds import (
+    Scale,
+    Series,
+    Spread,
+    best_of,
+    interleave,
+    ratio_between,
+)
+
+#: Numbers of greenlets, and the fraction of the seconds of a load that one turn takes.
+GREENLETS = (1, 3, 10, 30, 100, 300, 1000)
+SHARE = 0.25
+
+#: Loans that every greenlet should at least be able to have.
+MIN_LOANS = 5
+
+#: Greenlets, connections and seconds of a loan.
+GRID = ((20, 10, 0.01), (200, 100, 0.001), (200, 100, 0.01), (2000, 100, 0.001))
+
+#: Loans per second that one process can be expected to make.
+MOST = 5000
+
+Outcomes = Mapping[str, Series[Outcome]]
 
 
 def run(scale: Scale) -> Report:
-    """The crowds at every contestant's door. **May switch.**"""
-    report = Report("contention", "who waits how long when many want few connections?")
-    builders, missing = builders_of(CONNECTIONS)
+    """Put every load on every pool. May switch."""
+    report = Report("contention", "how long do greenlets wait for few connections?")
+    builders, missing = adapters.installed()
+    builders = {
+        GENERATOR: generator,
+        FLOOR: adapters.gevent_queue,
+        **builders,
+    }
     for load in _loads(scale):
-        # A round takes many seconds, and a median of waits is of thousands already.
-        rounds = scale.long_rounds
-        series = interleave(_turns(builders, load), rounds, load.name)
+        # A round takes seconds, and a percentile of waits is one of thousands.
+        series = interleave(_turns(builders, load), scale.long_rounds, load.name)
         report.sections.append(_section(series, missing, load))
-        report.targets.extend(_targets(series, load))
-        report.figures.extend(_figures(series, load))
+        _add_targets(report, series, load)
+        report.figures.append(_waits(series, load))
+    for load in _grid(scale):
+        series = interleave(
+            _turns(builders, load), max(1, scale.rounds // 5), load.name
+        )
+        report.sections.append(_section(series, missing, load))
+    _add_curve(report, builders, scale)
     return report
 
 
@@ -60,248 +89,222 @@ def _loads(scale: Scale) -> tuple[Load, ...]:
     greedy = Load("the greedy", scale.crowd, seconds=scale.seconds)
     return (
         replace(greedy, name="the job", loans=max(2, int(20 * scale.seconds))),
-        replace(greedy, name="the handlers", hurried=False),
+        replace(greedy, name="the handlers", is_greedy=False),
         greedy,
     )
 
 
-def builders_of(
-    limit: int,
-) -> tuple[dict[str, Callable[[int], Contestant]], dict[str, str]]:
-    """
-    How every contestant is made, by name, and why some can't be.
-
-    :param limit: connections of each.
-    """
-    # Each turn gets a new pool: one that lost connections to the killed crowd of its
-    # last turn would start crippled.
-    builders: dict[str, Callable[[int], Contestant]] = {}
-    missing: dict[str, str] = {}
-    for build in (no_op, peers.lifo_queue, *peers.POOLS):
-        contestants, reasons = peers.built((build,), limit)
-        builders.update(dict.fromkeys(contestants, build))
-        missing.update(reasons)
-        peers.close_all(contestants)
-    return builders, missing
+def _grid(scale: Scale) -> Iterator[Load]:
+    for greenlets, connections, hold in GRID[:1] if scale.name == "tiny" else GRID:
+        # Everybody should have had a loan or two, also behind many others.
+        least = 3 * greenlets / min(connections / hold, MOST)
+        seconds = max(scale.seconds / 4, least)
+        name = f"{greenlets} on {connections}, {duration(hold)}"
+        yield Load(name, greenlets, connections, hold, seconds, is_greedy=False)
 
 
 def _turns(
-    builders: dict[str, Callable[[int], Contestant]], load: Load
-) -> dict[str, Callable[[], Crowd]]:
-    turns: dict[str, Callable[[], Crowd]] = {POSSIBLE: lambda: without_pool(load)}
-    for name, build in builders.items():
-        turns[name] = turn_of(build, load)
-    return turns
+    builders: Mapping[str, Builder], load: Load
+) -> dict[str, Callable[[], Outcome]]:
+    return {
+        POSSIBLE: partial(without_pool, load),
+        **{name: turn_of(build, load) for name, build in builders.items()},
+    }
 
 
-def turn_of(build: Callable[[int], Contestant], load: Load) -> Callable[[], Crowd]:
-    """A turn in which a new pool meets this load."""
-
-    def turn() -> Crowd:
-        contestant = build(load.connections)
-        try:
-            return crowd(contestant, load)
-        finally:
-            contestant.close()
-
-    return turn
+def throughput(outcome: Outcome) -> float:
+    """Return the loans per second."""
+    return outcome.throughput
 
 
-def _p99(sample: Crowd) -> float:
-    return sample.wait(0.99)
+def p99(outcome: Outcome) -> float:
+    """Return the 99th percentile of the waits."""
+    return outcome.p99
 
 
-def _throughput(sample: Crowd) -> float:
-    return sample.throughput
+def pools_of(series: Outcomes) -> list[str]:
+    """Return the names of the pools, without what only shows what is possible."""
+    return [name for name in series if name not in (POSSIBLE, FLOOR, GENERATOR)]
 
 
-def _section(
-    series: dict[str, Series[Crowd]], missing: dict[str, str], load: Load
-) -> Section:
-    section = Section(
-        load.title,
-        ["pool", "loans/s", "spread", "of poss.", "wait p50", "p99", "max"]
-        + ["to poss.", "fair", "unserved", "refused", "CPU each"],
-        key=load.name,
-        floor=POSSIBLE,
+def best_peer(series: Outcomes) -> str | None:
+    """Return the peer with the highest throughput."""
+    peers = [name for name in pools_of(series) if name != OURS]
+    return best_of(series, peers, throughput)
+
+
+def _section(series: Outcomes, missing: dict[str, str], load: Load) -> Section:
+    section = Section(load.title, key=load.name, floor=POSSIBLE)
+    section.best = best_peer(series)
+    rate = Column(
+        "loans/s",
+        throughput,
+        "1/s",
+        more_is_better=True,
+        text=lambda value: f"{value:,.0f}",
+        spread=True,
+        ratios={"of poss.": POSSIBLE},
+        as_part=True,
     )
-    best = best_peer(series)
-    section.best = best.name if best else None
-    _measure(section, series)
-    possible = series[POSSIBLE]
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        section.add(*_cells(name, entry, possible))
-        section.data[name] = [_plain(sample) for sample in entry.samples]
-        left_out = entry.spread(lambda sample: sample.unserved).median
-        if left_out:
-            everybody = f"{left_out:.0f} of {load.greenlets} greenlets"
-            section.starves(name, f"{everybody} never got a connection")
-    for name, reason in missing.items():
-        section.fails(name, reason)
+    columns = [
+        rate,
+        Column("p50 wait", lambda each: each.wait(0.5), is_measured=False),
+        Column("p99 wait", p99, ratios={"to poss.": POSSIBLE}),
+        Column("longest wait", lambda each: each.wait(1)),
+        Column("fairness", lambda each: each.fairness, "", more_is_better=True),
+        Column("unserved", lambda each: each.unserved, "", text="{:.0f}".format),
+        Column("refused", lambda each: each.refused, "", is_measured=False),
+        Column("CPU each", lambda each: each.cpu_each),
+    ]
+    section.fill(series, columns, missing)
+    # The generator lends to everybody at once: its waits mean nothing.
+    for row in section.rows:
+        if row[0] == GENERATOR:
+            row[3:-1] = [""] * len(row[3:-1])
+    section.measures = [
+        each
+        for each in section.measures
+        if each.contestant != GENERATOR or each.quantity in ("loans/s", "CPU each")
+    ]
+    for name in set(series) - {GENERATOR}:
+        if series[name].samples:
+            left_out = series[name].spread(lambda each: each.unserved).median
+            section.starves(name, left_out, load.greenlets)
     section.notes.append(
-        "fairness: Jain's index of loans per greenlet (of a job: when half is done); "
-        "unserved: greenlets that never got any; refused: asked and was sent away"
+        "fairness: Jain's index of loans per greenlet (of a job: at half time); "
+        "unserved: greenlets without a loan; refused: attempts that were refused"
     )
-    _compare_with_generator(section, series)
+    fastest = best_of(series, pools_of(series), throughput)
+    if fastest is not None and series[GENERATOR].samples:
+        limit = series[GENERATOR].spread(throughput).median
+        most = series[fastest].spread(throughput).median
+        section.notes.append(
+            f"the load generator alone makes {limit:,.0f} loans/s; the fastest pool "
+            f"makes {per_cent(most / limit)} of that"
+        )
     return section
 
 
-def _measure(section: Section, series: dict[str, Series[Crowd]]) -> None:
-    crowds = dict(series)
-    alone = {GENERATOR: crowds.pop(GENERATOR)}
-    for group in (crowds, alone):
-        section.measure(group, "loans/s", _throughput, "1/s", more_is_better=True)
-        section.measure(group, "CPU each", lambda sample: sample.cpu_each)
-    section.measure(crowds, "p99 wait", _p99)
-    section.measure(crowds, "unserved", lambda sample: sample.unserved, "")
-    section.measure(crowds, "longest wait", lambda sample: sample.wait(1))
-    section.measure(
-        crowds, "fairness", lambda sample: sample.fairness, "", more_is_better=True
-    )
-
-
-def _compare_with_generator(section: Section, series: dict[str, Series[Crowd]]) -> None:
-    alone = series[GENERATOR]
-    ran = [entry for entry in pools_of(series) if entry.error is None]
-    if alone.error is not None or not ran:
-        return
-    limit = alone.spread(_throughput).median
-    most = max(entry.spread(_throughput).median for entry in ran)
-    section.notes.append(
-        f"the load generator alone makes {limit:,.0f} loans/s; the fastest pool needs "
-        f"{per_cent(most / limit)} of that"
-    )
-
-
-def _cells(name: str, entry: Series[Crowd], possible: Series[Crowd]) -> tuple[str, ...]:
-    def median(value: Callable[[Crowd], float]) -> float:
-        return entry.spread(value).median
-
-    spread = entry.spread(_throughput)
-    rate = (name, f"{spread.median:,.0f}", plus_minus(spread))
-    each = duration(median(lambda sample: sample.cpu_each))
-    if name == GENERATOR:
-        return (*rate, *[""] * 8, each)
-    own = name == POSSIBLE
-    return (
-        *rate,
-        "" if own else part(entry.over(possible, _throughput)),
-        duration(median(lambda sample: sample.wait(0.5))),
-        duration(median(_p99)),
-        duration(median(lambda sample: sample.wait(1))),
-        "" if own else ratio(entry.over(possible, _p99)),
-        f"{median(lambda sample: sample.fairness):.3f}",
-        f"{median(lambda sample: sample.unserved):.0f}",
-        f"{median(lambda sample: sample.refused):,.0f}",
-        each,
-    )
-
-
-def _plain(sample: Crowd) -> dict[str, object]:
-    parts = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
-    return {
-        "seconds": sample.seconds,
-        "cpu": sample.cpu,
-        "throughput": sample.throughput,
-        "fairness": sample.fairness,
-        "refused": sample.refused,
-        "waits": {str(part): sample.wait(part) for part in parts},
-    }
-
-
-def _targets(series: dict[str, Series[Crowd]], load: Load) -> list[Target]:
-    entry = series.get(peers.OURS)
-    if entry is None or entry.error is not None:
-        return []
-    possible = series[POSSIBLE]
-    targets = [
-        Target(
-            f"p99 wait, {load.name}, to the possible", entry.over(possible, _p99), 1.3
-        ),
-    ]
+def _add_targets(report: Report, series: Outcomes, load: Load) -> None:
+    over = ratio_between(series, OURS, POSSIBLE, p99)
+    report.target(f"p99 wait, {load.name}, to the possible", over, 1.3)
     best = best_peer(series)
     if best is not None:
-        name = f"throughput, {load.name}, to {best.name}"
-        over = entry.over(best, _throughput)
-        targets.append(Target(name, over, 1.0, at_least=True))
-    return targets
+        over = ratio_between(series, OURS, best, throughput)
+        report.target(f"throughput, {load.name}, to {best}", over, 1.0, at_least=True)
 
 
-def pools_of(series: dict[str, Series[Crowd]]) -> list[Series[Crowd]]:
-    """The pools, without what only shows what is possible."""
-    floors = (POSSIBLE, peers.FLOOR, GENERATOR)
-    return [entry for name, entry in series.items() if name not in floors]
-
-
-def best_peer(series: dict[str, Series[Crowd]]) -> Series[Crowd] | None:
-    """The pool, ours and the floor aside, with the highest throughput."""
-    ran = [entry for entry in _peers(series) if entry.error is None]
-    return max(ran, key=lambda entry: entry.spread(_throughput).median, default=None)
-
-
-def _peers(series: dict[str, Series[Crowd]]) -> list[Series[Crowd]]:
-    return [entry for entry in pools_of(series) if entry.name != peers.OURS]
-
-
-# Pictures.
-
-
-def _figures(series: dict[str, Series[Crowd]], load: Load) -> Iterator[Figure]:
-    shown = [entry for entry in series.values() if entry.error is None]
-    shown = [entry for entry in shown if entry.name != GENERATOR]
-    stem = load.name.removeprefix("the ").replace(" ", "-")
+def _waits(series: Outcomes, load: Load) -> Figure:
     waits = {
-        entry.name: [wait for sample in entry.samples for wait in sample.waits]
-        for entry in shown
+        name: [wait for outcome in entry.samples for wait in outcome.waits]
+        for name, entry in series.items()
+        if entry.samples and name != GENERATOR
     }
-    # The possible is one number; drawn as far as the others go.
-    waits[POSSIBLE] = [series[POSSIBLE].spread(_p99).median] * max(
-        len(each) for each in waits.values()
+    # The possible is one number; it is drawn as far as the others go.
+    longest = max(len(each) for each in waits.values())
+    waits[POSSIBLE] = [series[POSSIBLE].spread(p99).median] * longest
+    stem = load.name.removeprefix("the ")
+    return Figure.of_waits(f"waits-{stem}", _wait_message(series), load.title, waits)
+
+
+def _wait_message(series: Outcomes) -> str:
+    names = [name for name in pools_of(series) if series[name].samples]
+    medians = {name: series[name].spread(p99).median for name in names}
+    parts = []
+    ours = medians.pop(OURS, None)
+    if ours is not None:
+        parts.append(f"{duration(ours)} with {OURS}")
+    if medians:
+        least, most = min(medians.values()), max(medians.values())
+        parts.append(f"{duration(least)} to {duration(most)} with others")
+    return "99 % of the waits are shorter than " + ", ".join(parts)
+
+
+# From 1 to 1000 greenlets
+
+#: The series of every contestant, by the number of greenlets.
+Curve = dict[int, dict[str, Series[Outcome]]]
+
+
+def _add_curve(report: Report, builders: dict[str, Builder], scale: Scale) -> None:
+    sizes = [size for size in GREENLETS if size <= scale.greenlets]
+    turns: dict[str, Callable[[], Outcome]] = {}
+    for size in sizes:
+        # Most of the time must not be spent on everybody's first loan.
+        least = MIN_LOANS * size * HOLD / CONNECTIONS
+        seconds = max(scale.seconds * SHARE, least)
+        load = Load("handlers", size, seconds=seconds, is_greedy=False)
+        for name, turn in _turns(builders, load).items():
+            turns[f"{name}, {size}"] = turn
+    series = interleave(turns, scale.long_rounds, "1 to 1000 greenlets")
+    curve: Curve = {size: {} for size in sizes}
+    for key, entry in series.items():
+        name, _, size = key.rpartition(", ")
+        curve[int(size)][name] = replace(entry, name=name)
+    report.sections += [
+        _curve_section("loans/s", curve, throughput, lambda rate: f"{rate:,.0f}"),
+        _curve_section("CPU each", curve, lambda each: each.cpu_each, duration),
+    ]
+    report.figures.append(_curve_figure(curve))
+
+
+def _curve_section(
+    what: str,
+    curve: Curve,
+    value: Callable[[Outcome], float],
+    text: Callable[[float], str],
+) -> Section:
+    section = Section(
+        f"{what}, {CONNECTIONS} connections held {duration(HOLD)}, by greenlets",
+        ["pool", *(f"{size:,}" for size in curve)],
+        key=what,
+        floor=POSSIBLE,
     )
-    yield Figure.of_waits(f"waits-{stem}", _wait_message(series), load.title, waits)
-    shares = {
-        entry.name: _middling(entry).halfway
-        for entry in shown
-        if entry.name != POSSIBLE
-    }
-    message = _fairness_message(series)
-    yield Figure.of_shares(f"fairness-{stem}", message, load.title, shares)
+    last = curve[max(curve)]
+    section.best = best_peer(last)
+    for name in last:
+        entries = [series[name] for series in curve.values()]
+        section.add(
+            name,
+            *(
+                "failed" if entry.error else text(entry.spread(value).median)
+                for entry in entries
+            ),
+        )
+        errors = [entry.error for entry in entries if entry.error]
+        if errors:
+            section.failed[name] = errors[0]
+    for size, series in curve.items():
+        more = {"unit": "1/s", "more_is_better": True} if value is throughput else {}
+        section.measure(series, f"{what} of {size}", value, **more)
+    return section
 
 
-def _middling(entry: Series[Crowd]) -> Crowd:
-    ordered = sorted(entry.samples, key=lambda sample: sample.fairness)
-    return ordered[len(ordered) // 2]
-
-
-def _wait_message(series: dict[str, Series[Crowd]]) -> str:
-    def wait(entry: Series[Crowd]) -> float:
-        return entry.spread(_p99).median
-
-    said = _beside_the_others(series, wait, duration)
-    return "99 % of the waits are shorter than " + said
-
-
-def _beside_the_others(
-    series: dict[str, Series[Crowd]],
-    value: Callable[[Series[Crowd]], float],
-    written: Callable[[float], str],
-) -> str:
-    said = []
-    ours = series.get(peers.OURS)
-    if ours is not None and ours.error is None:
-        said.append(f"{written(value(ours))} with {ours.name}")
-    others = [value(entry) for entry in _peers(series) if entry.error is None]
-    if others:
-        said.append(f"{written(min(others))} to {written(max(others))} with others")
-    return ", ".join(said)
-
-
-def _fairness_message(series: dict[str, Series[Crowd]]) -> str:
-    def fairness(entry: Series[Crowd]) -> float:
-        return entry.spread(lambda sample: sample.fairness).median
-
-    said = _beside_the_others(series, fairness, lambda index: f"{index:.2f}")
-    return "Jain's index of fairness: " + said
+def _curve_figure(curve: Curve) -> Figure:
+    last = curve[max(curve)]
+    lines: dict[str, dict[float, Spread]] = {}
+    for size, series in curve.items():
+        for name, entry in series.items():
+            if name != GENERATOR and entry.samples:
+                lines.setdefault(name, {})[size] = entry.spread(throughput)
+    title = f"{max(curve):,} greenlets on {CONNECTIONS} connections"
+    over = ratio_between(last, OURS, POSSIBLE, throughput)
+    if over is not None:
+        rate = f"{last[OURS].spread(throughput).median:,.0f} loans/s"
+        share = part(over)
+        of = (
+            "as many as possible"
+            if over.is_no_difference
+            else f"{share} of the possible"
+        )
+        title = f"With {max(curve):,} greenlets {OURS} makes {rate}, {of}"
+    return Figure.of_lines(
+        "throughput",
+        title,
+        f"{CONNECTIONS} connections, held 1 ms; everyone wants one again after a turn "
+        "of the loop",
+        "greenlets",
+        "loans per second",
+        lines,
+        log_y=False,
+    )

@@ -1,10 +1,10 @@
-"""
-What does borrowing a connection cost when nobody else wants one?
+"""What does borrowing a connection cost when nobody else wants one?
 
-An idle connection is there, nobody waits: acquire and release, then the same with the
-``with`` block. The floor is the bare gevent queue under our pool. What the load
-generator itself costs is part of every number: "the loop alone" goes round and does
-nothing, "the generator alone" calls a pool that does nothing.
+An idle connection is there and nobody waits: acquire and release, then the same with
+the ``with`` block. The connections are fakes, and the floor is the bare gevent queue;
+:mod:`benchmarks.loans` measures real connections. The cost of the load generator is a
+part of every number: "the loop alone" does nothing, "the generator alone" calls a pool
+that does nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
-from benchmarks import peers
-from benchmarks.generator import GENERATOR, no_op
-from benchmarks.peers import Contestant
-from benchmarks.report import (
-    Report,
-    Section,
-    Target,
-    duration,
-    plus_minus,
-    ratio,
+from benchmarks import adapters
+from benchmarks.adapters import FLOOR, OURS, RIVALS, PoolAdapter
+from benchmarks.load import GENERATOR, generator
+from benchmarks.report import Column, Report, Section, duration
+from benchmarks.rounds import (
+    Sample,
+    Scale,
+    Series,
+    best_of,
+    calibrated,
+    interleave,
+    ratio_between,
+    timed,
 )
-from benchmarks.rounds import Sample, Scale, Series, calibrated, interleave, timed
 
 LOOP = "the loop alone"
 BLOCK = " with block"
@@ -32,41 +34,55 @@ LIMIT = 10
 
 
 def run(scale: Scale) -> Report:
-    """The cost of one uncontended cycle, ours and the peers'. **May switch.**"""
-    builders = (no_op, peers.lifo_queue_nowait, *peers.POOLS)
-    contestants, missing = peers.built(builders, LIMIT)
+    """Measure one uncontended cycle of every pool. May switch."""
+    builders, missing = adapters.installed()
+    builders = {
+        GENERATOR: generator,
+        FLOOR: adapters.gevent_queue_nowait,
+        **builders,
+    }
+    pools = {name: build(LIMIT) for name, build in builders.items()}
     try:
-        series = interleave(_turns(contestants, scale.slice), scale.rounds, "loans")
+        series = interleave(_turns(pools, scale.slice), scale.rounds, "loans")
     finally:
-        peers.close_all(contestants)
+        adapters.close(*pools.values())
     report = Report("cycle", "what does borrowing cost when nobody else wants one?")
     report.sections.append(_section(series, missing))
-    report.targets.extend(_targets(series))
+    best = best_rival(series)
+    for name, limit in ((OURS, 6.0), (OURS + BLOCK, 8.0)):
+        over = ratio_between(series, name, FLOOR, each)
+        report.target(f"{name} to the floor", over, limit)
+        if best is not None:
+            over = ratio_between(series, name, best, each)
+            report.target(f"{name} to {best}", over, 0.4)
     return report
 
 
+def each(sample: Sample) -> float:
+    """Return the seconds of one cycle."""
+    return sample.each
+
+
 def _turns(
-    contestants: dict[str, Contestant], seconds: float
+    pools: dict[str, PoolAdapter], seconds: float
 ) -> dict[str, Callable[[], Sample]]:
-    turns = {LOOP: repeated(_written(EMPTY, None), seconds)}
-    for name, contestant in contestants.items():
-        turns[name] = repeated(borrowing(contestant), seconds)
-        if contestant.block is not None:
-            turns[name + BLOCK] = repeated(_blocks(contestant.block), seconds)
+    turns = {LOOP: repeated(_compiled(EMPTY, None), seconds)}
+    for name, pool in pools.items():
+        turns[name] = repeated(borrowing(pool), seconds)
+        if pool.block is not None:
+            turns[name + BLOCK] = repeated(blocks(pool.block), seconds)
     return turns
 
 
 def repeated(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:
-    """
-    A turn that repeats a cycle for about as long as asked.
+    """Return a turn that repeats a cycle for about as long as asked.
 
     :param cycles: does as many cycles as it is told.
-    :param seconds: how long the turn should take.
     """
     counts: list[int] = []
 
     def turn() -> Sample:
-        # Calibrated in the warm-up round, where an error is caught as in any other.
+        # Calibrated in the warm-up round, where an error is handled as in any other.
         if not counts:
             counts.append(calibrated(cycles, seconds))
         return timed(lambda: _counted(cycles, counts[0]))
@@ -79,31 +95,30 @@ def _counted(cycles: Callable[[int], object], count: int) -> int:
     return count
 
 
-def borrowing(contestant: Contestant) -> Callable[[int], None]:
-    """
-    The cycle itself, as a program writes it, as often as told.
+def borrowing(pool: PoolAdapter) -> Callable[[int], None]:
+    """Return the cycle as a program writes it.
 
-    ``conn = pool.acquire(); pool.release(conn)`` with the pool a global of its module,
-    and for the floor the same with a queue's ``get_nowait`` and ``put_nowait``: finding
-    the object and its method is part of calling it. Where one object does not have
-    both verbs, the callables stand in for them, which is in favour of that contestant.
+    ``conn = pool.acquire(); pool.release(conn)`` with the pool a global of its module:
+    finding the object and its method is part of the call. For the floor it is the same
+    with ``get_nowait`` and ``put_nowait`` of a queue. Where one object does not have
+    both methods, the callables replace them, which favours that contestant.
     """
-    take, give = contestant.acquire, contestant.release
+    take, give = pool.acquire, pool.release
     owner = getattr(take, "__self__", None)
     if owner is None or getattr(give, "__self__", None) is not owner:
         return lambda count: _cycles(take, give, count)
-    source = WRITTEN.format(take=take.__name__, give=give.__name__)
-    return _written(source, owner)
+    source = CYCLES.format(take=take.__name__, give=give.__name__)
+    return _compiled(source, owner)
 
 
-def _written(source: str, pool: object) -> Callable[[int], None]:
+def _compiled(source: str, pool: object) -> Callable[[int], None]:
     names: dict[str, Any] = {"pool": pool}
     exec(source, names)
     cycles: Callable[[int], None] = names["cycles"]
     return cycles
 
 
-WRITTEN = """
+CYCLES = """
 def cycles(count):
     for _ in range(count):
         conn = pool.{take}()
@@ -129,66 +144,35 @@ def _cycles(
         release(acquire())
 
 
-def _blocks(block: Callable[[], object]) -> Callable[[int], None]:
+def blocks(block: Callable[[], object]) -> Callable[[int], None]:
+    """Return the cycle with the ``with`` block of a pool."""
     owner = block.__self__  # type: ignore[attr-defined]
-    return _written(BLOCKS.format(block=block.__name__), owner)
-
-
-def _each(sample: Sample) -> float:
-    return sample.each
+    return _compiled(BLOCKS.format(block=block.__name__), owner)
 
 
 def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Section:
-    section = Section(
-        "uncontended acquire + release",
-        ["pool", "each", "spread", "CPU", "to the floor", "to the best peer"],
-        key="uncontended",
-        floor=peers.FLOOR,
-    )
-    floor, best = series[peers.FLOOR], best_rival(series)
-    section.best = best.name if best else None
-    section.measure(series, "each", _each)
-    section.measure(series, "CPU each", lambda sample: sample.cpu_each)
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        wall = entry.spread(_each)
-        section.add(
-            name,
-            duration(wall.median),
-            plus_minus(wall),
-            duration(entry.spread(lambda sample: sample.cpu_each).median),
-            "1" if entry is floor else ratio(entry.over(floor, _each)),
-            "1" if entry is best else ratio(entry.over(best, _each)) if best else "",
-        )
-    for name, reason in missing.items():
-        section.fails(name, reason)
-    alone = series[GENERATOR].spread(_each).median
+    best = best_rival(series)
+    section = Section("uncontended acquire + release", key="uncontended", floor=FLOOR)
+    section.best = best
+    columns = [
+        Column(
+            "each",
+            each,
+            spread=True,
+            ratios={"to the floor": FLOOR, "to the best peer": best},
+        ),
+        Column("CPU each", lambda sample: sample.cpu_each),
+    ]
+    section.fill(series, columns, missing)
+    alone = series[GENERATOR].spread(each).median
     section.notes.append(
-        f"of each number {duration(alone)} is the load generator's own; it can tell "
+        f"{duration(alone)} of each number is the load generator; it can tell "
         f"{1 / alone:,.0f} cycles a second from more"
     )
-    section.notes.append("to the best peer: of " + ", ".join(peers.RIVALS))
+    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
     return section
 
 
-def best_rival(series: dict[str, Series[Sample]]) -> Series[Sample] | None:
-    """The fastest of the rivals that ran at all."""
-    ran = [series[name] for name in peers.RIVALS if name in series]
-    ran = [entry for entry in ran if entry.error is None]
-    return min(ran, key=lambda entry: entry.spread(_each).median, default=None)
-
-
-def _targets(series: dict[str, Series[Sample]]) -> list[Target]:
-    targets = []
-    floor, best = series[peers.FLOOR], best_rival(series)
-    for name, times in ((peers.OURS, 6.0), (peers.OURS + BLOCK, 8.0)):
-        if name not in series or series[name].error is not None:
-            continue
-        entry = series[name]
-        targets.append(Target(f"{name} to the floor", entry.over(floor, _each), times))
-        if best is not None:
-            over = entry.over(best, _each)
-            targets.append(Target(f"{name} to {best.name}", over, 0.4))
-    return targets
+def best_rival(series: dict[str, Series[Sample]]) -> str | None:
+    """Return the fastest of the rivals that ran."""
+    return best_of(series, RIVALS, lambda sample: -sample.each)

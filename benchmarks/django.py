@@ -1,11 +1,10 @@
-"""
-What does a Django view cost with pooled connections, and how many does it need?
+"""What does a Django view cost with pooled connections, and how many does it need?
 
 One view with one query, called through Django's WSGI handler in greenlets, as a server
-on gevent calls it. Ten requests at a time: beside Django's own backend on PyMySQL with
-persistent connections, of which each greenlet keeps one, so that nothing is opened or
-given back at all; and without. Then two hundred at a time, before a server that admits
-sixty clients.
+on gevent calls it. First 10 requests at a time, beside Django's own backend on PyMySQL:
+with persistent connections, of which each greenlet keeps one, so that nothing is opened
+or given back; and with a new connection for each request. Then 200 requests at a time,
+at a server that accepts 60 clients.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
-from benchmarks.report import (
-    Report,
-    Section,
-    Target,
-    duration,
-    number,
-    plus_minus,
-    ratio,
+from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import (
+    Sample,
+    Scale,
+    Spread,
+    interleave,
+    ratio_between,
+    timed,
 )
-from benchmarks.rounds import Sample, Scale, Series, Spread, interleave, timed
 
 OURS = "geventpool"
 OURS_ALWAYS = "geventpool, reset='session'"
@@ -41,19 +40,19 @@ FRESH = "stock, CONN_MAX_AGE=0"
 
 CONCURRENT = 10
 CONNECTIONS = 10
-#: Clients the server admits: Django's own wants one for each request at a time.
+#: Clients that the server accepts. Django's own backend needs one for each request.
 ADMITTED = 60
-#: Requests of each greenlet in one turn, at full scale: of ten, and of two hundred.
+#: Requests of each greenlet in one turn, at full scale: of 10, and of 200.
 REQUESTS = 100
-STORM = 10
+MANY = 10
 
-#: What the view looks at; the model is made once in a process.
+#: The table that the view reads; the model is made once in a process.
 TABLE = "benchmarks_item"
 _model: Any = None
 
 
 @dataclass(frozen=True)
-class Storm:
+class Crowd:
     """One turn of many requests at a time."""
 
     answered: int
@@ -64,12 +63,12 @@ class Storm:
 
 
 def run(scale: Scale) -> Report:
-    """Both tables. **May switch.**"""
+    """Make both tables. May switch."""
     server = import_module("tests.servers").MariaDBServer
     report = Report("django", "what does a Django view cost, and need, with a pool?")
     with server(max_connections=ADMITTED) as running, _project(running) as ask:
-        _ten(report, ask, scale)
-        _many(report, ask, running, scale)
+        _add_ten(report, ask, scale)
+        _add_many(report, ask, running, scale)
     return report
 
 
@@ -78,10 +77,9 @@ def run(scale: Scale) -> Report:
 
 @contextmanager
 def _project(server: Any) -> Iterator[Callable[[str], int]]:
-    """
-    Yields what calls the view: with the name of a database, for the status.
+    """Yield what calls the view with the name of a database and returns the status.
 
-    Leaves the settings of a Django that others of this process use as they were.
+    The settings of a Django that others of this process use stay as they were.
     """
     conf = import_module("django.conf")
     if not conf.settings.configured:
@@ -90,7 +88,7 @@ def _project(server: Any) -> Iterator[Callable[[str], int]]:
     db = import_module("django.db")
     utils = import_module("django.test.utils")
     stock = import_module("geventpool.django.mysql.stock")
-    # Django finds a backend by its name. This one would need a MySQLdb.
+    # Django finds a backend by its name. Its own would need MySQLdb.
     sys.modules["benchmarks.stock_mysql.base"] = stock.base
     databases = _databases(server)
     db.connections.settings.update(databases)
@@ -117,7 +115,7 @@ def _project(server: Any) -> Iterator[Callable[[str], int]]:
 
 
 def _end(names: Iterable[str]) -> None:
-    """Close what there is, the pools too."""
+    """Close connections and pools."""
     for name in names:
         connection = import_module("django.db").connections[name]
         connection.close()
@@ -152,7 +150,7 @@ def _databases(server: Any) -> dict[str, Any]:
     }
     handler = import_module("django.db").connections
     complete: dict[str, Any] = handler.configure_settings(databases)
-    # The default is not ours.
+    # The default belongs to others.
     del complete["default"]
     return complete
 
@@ -181,7 +179,7 @@ def _view(request: Any, name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    # This module is the project's URLs as well, once there is a Django.
+    # This module is also the URL configuration, once Django is there.
     if name == "urlpatterns":
         return [import_module("django.urls").path("<path:name>", _view)]
     raise AttributeError(name)
@@ -206,158 +204,127 @@ def _call(handler: Any, name: str) -> int:
     return int(statuses[0][:3])
 
 
-def _let_go() -> None:
-    """What a greenlet of a server leaves behind when its client has gone."""
+def _close_connections() -> None:
+    """Do what a server does at the end of a greenlet."""
     import_module("django.db").connections.close_all()
 
 
-# Ten at a time
-
-
-def _ten(report: Report, ask: Callable[[str], int], scale: Scale) -> None:
-    requests = max(3, int(REQUESTS * scale.seconds))
-    contestants = (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
-    turns = {name: _turn(ask, name, requests) for name in contestants}
-    series = interleave(turns, scale.rounds)
-    section = Section(
-        f"a view with one query, {CONCURRENT} requests at a time",
-        ["backend", "requests/s", "spread", "to persistent"],
-        key="ten at a time",
-        floor=PERSISTENT,
-    )
-    persistent = series[PERSISTENT]
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        spread = entry.spread(_rate)
-        beside = "1" if entry is persistent else ratio(entry.over(persistent, _rate))
-        section.add(name, number(spread.median), plus_minus(spread), beside)
-        section.data[name] = [_rate(sample) for sample in entry.samples]
-    section.measure(series, "requests/s", _rate, "1/s", more_is_better=True)
-    section.notes.append("persistent: connections are opened before the clock starts")
-    report.sections.append(section)
-    if series[OURS].error is None and persistent.error is None:
-        over = series[OURS].over(persistent, _rate)
-        name = f"requests/s of {OURS} to {PERSISTENT}"
-        report.targets.append(Target(name, over, 1.0, at_least=True))
+# 10 at a time
 
 
 def _rate(sample: Sample) -> float:
     return 1 / sample.each
 
 
-def _turn(ask: Callable[[str], int], name: str, requests: int) -> Callable[[], Sample]:
-    def work(begin: Event, ready: list[None]) -> None:
+def _add_ten(report: Report, ask: Callable[[str], int], scale: Scale) -> None:
+    requests = max(3, int(REQUESTS * scale.seconds))
+    names = (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
+    turns = {name: partial(_turn, ask, name, requests) for name in names}
+    series = interleave(turns, scale.rounds, "ten at a time")
+    section = Section(
+        f"a view with one query, {CONCURRENT} requests at a time",
+        key="ten at a time",
+        floor=PERSISTENT,
+    )
+    ratios = {"to persistent": PERSISTENT}
+    column = Column("requests/s", _rate, "1/s", True, spread=True, ratios=ratios)
+    section.fill(series, [column], first="backend")
+    section.notes.append("persistent: connections are opened before the clock starts")
+    report.sections.append(section)
+    over = ratio_between(series, OURS, PERSISTENT, _rate)
+    report.target(f"requests/s of {OURS} to {PERSISTENT}", over, 1.0, at_least=True)
+
+
+def _turn(ask: Callable[[str], int], name: str, requests: int) -> Sample:
+    begin = Event()
+    ready: list[None] = []
+
+    def work() -> None:
         assert ask(name) == 200
         ready.append(None)
         begin.wait()
         for _ in range(requests):
             assert ask(name) == 200
-        _let_go()
+        _close_connections()
 
-    def turn() -> Sample:
-        begin = Event()
-        ready: list[None] = []
-        crowd = [gevent.spawn(work, begin, ready) for _ in range(CONCURRENT)]
-        while len(ready) < CONCURRENT and not any(each.dead for each in crowd):
-            gevent.sleep(0.001)
+    workers = [gevent.spawn(work) for _ in range(CONCURRENT)]
+    while len(ready) < CONCURRENT and not any(each.dead for each in workers):
+        gevent.sleep(0.001)
 
-        def all_requests() -> int:
-            begin.set()
-            gevent.joinall(crowd, raise_error=True)
-            return CONCURRENT * requests
+    def all_requests() -> int:
+        begin.set()
+        gevent.joinall(workers, raise_error=True)
+        return CONCURRENT * requests
 
-        return timed(all_requests)
-
-    return turn
+    return timed(all_requests)
 
 
-# Two hundred at a time
+# 200 at a time
 
 
-def _many(report: Report, ask: Callable[[str], int], server: Any, scale: Scale) -> None:
-    requests = max(2, int(STORM * scale.seconds))
-    # A crowd that the server could not admit, even at the smallest scale.
-    crowd = max(scale.crowd, 2 * ADMITTED)
+def _add_many(
+    report: Report, ask: Callable[[str], int], server: Any, scale: Scale
+) -> None:
+    requests = max(2, int(MANY * scale.seconds))
+    # More than the server could accept, even at the smallest scale.
+    greenlets = max(scale.crowd, 2 * ADMITTED)
     turns = {
-        name: _storm(ask, name, crowd, requests, server) for name in (OURS, PERSISTENT)
+        name: partial(_crowd, ask, name, greenlets, requests, server)
+        for name in (OURS, PERSISTENT)
     }
-    series = interleave(turns, min(scale.rounds, 5))
+    series = interleave(turns, min(scale.rounds, 5), "many at a time")
     section = Section(
-        f"{crowd} requests at a time, a server that admits {ADMITTED} clients",
-        ["backend", "answered", "refused", "connections", "p99", "requests/s"],
+        f"{greenlets} requests at a time, a server that accepts {ADMITTED} clients",
         key="many at a time",
     )
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        section.add(
-            name,
-            number(sum(each.answered for each in entry.samples)),
-            number(sum(each.refused for each in entry.samples)),
-            number(max(each.connections for each in entry.samples)),
-            duration(entry.spread(lambda each: each.p99).median),
-            number(entry.spread(_answers).median),
-        )
-        section.data[name] = [each.__dict__ for each in entry.samples]
-    section.measure(series, "p99", lambda each: each.p99)
-    section.notes.append("refused: answered with 500, for the server is full")
-    section.notes.append("connections: the most the server had, by its own count")
+    count = "{:,.0f}".format
+    columns = [
+        Column("answered", lambda each: each.answered, "", text=count, pick=sum),
+        Column("refused", lambda each: each.refused, "", text=count, pick=sum),
+        Column("connections", lambda each: each.connections, "", text=count, pick=max),
+        Column("p99", lambda each: each.p99),
+        Column("answers/s", lambda each: each.answered / each.seconds, "1/s", True),
+    ]
+    section.fill(series, columns, first="backend")
+    section.notes.append("refused: answered with 500, because the server is full")
+    section.notes.append("connections: the most that the server counted")
     report.sections.append(section)
-    if series[OURS].error is None:
-        _promises(report, series[OURS])
+    samples = series[OURS].samples
+    if samples:
+        most = Spread.of([float(max(each.connections for each in samples))])
+        refused = Spread.of([float(sum(each.refused for each in samples))])
+        report.target(f"connections of {OURS} at the server", most, CONNECTIONS)
+        report.target(f"requests {OURS} refused", refused, 0.0)
 
 
-def _promises(report: Report, entry: Series[Storm]) -> None:
-    most = Spread.of([float(max(each.connections for each in entry.samples))])
-    refused = Spread.of([float(sum(each.refused for each in entry.samples))])
-    name = f"connections of {OURS} at the server"
-    report.targets.append(Target(name, most, float(CONNECTIONS)))
-    report.targets.append(Target(f"requests {OURS} refused", refused, 0.0))
+def _crowd(
+    ask: Callable[[str], int], name: str, greenlets: int, requests: int, server: Any
+) -> Crowd:
+    statuses: list[int] = []
+    waits: list[float] = []
 
+    def work() -> None:
+        for _ in range(requests):
+            began = time.perf_counter()
+            statuses.append(ask(name))
+            waits.append(time.perf_counter() - began)
+        _close_connections()
 
-def _answers(storm: Storm) -> float:
-    return storm.answered / storm.seconds
-
-
-def _storm(
-    ask: Callable[[str], int], name: str, crowd: int, requests: int, server: Any
-) -> Callable[[], Storm]:
-    def turn() -> Storm:
-        statuses: list[int] = []
-        waits: list[float] = []
-
-        def work() -> None:
-            for _ in range(requests):
-                began = time.perf_counter()
-                statuses.append(ask(name))
-                waits.append(time.perf_counter() - began)
-            _let_go()
-
-        _end((OURS, OURS_ALWAYS))
-        server.ask("FLUSH STATUS")
-        began = time.perf_counter()
-        gevent.joinall([gevent.spawn(work) for _ in range(crowd)], raise_error=True)
-        seconds = time.perf_counter() - began
-        answered = statuses.count(200)
-        waits.sort()
-        return Storm(
-            answered,
-            len(statuses) - answered,
-            _most(server),
-            waits[int(len(waits) * 0.99)],
-            seconds,
-        )
-
-    return turn
+    _end((OURS, OURS_ALWAYS))
+    server.ask("FLUSH STATUS")
+    began = time.perf_counter()
+    gevent.joinall([gevent.spawn(work) for _ in range(greenlets)], raise_error=True)
+    seconds = time.perf_counter() - began
+    answered = statuses.count(200)
+    waits.sort()
+    p99 = waits[int(len(waits) * 0.99)]
+    return Crowd(answered, len(statuses) - answered, _most(server), p99, seconds)
 
 
 def _most(server: Any) -> int:
-    """The most clients the server had since."""
+    """Return the largest number of clients since the last flush of the status."""
     rows = server.ask("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
-    # One of them asked for it.
+    # One of them is the one that asks.
     return int(rows[0][1]) - 1
 
 

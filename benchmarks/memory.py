@@ -1,153 +1,133 @@
-"""
-What does a pool take of the memory for each connection, and for each who waits?
+"""How much memory does a pool need for each connection, and for each waiter?
 
-Each number has a process of its own, a fork that has imported everything and done
-nothing: what Python's allocator was asked for (tracemalloc), and what the process
-then has more of the machine's memory (resident set size), which also counts what is
-lost between the objects. Connections are dummies of a few bytes, and the same number
-of dummies without a pool is subtracted: what is told is what the pool adds, and a
-socket with its driver's buffers takes many times that. A waiter is told with the
-greenlet that it is, beside one that waits for an event.
+Each number is measured in a process of its own, as Python's allocator counts
+(tracemalloc). Connections are fakes of a few bytes, and the same number of fakes
+without a pool is subtracted: the result is what the pool adds. A socket with the
+buffers of its driver takes many times that. A waiter is measured with its greenlet,
+beside one that waits for an event.
 """
 
 from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gevent
-import psutil
 from gevent.event import Event
 
-from benchmarks import peers
-from benchmarks.children import Nursery, in_turn
-from benchmarks.peers import Contestant, Dummy
-from benchmarks.report import Report, Section, Target, number, plus_minus
-from benchmarks.rounds import Scale, Series, Spread
+from benchmarks import adapters
+from benchmarks.adapters import FLOOR, OURS, PoolAdapter, fake_pool, gevent_queue
+from benchmarks.fakes import Fake
+from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import Scale, Series
+from benchmarks.subprocesses import run_apart, take_turns
 
-#: How many connections and how many waiters, at full scale.
-CONNECTIONS = WAITERS = 10_000
+#: Connections and waiters at full scale.
+COUNT = 10_000
+
 #: A waiter without a pool.
 SLEEPER = "a greenlet that sleeps"
-#: Seconds one weighing may take before its pool counts as hung.
+
+#: Seconds that one measurement may take before its pool counts as hung.
 PATIENCE = 30.0
 
-BUILDERS = (peers.lifo_queue, *peers.POOLS)
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Bytes for each waiter, or for each connection beyond the connection itself."""
-
-    traced: float
-    resident: float
-    #: Waiters that were sent away instead.
-    refused: int = 0
+UNITS = {"idle": "an idle connection", "waiting": "a waiter"}
 
 
 def run(scale: Scale) -> Report:
-    """Idle connections, lent ones, and waiters. **May switch.**"""
-    report = Report("memory", "what does a pool take for a connection and a waiter?")
-    builders = BUILDERS[:2] if scale.name == "tiny" else BUILDERS
-    rounds = max(1, scale.rounds // 7)
-    names, missing = {}, {}
-    for build in builders:
-        contestants, reasons = peers.built((build,), 1)
-        peers.close_all(contestants)
-        names.update({name: build.__name__ for name in contestants})
-        missing.update(reasons)
-    with Nursery("benchmarks.memory") as nursery:
-        for what, full in (("idle", CONNECTIONS), ("waiting", WAITERS)):
-            count = scale.part(full)
-            if what == "waiting":
-                names = {SLEEPER: "", **names}
-            turns: dict[str, Callable[[], Weight]] = {
-                name: partial(_turn, nursery, what, build, count)
-                for name, build in names.items()
-            }
-            series = in_turn(turns, rounds, f"memory, {what}")
-            section = _section(series, what, count)
-            for name, reason in missing.items():
-                section.fails(name, reason)
-            report.sections.append(section)
-            entry = series[peers.OURS]
-            if what == "idle" and entry.error is None:
-                each = entry.spread(lambda weight: weight.traced)
-                report.targets.append(Target("bytes per idle connection", each, 1024))
+    """Measure idle connections, then waiters. May switch."""
+    report = Report("memory", "how much memory does a connection or a waiter need?")
+    builders, missing = adapters.installed()
+    names = [OURS] if scale.name == "tiny" else list(builders)
+    count = scale.part(COUNT)
+    for what, floor in (("idle", FLOOR), ("waiting", SLEEPER)):
+        turns: dict[str, Callable[[], Any]] = {
+            name: partial(
+                run_apart,
+                __name__,
+                "weigh",
+                PATIENCE,
+                what=what,
+                name=name,
+                count=count,
+            )
+            for name in (floor, *names)
+        }
+        series = take_turns(turns, max(1, scale.rounds // 7), f"memory, {what}")
+        section = _section(series, missing, what, count)
+        section.floor = floor
+        report.sections.append(section)
+        if what == "idle" and series[OURS].samples:
+            each = series[OURS].spread(_allocated)
+            report.target("bytes per idle connection", each, 1024)
     return report
 
 
-def _turn(nursery: Nursery, what: str, build: str, count: int) -> Weight:
-    asked = {"what": what, "build": build, "count": count}
-    if what == "waiting":
-        traced, refused = nursery.turn("weigh", PATIENCE, **asked, is_traced=True)
-        resident, _ = nursery.turn("weigh", PATIENCE, **asked, is_traced=False)
-        return Weight(traced / count, resident / count, int(refused))
-    weighed = [
-        nursery.turn(
-            "weigh", PATIENCE, what=what, build=each, count=count, is_traced=is_traced
-        )
-        for is_traced in (True, False)
-        for each in (build, "")
+def _allocated(weight: dict[str, float]) -> float:
+    return weight["each"]
+
+
+def _section(
+    series: dict[str, Series[Any]], missing: dict[str, str], what: str, count: int
+) -> Section:
+    refusing = [
+        name
+        for name, entry in series.items()
+        if any(weight["refused"] for weight in entry.samples)
     ]
-    (traced, refused), (bare, _), (resident, _), (bare_resident, _) = weighed
-    return Weight(
-        (traced - bare) / count, (resident - bare_resident) / count, int(refused)
-    )
+    kept = {name: entry for name, entry in series.items() if name not in refusing}
+    section = Section(f"bytes for {UNITS[what]}, of {count}", key=f"memory, {what}")
+    section.fill(kept, [Column("allocated", _allocated, "B", spread=True)], missing)
+    section.notes += [f"{name} refuses instead of waiting" for name in refusing]
+    beyond = "beyond the connection itself" if what == "idle" else "with the greenlet"
+    section.notes.append(f"allocated: by Python, {beyond}")
+    return section
 
 
-def weigh(what: str, build: str, count: int, is_traced: bool) -> tuple[int, int]:
+def weigh(what: str, name: str, count: int) -> dict[str, float]:
+    """Return the bytes for each connection or waiter, and how many were refused.
+
+    May switch.
     """
-    Bytes that so many connections or waiters take, and how many were refused.
+    build = gevent_queue if name == FLOOR else partial(fake_pool, name)
+    if what == "idle":
+        return {"each": _idle(build, count), "refused": 0}
+    if name == SLEEPER:
+        _sleepers(2)
+        used, _ = _traced(partial(_sleepers, count))
+        return {"each": used / count, "refused": 0}
+    # What is made once is not counted.
+    _Waiting(build(1), 2)
+    used, waiting = _traced(lambda: _Waiting(build(1), count))
+    return {"each": used / count, "refused": waiting.refused}
 
-    :param build: a builder of :mod:`benchmarks.peers`; empty for no pool at all.
-    :param is_traced: as Python's allocator has it; else as the system has it.
-    """
-    make: Callable[[], Any]
-    if not build:
-        make = {"idle": _dummies, "waiting": _sleepers}[what]
-    else:
-        builder = getattr(peers, build)
-        warm = {"idle": _filled, "waiting": _waited}[what]
-        # What is made once and for all is none of the connection's.
-        _built(builder, warm, what, 2)
-        make = partial(_built, builder, warm, what)
-    if what == "waiting":
-        gevent.spawn(lambda: None).join()
+
+def _idle(build: Any, count: int) -> float:
+    _filled(build(2), 2)
+    used, _ = _traced(lambda: _filled(build(count), count))
+    alone, _ = _traced(lambda: [Fake() for _ in range(count)])
+    return (used - alone) / count
+
+
+def _traced(make: Callable[[], Any]) -> tuple[int, Any]:
     gc.collect()
-    if is_traced:
-        tracemalloc.start()
-    before = _used(is_traced)
-    made = make(count)
+    tracemalloc.start()
+    made = make()
     gc.collect()
-    return _used(is_traced) - before, getattr(made, "refused", 0)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return used, made
 
 
-def _built(build: peers.Builder, warm: Any, what: str, count: int) -> Any:
-    return warm(build(count if what == "idle" else 1), count)
-
-
-def _used(is_traced: bool) -> int:
-    if is_traced:
-        return tracemalloc.get_traced_memory()[0]
-    return int(psutil.Process().memory_info().rss)
-
-
-def _dummies(count: int) -> list[Dummy]:
-    return [Dummy() for _ in range(count)]
-
-
-def _filled(contestant: Contestant, count: int) -> Contestant:
-    lent = [contestant.acquire() for _ in range(count)]
-    lent.reverse()
+def _filled(pool: PoolAdapter, count: int) -> PoolAdapter:
+    lent = [pool.acquire() for _ in range(count)]
     while lent:
-        contestant.release(lent.pop())
+        pool.release(lent.pop(0))
     gevent.idle()
-    return contestant
+    return pool
 
 
 def _sleepers(count: int) -> list[Any]:
@@ -157,74 +137,24 @@ def _sleepers(count: int) -> list[Any]:
     return greenlets
 
 
-class _Waiters:
-    def __init__(self, contestant: Contestant, count: int) -> None:
+class _Waiting:
+    """Greenlets that wait for the only connection of a pool."""
+
+    def __init__(self, pool: PoolAdapter, count: int) -> None:
         self.refused = self.begun = 0
-        self.contestant = contestant
-        self.conn = contestant.acquire()
-        self.greenlets = [gevent.spawn(self.wait) for _ in range(count)]
-        # Every one of them has begun when the last has.
+        self.pool = pool
+        self.conn = pool.acquire()
+        self.greenlets = [gevent.spawn(self._wait) for _ in range(count)]
+        # When this one has run, all before it have begun.
         gevent.spawn(lambda: None).join()
         gevent.idle()
         gone = sum(each.ready() for each in self.greenlets) - self.refused
         if gone or self.begun != count:
             raise RuntimeError(f"{self.begun} of {count} began, {gone} did not wait")
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         self.begun += 1
         try:
-            self.contestant.acquire()
-        except self.contestant.refusals:
+            self.pool.acquire()
+        except self.pool.refusals:
             self.refused += 1
-
-
-def _waited(contestant: Contestant, count: int) -> _Waiters:
-    return _Waiters(contestant, count)
-
-
-def _section(series: dict[str, Series[Weight]], what: str, count: int) -> Section:
-    each = {"idle": "an idle connection", "waiting": "a waiter"}[what]
-    section = Section(
-        f"bytes the pool takes for {each}, of {count}",
-        ["pool", "allocated", "spread", "resident", "spread"],
-        key=f"memory, {what}",
-        floor=peers.FLOOR if what == "idle" else SLEEPER,
-    )
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        if any(weight.refused for weight in entry.samples):
-            section.add(name, "refused")
-            section.notes.append(f"{name} sends waiters away")
-            continue
-        traced = entry.spread(lambda weight: weight.traced)
-        resident = entry.spread(lambda weight: weight.resident)
-        section.add(
-            name,
-            number(traced.median),
-            _spread(traced, entry.samples),
-            number(resident.median),
-            _spread(resident, entry.samples),
-        )
-        section.data[name] = [vars(weight) for weight in entry.samples]
-    waiting = {
-        name: entry
-        for name, entry in series.items()
-        if not any(weight.refused for weight in entry.samples)
-    }
-    section.measure(waiting, "allocated", lambda weight: weight.traced, "B")
-    section.measure(waiting, "resident", lambda weight: weight.resident, "B")
-    section.notes.append(
-        "allocated: by Python; resident: of the process; both "
-        + (
-            "beyond the connection itself"
-            if what == "idle"
-            else "with the greenlet itself"
-        )
-    )
-    return section
-
-
-def _spread(spread: Spread, samples: Sequence[object]) -> str:
-    return plus_minus(spread) if len(samples) > 1 else "one round"

@@ -1,257 +1,168 @@
-"""
-What does a pool cost, and what does it save, where each loan asks a MariaDB something?
+"""What does a pool cost, and what does it save, where each loan is a query?
 
-Four questions on a real server: the throughput of ten greenlets with ten connections,
-in autocommit and in transactions, beside ten connections that are nobody's to share;
-how long the slowest of two hundred
-greenlets waits; how long opening twenty connections at once holds everybody else; and
-what each way to clean a connection costs.
+On a real MariaDB: the throughput of 10 greenlets on 10 connections with several kinds
+of loans, beside 10 connections without a pool; how long the slowest of 200 greenlets
+wait; how long opening 20 connections at once blocks everybody else; and what each way
+to reset a connection costs.
 
-Every pool is set up as its documentation has it, which for all of them means that a
-transaction left open is rolled back before the next loan. Two rows show the peers with
-that and their pings taken away.
+Every pool has its defaults. Ours resets the whole session, the peers roll an open
+transaction back, and PooledDB pings too. Further rows show the pools with less.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import gevent
 
-from benchmarks.peers import MYSQL_POOL, POLL
-from benchmarks.report import (
-    Report,
-    Section,
-    Target,
-    duration,
-    number,
-    plus_minus,
-    ratio,
+from benchmarks import adapters
+from benchmarks.adapters import OURS, PoolAdapter
+from benchmarks.adapters.base import MYSQL_POOL, POLL, POOLED_DB, QUEUE_POOL
+from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import (
+    Sample,
+    Scale,
+    Series,
+    best_of,
+    interleave,
+    ratio_between,
+    timed,
 )
-from benchmarks.rounds import Sample, Scale, Series, interleave, timed
 
-OURS = "geventpool"
 NO_POOL = "no pool"
-RIVALS = ("QueuePool", "PooledDB", MYSQL_POOL)
-#: Those of them that keep to their limit when a crowd comes.
+ROLLBACK = "geventpool, reset='rollback'"
+RIVALS = (QUEUE_POOL, POOLED_DB, MYSQL_POOL)
+
+#: The rivals that keep their limit under load.
 FIRM = RIVALS[:2]
+
 CONNECTIONS = 10
 BURST = 20
+
 #: Loans of each greenlet in one turn, at full scale.
 LOANS = 400
 
 Options = dict[str, Any]
+Deed = Callable[[Any], object]
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """A pool of MySQL connections: how to borrow one, and how to end it."""
-
-    loan: Callable[[], AbstractContextManager[Any]]
-    close: Callable[[], object]
-    #: Whether its block commits at a clean end; else the program has to.
-    commits: bool = False
-    #: How many connections it has, where it is known to open more than it may.
-    opened: Callable[[], int] = lambda: CONNECTIONS
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """One turn of a crowd: loans in a second, and the wait of the slowest hundredth."""
-
-    throughput: float
-    p99: float
-
-
-def run(scale: Scale) -> Report:
-    """All four tables. **May switch.**"""
-    server = import_module("tests.servers").MariaDBServer
-    report = Report("mysql", "what does a pool cost where each loan is a query?")
-    with server(max_connections=600) as running:
-        options = {**running.client_options, "autocommit": True}
-        _throughput(report, options, scale)
-        _throughput(report, running.client_options, scale)
-        _waits(report, options, scale)
-        _burst(report, running.client_options, scale)
-        _modes(report, running.client_options, scale)
-    return report
+# What a loan does
 
 
 def ask(conn: Any) -> None:
-    """What a program does with a connection: one small question."""
+    """Send one small query. May switch."""
     with conn.cursor() as cursor:
         cursor.execute("SELECT 1")
         cursor.fetchone()
 
 
-def ask_and_commit(conn: Any) -> None:
-    """The same in a transaction of its own."""
-    ask(conn)
-    conn.commit()
+def insert(conn: Any) -> None:
+    """Insert a row with a generated key. May switch."""
+    with conn.cursor() as cursor:
+        cursor.execute("INSERT INTO benchmark (value) VALUES (1)")
+
+
+def change(conn: Any) -> None:
+    """Change the session, which the pool must reset. May switch."""
+    with conn.cursor() as cursor:
+        cursor.execute("SET @value = 1")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of loans, and the targets: to no pool, and to QueuePool."""
+
+    title: str
+    deed: Deed
+    autocommit: bool
+    to_no_pool: float | None
+    to_queue_pool: float
+
+
+KINDS = (
+    Kind("SELECT 1 in autocommit", ask, True, 0.92, 1.9),
+    Kind("SELECT 1 and COMMIT", ask, False, None, 1.4),
+    Kind("INSERT in autocommit", insert, True, None, 1.3),
+    Kind("SET of a variable in autocommit", change, True, None, 1.0),
+)
+
+
+def run(scale: Scale) -> Report:
+    """Make all tables. May switch."""
+    server = import_module("tests.servers").MariaDBServer
+    report = Report("mysql", "what does a pool cost where each loan is a query?")
+    with server(max_connections=600) as running:
+        options = running.client_options
+        running.ask(
+            f"CREATE TABLE {options['database']}.benchmark "
+            "(id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=MEMORY"
+        )
+        for kind in KINDS:
+            _add_throughput(report, options, scale, kind)
+        _add_waits(report, {**options, "autocommit": True}, scale)
+        _add_burst(report, options, scale)
+        _add_modes(report, options, scale)
+    return report
 
 
 # The contestants
 
 
-def ours(options: Options, **more: Any) -> Contestant:
-    """Our pool, which rolls back where there can be something to roll back."""
-    kind = import_module("geventpool.mysql").ConnectionPool
-    pool = kind(**{"reset": "rollback", **options, **more})
-    return Contestant(pool.connection, pool.close, commits=True)
-
-
-def queue_pool(options: Options, **more: Any) -> Contestant:
-    """SQLAlchemy's QueuePool, which sends a ROLLBACK at each return."""
-    pymysql = import_module("pymysql")
-    pool = import_module("sqlalchemy.pool").QueuePool(
-        lambda: pymysql.connect(**options, ssl_disabled=True),
-        pool_size=CONNECTIONS,
-        max_overflow=0,
-        **more,
-    )
-    return Contestant(_closing(pool.connect), pool.dispose)
-
-
-def pooled_db(options: Options, **more: Any) -> Contestant:
-    """DBUtils' PooledDB, which pings at each loan and rolls back at each return."""
-    pool = import_module("dbutils.pooled_db").PooledDB(
-        import_module("pymysql"),
-        maxconnections=CONNECTIONS,
-        blocking=True,
-        ssl_disabled=True,
-        **options,
-        **more,
-    )
-    return Contestant(_closing(pool.connection), pool.close)
-
-
-def pymysql_pool(options: Options) -> Contestant:
-    """
-    pymysql-pool, which commits or rolls back at each return.
-
-    Who is refused after the ten times it may look asks again.
-    """
-    package = import_module("pymysqlpool")
-    options = dict(options)
-    autocommit = options.pop("autocommit", False)
-    pool = package.ConnectionPool(
-        size=CONNECTIONS,
-        maxsize=CONNECTIONS,
-        autocommit=autocommit,
-        ssl_disabled=True,
-        **options,
-    )
-
-    def loan() -> Any:
-        while True:
-            try:
-                return pool.get_connection(10, POLL)
-            except package.GetConnectionFromPoolError:
-                gevent.sleep(POLL)
-
-    def close() -> None:
-        while pool.available_num:
-            conn = pool.get_connection(0)
-            conn._pool = None
-            conn.close()
-
-    return Contestant(loan, close, opened=lambda: pool.total_num)
-
-
-def _closing(borrow: Callable[[], Any]) -> Callable[[], AbstractContextManager[Any]]:
-    @contextmanager
-    def loan() -> Iterator[Any]:
-        conn = borrow()
-        try:
-            yield conn
-        finally:
-            conn.close()
-
-    return loan
-
-
-def _field(options: Options) -> dict[str, Contestant]:
+def _contestants(options: Options) -> dict[str, PoolAdapter]:
     return {
-        OURS: ours(options),
-        "QueuePool": queue_pool(options),
-        "PooledDB": pooled_db(options),
-        MYSQL_POOL: pymysql_pool(options),
-        "QueuePool, no reset": queue_pool(options, reset_on_return=None),
-        "PooledDB, no reset, no ping": pooled_db(options, reset=False, ping=0),
+        OURS: adapters.our_mysql(CONNECTIONS, **options),
+        QUEUE_POOL: adapters.queue_pool(CONNECTIONS, **options),
+        POOLED_DB: adapters.pooled_db(CONNECTIONS, **options),
+        MYSQL_POOL: patient(adapters.pymysql_pool(CONNECTIONS, **options)),
+        ROLLBACK: adapters.our_mysql(CONNECTIONS, reset="rollback", **options),
+        "QueuePool, no reset": adapters.queue_pool(
+            CONNECTIONS, pool_options={"reset_on_return": None}, **options
+        ),
+        "PooledDB, no reset, no ping": adapters.pooled_db(
+            CONNECTIONS, pool_options={"reset": False, "ping": 0}, **options
+        ),
     }
 
 
-def _end(contestants: dict[str, Contestant]) -> None:
-    for contestant in contestants.values():
-        with suppress(Exception):
-            contestant.close()
+def patient(pool: PoolAdapter) -> PoolAdapter:
+    """Return an adapter that tries again after a refusal."""
+
+    def acquire() -> Any:
+        while True:
+            try:
+                return pool.acquire()
+            except pool.refusals:
+                gevent.sleep(POLL)
+
+    return replace(pool, acquire=acquire)
 
 
-# Ten greenlets on ten connections
-
-
-def _throughput(report: Report, options: Options, scale: Scale) -> None:
-    is_auto = options.get("autocommit", False)
-    how = "in autocommit" if is_auto else "in a transaction"
-    deed = ask if is_auto else ask_and_commit
-    contestants = _field(options)
-    loans = max(3, int(LOANS * scale.seconds / 5))
-    pymysql = import_module("pymysql")
-    own = [pymysql.connect(**options, ssl_disabled=True) for _ in range(CONNECTIONS)]
-    alone = [_asking(conn, loans, deed) for conn in own]
-    turns = {NO_POOL: lambda: _crowded(alone, loans)}
-    for name, contestant in contestants.items():
-        turns[name] = _turn(contestant, loans, ask if contestant.commits else deed)
-    series = interleave(turns, scale.rounds, f"SELECT 1 {how}")
-    _end(contestants)
-    for conn in own:
-        conn.close()
-    section = Section(
-        f"SELECT 1 {how}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
-        ["pool", "loans/s", "spread", "to no pool", "to the best peer"],
-        floor=NO_POOL,
-    )
-    best = _best(series, RIVALS, _rate)
-    section.best = best.name if best is not None else None
-    _rows(section, series, _rate, series[NO_POOL], best)
-    section.measure(series, "loans/s", _rate, "1/s", more_is_better=True)
-    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
-    report.sections.append(section)
-    _promise(report, series, NO_POOL, 0.92, how)
-    if best is not None:
-        _promise(report, series, best.name, 1.5, how)
-
-
-def _rate(sample: Sample) -> float:
-    return 1 / sample.each
-
-
-def _turn(
-    contestant: Contestant, loans: int, deed: Callable[[Any], object]
-) -> Callable[[], Sample]:
-    def work() -> None:
-        loan = contestant.loan
-        for _ in range(loans):
-            with loan() as conn:
-                deed(conn)
-
-    return lambda: _crowded([work] * CONNECTIONS, loans)
-
-
-def _asking(conn: Any, times: int, deed: Callable[[Any], object]) -> Callable[[], None]:
-    def work() -> None:
-        for _ in range(times):
+def _looped(pool: PoolAdapter, kind: Kind, times: int) -> None:
+    loan, deed = pool.block or pool.loan, kind.deed
+    commits = kind.autocommit or pool.commits
+    for _ in range(times):
+        with loan() as conn:
             deed(conn)
+            if not commits:
+                conn.commit()
 
-    return work
+
+def _owned(conn: Any, kind: Kind, times: int) -> None:
+    for _ in range(times):
+        kind.deed(conn)
+        if not kind.autocommit:
+            conn.commit()
 
 
-def _crowded(works: list[Callable[[], None]], loans: int) -> Sample:
+def joined(works: list[Callable[[], object]], loans: int) -> Sample:
+    """Run these at the same time, each with so many loans. May switch."""
+
     def work() -> int:
         gevent.joinall([gevent.spawn(each) for each in works], raise_error=True)
         return loans * len(works)
@@ -259,157 +170,148 @@ def _crowded(works: list[Callable[[], None]], loans: int) -> Sample:
     return timed(work)
 
 
-def _promise(
-    report: Report,
-    series: dict[str, Series[Sample]],
-    other: str,
-    limit: float,
-    how: str,
-) -> None:
-    if series[OURS].error is None and series[other].error is None:
-        over = series[other].over(series[OURS], lambda sample: sample.each)
-        name = f"throughput of {OURS} to {other}, {how}"
-        report.targets.append(Target(name, over, limit, at_least=True))
+@contextmanager
+def _own_connections(options: Options) -> Iterator[list[Any]]:
+    connect = import_module("pymysql").connect
+    own = [connect(**options, ssl_disabled=True) for _ in range(CONNECTIONS)]
+    yield own
+    for conn in own:
+        conn.close()
 
 
-def _best(
-    series: dict[str, Series[Any]],
-    names: tuple[str, ...],
-    value: Callable[[Any], float],
-) -> Series[Any] | None:
-    ran = [series[name] for name in names if series[name].error is None]
-    return max(ran, key=lambda entry: entry.spread(value).median, default=None)
+# 10 greenlets on 10 connections
 
 
-def _rows(
-    section: Section,
-    series: dict[str, Series[Any]],
-    value: Callable[[Any], float],
-    *others: Series[Any] | None,
-    written: Callable[[float], str] = number,
-) -> None:
-    for name, entry in series.items():
-        if entry.error is not None:
-            section.fails(name, entry.error)
-            continue
-        spread = entry.spread(value)
-        ratios = [
-            "" if other is None or other.error is not None
-            else "1" if other is entry
-            else ratio(entry.over(other, value))
-            for other in others
-        ]  # fmt: skip
-        section.add(name, written(spread.median), plus_minus(spread), *ratios)
-        section.data[name] = [value(sample) for sample in entry.samples]
+def rate(sample: Sample) -> float:
+    """Return the loans per second."""
+    return 1 / sample.each
 
 
-# Two hundred greenlets on ten connections
+def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) -> None:
+    options = {**options, "autocommit": kind.autocommit}
+    loans = max(3, int(LOANS * scale.seconds / 5))
+    pools = _contestants(options)
+    with _own_connections(options) as own:
+        alone = [partial(_owned, conn, kind, loans) for conn in own]
+        turns = {NO_POOL: partial(joined, alone, loans)}
+        for name, pool in pools.items():
+            works = [partial(_looped, pool, kind, loans)] * CONNECTIONS
+            turns[name] = partial(joined, works, loans)
+        series = interleave(turns, scale.rounds, kind.title)
+    adapters.close(*pools.values())
+    best = best_of(series, RIVALS, rate)
+    section = Section(
+        f"{kind.title}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
+        floor=NO_POOL,
+        best=best,
+    )
+    ratios = {"to no pool": NO_POOL, "to the best peer": best}
+    columns = [
+        Column("loans/s", rate, "1/s", True, spread=True, ratios=ratios),
+        Column("CPU of a loan", lambda sample: sample.cpu_each),
+    ]
+    section.fill(series, columns)
+    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
+    report.sections.append(section)
+    for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
+        if limit is not None:
+            over = ratio_between(series, OURS, other, rate)
+            report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
 
 
-def _waits(report: Report, options: Options, scale: Scale) -> None:
-    contestants = _field(options)
-    turns = {
-        name: _crowd(contestant, scale) for name, contestant in contestants.items()
-    }
-    series = interleave(turns, scale.rounds)
-    opened = {name: contestant.opened() for name, contestant in contestants.items()}
-    _end(contestants)
+# 200 greenlets on 10 connections
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """One turn of many greenlets: loans per second, and the p99 of the waits."""
+
+    throughput: float
+    p99: float
+
+
+def crowd_columns(ratios: Mapping[str, str | None]) -> list[Column]:
+    """Return the columns of a table of crowds."""
+    return [
+        Column("p99 of a loan", lambda crowd: crowd.p99, spread=True, ratios=ratios),
+        Column("loans/s", lambda crowd: crowd.throughput, "1/s", is_measured=False),
+    ]
+
+
+def _add_waits(report: Report, options: Options, scale: Scale) -> None:
+    pools = _contestants(options)
+    turns = {name: partial(_crowd, pool, scale) for name, pool in pools.items()}
+    series = interleave(turns, scale.rounds, "waits")
+    adapters.close(*pools.values())
+    best = best_of(series, FIRM, lambda crowd: -crowd.p99)
     section = Section(
         f"SELECT 1 in autocommit, {scale.crowd} greenlets on {CONNECTIONS} connections",
-        ["pool", "p99 of a loan", "spread", "to the best peer", "loans/s"],
+        best=best,
     )
-    best = _best(series, FIRM, lambda sample: -sample.p99)
-    _rows(section, series, lambda sample: sample.p99, best, written=duration)
-    section.measure(series, "p99 of a loan", lambda sample: sample.p99)
-    for row in section.rows:
-        if row[1] != "failed":
-            rate = series[row[0]].spread(lambda sample: sample.throughput)
-            row[4] = number(rate.median)
-    for name, count in opened.items():
-        if count > CONNECTIONS:
-            section.notes.append(f"{name} opened {count} of {CONNECTIONS}")
+    section.fill(series, crowd_columns({"to the best peer": best}))
     section.notes.append("to the best peer: of " + ", ".join(FIRM))
-    section.notes.append("a loan: from asking for a connection to having returned it")
+    section.notes.append("a loan: from acquire to the end of release")
     report.sections.append(section)
-    if best is not None and series[OURS].error is None:
-        over = series[OURS].over(best, lambda sample: sample.p99)
-        report.targets.append(Target(f"p99 of {OURS} to {best.name}", over, 0.2))
+    if best is not None:
+        over = ratio_between(series, OURS, best, lambda crowd: crowd.p99)
+        report.target(f"p99 of {OURS} to {best}", over, 0.2)
 
 
-def _crowd(contestant: Contestant, scale: Scale) -> Callable[[], Crowd]:
-    def turn() -> Crowd:
-        waits: list[float] = []
-        began = time.perf_counter()
-        until = began + scale.seconds / 2
+def _crowd(pool: PoolAdapter, scale: Scale) -> Crowd:
+    loan = pool.block or pool.loan
+    waits: list[float] = []
+    began = time.perf_counter()
+    until = began + scale.seconds / 2
 
-        def work() -> None:
-            while (asked := time.perf_counter()) < until:
-                with contestant.loan() as conn:
-                    ask(conn)
-                waits.append(time.perf_counter() - asked)
+    def work() -> None:
+        while (asked := time.perf_counter()) < until:
+            with loan() as conn:
+                ask(conn)
+            waits.append(time.perf_counter() - asked)
 
-        crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
-        gevent.joinall(crowd, timeout=60, raise_error=True)
-        gevent.killall(crowd)
-        waits.sort()
-        took = time.perf_counter() - began
-        return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
-
-    return turn
+    crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
+    gevent.joinall(crowd, timeout=60, raise_error=True)
+    gevent.killall(crowd)
+    waits.sort()
+    took = time.perf_counter() - began
+    return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
 
 
-# Twenty connections at once
+# 20 connections at once
 
 
-def _burst(report: Report, options: Options, scale: Scale) -> None:
-    pymysql = import_module("pymysql")
+def _add_burst(report: Report, options: Options, scale: Scale) -> None:
+    connect = import_module("pymysql").connect
     turns = {
-        OURS: lambda: _held(_opening(ours(options, **_BURST_OPTIONS))),
-        "pymysql.connect": lambda: _held(_connecting(pymysql, options)),
+        OURS: lambda: _blocked(partial(_open_pool, options)),
+        "pymysql.connect": lambda: _blocked(lambda: connect(**options).close(), BURST),
     }
-    series = interleave(turns, scale.rounds)
-    section = Section(
-        f"{BURST} connections opened at once: the longest time nobody else ran",
-        ["by", "held", "spread", "worst"],
-    )
-    _rows(section, series, lambda held: held, written=duration)
-    for row in section.rows:
-        if row[1] != "failed":
-            row[3] = duration(max(series[row[0]].samples))
-    report.sections.append(section)
-    if series[OURS].error is None:
-        held = series[OURS].spread(lambda held: held * 1000)
-        name = f"ms for which {BURST} connections of {OURS} hold the hub"
-        report.targets.append(Target(name, held, 30.0))
+    series = interleave(turns, scale.rounds, "a burst")
+    section = Section(f"{BURST} connections opened at once: the event loop is blocked")
+    columns = [
+        Column("blocked", float, spread=True),
+        Column("worst", float, pick=max, is_measured=False),
+    ]
+    report.sections.append(section.fill(series, columns, first="by"))
+    if series[OURS].samples:
+        blocked = series[OURS].spread(lambda seconds: seconds * 1000)
+        title = f"ms for which {BURST} connections of {OURS} block the event loop"
+        report.target(title, blocked, 30.0)
 
 
-_BURST_OPTIONS = {"max_connections": BURST, "max_connecting": BURST}
+def _open_pool(options: Options) -> None:
+    pool = adapters.our_mysql(BURST, max_connecting=BURST, **options)
+
+    def borrow() -> None:
+        with pool.loan():
+            gevent.sleep(0.01)
+
+    gevent.joinall([gevent.spawn(borrow) for _ in range(BURST)], raise_error=True)
+    pool.close()
 
 
-def _opening(contestant: Contestant) -> Callable[[], None]:
-    def work() -> None:
-        def borrow() -> None:
-            with contestant.loan():
-                gevent.sleep(0.01)
-
-        gevent.joinall([gevent.spawn(borrow) for _ in range(BURST)], raise_error=True)
-        contestant.close()
-
-    return work
-
-
-def _connecting(pymysql: Any, options: Options) -> Callable[[], None]:
-    def work() -> None:
-        def connect() -> None:
-            pymysql.connect(**options).close()
-
-        gevent.joinall([gevent.spawn(connect) for _ in range(BURST)], raise_error=True)
-
-    return work
-
-
-def _held(work: Callable[[], None]) -> float:
-    """The longest time in which a greenlet that wants to run each ms could not."""
+def _blocked(work: Callable[[], object], times: int = 1) -> float:
+    """Return the longest time that a greenlet could not run which wants to each ms."""
     longest = 0.0
 
     def tick() -> None:
@@ -422,45 +324,39 @@ def _held(work: Callable[[], None]) -> float:
     ticker = gevent.spawn(tick)
     gevent.sleep(0.005)
     longest = 0.0
-    work()
+    gevent.joinall([gevent.spawn(work) for _ in range(times)], raise_error=True)
     gevent.sleep(0)
     ticker.kill()
     return longest
 
 
-# What cleaning costs
+# What a reset costs
 
 
-def _modes(report: Report, options: Options, scale: Scale) -> None:
+def _add_modes(report: Report, options: Options, scale: Scale) -> None:
     modes = {
-        f"reset={reset!r}, {'autocommit' if autocommit else 'commit'}": ours(
-            options, reset=reset, autocommit=autocommit, max_connections=1
+        f"reset={reset!r}, {'autocommit' if autocommit else 'commit'}": (
+            adapters.our_mysql(1, reset=reset, autocommit=autocommit, **options),
+            replace(KINDS[0], autocommit=autocommit),
         )
         for autocommit in (True, False)
-        for reset in (None, "rollback", "session")
+        for reset in ("session", "rollback", None)
     }
     loans = max(3, int(LOANS * scale.seconds))
-    turns = {name: _alone(contestant, loans) for name, contestant in modes.items()}
-    series = interleave(turns, scale.rounds)
-    _end(modes)
-    section = Section(
-        "what cleaning costs: SELECT 1 by one greenlet with one connection",
-        ["mode", "a loan", "spread", "to no reset"],
+    turns = {
+        name: partial(joined, [partial(_looped, pool, kind, loans)], loans)
+        for name, (pool, kind) in modes.items()
+    }
+    series: dict[str, Series[Sample]] = interleave(turns, scale.rounds, "resets")
+    adapters.close(*(pool for pool, _ in modes.values()))
+    section = Section("what a reset costs: SELECT 1 by one greenlet on one connection")
+    none = "reset=None, autocommit"
+    column = Column(
+        "a loan", lambda sample: sample.each, spread=True, ratios={"to no reset": none}
     )
-    first = next(iter(series.values()))
-    _rows(section, series, lambda sample: sample.each, first, written=duration)
-    section.notes.append("'session' is the default: nothing of a session is passed on")
+    section.fill(series, [column], first="mode")
+    section.notes.append("'session' is the default: no state of a session is passed on")
     report.sections.append(section)
-
-
-def _alone(contestant: Contestant, loans: int) -> Callable[[], Sample]:
-    def work() -> int:
-        for _ in range(loans):
-            with contestant.loan() as conn:
-                ask(conn)
-        return loans
-
-    return lambda: timed(work)
 
 
 if __name__ == "__main__":

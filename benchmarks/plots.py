@@ -1,12 +1,9 @@
-"""
-Figures as pictures, PNG and SVG, drawn from the numbers of a saved run alone.
+"""Draw the figures of a saved run as PNG and SVG, from its numbers alone.
 
-A pool has the same colour and mark in every picture; ours is the thick line in front,
-and what is no pool but only shows what is possible is grey and dashed. The colours are
-those of Okabe and Ito and of Paul Tol, which colour-blind readers can tell apart; the
-marks help where they are printed in grey.
-
-The same numbers give the same files, byte for byte.
+A pool has the same colour and mark in every picture. Ours is the thick line in front;
+what only shows what is possible is grey and dashed. The colours are those of Okabe and
+Ito and of Paul Tol, which colour-blind readers can distinguish; the marks help where
+they are printed in grey. The same numbers give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -20,11 +17,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import peers, saved
-from benchmarks.crowds import POSSIBLE
-from benchmarks.figures import Curve, Figure
-from benchmarks.generator import GENERATOR
-from benchmarks.saved import Run
+from benchmarks import results
+from benchmarks.adapters import base
+from benchmarks.curves import Curve, Figure
+from benchmarks.load import GENERATOR, POSSIBLE
+from benchmarks.results import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,32 +40,26 @@ GREY = "#777777"
 
 #: By the beginning of the name: "geventpool with block" looks like "geventpool".
 LOOKS = {
-    peers.OURS: Look("#D55E00", "o"),
-    peers.BLOCKING: Look("#0072B2", "s"),
-    "redis Pool": Look("#56B4E9", "D"),
-    peers.QUEUE_POOL: Look("#009E73", "^"),
-    peers.POOLED_DB: Look("#CC79A7", "v"),
-    "gsocketpool": Look("#E69F00", "X"),
-    peers.MYSQL_POOL: Look("#332288", "P"),
-    peers.HTTP_POOL: Look("#882255", "<"),
-    peers.PSYCOPG_POOL: Look("#999933", ">"),
-    "BlockingConnectionPool": Look("#0072B2", "s"),
-    "ConnectionPool": Look("#56B4E9", "D"),
-    peers.FLOOR: Look("#444444", "", ":"),
+    base.OURS: Look("#D55E00", "o"),
+    base.BLOCKING: Look("#0072B2", "s"),
+    base.PLAIN: Look("#56B4E9", "D"),
+    base.QUEUE_POOL: Look("#009E73", "^"),
+    base.POOLED_DB: Look("#CC79A7", "v"),
+    base.GSOCKETPOOL: Look("#E69F00", "X"),
+    base.MYSQL_POOL: Look("#332288", "P"),
+    base.HTTP_POOL: Look("#882255", "<"),
+    base.PSYCOPG_POOL: Look("#999933", ">"),
+    base.FLOOR: Look("#444444", "", ":"),
     POSSIBLE: Look(GREY, "", "--"),
-    "no pool": Look(GREY, "", "--"),
-    "a connection each": Look(GREY, "", "--"),
     "a bare line": Look(GREY, "", "--"),
     GENERATOR: Look("#AAAAAA", "", "-."),
 }
-#: For names that nobody thought of.
+
+#: For all other names.
 SPARE = tuple(Look(colour, "h") for colour in ("#44AA99", "#AA4499", "#661100"))
 
-#: Inches, and dots to the inch: 900 dots wide, what a page shows without shrinking.
-SIZE = (9.0, 4.8)
-#: Letters that have room in the legend.
-ROOM = 28
-DOTS = 100
+#: Inches and dots per inch, and characters per line of the legend.
+SIZE, DOTS, LEGEND = (9.0, 4.8), 100, 28
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -83,28 +74,35 @@ STYLE: Any = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     "axes.labelcolor": "#222222",
-    # No date and no random names: a picture changes only when its numbers do.
+    # No random names: a picture changes only when its numbers do.
     "svg.hashsalt": "geventpool",
     "svg.fonttype": "path",
     "path.simplify": True,
 }
 
+#: Seconds; shorter waits are drawn as this, for 0 has no place on a logarithmic axis.
+FASTEST = 1e-5
+
+PERCENTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+
+#: Up to so many x values have their numbers on the axis.
+FEW = 8
+
 
 def draw(run: Run, folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
-    """
-    Draw the figures of a run; gives the files as they are written.
+    """Draw the figures of a run, and yield each file when it is written.
 
-    :param folder: where to; made if it is not there.
+    :param folder: where to; created if needed.
     :param names: only these; all if empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for figure in saved.figures(run):
+    for figure in results.figures(run):
         if figure.curves and (not names or figure.name in names):
             yield from _write(figure, run["command"], folder)
 
 
 def look_of(name: str) -> Look:
-    """How a contestant is drawn, in all pictures alike."""
+    """Return how a contestant is drawn, in all pictures alike."""
     for known, look in LOOKS.items():
         if name.startswith(known):
             return look
@@ -112,7 +110,7 @@ def look_of(name: str) -> Look:
 
 
 def _write(figure: Figure, command: str, folder: Path) -> Iterator[Path]:
-    # Imported late, for whoever draws nothing; and never with a window.
+    # Imported only where something is drawn, and without a window.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -120,8 +118,7 @@ def _write(figure: Figure, command: str, folder: Path) -> Iterator[Path]:
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=SIZE, dpi=DOTS)
         FigureCanvasAgg(canvas)
-        axes = canvas.add_axes((0.1, 0.2, 0.62, 0.66))
-        _fill(axes, figure)
+        _fill(canvas.add_axes((0.1, 0.2, 0.62, 0.66)), figure)
         title = fill(figure.title, 80) if len(figure.title) > 90 else figure.title
         large = 12.5 if len(figure.title) <= 76 else 11
         canvas.text(0.02, 0.965, title, fontsize=large, fontweight="bold", va="top")
@@ -134,31 +131,35 @@ def _write(figure: Figure, command: str, folder: Path) -> Iterator[Path]:
 
 
 def shown_command(command: str) -> str:
-    """The command without its files, which are nobody's business."""
+    """Return the command without the paths of files."""
     return re.sub(r" --(json|plots|compare)[ =]\S+", "", command)
 
 
 def _fill(axes: Axes, figure: Figure) -> None:
+    is_waits = figure.kind == "waits"
     for curve in figure.curves:
-        _DRAWERS[figure.kind](axes, curve)
+        _draw_waits(axes, curve) if is_waits else _draw_line(axes, curve)
     if figure.log_y:
         axes.set_yscale("log")
     if figure.log_x:
         axes.set_xscale("log")
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
-    _FINISHERS[figure.kind](axes, figure)
+    if is_waits:
+        _finish_waits(axes, figure)
+    else:
+        _finish_lines(axes, figure)
     if figure.log_y:
-        _few_ticks(axes)
+        _set_few_ticks(axes)
     if figure.unit == "s":
-        named = short_or_less if figure.kind == "waits" else short_duration
-        axes.yaxis.set_major_formatter(lambda value, _: named(value))
-    elif not figure.log_y and figure.kind == "lines":
+        text = short_or_less if is_waits else short_duration
+        axes.yaxis.set_major_formatter(lambda value, _: text(value))
+    elif not figure.log_y:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _legend(axes, figure)
+    _add_legend(axes, figure)
 
 
-def _few_ticks(axes: Axes) -> None:
+def _set_few_ticks(axes: Axes) -> None:
     # Powers of ten alone leave a short axis without any number.
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -169,7 +170,7 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def short_duration(seconds: float) -> str:
-    """A round time as on an axis: 10 ms, not 10.0 ms."""
+    """Write a round time as on an axis: 10 ms, not 10.0 ms."""
     if seconds <= 0:
         return "0"
     for unit, size in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)):
@@ -179,51 +180,33 @@ def short_duration(seconds: float) -> str:
 
 
 def short_or_less(seconds: float) -> str:
-    """The same where everything below FASTEST is drawn as that."""
+    """Write a time where everything below FASTEST is drawn as that."""
     return ("≤ " if seconds <= FASTEST else "") + short_duration(seconds)
 
 
-# The kinds of figures.
-
-
-def _line_of(curve: Curve) -> dict[str, Any]:
+def _style_of(curve: Curve) -> dict[str, Any]:
     look = look_of(curve.name)
-    ours = curve.name.startswith(peers.OURS)
-    # The same pool set up in another way: its colour, but not its line.
+    is_ours = curve.name.startswith(base.OURS)
+    # The same pool with other settings has its colour but another line.
     is_variant = curve.name not in LOOKS and look.dashes == "-"
     return {
         "color": look.colour,
         "linestyle": (0, (4, 1.5)) if is_variant else look.dashes,
-        "linewidth": (2.0 if is_variant else 3.2) if ours else 1.5,
-        "zorder": 5 if ours else 3 if look.mark else 2,
-        "label": _label(curve),
+        "linewidth": (2.0 if is_variant else 3.2) if is_ours else 1.5,
+        "zorder": 5 if is_ours else 3 if look.mark else 2,
+        "label": fill(curve.name, LEGEND),
+        "marker": look.mark or None,
     }
 
 
-def _label(curve: Curve) -> str:
-    label = f"{curve.name} ({curve.remark})" if curve.remark else curve.name
-    return fill(label, ROOM)
-
-
-def _waits(axes: Axes, curve: Curve) -> None:
-    # A wait of no time at all has no place on a logarithmic axis.
+def _draw_waits(axes: Axes, curve: Curve) -> None:
     points = [(_nines(x), max(y, FASTEST)) for x, y in zip(curve.x, curve.y)]
-    look = look_of(curve.name)
-    axes.plot(
-        *zip(*points),
-        **_line_of(curve),
-        marker=look.mark or None,
-        markersize=5,
-        markevery=(len(points) // 8 or 1, len(points) // 5 or 1),
-    )
-
-
-#: Seconds; what is shorter is drawn as this.
-FASTEST = 1e-5
+    every = (len(points) // 8 or 1, len(points) // 5 or 1)
+    axes.plot(*zip(*points), **_style_of(curve), markersize=5, markevery=every)
 
 
 def _nines(part: float) -> float:
-    # The logarithm of how few waits are longer: each further nine takes as much room.
+    # Each further nine of the percentile takes the same space.
     return -math.log10(1 - part)
 
 
@@ -237,66 +220,16 @@ def _finish_waits(axes: Axes, figure: Figure) -> None:
         axes.set_ylim(bottom=FASTEST)
 
 
-PERCENTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
-
-
-def _shares(axes: Axes, curve: Curve) -> None:
-    look = look_of(curve.name)
-    axes.plot(
-        curve.x,
-        curve.y,
-        **_line_of(curve),
-        drawstyle="steps-mid",
-        marker=look.mark or None,
-        markersize=5,
-        markevery=max(1, len(curve.x) // 8),
-    )
-
-
-def _finish_shares(axes: Axes, figure: Figure) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.axhline(1, color=GREY, linestyle="--", linewidth=1, zorder=1)
-    count = max(curve.x[-1] for curve in figure.curves)
-    axes.annotate(
-        "everyone alike",
-        (0.01, 1),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(0, 3),
-        textcoords="offset points",
-        fontsize=8,
-        color="#666666",
-    )
-    axes.set_xlim(0.5, count + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yscale("symlog", linthresh=2, linscale=1.2)
-    most = max(max(curve.y) for curve in figure.curves)
-    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= most * 1.1]
-    axes.set_yticks(ticks)
-    axes.set_yticklabels([f"{tick}×" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_ylim(-0.06, max(2.2, most * 1.1))
-
-
-def _lines(axes: Axes, curve: Curve) -> None:
-    look = look_of(curve.name)
-    line = _line_of(curve)
-    axes.plot(curve.x, curve.y, **line, marker=look.mark or None, markersize=5.5)
-    if curve.low:
-        axes.fill_between(
-            curve.x,
-            curve.low,
-            curve.high,
-            color=look.colour,
-            alpha=0.15,
-            linewidth=0,
-            zorder=1,
-        )
+def _draw_line(axes: Axes, curve: Curve) -> None:
+    axes.plot(curve.x, curve.y, **_style_of(curve), markersize=5.5)
+    colour = look_of(curve.name).colour
+    area: Any = {"color": colour, "alpha": 0.15, "linewidth": 0, "zorder": 1}
+    axes.fill_between(curve.x, curve.low, curve.high, **area)
 
 
 def _finish_lines(axes: Axes, figure: Figure) -> None:
     places = sorted({x for curve in figure.curves for x in curve.x})
-    if len(places) <= FEW_PLACES:
+    if len(places) <= FEW:
         axes.set_xticks(places)
     if figure.log_x:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
@@ -305,24 +238,11 @@ def _finish_lines(axes: Axes, figure: Figure) -> None:
         axes.set_ylim(bottom=0)
 
 
-#: Where no more places than these were measured, each has its number on the axis.
-FEW_PLACES = 8
-
-_DRAWERS = {"waits": _waits, "shares": _shares, "lines": _lines}
-_FINISHERS = {
-    "waits": _finish_waits,
-    "shares": _finish_shares,
-    "lines": _finish_lines,
-}
-
-
-def _legend(axes: Axes, figure: Figure) -> None:
-    # In the order in which the lines end, so that the eye need not search.
+def _add_legend(axes: Axes, figure: Figure) -> None:
+    # In the order in which the lines end.
     handles, labels = axes.get_legend_handles_labels()
-    last = {_label(curve): (curve.x[-1], curve.y[-1]) for curve in figure.curves}
-    order = sorted(
-        range(len(labels)), key=lambda place: last[labels[place]][1], reverse=True
-    )
+    last = {fill(curve.name, LEGEND): curve.y[-1] for curve in figure.curves}
+    order = sorted(range(len(labels)), key=lambda at: last[labels[at]], reverse=True)
     legend = axes.legend(
         [handles[place] for place in order],
         [labels[place] for place in order],
@@ -334,19 +254,19 @@ def _legend(axes: Axes, figure: Figure) -> None:
         handlelength=2.4,
     )
     for text in legend.get_texts():
-        if text.get_text().startswith(peers.OURS):
+        if text.get_text().startswith(base.OURS):
             text.set_fontweight("bold")
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m benchmarks plot FILE DIR``; 0 if anything was drawn."""
+    """Run ``python -m benchmarks plot FILE DIR``; return 0 if anything was drawn."""
     parser = argparse.ArgumentParser("python -m benchmarks plot")
     parser.add_argument("file", type=Path, help="what --json wrote")
     parser.add_argument("folder", type=Path, help="where the pictures go")
     options = parser.parse_args(arguments)
     try:
-        paths = list(draw(saved.load(options.file), options.folder))
-    except (OSError, saved.NotARunError) as error:
+        paths = list(draw(results.load(options.file), options.folder))
+    except (OSError, results.NotARunError) as error:
         parser.exit(2, f"{error}\n")
     for path in paths:
         print(path)

@@ -1,46 +1,44 @@
-"""
-``python -m benchmarks readme``: measure again what README.rst shows, and put it there.
+"""``python -m benchmarks readme``: measure again what README.rst shows.
 
-Between its two marks README.rst belongs to this file: two pictures, a table, and what
-they were made with. The numbers stay beside the pictures, so that the same can be
-written again without measuring (``--from``), or be compared with a later run.
+The text between two marks of README.rst is written by this command: two pictures, two
+tables, and what they were made with. The numbers are kept beside the pictures, so that
+the same text can be written again without measuring (``--from``), or be compared with a
+later run.
 
-The pictures are named by paths within the repository, which is where they can be seen;
-a package index shows the sentence that stands for each instead.
+The pictures are named by paths within the repository. Where these cannot be seen, the
+sentence that describes each is shown instead.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from benchmarks import saved
+from benchmarks import results
 from benchmarks.plots import draw
+from benchmarks.readme_block import COMMAND, PICTURES, SHOWN, block_of
 from benchmarks.report import terminal
+from benchmarks.results import Run
 from benchmarks.rounds import SCALES, Scale
-from benchmarks.saved import Run
-from benchmarks.shown import COMMAND, PICTURES, SHOWN, block_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.rst"
-#: Beside the pictures, for whoever wants to compare.
+#: The numbers, beside the pictures.
 NUMBERS = "readme.json"
 
 BEGIN, END = ".. benchmarks: begin", ".. benchmarks: end"
 
-WORKLOADS = ("cycle", "contention", "throughput", "growth", "memory")
-#: A few minutes, most of them for what has to be repeated.
+WORKLOADS = ("cycle", "loans", "contention", "scaling", "memory")
+#: It takes some minutes.
 SCALE = Scale("readme", rounds=15, slice=0.02, seconds=0.4, share=0.5)
 
 
 class NoMarksError(Exception):
-    """The file does not say where the numbers go."""
+    """The file has no marks for the numbers."""
 
 
 def replaced(text: str, block: str) -> str:
-    """
-    The text with ``block`` between its two marks.
+    """Return the text with *block* between its two marks.
 
     :raises NoMarksError: unless each mark is there once, the first one first.
     """
@@ -52,43 +50,34 @@ def replaced(text: str, block: str) -> str:
 
 
 def kept(run: Run) -> Run:
-    """As much of a run as README.rst is made from, without the rest."""
+    """Return the part of a run that README.rst is made from."""
     return {
         **run,
         "workloads": {
             name: {
                 **workload,
-                "figures": [each for each in workload["figures"] if _is_shown(each)],
-                "sections": [{**each, "data": {}} for each in workload["sections"]],
+                "figures": [f for f in workload["figures"] if f["name"] in SHOWN],
             }
             for name, workload in run["workloads"].items()
         },
     }
 
 
-def _is_shown(figure: dict[str, Any]) -> bool:
-    return figure["name"] in SHOWN
-
-
-# The command.
-
-
 def write(run: Run, readme: Path) -> list[Path]:
-    """
-    Put a run into a README and its pictures beside it; the same run, the same files.
+    """Write a run into a README and its pictures beside it, and return the files.
 
-    :raises NoMarksError: if it does not say where; then nothing is written.
+    :raises NoMarksError: it has no marks; nothing is written.
     """
     text = replaced(readme.read_text(encoding="utf-8"), block_of(run))
     folder = readme.parent / PICTURES
     written = list(draw(run, folder, SHOWN))
-    saved.save(folder / NUMBERS, kept(run))
+    results.save(folder / NUMBERS, kept(run))
     readme.write_text(text, encoding="utf-8")
     return [*written, folder / NUMBERS, readme]
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m benchmarks readme``; 0 if README.rst was written."""
+    """Run ``python -m benchmarks readme``; return 0 if README.rst was written."""
     from benchmarks.__main__ import measured
 
     parser = argparse.ArgumentParser(COMMAND)
@@ -101,15 +90,15 @@ def main(arguments: list[str]) -> int:
         dest="run",
         type=Path,
         metavar="FILE",
-        help=f"do not measure, take a saved run, as {PICTURES / NUMBERS}",
+        help=f"do not measure; take a saved run, such as {PICTURES / NUMBERS}",
     )
     options = parser.parse_args(arguments)
     console = terminal()
     try:
-        # Before minutes are spent for a file that has no place for them.
+        # Bad marks are an error before the measurement, which takes minutes.
         replaced(options.readme.read_text(encoding="utf-8"), "")
         if options.run:
-            run = saved.load(options.run)
+            run = results.load(options.run)
         else:
             scale = scales[options.scale]
             run, failed = measured(list(WORKLOADS), scale, console, ["readme"])
@@ -117,6 +106,6 @@ def main(arguments: list[str]) -> int:
             return 1
         for path in write(run, options.readme):
             console.print(str(path))
-    except (OSError, NoMarksError, saved.NotARunError) as error:
+    except (OSError, NoMarksError, results.NotARunError) as error:
         parser.exit(2, f"{error}\n")
     return 0

@@ -1,8 +1,7 @@
-"""
-What a workload has to say: tables, measures, figures, and targets met or missed.
+"""What a workload reports: tables, measures, curves, and targets met or missed.
 
-It knows how a report looks on a terminal and in a JSON file, and nothing of how its
-numbers came about.
+It knows how a report looks on a terminal and in a JSON file, and nothing about how the
+numbers were measured.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.figures import Figure
+from benchmarks.curves import Figure
 from benchmarks.rounds import Series, Spread, is_unsteady
 
 T = TypeVar("T")
 
-#: Columns of what is printed into a file.
+#: Width of what is printed into a file, in characters.
 WIDTH = 140
 
-#: As many contestants are named one by one in a remark; of more, only how many.
+#: A remark names up to so many contestants; of more it tells only the number.
 NAMED = 3
 
 
 @dataclass(frozen=True)
 class Target:
-    """A promise about a number: at most, or at least, so much."""
+    """A limit that a number must keep: at most, or at least, so much."""
 
     name: str
     value: Spread
@@ -40,11 +39,10 @@ class Target:
 
     @property
     def is_met(self) -> bool:
-        """
-        Whether the median keeps to the limit.
+        """Whether the median keeps the limit.
 
-        "No less than the other" (a limit of 1) is also kept where no difference can
-        be told.
+        "Not worse than the other" (a limit of 1) is also met where there is no
+        difference.
         """
         if self.limit == 1.0 and self.value.is_no_difference:
             return True
@@ -54,66 +52,145 @@ class Target:
 
     @property
     def is_unclear(self) -> bool:
-        """Whether the limit lies within the spread, so that another run may differ."""
+        """Whether the limit is within the spread, so that another run may differ."""
         return self.value.low < self.limit < self.value.high
 
 
 @dataclass(frozen=True)
 class Measure:
-    """
-    One quantity of one contestant, a number for each round: what is compared.
-
-    :ivar processes: how many of the samples, one after the other, are from each
-        process, if the workload was run in several.
-    """
+    """One quantity of one contestant, a number for each round: what is compared."""
 
     contestant: str
     quantity: str
     unit: str
     samples: list[float]
     more_is_better: bool = False
-    processes: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of a table.
+
+    :ivar name: its heading, and its name in comparisons.
+    :ivar value: reads it off a sample.
+    :ivar text: how a number is written; by default as *unit* suggests.
+    :ivar pick: which value stands in the table, of those of all rounds.
+    :ivar spread: whether the spread stands beside it.
+    :ivar ratios: further columns, by heading: the ratio to that contestant.
+    :ivar as_part: write these ratios in per cent.
+    :ivar is_measured: whether it is kept for comparisons.
+    """
+
+    name: str
+    value: Callable[[Any], float]
+    unit: str = "s"
+    more_is_better: bool = False
+    text: Callable[[float], str] | None = None
+    pick: Callable[[list[float]], float] | None = None
+    spread: bool = False
+    ratios: Mapping[str, str | None] = field(default_factory=dict)
+    as_part: bool = False
+    is_measured: bool = True
+
+    def headings(self) -> list[str]:
+        """Return the headings of all its columns."""
+        return [self.name, *["spread"] * self.spread, *self.ratios]
+
+    def cells(self, entry: Series[Any], series: Mapping[str, Series[Any]]) -> list[str]:
+        """Return the cells of one contestant."""
+        spread = entry.spread(self.value)
+        text = self.text or (duration if self.unit == "s" else number)
+        values = [self.value(sample) for sample in entry.samples]
+        cells = [text(self.pick(values) if self.pick else spread.median)]
+        if self.spread:
+            cells.append(plus_minus(spread) if len(values) > 1 else "one round")
+        for name in self.ratios.values():
+            other = series.get(name or "")
+            if other is None or other.error is not None:
+                cells.append("")
+            elif other is entry:
+                cells.append("1")
+            else:
+                over = entry.over(other, self.value)
+                cells.append(part(over) if self.as_part else ratio(over))
+        return cells
 
 
 @dataclass
 class Section:
-    """
-    One table: a heading, columns, rows of text, and the same as numbers.
+    """One table: a title, columns, rows of text, and the same as numbers.
 
-    :ivar key: what it is called from run to run, whatever the scale; else the title.
+    :ivar key: its name from run to run at any scale; by default the title.
     :ivar floor: the contestant that no pool can beat, if it is in this table.
     :ivar best: the best of the peers in this run.
+    :ivar failed: contestants without numbers, with the reason.
+    :ivar starved: contestants that left somebody unserved, with the number.
     """
 
     title: str
-    columns: list[str]
+    columns: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
-    #: What the rows say as numbers, by contestant; goes to the JSON file.
-    data: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     key: str = ""
     floor: str | None = None
     best: str | None = None
     measures: list[Measure] = field(default_factory=list)
-    #: Who has no numbers, and who let somebody starve, with the reason.
     failed: dict[str, str] = field(default_factory=dict)
     starved: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.key = self.key or self.title
 
+    def fill(
+        self,
+        series: Mapping[str, Series[Any]],
+        columns: list[Column],
+        missing: Mapping[str, str] | None = None,
+        first: str = "pool",
+    ) -> Section:
+        """Make a row for each contestant, and keep the numbers.
+
+        :param missing: contestants that could not be built, with the reason.
+        :param first: the heading of the names.
+        """
+        self.columns = [first]
+        for column in columns:
+            self.columns += column.headings()
+        for name, entry in series.items():
+            if entry.error is not None:
+                self.fails(name, entry.error)
+                continue
+            self.add(
+                name, *(cell for each in columns for cell in each.cells(entry, series))
+            )
+        for name, reason in (missing or {}).items():
+            self.fails(name, reason)
+        for column in columns:
+            if column.is_measured:
+                self.measure(
+                    series,
+                    column.name,
+                    column.value,
+                    column.unit,
+                    column.more_is_better,
+                )
+        return self
+
     def add(self, *cells: str) -> None:
         """Append a row, filled up with empty cells."""
         self.rows.append([*cells, *[""] * (len(self.columns) - len(cells))])
 
     def fails(self, name: str, reason: str) -> None:
-        """Append a row for a contestant that has no numbers, and say why below."""
+        """Append a row for a contestant without numbers, and say why below."""
         self.add(name, "failed")
         self.failed[name] = reason
 
-    def starves(self, name: str, reason: str) -> None:
-        """Say below that a contestant, which has numbers, left somebody out."""
-        self.starved[name] = reason
+    def starves(self, name: str, unserved: float, total: int) -> None:
+        """Say below that a contestant left some greenlets unserved, if it did."""
+        if unserved:
+            self.starved[name] = (
+                f"{unserved:.0f} of {total} greenlets never got a connection"
+            )
 
     def measure(
         self,
@@ -123,7 +200,7 @@ class Section:
         unit: str = "s",
         more_is_better: bool = False,
     ) -> None:
-        """Keep one quantity of everyone who ran, round by round, for comparisons."""
+        """Keep one quantity of all that ran, round by round, for comparisons."""
         for name, entry in series.items():
             if entry.error is None:
                 samples = [float(value(sample)) for sample in entry.samples]
@@ -132,7 +209,7 @@ class Section:
                 )
 
     def remarks(self) -> list[str]:
-        """All that is to be said below the table."""
+        """Return all that is said below the table."""
         unsteady: dict[str, list[str]] = {}
         for measure in self.measures:
             if is_unsteady(measure.samples):
@@ -148,16 +225,16 @@ class Section:
 def _unsteady(found: dict[str, list[str]]) -> list[str]:
     if not found:
         return []
-    said = [
+    quantities = [
         f"{quantity} ({', '.join(names) if len(names) <= NAMED else len(names)})"
         for quantity, names in found.items()
     ]
-    return ["deviates by more than a tenth from round to round: " + "; ".join(said)]
+    return ["varies by more than a tenth from round to round: " + "; ".join(quantities)]
 
 
 @dataclass
 class Report:
-    """All that one run of a workload has to say."""
+    """All that one run of a workload reports."""
 
     workload: str
     question: str
@@ -165,8 +242,15 @@ class Report:
     targets: list[Target] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
 
+    def target(
+        self, name: str, value: Spread | None, limit: float, at_least: bool = False
+    ) -> None:
+        """Add a target, unless there is no value for it."""
+        if value is not None:
+            self.targets.append(Target(name, value, limit, at_least))
+
     def as_json(self) -> dict[str, Any]:
-        """The report as plain data, with None for what is no number."""
+        """Return the report as plain data, with None for what is not a number."""
         plain = asdict(self)
         for target, entry in zip(self.targets, plain["targets"], strict=True):
             entry["is_met"] = target.is_met
@@ -175,8 +259,8 @@ class Report:
 
 
 def _finite(plain: Any) -> Any:
-    # JSON knows neither "not a number" nor infinity, and no run of ten minutes should
-    # be lost to one of them.
+    # JSON has neither NaN nor infinity, and a run of ten minutes must not be lost to
+    # one of them.
     if isinstance(plain, float):
         return plain if math.isfinite(plain) else None
     if isinstance(plain, dict):
@@ -187,7 +271,7 @@ def _finite(plain: Any) -> Any:
 
 
 def terminal() -> Console:
-    """Where reports are printed; wide enough for our tables if it is a file."""
+    """Return the console for reports, wide enough for the tables if it is a file."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
@@ -231,7 +315,7 @@ def _verdict(target: Target) -> Text:
 
 
 def number(value: float) -> str:
-    """A number in three significant digits, without an exponent."""
+    """Write a number in three significant digits, without an exponent."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -240,7 +324,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Write a time in the unit that suits it."""
     if seconds < 1e-6:
         return f"{seconds * 1e9:.0f} ns"
     if seconds < 1e-3:
@@ -251,28 +335,28 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A time in milliseconds, without the unit: for columns that must be narrow."""
+    """Write milliseconds without the unit, for narrow columns."""
     value = seconds * 1000
     return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.3f}"
 
 
 def ratio(spread: Spread) -> str:
-    """A ratio, or "no difference" where its spread is wider than the difference."""
+    """Write a ratio, or "no difference" where its spread includes 1."""
     if spread.is_no_difference:
         return "no difference"
     return f"{number(spread.median)}×"
 
 
 def part(spread: Spread) -> str:
-    """A ratio in per cent, or "no difference"."""
+    """Write a ratio in per cent, or "no difference"."""
     return "no difference" if spread.is_no_difference else per_cent(spread.median)
 
 
 def per_cent(share: float) -> str:
-    """A part of a whole."""
+    """Write a fraction in per cent."""
     return f"{share * 100:.0f} %"
 
 
 def plus_minus(spread: Spread) -> str:
-    """How far the bounds are from each other, as a part of the median, halved."""
+    """Write half the distance of the bounds, as a fraction of the median."""
     return f"±{spread.width * 50:.0f} %"

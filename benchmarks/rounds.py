@@ -1,24 +1,20 @@
-"""
-The method: how all contestants of a comparison are timed.
+"""The method: how all contestants of a comparison are timed.
 
 All contestants run in one process and take turns, round after round, each round in
-another order, so that a slow moment of the machine falls on all of them. The first
-rounds only warm up. Garbage is collected before each turn and never during one.
-What is told is the median over the rounds and between what bounds it lies; two
-contestants are compared round by round, and where the bounds of that ratio lie on both
-sides of 1 the honest answer is "no difference".
+another order, so that a slow moment of the machine affects all of them. The first round
+only warms up. Garbage is collected before each turn and never during one. The result is
+the median over the rounds with its bounds. Two contestants are compared round by round;
+where the bounds of their ratio include 1, the result is "no difference".
 
-Of pyperf's methods these are used: the loops are calibrated until the clock can tell,
-warm-up values are thrown away, a series whose standard deviation is more than a tenth
-of its mean is called unsteady, the surroundings are saved with the values, and what
-makes a machine unsteady is told (machine.py). Not pyperf itself: its runner times one
-benchmark after the other in workers of their own, so a slow minute falls on one
-contestant alone, and on a shared machine that minute is larger than what is looked
-for; and a value is for it one number, where a crowd has thousands of waits and a
-share for every greenlet. It does not tune the system either (``pyperf system tune``
-may, before), since whoever runs this may not be allowed to.
+Some methods are those of pyperf: loops are calibrated until the clock can resolve them,
+warm-up values are discarded, a series whose standard deviation exceeds a tenth of its
+mean is called unsteady, and the metadata of the machine is saved with the values.
+pyperf itself is not used: its runner times one benchmark after the other in separate
+workers, so a slow minute affects one contestant only, and on a shared machine that is
+more than the differences to be measured. Its values are also single numbers, while a
+load gives thousands of waits. ``pyperf system tune`` may be run before.
 
-It knows nothing of pools, tables or files.
+This module knows nothing about pools, tables or files.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,44 +35,44 @@ from benchmarks.progress import step
 
 T = TypeVar("T")
 
-#: How many rounds are run and thrown away before counting begins.
+#: How many rounds are run and discarded first.
 WARM_UP = 1
 
-#: Of fewer rounds, no spread can be told that is worth its name.
+#: With fewer rounds a spread says little.
 FEWEST = 5
 
-#: Chance of a median beyond the bounds of its spread.
+#: Probability that the true median is outside of the bounds.
 DOUBT = 0.05
 
-#: A standard deviation above this part of the mean is called unsteady (pyperf's rule).
+#: A standard deviation above this fraction of the mean is unsteady (pyperf's rule).
 UNSTEADY = 0.1
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done: the same workloads at three sizes."""
+    """How much is measured: the same workloads at three sizes."""
 
     name: str
-    #: Rounds that count.
+    #: Rounds that are counted.
     rounds: int
     #: Seconds one turn of a short, repeatable cycle should take.
     slice: float
     #: Seconds one turn of a workload under contention takes.
     seconds: float
-    #: Part of the full number of connections and waiters that is used.
+    #: The fraction of the full number of connections and waiters that is used.
     share: float
-    #: Greenlets in a crowd.
+    #: Greenlets of a load.
     crowd: int = 200
-    #: The most greenlets a pool ever meets, where their number is what changes.
+    #: The largest number of greenlets, where that number varies.
     greenlets: int = 1000
 
     @property
     def long_rounds(self) -> int:
-        """Rounds of what takes so long that fewer must do: of seconds and thousands."""
+        """Rounds of what takes seconds and has thousands of values each."""
         return min(self.rounds, max(FEWEST, self.rounds // 3))
 
     def part(self, number: int) -> int:
-        """This scale's share of the full ``number``, at least 20."""
+        """Return this scale's share of the full *number*, at least 20."""
         return max(20, int(number * self.share))
 
 
@@ -90,13 +86,11 @@ SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}
 
 @dataclass(frozen=True)
 class Spread:
-    """
-    A median, and between what bounds it lies.
+    """A median and its bounds.
 
-    The bounds are the quartiles, or further apart where there are so few values that
-    their quartiles say nothing: then as far as it takes for the true median to lie
-    between them with 19 chances in 20, whatever the distribution (as between two of
-    the values by the binomial law). Of fewer than six values, that is all of them.
+    The bounds are the quartiles. With few values they are further apart: as far as it
+    takes for the true median to be between them with a probability of 95 %, for any
+    distribution (by the binomial law). With fewer than six values they include all.
     """
 
     median: float
@@ -105,7 +99,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of ``values``, of which there must be at least one."""
+        """Return the spread of at least one value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         ordered = sorted(values)
@@ -115,20 +109,19 @@ class Spread:
 
     @property
     def width(self) -> float:
-        """The distance of the bounds as a part of the median."""
+        """The distance of the bounds as a fraction of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
     @property
     def is_no_difference(self) -> bool:
-        """Read as a ratio: does the spread lie on both sides of 1?"""
+        """For a ratio: whether the bounds include 1."""
         return self.low <= 1.0 <= self.high
 
     def over(self, other: Spread) -> Spread:
-        """
-        The ratio of two spreads that were not taken together.
+        """Return the ratio of two spreads from different runs, both above 0.
 
-        Its bounds are as far apart as those of both allow: the ratio is "no
-        difference" exactly where the two overlap. Only for what is above 0.
+        Its bounds are as wide as those of both permit: the ratio is "no difference"
+        exactly where the two overlap.
         """
         return Spread(
             self.median / other.median, self.low / other.high, self.high / other.low
@@ -137,7 +130,7 @@ class Spread:
 
 @cache
 def _outside(count: int) -> int:
-    """How many of so many values may be left aside at each end; see Spread."""
+    """How many values to leave out at each end; see Spread."""
     chance, aside = 0.5**count, 0
     while True:
         chance += comb(count, aside + 1) * 0.5**count
@@ -147,7 +140,7 @@ def _outside(count: int) -> int:
 
 
 def is_unsteady(values: Sequence[float]) -> bool:
-    """Whether these values, which should all be the same, are far from it."""
+    """Whether these values, which should be equal, differ much."""
     if len(values) < 2:
         return False
     return statistics.stdev(values) > UNSTEADY * abs(statistics.fmean(values))
@@ -155,7 +148,7 @@ def is_unsteady(values: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One turn of one contestant: seconds on the wall and of the CPU, and cycles."""
+    """One turn of one contestant: wall and CPU seconds, and the number of cycles."""
 
     wall: float
     cpu: float
@@ -163,39 +156,38 @@ class Sample:
 
     @property
     def each(self) -> float:
-        """Seconds one cycle took."""
+        """Seconds per cycle."""
         return self.wall / self.count
 
     @property
     def cpu_each(self) -> float:
-        """Seconds of CPU one cycle took, in the whole process."""
+        """CPU seconds of the whole process per cycle."""
         return self.cpu / self.count
 
 
 @dataclass
 class Series(Generic[T]):
-    """What one contestant did over the rounds, or why it did not."""
+    """The samples of one contestant, or the error that ended it."""
 
     name: str
     samples: list[T] = field(default_factory=list)
     error: str | None = None
 
     def spread(self, value: Callable[[T], float]) -> Spread:
-        """The spread of one value of the samples."""
+        """Return the spread of one value of the samples."""
         return Spread.of([value(sample) for sample in self.samples])
 
     def over(self, other: Series[T], value: Callable[[T], float]) -> Spread:
-        """
-        The ratio of a value of this series to the other's, round by round.
+        """Return the ratio of a value to that of another series, round by round.
 
-        A round is a pair, so what slows the machine down for a while cancels out.
+        A round is a pair, so a disturbance of the machine cancels out.
         """
         pairs = zip(self.samples, other.samples, strict=True)
         return Spread.of([value(mine) / value(theirs) for mine, theirs in pairs])
 
 
 def timed(work: Callable[[], int]) -> Sample:
-    """The sample of one call of ``work``, which returns how many cycles it did."""
+    """Time one call of *work*, which returns the number of its cycles."""
     cpu, wall = time.process_time(), time.perf_counter()
     count = work()
     return Sample(time.perf_counter() - wall, time.process_time() - cpu, count)
@@ -204,14 +196,14 @@ def timed(work: Callable[[], int]) -> Sample:
 def interleave(
     turns: Mapping[str, Callable[[], T]], rounds: int, label: str = "rounds"
 ) -> dict[str, Series[T]]:
-    """
-    The series of every contestant. **May switch.**
+    """Let all contestants take turns, and return their series by name.
 
-    A contestant whose turn raises is out: its series keeps the error and no samples.
+    A contestant whose turn raises is out: its series has the error and no samples.
+    May switch.
 
     :param turns: what each contestant does in its turn, by name.
-    :param rounds: how many rounds count.
-    :param label: what this comparison is called where its progress is shown.
+    :param rounds: how many rounds are counted.
+    :param label: the name of this comparison in the progress display.
     """
     series: dict[str, Series[T]] = {name: Series(name) for name in turns}
     names = list(turns)
@@ -228,8 +220,8 @@ def interleave(
 
 @contextmanager
 def _only_new_garbage() -> Iterator[None]:
-    # What is there before the first turn needs not be looked through before each: that
-    # takes longer than many a turn and leaves the processor's caches full of it.
+    # Objects from before the first turn are not scanned before each turn: that would
+    # take longer than many a turn, and fill the processor's caches.
     gc.collect()
     gc.freeze()
     try:
@@ -243,8 +235,8 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
     gc.disable()
     try:
         sample = turn()
-    # A peer may fail in any way, by a time limit of ours (a BaseException) too; the
-    # table then says so, and the others go on.
+    # A peer may fail in any way, also by a timeout of ours, which is a BaseException.
+    # The table then says so, and the others continue.
     except (Exception, gevent.Timeout) as error:
         entry.samples.clear()
         entry.error = f"{type(error).__name__}: {error}"
@@ -256,9 +248,9 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
 
 
 def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
-    """How many cycles take about ``seconds``; at least 10."""
+    """Return how many cycles take about *seconds*; at least 10."""
     count = 10
-    # What is done once only, in the very first cycles, must not count here.
+    # What happens once, in the first cycles, must not be counted.
     cycles(count)
     while True:
         began = time.perf_counter()
@@ -267,3 +259,25 @@ def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
         if took >= seconds / 4:
             return max(10, int(count * seconds / took))
         count *= 4
+
+
+def ratio_between(
+    series: Mapping[str, Series[T]], name: str, other: str, value: Callable[[T], float]
+) -> Spread | None:
+    """Return the ratio of two contestants; None unless both have samples."""
+    mine, theirs = series.get(name), series.get(other)
+    if mine is None or theirs is None or not mine.samples or not theirs.samples:
+        return None
+    return mine.over(theirs, value)
+
+
+def best_of(
+    series: Mapping[str, Series[T]],
+    names: Iterable[str],
+    value: Callable[[T], float],
+) -> str | None:
+    """Return the contestant of these with the highest median; None if none ran."""
+    ran = [series[name] for name in names if name in series]
+    ran = [entry for entry in ran if entry.samples]
+    best = max(ran, key=lambda entry: entry.spread(value).median, default=None)
+    return best.name if best else None

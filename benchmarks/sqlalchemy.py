@@ -1,29 +1,34 @@
-"""
-What does a SQLAlchemy engine gain from GreenletPool, and what does it cost?
+"""What does a SQLAlchemy engine gain from GreenletPool, and what does it cost?
 
-Three questions, all of one engine against another that differs in its ``poolclass``
-alone. The throughput of ten greenlets with ten connections to a MariaDB, beside ten
-connections that are nobody's to share; how long the slowest of two hundred greenlets
-waits, which borrow again and again; and what borrowing and returning alone costs,
-without a server.
+Engines that differ only in their ``poolclass``: the throughput of 10 greenlets on 10
+connections to a MariaDB, beside 10 connections without a pool; how long the slowest of
+200 greenlets wait; and what borrowing and returning costs without a server.
 
-An engine begins a transaction with the first statement, and ends it by a ROLLBACK when
-the connection is closed: that is a second round trip for every contestant alike.
+An engine begins a transaction with the first statement and ends it by a ROLLBACK when
+the connection is closed. That is a second round trip for every contestant.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import gevent
 
-from benchmarks import mysql
-from benchmarks.mysql import CONNECTIONS, LOANS, NO_POOL, Crowd
-from benchmarks.report import Report, Section, Target, duration, number
-from benchmarks.rounds import Sample, Scale, Series, interleave, timed
+from benchmarks.mysql import (
+    CONNECTIONS,
+    LOANS,
+    NO_POOL,
+    Crowd,
+    crowd_columns,
+    joined,
+    rate,
+)
+from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import Sample, Scale, interleave, ratio_between, timed
 
 OURS = "GreenletPool"
 STOCK = "QueuePool"
@@ -31,12 +36,13 @@ RESET = "GreenletPool, session reset"
 
 #: Loans without a server are so much cheaper.
 BARE = 20
-#: Loans of each greenlet in a crowd, at full scale.
+
+#: Loans of each of many greenlets, at full scale.
 JOB = 15
 
 
 def run(scale: Scale) -> Report:
-    """All three tables. **May switch.**"""
+    """Make all tables. May switch."""
     server = import_module("tests.servers").MariaDBServer
     report = Report("sqlalchemy", "what does an engine gain from the pool?")
     with server(max_connections=200) as running:
@@ -44,9 +50,9 @@ def run(scale: Scale) -> Report:
             **running.client_options
         )
         url = f"mysql+pymysql://{account}"
-        _throughput(report, url, scale)
-        _waits(report, url, scale)
-    _alone(report, scale)
+        _add_throughput(report, url, scale)
+        _add_waits(report, url, scale)
+    _add_bare(report, scale)
     return report
 
 
@@ -54,7 +60,7 @@ def run(scale: Scale) -> Report:
 
 
 def engine(url: str, pool: str = OURS, **options: Any) -> Any:
-    """An engine on ten connections, without TLS, lent by that kind of pool."""
+    """Return an engine with 10 connections, without TLS, and that pool class."""
     kinds = {
         OURS: import_module("geventpool.sqlalchemy").GreenletPool,
         STOCK: import_module("sqlalchemy.pool").QueuePool,
@@ -69,7 +75,7 @@ def engine(url: str, pool: str = OURS, **options: Any) -> Any:
     )
 
 
-def _field(url: str) -> dict[str, Any]:
+def _contestants(url: str) -> dict[str, Any]:
     clean = engine(url, pool_reset_on_return=None)
     import_module("geventpool.sqlalchemy").reset_session_on_return(clean)
     return {
@@ -80,22 +86,17 @@ def _field(url: str) -> dict[str, Any]:
     }
 
 
-def _asker() -> Callable[[Any], object]:
+def _query() -> Callable[[Any], object]:
     statement = import_module("sqlalchemy").text("SELECT 1")
     return lambda conn: conn.execute(statement).scalar()
 
 
-def _end(engines: dict[str, Any]) -> None:
-    for one in engines.values():
-        one.dispose()
+# 10 greenlets on 10 connections
 
 
-# Ten greenlets on ten connections
-
-
-def _throughput(report: Report, url: str, scale: Scale) -> None:
-    engines = _field(url)
-    ask = _asker()
+def _add_throughput(report: Report, url: str, scale: Scale) -> None:
+    engines = _contestants(url)
+    ask = _query()
     loans = max(3, int(LOANS * scale.seconds / 8))
     owner = engine(url, STOCK)
     own = [owner.connect() for _ in range(CONNECTIONS)]
@@ -110,101 +111,72 @@ def _throughput(report: Report, url: str, scale: Scale) -> None:
             with engine.connect() as conn:
                 ask(conn)
 
-    turns = {NO_POOL: _crowd([lambda conn=conn: keep(conn) for conn in own], loans)}
+    turns = {NO_POOL: partial(joined, [partial(keep, conn) for conn in own], loans)}
     for name, one in engines.items():
-        turns[name] = _crowd([lambda one=one: share(one)] * CONNECTIONS, loans)
+        turns[name] = partial(joined, [partial(share, one)] * CONNECTIONS, loans)
     series = interleave(turns, scale.rounds, "SELECT 1")
     for conn in own:
         conn.close()
-    _end({**engines, NO_POOL: owner})
+    for one in (owner, *engines.values()):
+        one.dispose()
     section = Section(
         f"SELECT 1, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
-        ["pool", "loans/s", "spread", "to no pool", f"to {STOCK}"],
         floor=NO_POOL,
         best=STOCK,
     )
-    mysql._rows(section, series, mysql._rate, series[NO_POOL], series[STOCK])
-    section.measure(series, "loans/s", mysql._rate, "1/s", more_is_better=True)
-    report.sections.append(section)
-    _promise(report, series, 1.0, lambda sample: 1 / sample.each, at_least=True)
+    ratios = {"to no pool": NO_POOL, f"to {STOCK}": STOCK}
+    column = Column("loans/s", rate, "1/s", True, spread=True, ratios=ratios)
+    report.sections.append(section.fill(series, [column]))
+    over = ratio_between(series, OURS, STOCK, rate)
+    report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
 
 
-def _crowd(works: list[Callable[[], None]], loans: int) -> Callable[[], Sample]:
-    return lambda: mysql._crowded(works, loans)
+# 200 greenlets on 10 connections
 
 
-def _promise(
-    report: Report,
-    series: dict[str, Series[Any]],
-    limit: float,
-    value: Callable[[Any], float],
-    at_least: bool = False,
-) -> None:
-    if series[OURS].error is None and series[STOCK].error is None:
-        over = series[OURS].over(series[STOCK], value)
-        what = "throughput" if at_least else "p99"
-        name = f"{what} of {OURS} to {STOCK}"
-        report.targets.append(Target(name, over, limit, at_least=at_least))
-
-
-# Two hundred greenlets on ten connections
-
-
-def _waits(report: Report, url: str, scale: Scale) -> None:
-    engines = _field(url)
+def _add_waits(report: Report, url: str, scale: Scale) -> None:
+    engines = _contestants(url)
     loans = max(10, int(JOB * scale.seconds))
-    turns = {name: _jobs(one, scale, loans) for name, one in engines.items()}
-    series = interleave(turns, scale.long_rounds, "a crowd")
-    _end(engines)
+    turns = {name: partial(_job, one, scale, loans) for name, one in engines.items()}
+    series = interleave(turns, scale.long_rounds, "waits")
+    for one in engines.values():
+        one.dispose()
     section = Section(
-        f"SELECT 1, {scale.crowd} greenlets on {CONNECTIONS} connections",
-        ["pool", "p99 of a loan", "spread", f"to {STOCK}", "loans/s"],
-        best=STOCK,
+        f"SELECT 1, {scale.crowd} greenlets on {CONNECTIONS} connections", best=STOCK
     )
-    mysql._rows(
-        section, series, lambda crowd: crowd.p99, series[STOCK], written=duration
-    )
-    section.measure(series, "p99 of a loan", lambda crowd: crowd.p99)
-    for row in section.rows:
-        if row[1] != "failed":
-            rate = series[row[0]].spread(lambda crowd: crowd.throughput)
-            row[4] = number(rate.median)
-    section.notes.append("a loan: from asking for a connection to having returned it")
-    section.notes.append(f"each greenlet has {loans} loans to do, one after another")
+    section.fill(series, crowd_columns({f"to {STOCK}": STOCK}))
+    section.notes.append("a loan: from acquire to the end of release")
+    section.notes.append(f"each greenlet has {loans} loans, one after another")
     report.sections.append(section)
-    _promise(report, series, 0.2, lambda crowd: crowd.p99)
+    over = ratio_between(series, OURS, STOCK, lambda crowd: crowd.p99)
+    report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
 
 
-def _jobs(engine: Any, scale: Scale, loans: int) -> Callable[[], Crowd]:
+def _job(engine: Any, scale: Scale, loans: int) -> Crowd:
+    """Let every greenlet have the same number of loans.
+
+    Not for a fixed time: then the few greenlets that a pool prefers would have most of
+    the loans, and the percentile would not show the others.
     """
-    As many loans for each greenlet as for any other.
+    ask = _query()
+    waits: list[float] = []
 
-    Not for a certain time: then the few that a pool prefers would be most of what is
-    counted, and the hundredth that waits the longest would be lost among them.
-    """
-    ask = _asker()
+    def work() -> None:
+        for _ in range(loans):
+            asked = time.perf_counter()
+            with engine.connect() as conn:
+                ask(conn)
+            waits.append(time.perf_counter() - asked)
 
-    def turn() -> Crowd:
-        waits: list[float] = []
-
-        def work() -> None:
-            for _ in range(loans):
-                asked = time.perf_counter()
-                with engine.connect() as conn:
-                    ask(conn)
-                waits.append(time.perf_counter() - asked)
-
-        began = time.perf_counter()
-        crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
-        gevent.joinall(crowd, raise_error=True)
-        took = time.perf_counter() - began
-        waits.sort()
-        return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
-
-    return turn
+    began = time.perf_counter()
+    crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
+    gevent.joinall(crowd, raise_error=True)
+    took = time.perf_counter() - began
+    waits.sort()
+    return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
 
 
-# Borrowing and returning alone
+# Borrowing and returning without a server
 
 
 class _Silent:
@@ -216,34 +188,34 @@ class _Silent:
     close = rollback
 
 
-def _alone(report: Report, scale: Scale) -> None:
+def _add_bare(report: Report, scale: Scale) -> None:
     loans = max(10, int(LOANS * BARE * scale.seconds))
     engines = {
         name: engine("sqlite://", name, creator=_Silent, _initialize=False)
         for name in (OURS, STOCK)
     }
-    turns = {name: _loop(one.raw_connection, loans) for name, one in engines.items()}
+    turns = {
+        name: partial(_loop, one.raw_connection, loans) for name, one in engines.items()
+    }
     series = interleave(turns, scale.rounds, "a bare loan")
-    _end(engines)
+    for one in engines.values():
+        one.dispose()
     section = Section(
         "raw_connection() and close() by one greenlet, connections that cost nothing",
-        ["pool", "a loan", "spread", f"to {STOCK}"],
         best=STOCK,
     )
-    mysql._rows(
-        section, series, lambda sample: sample.each, series[STOCK], written=duration
-    )
-    section.measure(series, "a loan", lambda sample: sample.each)
-    report.sections.append(section)
+    ratios = {f"to {STOCK}": STOCK}
+    column = Column("a loan", lambda sample: sample.each, spread=True, ratios=ratios)
+    report.sections.append(section.fill(series, [column]))
 
 
-def _loop(borrow: Callable[[], Any], loans: int) -> Callable[[], Sample]:
+def _loop(borrow: Callable[[], Any], loans: int) -> Sample:
     def work() -> int:
         for _ in range(loans):
             borrow().close()
         return loans
 
-    return lambda: timed(work)
+    return timed(work)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""
-One run: a crowd before the doors of all stores, and what happens to it meanwhile.
+"""One run of the demo: clients at both stores, and what happens to them.
 
-Five acts, as parts of the time there is: calm; rough (greenlets are killed, requests
-given up); calm again; the first store is down; and the recovery.
+Five acts: calm; rough (greenlets are killed, requests given up); calm again; the first
+store is down; and the recovery. The length of each act is a fraction of the whole, but
+the outage has a length of its own. All of it is the same for every pool.
 """
 
 from __future__ import annotations
@@ -13,141 +13,154 @@ from dataclasses import dataclass, field
 
 import gevent
 
-from benchmarks.demo.crowd import Crowd
-from benchmarks.demo.doors import Door
+from benchmarks.adapters import PoolAdapter
+from benchmarks.clients import Account, Clients, percentile
 from benchmarks.demo.stores import LIMIT, Store
-from benchmarks.demo.tally import Waits
 
-#: When each act ends, as a part of the whole.
-CALM, ROUGH, CALM_AGAIN, DOWN = 0.35, 0.55, 0.65, 0.7
-#: How long the pools may fill before the calm act counts.
-WARM = 0.1
-#: Seconds between two kills, between two counts of sockets, between two tables.
-KILL_EVERY, COUNT_EVERY, DRAW_EVERY = 0.01, 0.05, 0.25
-#: Seconds a pool is given to come back after its server has.
+#: When each of the first three acts ends, as a fraction of the whole.
+CALM, ROUGH, CALM_AGAIN = 0.35, 0.55, 0.65
+
+#: The fraction in which the pools may fill before the first act is measured.
+WARM_UP = 0.1
+
+#: Seconds between two kills, between two counts of sockets, between two displays.
+KILL_EVERY, COUNT_EVERY, DRAW_EVERY = 0.01, 0.1, 0.25
+
+#: Seconds that a pool has to recover after the return of its server.
 RECOVERY = 10.0
 
 
 @dataclass
 class Sight:
-    """What is to be seen of one store and its door."""
+    """What is seen of one store and its pool.
+
+    :ivar sockets, peak: what the server counts now (None: it is down), and at most.
+    :ivar rate, latencies: replies per second, and seconds of each, since the last look.
+    :ivar calm_rate, calm: the same in the first act.
+    :ivar whole: the seconds of all requests, those without an end included.
+    :ivar back: seconds from the server's return to the first reply; None: no restart.
+    :ivar places: connections that could be borrowed at once at the end.
+    """
 
     store: Store
-    door: Door
-    #: Sockets the server counts now (None: it is down), and the most it counted.
-    seen: int | None = 0
+    pool: PoolAdapter
+    account: Account = field(default_factory=Account)
+    sockets: int | None = 0
     peak: int = 0
-    #: Requests per second and waits since the last look.
     rate: float = 0.0
-    recent: Waits = field(default_factory=lambda: Waits.of(()))
-    #: The same in the first, calm act.
+    latencies: list[float] = field(default_factory=list)
     calm_rate: float = 0.0
-    calm: Waits = field(default_factory=lambda: Waits.of(()))
-    #: All waits of the whole run, those that never ended included.
-    whole: Waits = field(default_factory=lambda: Waits.of(()))
-    #: Seconds from the server's return to the first reply; None: not restarted.
-    recovered: float | None = None
-    #: Connections that could be had at once in the end.
-    usable: int = 0
+    calm: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    back: float | None = None
+    places: int = 0
 
     _answered: int = 0
-    _waits: int = 0
+    _seen: int = 0
     _looked: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
-        """Take rate and waits since the last look."""
-        now, tally = time.monotonic(), self.door.tally
-        self.rate = (tally.answered - self._answered) / max(1e-9, now - self._looked)
-        self.recent = Waits.of(tally.all_waits(self._waits))
-        self._answered, self._waits = tally.mark()
+        """Take rate and latencies since the last look."""
+        now, account = time.monotonic(), self.account
+        self.rate = (account.answered - self._answered) / max(1e-9, now - self._looked)
+        self.latencies = account.latencies_since(self._seen)
+        self._answered, self._seen = account.answered, len(account.latencies)
         self._looked = now
 
-    @property
-    def held_its_limit(self) -> bool:
-        """Never more sockets than allowed, and none of the places lost."""
-        return self.peak <= LIMIT and self.usable == LIMIT
+    def p(self, part: float) -> float:
+        """Return a percentile of the latencies since the last look."""
+        return percentile(self.latencies, part)
 
 
-@dataclass
 class Show:
-    """
-    A run of so many seconds; :meth:`run` it once.
+    """A run of the demo; :meth:`run` it once.
 
-    :param title: what the doors have in common.
-    :param draw: called with the show every now and then, to have it shown.
+    :param title: "ours" or "stock": whose pools these are.
+    :param outage: seconds for which the first store is down.
+    :param size: how many greenlets send requests.
+    :param draw: is called with the show every now and then.
     """
 
-    title: str
-    sights: list[Sight]
-    seconds: float
-    size: int
-    draw: Callable[[Show], object]
-    act: str = "calm"
-    killed: int = 0
-    began: float = field(default_factory=time.monotonic)
+    def __init__(
+        self,
+        title: str,
+        stores: Sequence[Store],
+        seconds: float,
+        outage: float,
+        size: int,
+        draw: Callable[[Show], object],
+    ) -> None:
+        self.title = title
+        self.seconds, self.outage, self.size = seconds, outage, size
+        self.sights = [Sight(store, store.pool(title == "stock")) for store in stores]
+        self.act = "calm"
+        self.killed = 0
+        self._draw = draw
+        self._began = time.monotonic()
 
     @property
     def elapsed(self) -> float:
         """Seconds since it began."""
-        return time.monotonic() - self.began
+        return time.monotonic() - self._began
 
     def run(self) -> None:
-        """All five acts, then the reckoning. **May switch.**"""
-        crowd = Crowd([sight.door for sight in self.sights], self.size)
-        watchers = [gevent.spawn(self._count), gevent.spawn(self._draw)]
+        """Play all acts, then count. May switch."""
+        pools = [sight.pool for sight in self.sights]
+        accounts = [sight.account for sight in self.sights]
+        clients = Clients(pools, accounts, self.size)
+        watchers = [gevent.spawn(self._count), gevent.spawn(self._redraw)]
         try:
-            self._play(crowd)
+            self._play(clients)
         finally:
             for sight in self.sights:
-                sight.whole = Waits.of(sight.door.tally.all_waits())
-            crowd.go_home()
+                sight.whole = sight.account.latencies_since()
+            clients.stop()
             gevent.killall(watchers)
-        self._reckon()
+        self._enter("counting the places")
+        for sight in self.sights:
+            sight.places = sight.pool.available(LIMIT)
+            sight.pool.close()
 
-    def _play(self, crowd: Crowd) -> None:
-        self.began = time.monotonic()
-        self._until(WARM)
-        before = [(self.elapsed, sight.door.tally.mark()) for sight in self.sights]
+    def _play(self, clients: Clients) -> None:
+        self._began = time.monotonic()
+        self._until(WARM_UP)
+        for sight in self.sights:
+            sight.look()
         self._until(CALM)
-        for sight, (then, (answered, waits)) in zip(self.sights, before, strict=True):
-            tally = sight.door.tally
-            sight.calm = Waits.of(tally.all_waits(waits))
-            sight.calm_rate = (tally.answered - answered) / (self.elapsed - then)
+        for sight in self.sights:
+            sight.look()
+            sight.calm_rate, sight.calm = sight.rate, sight.latencies
+        watching = gevent.spawn(self._look)
         self._enter("greenlets are killed")
-        crowd.is_rough = True
+        clients.is_rough = True
         while self.elapsed < ROUGH * self.seconds:
-            crowd.kill_one()
-            self.killed = crowd.killed
+            clients.kill_one()
+            self.killed = clients.killed
             gevent.sleep(KILL_EVERY)
-        crowd.is_rough = False
+        clients.is_rough = False
         self._enter("calm again")
         self._until(CALM_AGAIN)
         self._restart(self.sights[0])
         self._until(1.0)
+        watching.kill()
 
     def _restart(self, sight: Sight) -> None:
         self._enter(f"{sight.store.name} is down")
+        down = time.monotonic()
         sight.store.stop()
-        self._until(DOWN)
+        gevent.sleep(max(0.0, down + self.outage - time.monotonic()))
         sight.store.start()
-        back, answered = time.monotonic(), sight.door.tally.answered
+        back, answered = time.monotonic(), sight.account.answered
         self._enter(f"{sight.store.name} is back")
-        while sight.door.tally.answered == answered:
+        while sight.account.answered == answered:
             if time.monotonic() > back + RECOVERY:
                 return
             gevent.sleep(0.002)
-        sight.recovered = time.monotonic() - back
-
-    def _reckon(self) -> None:
-        self._enter("counting the places left")
-        for sight in self.sights:
-            sight.look()
-            sight.usable = sight.door.usable()
-            sight.door.close()
+        sight.back = time.monotonic() - back
 
     def _enter(self, act: str) -> None:
         self.act = act
-        self.draw(self)
+        self._draw(self)
 
     def _until(self, part: float) -> None:
         gevent.sleep(max(0.0, part * self.seconds - self.elapsed))
@@ -155,18 +168,17 @@ class Show:
     def _count(self) -> None:
         while True:
             for sight in self.sights:
-                sight.seen = sight.store.seen()
-                sight.peak = max(sight.peak, sight.seen or 0)
+                sight.sockets = sight.store.sockets()
+                sight.peak = max(sight.peak, sight.sockets or 0)
             gevent.sleep(COUNT_EVERY)
 
-    def _draw(self) -> None:
+    def _look(self) -> None:
         while True:
             gevent.sleep(DRAW_EVERY)
             for sight in self.sights:
                 sight.look()
-            self.draw(self)
 
-
-def sights(stores: Sequence[Store], stock: bool) -> list[Sight]:
-    """A sight of every store, with our door or the stock one."""
-    return [Sight(store, store.stock() if stock else store.ours()) for store in stores]
+    def _redraw(self) -> None:
+        while True:
+            gevent.sleep(DRAW_EVERY)
+            self._draw(self)

@@ -1,4 +1,4 @@
-"""Runs are saved, compared, drawn and told of, and nobody is told what is not so."""
+"""Runs are saved, compared, drawn and shown in the README as they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import io
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ import gevent
 import pytest
 from rich.console import Console
 
-from benchmarks import compare, machine, plots, readme, saved, shown
+from benchmarks import compare, metadata, plots, readme, results
+from benchmarks import readme_block as shown
 from benchmarks.__main__ import main
 from benchmarks.contention import best_peer
-from benchmarks.figures import Curve, Figure, jain
-from benchmarks.generator import no_op
-from benchmarks.progress import bars, step, watched_by
+from benchmarks.curves import Curve, Figure, jain
+from benchmarks.load import generator
+from benchmarks.progress import bars, step
 from benchmarks.report import Measure, Report, Section, part
 from benchmarks.rounds import Series, Spread, interleave, is_unsteady
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 OURS, PEER, FLOOR = "geventpool", "QueuePool", "gevent queue"
 
 
@@ -54,8 +54,8 @@ def test_only_new_garbage_is_looked_for_between_turns() -> None:
 
 
 def test_the_generator_lends_to_everybody_at_once() -> None:
-    """Nobody waits for the pool that is none: what is measured is the rest."""
-    alone = no_op(1)
+    """Nobody waits for a pool there: what is measured is the rest."""
+    alone = generator(1)
     assert alone.acquire() is alone.acquire()
     alone.release(None)
 
@@ -86,11 +86,11 @@ def test_what_must_be_known_is_said_below_the_table() -> None:
     section = Section("title", ["pool", "each"], notes=["a note"])
     section.measure(series_of(noisy=[1.0, 3.0], calm=[1.0, 1.0]), "each", float)
     section.fails("bad", "no answer")
-    section.starves("mean", "3 of 4 never got any")
+    section.starves("mean", 3, 4)
     remarks = section.remarks()
     assert remarks[:3] == [
         "bad failed: no answer",
-        "mean starves: 3 of 4 never got any",
+        "mean starves: 3 of 4 greenlets never got a connection",
         "a note",
     ]
     assert "each (noisy)" in remarks[3] and len(remarks) == 4
@@ -111,35 +111,10 @@ def test_a_saved_run_holds_no_number_that_is_none() -> None:
     plain = report.as_json()
     text = json.dumps(plain, allow_nan=False)
     assert json.loads(text)["sections"][0]["measures"][0]["samples"] == [1, None, None]
-    assert saved.measures(plain["sections"][0]) == {}
+    assert results.measures(plain["sections"][0]) == {}
 
 
 # Progress
-
-
-def test_whoever_watches_is_told_what_comes_next() -> None:
-    """Each turn is announced before it begins, the warm-up too."""
-    told: list[tuple[str, int]] = []
-    announced: list[str] = []
-
-    class Watcher:
-        def __enter__(self) -> Callable[[str], object]:
-            return announced.append
-
-        def __exit__(self, *error: object) -> None:
-            announced.append("over")
-
-    def watcher(label: str, total: int) -> Any:
-        told.append((label, total))
-        return Watcher()
-
-    with watched_by(watcher):
-        interleave({"a": object, "b": object}, rounds=1, label="the greedy")
-    assert told == [("the greedy", 4)]
-    assert announced == ["a", "b", "b", "a", "over"]
-    with step("nobody watches", 1) as tick:
-        tick("a")
-    assert len(announced) == 5
 
 
 def test_bars_are_drawn_on_a_terminal_and_nowhere_else() -> None:
@@ -169,7 +144,7 @@ def test_nothing_is_drawn_during_a_turn() -> None:
 
 def test_the_surroundings_are_kept_with_the_numbers() -> None:
     """Processor, cores, versions, date and command, as plain data."""
-    where = machine.surroundings(["cycle", "--quick"])
+    where = metadata.collect(["cycle", "--quick"])
     assert where["command"] == "python -m benchmarks cycle --quick"
     assert where["cpu"] and where["cores"] and where["packages"]["gevent"]
     assert json.loads(json.dumps(where)) == where
@@ -185,19 +160,19 @@ def test_an_unsteady_machine_is_warned_of(
     ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "SYS_CPU", tmp_path)
-    monkeypatch.setattr(machine.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
-    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(metadata, "SYS_CPU", tmp_path)
+    monkeypatch.setattr(metadata.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    monkeypatch.setattr(metadata.os, "cpu_count", lambda: 2)
     monkeypatch.setenv("PYTHONMALLOC", "debug")
-    warned = " ".join(machine.warnings())
-    for words in ("powersave", "turbo", "load 9.0 on 2 cores", "debugging"):
+    warned = " ".join(metadata.warnings())
+    for words in ("powersave", "turbo", "load 9.0 on 2 cores", "debug mode"):
         assert words in warned
 
 
 # Comparison
 
 
-def run_of(**more: Any) -> saved.Run:
+def run_of(**more: Any) -> results.Run:
     """A run in which ours takes 4, the floor 1, and a peer 8 of something."""
     section = Section("title", ["pool"], key="loans", floor=FLOOR, best=PEER)
     samples = {OURS: 4.0, FLOOR: 1.0, PEER: 8.0}
@@ -206,19 +181,19 @@ def run_of(**more: Any) -> saved.Run:
         section.measures.append(Measure(name, "each", "s", values))
     report = Report("cycle", "how much?", [section])
     where = {"date": "2026-01-01", "cpu": "a", "python": "3.11", "packages": {}}
-    return saved.run_of({**where, **more}, "tiny", [report])
+    return results.run_of({**where, **more}, "tiny", [report])
 
 
-def scaled(run: saved.Run, times: float, *names: str) -> saved.Run:
+def scaled(run: results.Run, times: float, *names: str) -> results.Run:
     """The run with these contestants so many times slower."""
-    new: saved.Run = json.loads(json.dumps(run))
+    new: results.Run = json.loads(json.dumps(run))
     for measure in new["workloads"]["cycle"]["sections"][0]["measures"]:
         if measure["contestant"] in names:
             measure["samples"] = [value * times for value in measure["samples"]]
     return new
 
 
-def verdicts(old: saved.Run, new: saved.Run) -> dict[str, str]:
+def verdicts(old: results.Run, new: results.Run) -> dict[str, str]:
     """The verdict on each contestant."""
     return {row.new.contestant: row.verdict for row in compare.rows(old, new)}
 
@@ -227,9 +202,8 @@ def test_a_machine_twice_as_slow_makes_no_pool_worse() -> None:
     """What is judged is the ratio to the floor of the same run."""
     old = run_of()
     [ours, *_] = compare.rows(old, scaled(old, 2.0, OURS, FLOOR, PEER))
-    assert ours.reference == FLOOR and ours.verdict == compare.ALIKE
-    assert ours.relative is not None and ours.relative.median == 1.0
-    assert ours.absolute is not None and ours.absolute.median == 2.0
+    assert ours.reference == FLOOR and ours.verdict == compare.EQUAL_WORD
+    assert ours.change is not None and ours.change.median == 1.0
 
 
 def test_a_pool_that_became_slower_is_worse_and_back_again_better() -> None:
@@ -238,8 +212,8 @@ def test_a_pool_that_became_slower_is_worse_and_back_again_better() -> None:
     new = scaled(old, 1.5, OURS)
     assert verdicts(old, new) == {
         OURS: compare.WORSE,
-        FLOOR: compare.ALIKE,
-        PEER: compare.ALIKE,
+        FLOOR: compare.EQUAL_WORD,
+        PEER: compare.EQUAL_WORD,
     }
     assert verdicts(new, old)[OURS] == compare.BETTER
 
@@ -258,51 +232,15 @@ def test_a_change_within_the_spread_is_no_difference() -> None:
     for measure in old["workloads"]["cycle"]["sections"][0]["measures"]:
         if measure["contestant"] == PEER:
             measure["samples"] = [8.1, 8.0, 7.8]
-    assert verdicts(old, scaled(old, 1.01, PEER))[PEER] == compare.ALIKE
+    assert verdicts(old, scaled(old, 1.01, PEER))[PEER] == compare.EQUAL_WORD
     assert verdicts(old, scaled(old, 1.15, PEER))[PEER] == compare.WORSE
 
 
 def test_two_processes_are_never_alike() -> None:
     """What a run differs from itself run again is no difference."""
     old = run_of()
-    assert verdicts(old, scaled(old, 1.02, OURS))[OURS] == compare.ALIKE
+    assert verdicts(old, scaled(old, 1.02, OURS))[OURS] == compare.EQUAL_WORD
     assert verdicts(old, scaled(old, 1.04, OURS))[OURS] == compare.WORSE
-
-
-def in_processes(*times: float) -> saved.Run:
-    """A run merged of processes in which ours was so many times slower."""
-    return saved.merged([scaled(run_of(), each, OURS) for each in times])
-
-
-def test_of_several_processes_each_is_one_value() -> None:
-    """What differs from process to process is no difference; what does not is one."""
-    old = in_processes(1.0, 1.1, 0.9)
-    assert verdicts(old, in_processes(1.05, 1.15, 0.95))[OURS] == compare.ALIKE
-    assert verdicts(old, in_processes(1.2, 1.3, 1.15))[OURS] == compare.WORSE
-    steady = in_processes(1.0, 1.0, 1.0)
-    assert verdicts(steady, in_processes(1.01, 1.01, 1.01))[OURS] == compare.WORSE
-
-
-def test_what_one_process_lacks_is_not_merged() -> None:
-    """The samples of all of them in a row, with how many are whose."""
-    whole, part_of = run_of(), run_of()
-    measures = part_of["workloads"]["cycle"]["sections"][0]["measures"]
-    measures[:] = [each for each in measures if each["contestant"] == OURS]
-    [ours] = saved.measures(
-        saved.merged([whole, part_of])["workloads"]["cycle"]["sections"][0]
-    ).values()
-    assert ours.processes == [3, 3] and ours.samples == [3.96, 4.0, 4.04] * 2
-    assert whole == run_of()
-
-
-def test_a_workload_runs_in_as_many_processes_as_asked(tmp_path: Path) -> None:
-    """Each takes its rounds."""
-    path = tmp_path / "run.json"
-    command = ["sweep", "--scale", "tiny", "--json", str(path), "--processes"]
-    assert main([*command, "0"]) == 2
-    assert main([*command, "2"]) == 0
-    [section] = saved.load(path)["workloads"]["sweep"]["sections"]
-    assert all(each["processes"] == [2, 2] for each in section["measures"])
 
 
 def test_the_best_peer_of_both_runs_is_the_same_peer() -> None:
@@ -321,7 +259,7 @@ def test_what_was_nothing_has_no_ratio_and_still_a_verdict() -> None:
     none = scaled(old, 0.0, OURS)
     assert verdicts(none, old)[OURS] == compare.WORSE
     assert verdicts(old, none)[OURS] == compare.BETTER
-    assert verdicts(none, none)[OURS] == compare.ALIKE
+    assert verdicts(none, none)[OURS] == compare.EQUAL_WORD
 
 
 def test_what_is_in_one_run_only_is_named() -> None:
@@ -329,9 +267,11 @@ def test_what_is_in_one_run_only_is_named() -> None:
     old, new = run_of(), run_of()
     measures = new["workloads"]["cycle"]["sections"][0]["measures"]
     measures[:] = [each for each in measures if each["contestant"] != PEER]
-    assert list(compare.missing(old, new)) == [f"no longer there: cycle, loans, {PEER}"]
+    assert list(compare.missing(old, new)) == [
+        f"only in the old run: cycle: loans, {PEER}"
+    ]
     assert list(compare.missing(new, old)) == [
-        f"not there before: cycle, loans, {PEER}"
+        f"only in the new run: cycle: loans, {PEER}"
     ]
     del new["workloads"]["cycle"]
     assert list(compare.rows(old, new)) == []
@@ -344,14 +284,14 @@ def test_runs_of_different_origin_are_compared_with_a_warning() -> None:
     new["scale"] = "full"
     warned = list(compare.warnings(old, new))
     assert warned == [
-        "another scale: tiny, now full",
-        "another processor: a, now b",
-        "another gevent: 25.9.1, now 26.9.0",
+        "different cpu: a, now b",
+        "different gevent: 25.9.1, now 26.9.0",
+        "different scale: tiny, now full",
     ]
     console = Console(file=io.StringIO(), width=120)
     compare.show(old, scaled(new, 1.5, OURS), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "careful: another processor" in text and "no difference" in text
+    assert "warning: different cpu" in text and "no difference" in text
     assert "0 better, 1 worse, 2 no difference" in text
 
 
@@ -381,19 +321,12 @@ def test_a_latency_curve_tells_what_part_of_the_waits_is_shorter() -> None:
     assert curve.x[0] == 0 and curve.x[-1] == 0.999 and curve.y[-1] == 1000
 
 
-def test_shares_are_sorted_and_beside_an_equal_share() -> None:
-    """The poorest first; Jain's index in the legend."""
-    [curve] = Figure.of_shares("f", "t", "c", {OURS: [3, 1, 2], PEER: [0, 0]}).curves
-    assert curve.y == [0.5, 1.0, 1.5] and curve.remark == "Jain 0.86"
-    assert jain([5, 5]) == 1.0 and jain([9, 0, 0]) == pytest.approx(1 / 3)
-
-
 def test_a_figure_is_the_same_after_it_was_saved() -> None:
     """Pictures can be drawn from the file alone."""
     figure = figure_of_lines()
     report = Report("cycle", "?", figures=[figure])
-    run = saved.run_of({}, "tiny", [report])
-    assert list(saved.figures(json.loads(json.dumps(run)))) == [figure]
+    run = results.run_of({}, "tiny", [report])
+    assert list(results.figures(json.loads(json.dumps(run)))) == [figure]
 
 
 def figure_of_lines() -> Figure:
@@ -410,7 +343,7 @@ def drawn(folder: Path, *figures: Figure) -> dict[str, bytes]:
     """The files that are drawn of these figures."""
     report = Report("cycle", "?", figures=list(figures))
     command = "python -m benchmarks cycle --json somewhere/private.json --quick"
-    run = saved.run_of({"command": command}, "tiny", [report])
+    run = results.run_of({"command": command}, "tiny", [report])
     return {path.name: path.read_bytes() for path in plots.draw(run, folder)}
 
 
@@ -418,17 +351,12 @@ def test_every_figure_is_drawn_twice_the_same(tmp_path: Path) -> None:
     """PNG and SVG of each kind; the same numbers give the same bytes."""
     figures = (
         Figure.of_waits("waits", "t", "c", {OURS: [0.0, 0.1, 0.2], FLOOR: [0.1] * 9}),
-        Figure.of_shares(
-            "shares", "t", "c", {OURS: [1, 2, 3], "unheard of": [9, 1, 1]}
-        ),
         figure_of_lines(),
         Figure.of_waits("nothing", "t", "c", {}),
     )
     first = drawn(tmp_path / "first", *figures)
     assert sorted(first) == [
-        f"{name}.{ending}"
-        for name in ("shares", "sizes", "waits")
-        for ending in ("png", "svg")
+        f"{name}.{ending}" for name in ("sizes", "waits") for ending in ("png", "svg")
     ]
     assert all(len(content) > 5000 for content in first.values())
     assert drawn(tmp_path / "second", *figures) == first
@@ -453,10 +381,10 @@ def test_a_pool_looks_the_same_in_every_picture_and_like_no_other() -> None:
 
 def test_a_pool_set_up_in_another_way_is_told_from_itself() -> None:
     """The same colour and another line, and a name that fits beside the picture."""
-    own = plots._line_of(Curve(OURS, [1], [1]))
-    other = plots._line_of(Curve(f"{OURS}, twenty dials at a time", [1], [1]))
+    own = plots._style_of(Curve(OURS, [1], [1]))
+    other = plots._style_of(Curve(f"{OURS}, twenty dials at a time", [1], [1]))
     assert own["color"] == other["color"] and own["linestyle"] != other["linestyle"]
-    assert max(map(len, other["label"].splitlines())) <= plots.ROOM
+    assert max(map(len, other["label"].splitlines())) <= plots.LEGEND
 
 
 @pytest.mark.parametrize(
@@ -498,23 +426,23 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SERVERLESS = ("cycle", "contention", "throughput", "growth", "sweep")
+SERVERLESS = ("cycle", "contention", "scaling", "hangup_cost")
 
 
 def test_every_workload_runs_and_saves_its_numbers(tiny_run: Path) -> None:
     """Each workload has promises, measures, and our pool among them."""
-    run = saved.load(tiny_run)
+    run = results.load(tiny_run)
     assert tuple(run["workloads"]) == SERVERLESS and run["scale"] == "tiny"
     assert run["packages"]["gevent"] and "cycle" in run["command"]
     for name, workload in run["workloads"].items():
         assert workload["targets"] or workload["figures"], name
         for section in workload["sections"]:
             measured = {measure["contestant"] for measure in section["measures"]}
-            assert name == "sweep" or OURS in measured
+            assert name == "hangup_cost" or OURS in measured
             assert OURS not in section["failed"]
             assert section["floor"] in measured
-    names = [figure.name for figure in saved.figures(run)]
-    assert len(set(names)) == len(names) >= 11
+    names = [figure.name for figure in results.figures(run)]
+    assert len(set(names)) == len(names) >= 7
 
 
 def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> None:
@@ -537,7 +465,7 @@ def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> Non
 
 def test_a_peer_that_failed_stands_in_the_readme_as_such(tiny_run: Path) -> None:
     """In the table, and with its reason below."""
-    run = saved.load(tiny_run)
+    run = results.load(tiny_run)
     for name in ("cycle", "contention"):
         for section in run["workloads"][name]["sections"]:
             section["measures"] = [
@@ -563,10 +491,10 @@ def test_figures_are_drawn_by_the_command(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the file alone, into a folder that is made."""
-    run = saved.load(tiny_run)
+    run = results.load(tiny_run)
     run["workloads"]["contention"]["figures"][1:] = []
-    del run["workloads"]["growth"], run["workloads"]["throughput"]
-    saved.save(tmp_path / "run.json", run)
+    del run["workloads"]["scaling"]
+    results.save(tmp_path / "run.json", run)
     assert (
         main(["plot", str(tmp_path / "run.json"), str(tmp_path / "new" / "dir")]) == 0
     )
@@ -576,7 +504,7 @@ def test_figures_are_drawn_by_the_command(
 
 def test_the_readme_shows_what_is_there() -> None:
     """The block in README.rst is the one its kept numbers give."""
-    kept = saved.load(ROOT / shown.PICTURES / readme.NUMBERS)
+    kept = results.load(ROOT / shown.PICTURES / readme.NUMBERS)
     text = readme.README.read_text()
     assert readme.replaced(text, shown.block_of(kept)) == text
     for name in shown.SHOWN:
@@ -587,3 +515,28 @@ def test_the_best_peer_is_none_of_the_floors() -> None:
     """What only shows what is possible is nobody to be measured against."""
     names = ("the possible", "the generator alone", FLOOR, OURS)
     assert best_peer({name: Series(name, []) for name in names}) is None
+
+
+def test_jains_index_is_one_for_equal_shares() -> None:
+    """And one part in as many as there are, if one gets everything."""
+    assert jain([5, 5]) == 1.0 and jain([9, 0, 0]) == pytest.approx(1 / 3)
+
+
+def test_the_readme_shows_loans_of_real_connections() -> None:
+    """Where they were measured, beside the bare queue, the cheapest first."""
+    run = results.load(ROOT / shown.PICTURES / readme.NUMBERS)
+    section = Section("loans", ["pool"], key="loans", floor=FLOOR)
+    section.measure(
+        series_of(**{"redis, a loan": [2e-6, 2e-6], FLOOR: [1e-7, 1e-7]}), "each", float
+    )
+    report = Report("loans", "?", [section])
+    run["workloads"]["loans"] = report.as_json()
+    lines = shown.block_of(run).splitlines()
+    [at] = [n for n, line in enumerate(lines) if line.startswith("a loan of a real")]
+    assert lines[at + 2].split() == [*FLOOR.split(), "100", "ns", "1"]
+    assert lines[at + 3].split()[-3:] == ["2.00", "µs", "20.00×"]
+    docutils.core.publish_string(
+        shown.block_of(run),
+        writer="null",
+        settings_overrides={"halt_level": 2, "report_level": 2},
+    )

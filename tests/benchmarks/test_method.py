@@ -1,4 +1,4 @@
-"""The benchmarks and the demo run, count right, and say what they saw."""
+"""The method of the benchmarks is honest, and the load counts right."""
 
 from __future__ import annotations
 
@@ -14,15 +14,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks import report as reports
-from benchmarks.crowds import Crowd, Load, crowd, without_pool
-from benchmarks.demo.doors import Door
-from benchmarks.demo.show import Sight
-from benchmarks.demo.stores import LIMIT, Store
-from benchmarks.demo.summary import verdict
-from benchmarks.demo.tally import Tally, Waits
-from benchmarks.lines import Line, bare_line
-from benchmarks.peers import Contestant, built, lifo_queue, ours
-from benchmarks.report import Section, Target
+from benchmarks.adapters import PoolAdapter, gevent_queue, ours
+from benchmarks.load import Load, Outcome, run_load, without_pool
+from benchmarks.report import Column, Section, Target
 from benchmarks.rounds import (
     SCALES,
     TINY,
@@ -30,12 +24,15 @@ from benchmarks.rounds import (
     Sample,
     Series,
     Spread,
+    best_of,
     calibrated,
     interleave,
+    ratio_between,
     timed,
 )
+from benchmarks.waiters import bare_line, killed_turn, served_turn
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,7 +179,49 @@ def test_a_report_says_everything_on_the_terminal_and_as_plain_data() -> None:
     assert json.loads(json.dumps(report.as_json()))["targets"][0]["is_met"] is False
 
 
-# The crowds and the lines
+def series_of(**samples: list[float]) -> dict[str, Series[float]]:
+    """Series by name; an empty one has failed."""
+    return {
+        name: Series(name, values, None if values else "starved")
+        for name, values in samples.items()
+    }
+
+
+def test_a_table_has_a_row_for_each_contestant_and_keeps_its_numbers() -> None:
+    """Those that failed have a reason instead, and no ratio is made up for them."""
+    section = Section("title", floor="b")
+    series = series_of(a=[2.0, 2.0], b=[1.0, 1.0], bad=[])
+    ratios = {"to b": "b", "to bad": "bad"}
+    column = Column("each", float, spread=True, ratios=ratios)
+    worst = Column("worst", float, "", pick=max, is_measured=False, text=str)
+    section.fill(series, [column, worst], {"absent": "not installed"})
+    assert section.columns == ["pool", "each", "spread", "to b", "to bad", "worst"]
+    assert section.rows[0] == ["a", "2.00 s", "±0 %", "2.00×", "", "2.0"]
+    assert section.rows[1][3] == "1" and section.rows[2][:2] == ["bad", "failed"]
+    assert section.failed == {"bad": "starved", "absent": "not installed"}
+    assert [each.contestant for each in section.measures] == ["a", "b"]
+    assert {each.quantity for each in section.measures} == {"each"}
+
+
+def test_a_starving_pool_is_named() -> None:
+    """Only where somebody was left out."""
+    section = Section("title")
+    section.starves("fair", 0, 10)
+    section.starves("unfair", 3, 10)
+    assert section.starved == {"unfair": "3 of 10 greenlets never got a connection"}
+
+
+def test_nothing_is_compared_with_a_contestant_that_failed() -> None:
+    """There is no ratio then, and the best is one that ran."""
+    series = series_of(a=[2.0], b=[1.0], bad=[])
+    assert ratio_between(series, "a", "b", float) == Spread(2.0, 2.0, 2.0)
+    assert ratio_between(series, "a", "bad", float) is None
+    assert ratio_between(series, "a", "absent", float) is None
+    assert best_of(series, ["b", "a", "bad", "absent"], float) == "a"
+    assert best_of(series, ["bad"], float) is None
+
+
+# The load and the waiters
 
 
 def test_fairness_is_one_if_all_are_served_alike() -> None:
@@ -192,8 +231,8 @@ def test_fairness_is_one_if_all_are_served_alike() -> None:
     assert _served([0, 0]).fairness == 0.0
 
 
-def _served(counts: list[int]) -> Crowd:
-    return Crowd(1.0, 0.0, [0.1, 0.2, 0.3], counts, counts, 0)
+def _served(counts: list[int]) -> Outcome:
+    return Outcome(1.0, 0.0, [0.1, 0.2, 0.3], counts, counts, 0)
 
 
 def test_a_wait_is_read_off_the_sorted_waits() -> None:
@@ -205,8 +244,8 @@ def test_a_wait_is_read_off_the_sorted_waits() -> None:
 
 def test_a_wait_that_never_ends_is_counted() -> None:
     """A pool that serves nobody can't hide the waits of those it starves."""
-    never = Contestant("never", gevent.event.Event().wait, id, lambda: None)
-    sample = crowd(never, Load(greenlets=3, seconds=0.02))
+    never = PoolAdapter("never", gevent.event.Event().wait, id, lambda: None)
+    sample = run_load(never, Load(greenlets=3, seconds=0.02))
     assert sample.served == [0, 0, 0]
     assert len(sample.waits) == 3 and sample.waits[0] > 0.01
 
@@ -217,16 +256,16 @@ def test_a_refused_request_is_asked_again() -> None:
     def refuse() -> None:
         raise KeyError
 
-    contestant = Contestant("no", refuse, id, lambda: None, refusals=(KeyError,))
-    sample = crowd(contestant, Load(greenlets=2, seconds=0.02))
+    contestant = PoolAdapter("no", refuse, id, lambda: None, refusals=(KeyError,))
+    sample = run_load(contestant, Load(greenlets=2, seconds=0.02))
     assert sample.refused > 2 and sample.served == [0, 0]
 
 
-def test_a_job_ends_when_everyone_has_had_his_loans() -> None:
+def test_a_job_ends_when_all_greenlets_had_their_loans() -> None:
     """Of a job, all is served, and fairness is looked at on the way."""
     load = Load(greenlets=6, connections=2, hold=0.0, loans=4)
     contestant = ours(2)
-    sample = crowd(contestant, load)
+    sample = run_load(contestant, load)
     contestant.close()
     assert sample.served == [4] * 6
     assert sum(sample.halfway) >= 12
@@ -240,134 +279,13 @@ def test_the_possible_is_what_holders_without_a_pool_reach() -> None:
     assert free.wait(0.5) == pytest.approx(10 / free.throughput)
 
 
-@pytest.mark.parametrize("build", [ours, lifo_queue, bare_line])
-def test_a_line_keeps_its_length_while_it_is_served(
-    build: Callable[[int], Contestant],
+@pytest.mark.parametrize("build", [ours, gevent_queue, bare_line])
+def test_the_number_of_waiters_stays_the_same_while_they_are_served(
+    build: Callable[[int], PoolAdapter],
 ) -> None:
-    """Every loan timed is one from a line as long as it was."""
-    assert Line.served_turn(build, 5, 20)().count == 20
-    assert Line.killed_turn(build, 5, 20)().count == 5
-
-
-def test_a_peer_that_is_not_installed_is_told_of() -> None:
-    """A missing package is named, and the others are built."""
-
-    def absent(limit: int) -> Contestant:
-        raise ImportError("no such thing")
-
-    contestants, missing = built((absent, lifo_queue), 1)
-    assert list(contestants) == ["gevent queue"]
-    assert missing == {"absent": "not installed (no such thing)"}
-
-
-# The demo's account
-
-
-def test_a_reply_with_another_tag_went_astray() -> None:
-    """Only the borrower's own tag is an answer."""
-    tally = Tally()
-    tally.check("1.1", "1.1")
-    tally.check("1.2", "1.1")
-    assert (tally.answered, tally.astray) == (1, 1)
-
-
-def test_an_unfinished_wait_is_part_of_the_account() -> None:
-    """Whoever still waits is counted with the time so far; whoever is killed not."""
-    tally = Tally()
-    waiter = gevent.spawn(tally.waited, gevent.event.Event().wait)
-    gevent.idle()
-    assert tally.waited(lambda: "conn") == "conn"
-    assert len(tally.waits) == 1 and len(tally.all_waits()) == 2
-    waiter.kill()
-    assert len(tally.all_waits()) == 1
-
-
-def test_waits_are_summed_up() -> None:
-    """Half of the waits are below the median, and nothing is above the longest."""
-    assert Waits.of([]) == Waits(0.0, 0.0, 0.0)
-    waits = Waits.of([float(number) for number in range(101)])
-    assert waits == Waits(50.0, 99.0, 100.0)
-
-
-class Counting(Store):
-    """A store whose server counts what it is told to."""
-
-    name = "scripted"
-
-    def __init__(self, *counts: int) -> None:
-        self._counts = list(counts)
-
-        self.forgotten = 0
-
-    def forget(self) -> None:
-        """Count the connections given up."""
-        self.forgotten += 1
-
-    def count(self) -> int:
-        """The next count; an error when there are no more."""
-        return self._counts.pop(0)
-
-
-def test_a_count_above_the_limit_must_last() -> None:
-    """A socket that was just closed is no overshoot; one that stays is."""
-    assert Counting(LIMIT).seen() == LIMIT
-    assert Counting(LIMIT + 1, LIMIT).seen() == LIMIT
-    assert Counting(*[LIMIT + 2] * 4).seen() == LIMIT + 2
-
-
-def test_whoever_fails_to_count_asks_over_another_connection_next_time() -> None:
-    """A server that is down has no count; an interrupted answer is not read later."""
-    down = Counting()
-    assert down.seen() is None and down.forgotten == 1
-
-    class Slow(Counting):
-        def count(self) -> int:
-            gevent.sleep(60)
-            return 0
-
-    slow = Slow()
-    asking = gevent.spawn(slow.seen)
-    gevent.idle()
-    asking.kill()
-    assert slow.forgotten == 1
-
-
-@pytest.mark.parametrize(
-    "peak, usable, astray, answered, complaint",
-    [
-        (LIMIT + 1, LIMIT, 0, 5, "counted 11 sockets"),
-        (0, LIMIT, 0, 5, "never said how many"),
-        (LIMIT, LIMIT - 1, 0, 5, "only 9 of 10 places"),
-        (LIMIT, LIMIT, 1, 5, "1 replies went astray"),
-        (LIMIT, LIMIT, 0, 0, "nothing was ever answered"),
-    ],
-)
-def test_the_demo_fails_if_the_pool_broke_a_promise(
-    peak: int, usable: int, astray: int, answered: int, complaint: str
-) -> None:
-    """A limit exceeded, a place lost, a reply astray: each is told, and fails."""
-    shown = _Shown(peak=peak, usable=usable, astray=astray, answered=answered)
-    assert not verdict(shown, shown.console)  # type: ignore[arg-type]
-    assert complaint in shown.console.export_text()
-
-
-def test_the_demo_passes_if_the_pool_kept_its_promises() -> None:
-    """All in order: it says so."""
-    shown = _Shown(peak=LIMIT, usable=LIMIT, astray=0, answered=5)
-    assert verdict(shown, shown.console)  # type: ignore[arg-type]
-    assert "5 replies, none astray" in shown.console.export_text()
-
-
-class _Shown:
-    """A show that is over, with one sight."""
-
-    killed = 3
-
-    def __init__(self, peak: int, usable: int, astray: int, answered: int) -> None:
-        self.console = Console(width=100, record=True, quiet=False)
-        door = Door("ours", LIMIT)
-        door.tally.astray, door.tally.answered = astray, answered
-        self.sights = [Sight(Counting(), door, peak=peak, usable=usable)]
+    """Every loan that is timed is one among so many waiters."""
+    assert served_turn(build, 5, 20)().count == 20
+    assert killed_turn(build, 5, 20)().count == 5
 
 
 # The real thing
@@ -378,23 +296,6 @@ def test_an_unknown_workload_is_refused() -> None:
     done = run("benchmarks", "cicle")
     assert done.returncode == 2 and "cicle" in done.stdout
     assert "contention" in done.stdout
-
-
-def test_the_demo_keeps_its_promises_on_real_servers() -> None:
-    """Kills and a restart: the limits hold, no reply goes astray, exit status 0."""
-    done = run("benchmarks.demo", "--seconds", "1", "--greenlets", "100")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("redis is down", "none astray", "mysql, stock"):
-        assert words in done.stdout
-    assert "echo" not in done.stdout
-
-
-def test_the_demo_runs_where_there_are_no_servers() -> None:
-    """An echo server of its own takes their place, and it says so."""
-    options = ("--echo", "--alone", "--seconds", "0.5", "--greenlets", "50")
-    done = run("benchmarks.demo", *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "An echo server in this process plays redis." in done.stdout
 
 
 def test_the_scales_grow() -> None:

@@ -1,8 +1,7 @@
-"""
-What README.rst shows of a run: where it was made, two pictures, a table, remarks.
+"""What README.rst shows of a run: two pictures, two tables, remarks.
 
-It knows the numbers that are worth a place there and how they are written in
-reStructuredText, and nothing of files.
+It knows which numbers are shown there and how they are written in reStructuredText, and
+nothing about files.
 """
 
 from __future__ import annotations
@@ -12,28 +11,41 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from benchmarks import peers, saved
-from benchmarks.crowds import POSSIBLE
-from benchmarks.figures import Figure
-from benchmarks.generator import GENERATOR
+from benchmarks import results
+from benchmarks.adapters.base import (
+    BLOCKING,
+    FLOOR,
+    GSOCKETPOOL,
+    HTTP_POOL,
+    MYSQL_POOL,
+    OURS,
+    PLAIN,
+    POOLED_DB,
+    PSYCOPG_POOL,
+    QUEUE_POOL,
+)
+from benchmarks.curves import Figure
+from benchmarks.load import GENERATOR, POSSIBLE
 from benchmarks.report import Measure, duration, ratio
+from benchmarks.results import Run
 from benchmarks.rounds import Spread, is_unsteady
-from benchmarks.saved import Run
 
 COMMAND = "python -m benchmarks readme"
 SHOWN = ("waits-job", "throughput")
-#: Where pictures and numbers stand, seen from README.rst.
+
+#: Where pictures and numbers are, relative to README.rst.
 PICTURES = Path("benchmarks/pictures")
-#: The package behind each pool, where its name does not say it.
+
+#: The package of each pool.
 PACKAGES = {
-    peers.BLOCKING: "redis",
-    "redis Pool": "redis",
-    peers.QUEUE_POOL: "SQLAlchemy",
-    peers.POOLED_DB: "DBUtils",
-    "gsocketpool": "gsocketpool",
-    peers.MYSQL_POOL: "pymysql-pool",
-    peers.HTTP_POOL: "geventhttpclient",
-    peers.PSYCOPG_POOL: "psycopg-pool",
+    BLOCKING: "redis",
+    PLAIN: "redis",
+    QUEUE_POOL: "SQLAlchemy",
+    POOLED_DB: "DBUtils",
+    GSOCKETPOOL: "gsocketpool",
+    MYSQL_POOL: "pymysql-pool",
+    HTTP_POOL: "geventhttpclient",
+    PSYCOPG_POOL: "psycopg-pool",
 }
 WIDTH = 88
 
@@ -41,21 +53,19 @@ Numbers = dict[tuple[str, str], Measure]
 
 
 def block_of(run: Run) -> str:
-    """What stands between the marks."""
-    figures = {figure.name: figure for figure in saved.figures(run)}
+    """Return the text between the marks."""
+    figures = {figure.name: figure for figure in results.figures(run)}
     pictures = [_picture(figures[name]) for name in SHOWN if name in figures]
-    return "\n\n".join(
-        [_where(run), *pictures, _table(run), *_remarks(run)]
-    )  # fmt: skip
+    parts = [_where(run), *pictures, _table(run), *_loans(run), *_remarks(run)]
+    return "\n\n".join(parts)
 
 
 def _where(run: Run) -> str:
     versions = run["packages"]
     named = {name: versions[name] for name in ("gevent", *PACKAGES.values())}
     listed = ", ".join(f"{name} {found}" for name, found in named.items() if found)
-    rounds = max(
-        len(measure.samples) for measure in _numbers(run, "cycle", "uncontended")
-    )
+    cycle = _by_quantity(run, "cycle", "uncontended").values()
+    rounds = max(len(measure.samples) for measure in cycle)
     return fill(
         f"Measured on {run['date'][:10]} by ``{COMMAND}`` (``make bench-readme``) on "
         f"{run['cpu']}, {run['cores']} cores, with Python {run['python']}, {listed}; "
@@ -68,9 +78,6 @@ def _where(run: Run) -> str:
 def _picture(figure: Figure) -> str:
     path = (PICTURES / f"{figure.name}.svg").as_posix()
     return f".. image:: {path}\n   :alt: {figure.title} ({figure.caption})"
-
-
-# The table.
 
 
 def _table(run: Run) -> str:
@@ -95,18 +102,18 @@ def _table(run: Run) -> str:
 
 
 def _pools(run: Run, cycle: Numbers, job: Numbers) -> list[str]:
-    """Those in the table: the floor, ours, and the peers, the fastest first."""
+    """Return those in the table: the floor, ours, and the peers, the fastest first."""
     names = dict.fromkeys(
         name
         for name, _ in (*cycle, *job)
-        if name in PACKAGES or name in (peers.FLOOR, peers.OURS, POSSIBLE)
+        if name in PACKAGES or name in (FLOOR, OURS, POSSIBLE)
     )
     failed = dict.fromkeys(
         name
         for section in run["workloads"]["contention"]["sections"]
         for name in section["failed"]
     )
-    first = [POSSIBLE, peers.FLOOR, peers.OURS]
+    first = [POSSIBLE, FLOOR, OURS]
 
     def place(name: str) -> tuple[int, float]:
         each = cycle.get((name, "each"))
@@ -117,16 +124,19 @@ def _pools(run: Run, cycle: Numbers, job: Numbers) -> list[str]:
 
 
 def _alone(cycle: Numbers, name: str) -> tuple[str, str]:
-    each, floor = cycle.get((name, "each")), cycle.get((peers.FLOOR, "each"))
+    each, floor = cycle.get((name, "each")), cycle.get((FLOOR, "each"))
     if name == POSSIBLE:
         return "", ""
     if each is None or floor is None:
         return "failed", ""
-    if name == peers.FLOOR:
+    if name == FLOOR:
         return duration(_median(each)), "1"
-    pairs = zip(each.samples, floor.samples, strict=True)
-    over = Spread.of([mine / theirs for mine, theirs in pairs])
-    return duration(_median(each)), ratio(over)
+    return duration(_median(each)), ratio(_over(each, floor))
+
+
+def _over(mine: Measure, theirs: Measure) -> Spread:
+    pairs = zip(mine.samples, theirs.samples, strict=True)
+    return Spread.of([one / other for one, other in pairs])
 
 
 def _crowded(job: Numbers, name: str) -> tuple[str, str, str]:
@@ -142,7 +152,7 @@ def _cell(numbers: Numbers, name: str, quantity: str, written: Any) -> str:
     return str(written(_median(measure))) if measure else "failed"
 
 
-def _drawn(rows: list[list[str]]) -> Iterator[str]:
+def _drawn(rows: list[list[str]], head: int = 2) -> Iterator[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     rule = "  ".join("=" * width for width in widths)
     yield rule
@@ -154,7 +164,7 @@ def _drawn(rows: list[list[str]]) -> Iterator[str]:
         # An empty first cell would continue the row above.
         cells[0] = cells[0] if row[0] else "\\".ljust(widths[0])
         yield "  ".join(cells).rstrip()
-        if line == 1:
+        if line == head - 1:
             yield rule
     yield rule
 
@@ -176,11 +186,28 @@ def _legend(run: Run) -> str:
     )
 
 
+def _loans(run: Run) -> Iterator[str]:
+    numbers = _by_quantity(run, "loans", "loans")
+    floor = numbers.get((FLOOR, "each"))
+    if floor is None:
+        return
+    rows = [["a loan of a real connection, nothing sent", "time", "to the queue"]]
+    ordered = sorted(numbers.values(), key=_median)
+    for measure in ordered:
+        over = "1" if measure is floor else ratio(_over(measure, floor))
+        rows.append([measure.contestant, duration(_median(measure)), over])
+    yield "\n".join(_drawn(rows, head=1))
+    yield fill(
+        "These connections are open to real servers, and the pools have their "
+        "defaults; what is sent at each loan, such as a ROLLBACK, is part of the time. "
+        'A socket is checked before it is lent, as "gevent queue, one poll" does. '
+        "The loan of a Redis command is the time that the pool adds to a command.",
+        WIDTH,
+    )
+
+
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-# What is said below.
 
 
 def _remarks(run: Run) -> Iterator[str]:
@@ -199,7 +226,7 @@ def _remarks(run: Run) -> Iterator[str]:
         measure
         for workload in run["workloads"].values()
         for section in workload["sections"]
-        for measure in saved.measures(section).values()
+        for measure in results.measures(section).values()
     ]
     unsteady = sum(is_unsteady(measure.samples) for measure in everything)
     alone = _by_quantity(run, "contention", "the job").get((GENERATOR, "loans/s"))
@@ -216,20 +243,19 @@ def _remarks(run: Run) -> Iterator[str]:
 
 def _grown(run: Run) -> Iterator[str]:
     lines = (
-        ("acquire + release, against connections, half lent", "connections"),
-        ("one waiter served, against the length of the line", "waiters"),
+        ("acquire + release, by connections, half lent", "connections"),
+        ("one waiter served, by the number of waiters", "waiters"),
     )
     for key, what in lines:
         sizes = {
             int(quantity.removeprefix("each of ")): measure
-            for (name, quantity), measure in _by_quantity(run, "growth", key).items()
-            if name == peers.OURS
+            for (name, quantity), measure in _by_quantity(run, "scaling", key).items()
+            if name == OURS
         }
         if len(sizes) < 2:
             continue
         few, many = sizes[min(sizes)], sizes[max(sizes)]
-        pairs = zip(many.samples, few.samples, strict=True)
-        over = Spread.of([large / small for large, small in pairs])
+        over = _over(many, few)
         least, most = min(sizes), f"{max(sizes):,} {what}"
         if over.is_no_difference:
             bounds = f"{over.low:.2f} to {over.high:.2f} times as much"
@@ -243,24 +269,17 @@ def _grown(run: Run) -> Iterator[str]:
 
 
 def _weighed(run: Run) -> Iterator[str]:
-    idle = _by_quantity(run, "memory", "memory, idle").get((peers.OURS, "allocated"))
+    idle = _by_quantity(run, "memory", "memory, idle").get((OURS, "allocated"))
     if idle:
         yield f"An idle connection takes {_median(idle):.0f} bytes beyond itself."
-
-
-# Numbers of a run.
 
 
 def _by_quantity(run: Run, workload: str, key: str) -> Numbers:
     sections = run["workloads"].get(workload, {"sections": []})["sections"]
     for section in sections:
         if section["key"] == key:
-            return saved.measures(section)
+            return results.measures(section)
     return {}
-
-
-def _numbers(run: Run, workload: str, key: str) -> Iterator[Measure]:
-    yield from _by_quantity(run, workload, key).values()
 
 
 def _median(measure: Measure) -> float:

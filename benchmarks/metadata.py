@@ -1,10 +1,8 @@
-"""
-Where and with what the numbers came about: without that a number is a rumour.
+"""On which machine and with what the numbers were measured.
 
-It knows how to ask the machine and the interpreter, and nothing of what is measured.
-What it warns of is what pyperf's ``system show`` looks at, as far as it can be seen
-from inside and matters to ratios: a clock that changes its speed, a machine that is
-busy with other things, an interpreter that is being watched.
+The warnings are those of pyperf's ``system show`` that can be found from inside and
+that matter to ratios: a clock frequency that changes, a busy machine, an interpreter
+with a tracer.
 """
 
 from __future__ import annotations
@@ -38,16 +36,15 @@ PACKAGES = (
     "psycopg-pool",
 )
 
-#: Running tasks per core above which others are in the way.
+#: Running tasks per core above which the machine counts as busy.
 BUSY = 0.5
 
 CPU_INFO = Path("/proc/cpuinfo")
 SYS_CPU = Path("/sys/devices/system/cpu")
 
 
-def surroundings(arguments: list[str]) -> dict[str, Any]:
-    """
-    The machine, the versions, the time and the command, as plain data.
+def collect(arguments: list[str]) -> dict[str, Any]:
+    """Return the machine, the versions, the time and the command, as plain data.
 
     :param arguments: what followed ``python -m benchmarks``.
     """
@@ -69,7 +66,7 @@ def surroundings(arguments: list[str]) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """What the processor calls itself."""
+    """Return the name of the processor."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(), re.M)
     except OSError:
@@ -79,23 +76,23 @@ def cpu_model() -> str:
 
 
 def warnings() -> Iterator[str]:
-    """What makes the numbers of this machine, at this time, less steady."""
+    """Yield what makes the numbers less steady now."""
     load, cores = _load(), os.cpu_count() or 1
     if load is not None and load > BUSY * cores:
-        yield f"the machine is busy with other things: load {load:.1f} on {cores} cores"
+        yield f"the machine is busy with other work: load {load:.1f} on {cores} cores"
     governor = _read(SYS_CPU / "cpu0/cpufreq/scaling_governor")
     if governor not in (None, "performance"):
-        yield f"the clock changes its speed: governor {governor!r}, not 'performance'"
+        yield f"the clock frequency changes: governor {governor!r}, not 'performance'"
     if _read(SYS_CPU / "intel_pstate/no_turbo") == "0" or (
         _read(SYS_CPU / "cpufreq/boost") == "1"
     ):
-        yield "the clock may run faster for a while: turbo boost is on"
+        yield "the clock may be faster for some time: turbo boost is on"
     if sys.gettrace() is not None or sys.getprofile() is not None:
-        yield "a tracer or profiler is watching"
+        yield "a tracer or profiler is active"
     if sysconfig.get_config_var("Py_DEBUG"):
         yield "this is a debug build of Python"
     if sys.flags.dev_mode or "PYTHONMALLOC" in os.environ:
-        yield "Python runs in a mode for debugging"
+        yield "Python runs in a debug mode"
 
 
 def _load() -> float | None:

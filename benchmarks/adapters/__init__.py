@@ -1,0 +1,139 @@
+"""Every pool that is compared, behind one interface: :class:`PoolAdapter`.
+
+Each function of ``ours`` and ``peers`` sets one pool up as its documentation recommends
+for this load. With *kind* it lends fake connections of that kind, so that only the pool
+is measured; without, it lends connections of its driver to the server that the options
+name. Bound methods of the pool are taken where there are some: nothing stands between
+the clock and the pool.
+
+Some peers are made for one driver only. With fakes, pymysql-pool and psycopg_pool run
+their own code unchanged over connections that answer as that driver's would, and
+geventhttpclient's pool gets its sockets where its documentation says that subclasses
+may supply them.
+
+A peer is imported when it is built. One that is not installed is reported and left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+from benchmarks.adapters.base import (
+    BLOCKING,
+    FLOOR,
+    GSOCKETPOOL,
+    HTTP_POOL,
+    MYSQL_POOL,
+    OURS,
+    PLAIN,
+    POOLED_DB,
+    PSYCOPG_POOL,
+    QUEUE_POOL,
+    Builder,
+    PoolAdapter,
+)
+from benchmarks.adapters.ours import (
+    gevent_queue,
+    gevent_queue_nowait,
+    our_mysql,
+    our_redis,
+    our_tcp,
+    ours,
+)
+from benchmarks.adapters.peers import (
+    gsocketpool,
+    http_pool,
+    pooled_db,
+    psycopg_pool,
+    pymysql_pool,
+    queue_pool,
+    redis_blocking,
+    redis_plain,
+)
+from benchmarks.fakes import Fake
+
+__all__ = [
+    "AT_SERVERS",
+    "FLOOR",
+    "OURS",
+    "POOLS",
+    "RIVALS",
+    "Builder",
+    "PoolAdapter",
+    "close",
+    "fake_pool",
+    "gevent_queue",
+    "gevent_queue_nowait",
+    "gsocketpool",
+    "installed",
+    "our_mysql",
+    "our_redis",
+    "our_tcp",
+    "ours",
+    "pooled_db",
+    "psycopg_pool",
+    "pymysql_pool",
+    "queue_pool",
+    "redis_blocking",
+    "redis_plain",
+]
+
+#: The peers whose fastest the targets are measured against.
+RIVALS = (BLOCKING, QUEUE_POOL, POOLED_DB)
+
+#: Every pool that fakes can be lent by, ours first.
+POOLS: dict[str, Builder] = {
+    OURS: ours,
+    BLOCKING: redis_blocking,
+    PLAIN: redis_plain,
+    QUEUE_POOL: queue_pool,
+    POOLED_DB: pooled_db,
+    GSOCKETPOOL: gsocketpool,
+    MYSQL_POOL: pymysql_pool,
+    HTTP_POOL: http_pool,
+    PSYCOPG_POOL: psycopg_pool,
+}
+
+#: Every pool by the kind of server that its driver connects to, ours first.
+AT_SERVERS: dict[str, dict[str, Builder]] = {
+    "redis": {OURS: our_redis, BLOCKING: redis_blocking, PLAIN: redis_plain},
+    "mysql": {
+        OURS: our_mysql,
+        QUEUE_POOL: queue_pool,
+        POOLED_DB: pooled_db,
+        MYSQL_POOL: pymysql_pool,
+    },
+    "echo": {OURS: our_tcp, GSOCKETPOOL: gsocketpool},
+}
+
+
+def fake_pool(
+    name: str, limit: int, kind: type[Fake] = Fake, **options: object
+) -> PoolAdapter:
+    """Build one of :data:`POOLS` with fakes."""
+    return POOLS[name](limit, kind, **options)
+
+
+def installed() -> tuple[dict[str, Builder], dict[str, str]]:
+    """Return how each pool with fakes is built, and why some cannot be."""
+    found: dict[str, Builder] = {}
+    missing: dict[str, str] = {}
+    for name in POOLS:
+        try:
+            adapter = fake_pool(name, 1)
+        except ImportError as error:
+            missing[name] = f"not installed ({error})"
+        except Exception as error:
+            missing[name] = f"{type(error).__name__}: {error}"
+        else:
+            close(adapter)
+            found[name] = partial(fake_pool, name)
+    return found, missing
+
+
+def close(*adapters: PoolAdapter) -> None:
+    """Close them; a peer that cannot close is no reason to stop."""
+    for adapter in adapters:
+        with contextlib.suppress(Exception):
+            adapter.close()

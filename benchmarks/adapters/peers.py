@@ -1,0 +1,243 @@
+"""The pools in use today."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+from gevent import monkey
+
+from benchmarks.adapters.base import (
+    BLOCKING,
+    GSOCKETPOOL,
+    HTTP_POOL,
+    MYSQL_POOL,
+    PLAIN,
+    POLL,
+    POOLED_DB,
+    PSYCOPG_POOL,
+    QUEUE_POOL,
+    PoolAdapter,
+    echo,
+    redis_adapter,
+    select,
+    through,
+)
+from benchmarks.fakes import Fake, FakeDbApi, mysql_fake, postgres_fake, socket_fake
+
+
+def redis_blocking(
+    limit: int, kind: type[Fake] | None = None, **options: Any
+) -> PoolAdapter:
+    """redis-py's BlockingConnectionPool.
+
+    With fakes it speaks protocol 2, which has no maintenance notifications.
+    """
+    return _redis_py(BLOCKING, "BlockingConnectionPool", limit, kind, options)
+
+
+def redis_plain(
+    limit: int, kind: type[Fake] | None = None, **options: Any
+) -> PoolAdapter:
+    """redis-py's ConnectionPool, which refuses at once when it is exhausted."""
+    return _redis_py(PLAIN, "ConnectionPool", limit, kind, options)
+
+
+def _redis_py(
+    name: str, kind: str, limit: int, fake: type[Fake] | None, options: dict[str, Any]
+) -> PoolAdapter:
+    if fake is not None:
+        options = {"connection_class": fake, "protocol": 2}
+    pool = getattr(import_module("redis"), kind)(max_connections=limit, **options)
+    return redis_adapter(name, pool, pool.disconnect)
+
+
+def queue_pool(
+    limit: int,
+    kind: type[Fake] | None = None,
+    pool_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> PoolAdapter:
+    """SQLAlchemy's QueuePool; with fakes it does not roll back.
+
+    :param pool_options: of the pool; *options* are PyMySQL's.
+    """
+    package = import_module("sqlalchemy")
+    # It logs a traceback whenever a greenlet is killed while it gives back.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    more = {"max_overflow": 0, **(pool_options or {})}
+    if kind is not None:
+        more = {"reset_on_return": None, "use_lifo": True, **more}
+    connect = kind.dial if kind else _pymysql(options)
+    pool = package.pool.QueuePool(connect, pool_size=limit, **more)
+    close = operator.methodcaller("close")
+    # SQLAlchemy's own engine invalidates a connection that was interrupted.
+    discard = operator.methodcaller("invalidate")
+    return _db_api(
+        QUEUE_POOL,
+        pool.connect,
+        close,
+        pool.dispose,
+        refusals=(package.exc.TimeoutError,),
+        discard=discard,
+    )
+
+
+def pooled_db(
+    limit: int,
+    kind: type[Fake] | None = None,
+    pool_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> PoolAdapter:
+    """DBUtils' PooledDB with dedicated connections; with fakes no ping, no rollback.
+
+    :param pool_options: of the pool; *options* are PyMySQL's.
+    """
+    more = dict(pool_options or {})
+    if kind is not None:
+        module: Any = FakeDbApi(kind)
+        more = {"reset": False, "ping": 0, **more}
+    else:
+        module, options = import_module("pymysql"), {"ssl_disabled": True, **options}
+    pool = import_module("dbutils.pooled_db").PooledDB(
+        module, maxconnections=limit, blocking=True, **more, **options
+    )
+    close = operator.methodcaller("close")
+    return _db_api(POOLED_DB, pool.dedicated_connection, close, pool.close)
+
+
+def pymysql_pool(
+    limit: int, kind: type[Fake] | None = None, **options: Any
+) -> PoolAdapter:
+    """pymysql-pool, which polls as often and as long as it permits.
+
+    Its lifetime is switched off: it counts whole seconds.
+    """
+    # A module of our own, so that another class can stand for PyMySQL's connection.
+    found = find_spec("pymysqlpool")
+    if found is None or found.loader is None:
+        raise ImportError("No module named 'pymysqlpool'")
+    module: Any = module_from_spec(found)
+    found.loader.exec_module(module)
+    module.logger.setLevel(logging.CRITICAL)
+    if kind is not None:
+        module.Connection = mysql_fake(kind).dial
+    else:
+        options = {"ssl_disabled": True, "autocommit": False, **options}
+    pool = module.ConnectionPool(size=limit, maxsize=limit, con_lifetime=0, **options)
+
+    def close() -> None:
+        while kind is None and pool.available_num:
+            conn = pool.get_connection(0)
+            conn._pool = None
+            conn.close()
+
+    if kind is not None:
+        # What the connection's own close() comes down to.
+        put: Callable[[Any], object] = pool._put_connection
+    else:
+        put = operator.methodcaller("close")
+    return _db_api(
+        MYSQL_POOL,
+        partial(pool.get_connection, 10, POLL),
+        put,
+        close,
+        refusals=(module.GetConnectionFromPoolError,),
+        # What its own block does with an error that it does not know.
+        discard=lambda conn: conn.__exit__(RuntimeError, None, None),
+    )
+
+
+def _pymysql(options: dict[str, Any]) -> Callable[[], Any]:
+    connect = import_module("pymysql").connect
+    # With TLS, PyMySQL reads all trusted certificates at each connect.
+    return partial(connect, **{"ssl_disabled": True, **options})
+
+
+def _db_api(
+    name: str,
+    acquire: Callable[[], Any],
+    release: Callable[[Any], object],
+    close: Callable[[], object],
+    **more: Any,
+) -> PoolAdapter:
+    bare = PoolAdapter(name, acquire, release, close, **more)
+    request = through(bare.loan, select)
+    return PoolAdapter(name, acquire, release, close, request=request, **more)
+
+
+def gsocketpool(
+    limit: int, kind: type[Fake] | None = None, **address: Any
+) -> PoolAdapter:
+    """gsocketpool, which looks for a free connection every tenth of a second."""
+    package = import_module("gsocketpool")
+    if kind is not None:
+        # Its reaper has nothing to do for fakes, and would outlive the pool.
+        pool = package.Pool(kind, max_connections=limit, reap_expired_connections=False)
+    else:
+        pool = package.Pool(package.TcpConnection, address, max_connections=limit)
+
+    def discard(conn: Any) -> None:
+        # It drops only what has been given back.
+        pool.release(conn)
+        pool.drop(conn)
+
+    def close() -> None:
+        # It has none; its finaliser does this.
+        if kind is None:
+            pool._reaper.kill()
+            for conn in [*pool._pool, *pool._using]:
+                conn.close()
+
+    refusal = import_module("gsocketpool.exceptions").PoolExhaustedError
+    more: Any = {"refusals": (refusal,), "discard": discard}
+    bare = PoolAdapter(GSOCKETPOOL, pool.acquire, pool.release, close, **more)
+    return PoolAdapter(
+        GSOCKETPOOL,
+        pool.acquire,
+        pool.release,
+        close,
+        pool.connection,
+        request=through(bare.loan, echo),
+        **more,
+    )
+
+
+def http_pool(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+    """geventhttpclient's pool, which asks ``select`` about each socket it lends."""
+    package = import_module("geventhttpclient.connectionpool")
+    sockets = socket_fake(kind)
+
+    class Pool(package.ConnectionPool):  # type: ignore[misc]
+        """With fakes for sockets."""
+
+        def _create_socket(self) -> Any:
+            return sockets.dial()
+
+    pool = Pool("localhost", 0, "localhost", 0, size=limit)
+    return PoolAdapter(HTTP_POOL, pool.get_socket, pool.return_socket, pool.close)
+
+
+def psycopg_pool(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+    """psycopg_pool with a fixed size; its workers and locks are those of gevent.
+
+    :raises RuntimeError: nothing is monkey-patched, so it would block the event loop.
+    """
+    if not monkey.is_module_patched("threading"):
+        raise RuntimeError("needs gevent.monkey.patch_all()")
+    package = import_module("psycopg_pool")
+    pool = package.ConnectionPool(
+        connection_class=postgres_fake(kind), min_size=limit, max_size=limit, open=True
+    )
+    return PoolAdapter(
+        PSYCOPG_POOL,
+        pool.getconn,
+        pool.putconn,
+        pool.close,
+        refusals=(package.PoolTimeout,),
+    )

@@ -1,0 +1,178 @@
+"""How much useful work is left when more arrives than the connections can do?
+
+Requests arrive at random at a fixed rate (a Poisson process), whatever becomes of the
+earlier ones, at 0.8, 1.2, 2 and 4 times the capacity of 10 connections held for 10 ms.
+Every caller gives up 0.3 s after its arrival, and a reply after that is worth nothing.
+The table shows the replies in time as a fraction of the capacity.
+
+A pool that serves in order serves everybody just before they give up: all connections
+are busy, and nobody has a reply in time. Another policy of our pool becomes a row of
+:data:`VARIANTS`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gevent
+
+from benchmarks import adapters
+from benchmarks.adapters import OURS, Builder, PoolAdapter
+from benchmarks.report import Column, Report, Section, duration, per_cent
+from benchmarks.rounds import Scale, Series, interleave
+
+CONNECTIONS = 10
+
+#: Seconds that a loan lasts, and after which a caller gives up.
+HOLD, PATIENCE = 0.01, 0.3
+
+#: Requests per second that the connections can serve.
+CAPACITY = CONNECTIONS / HOLD
+
+#: Arrivals as a multiple of the capacity.
+RATES = (0.8, 1.2, 2.0, 4.0)
+
+#: Policies of our pool, by their row, with the options that differ from the defaults.
+VARIANTS: dict[str, dict[str, Any]] = {OURS: {}}
+
+#: The targets with overload: the least goodput. Without overload: the most
+#: requests that may fail.
+GOODPUT, FAILED = 0.9, 0.01
+
+
+@dataclass(frozen=True)
+class Flood:
+    """What became of the requests, after the load had become steady.
+
+    :ivar goodput: replies in time, as a fraction of the capacity.
+    :ivar failed: the fraction of the requests without a reply in time.
+    :ivar cpu_each: CPU seconds of the whole process for each request.
+    """
+
+    goodput: float
+    failed: float
+    arrived: int
+    refused: int
+    cpu_each: float
+
+
+@dataclass
+class Request:
+    """One request: when it arrived, when its reply came in time, was it refused."""
+
+    arrived: float
+    replied: float | None = None
+    is_refused: bool = False
+
+    def run(self, pool: PoolAdapter) -> None:
+        """Borrow a connection, hold it, and give it back. May switch."""
+        with gevent.Timeout(PATIENCE, False):
+            try:
+                conn = pool.acquire()
+            except pool.refusals:
+                self.is_refused = True
+                return
+            try:
+                gevent.sleep(HOLD)
+            finally:
+                pool.release(conn)
+            self.replied = time.perf_counter()
+
+
+def run(scale: Scale) -> Report:
+    """Send each rate of requests to every pool. May switch."""
+    report = Report("overload", "how much useful work is left under overload?")
+    builders, missing = adapters.installed()
+    builders.pop(OURS)
+    ours = {name: partial(adapters.ours, **more) for name, more in VARIANTS.items()}
+    contestants: dict[str, Builder] = {**ours, **builders}
+    rates = RATES
+    if scale.name == "tiny":
+        rates, contestants = RATES[2:3], dict(list(contestants.items())[:2])
+    seconds = max(2 * scale.seconds, 0.1)
+    for rate in rates:
+        turns: dict[str, Callable[[], Flood]] = {
+            name: partial(flood, build, rate, seconds)
+            for name, build in contestants.items()
+        }
+        rounds = max(1, scale.rounds // 5)
+        series = interleave(turns, rounds, f"{rate:g} times the capacity")
+        report.sections.append(_section(series, missing, rate))
+        _add_target(report, series, rate)
+    return report
+
+
+def flood(build: Builder, rate: float, seconds: float) -> Flood:
+    """Send requests at *rate* times the capacity to a new pool. May switch."""
+    chance = random.Random(11)
+    pool = build(CONNECTIONS)
+    requests: list[Request] = []
+    greenlets: list[gevent.Greenlet[..., None]] = []
+    cpu, due = time.process_time(), time.perf_counter()
+    # By then the first callers have given up, and the load is steady.
+    begin = due + 2 * PATIENCE
+    end = begin + seconds
+    while due < end:
+        due += chance.expovariate(rate * CAPACITY)
+        gevent.sleep(max(0.0, due - time.perf_counter()))
+        requests.append(Request(time.perf_counter()))
+        greenlets.append(gevent.spawn(requests[-1].run, pool))
+    gevent.joinall(greenlets, timeout=2 * PATIENCE)
+    cpu = time.process_time() - cpu
+    gevent.killall(greenlets)
+    adapters.close(pool)
+    steady = [each for each in requests if begin <= each.arrived < end]
+    replies = [each.replied for each in requests if each.replied is not None]
+    in_time = sum(begin <= replied < end for replied in replies)
+    return Flood(
+        goodput=in_time / (seconds * CAPACITY),
+        failed=sum(each.replied is None for each in steady) / max(1, len(steady)),
+        arrived=len(steady),
+        refused=sum(each.is_refused for each in steady),
+        cpu_each=cpu / len(requests),
+    )
+
+
+def _section(
+    series: dict[str, Series[Flood]], missing: dict[str, str], rate: float
+) -> Section:
+    section = Section(
+        f"{rate:g} times what {CONNECTIONS} connections held {duration(HOLD)} can do, "
+        f"callers give up after {duration(PATIENCE)}",
+        key=f"overload {rate:g}",
+    )
+    count = "{:,.0f}".format
+    columns = [
+        Column(
+            "goodput",
+            lambda each: each.goodput,
+            "",
+            more_is_better=True,
+            text=per_cent,
+            spread=True,
+        ),
+        Column("failed", lambda each: each.failed, "", text=per_cent),
+        Column("arrived", lambda each: each.arrived, "", text=count, is_measured=False),
+        Column("refused", lambda each: each.refused, "", text=count, is_measured=False),
+        Column("CPU each", lambda each: each.cpu_each),
+    ]
+    section.fill(series, columns, missing)
+    section.notes.append("goodput: replies in time, of what the connections can serve")
+    return section
+
+
+def _add_target(report: Report, series: dict[str, Series[Flood]], rate: float) -> None:
+    if not series[OURS].samples:
+        return
+    if rate > 1.5:
+        goodput = series[OURS].spread(lambda each: each.goodput)
+        title = f"goodput at {rate:g} times the capacity"
+        report.target(title, goodput, GOODPUT, at_least=True)
+    elif rate < 1:
+        failed = series[OURS].spread(lambda each: each.failed)
+        report.target(f"failed at {rate:g} times the capacity", failed, FAILED)

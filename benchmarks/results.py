@@ -1,0 +1,71 @@
+"""Runs in files: what was measured, where and with what, as one JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.curves import Figure
+from benchmarks.report import Measure, Report
+
+#: Changes when older files can no longer be read.
+FORMAT = 1
+
+#: A run as it is in a file.
+Run = dict[str, Any]
+
+
+class NotARunError(Exception):
+    """The file does not contain what ``--json`` writes."""
+
+
+def run_of(where: dict[str, Any], scale: str, reports: Sequence[Report]) -> Run:
+    """Return a run as plain data.
+
+    :param where: the metadata, see :func:`benchmarks.metadata.collect`.
+    """
+    workloads = {report.workload: report.as_json() for report in reports}
+    return {"format": FORMAT, **where, "scale": scale, "workloads": workloads}
+
+
+def save(path: Path, run: Run) -> None:
+    """Write a run.
+
+    :raises OSError: as the file system does.
+    """
+    text = json.dumps(run, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Run:
+    """Read a run.
+
+    :raises NotARunError: it is not a run, or has another format.
+    :raises OSError: the file cannot be read.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        found = run["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise NotARunError(f"{path} was not written by --json: {error!r}") from None
+    if found != FORMAT:
+        raise NotARunError(f"{path} has format {found!r}; this reads {FORMAT}")
+    return dict(run)
+
+
+def figures(run: Run) -> Iterator[Figure]:
+    """Yield all figures of a run."""
+    for workload in run["workloads"].values():
+        yield from map(Figure.of_plain, workload["figures"])
+
+
+def measures(section: dict[str, Any]) -> dict[tuple[str, str], Measure]:
+    """Return the measures of a section without gaps, by contestant and quantity."""
+    found = [Measure(**plain) for plain in section["measures"]]
+    return {
+        (measure.contestant, measure.quantity): measure
+        for measure in found
+        if measure.samples and None not in measure.samples
+    }

@@ -1,0 +1,1 @@
+"""The benchmarks and the demo run, count right, and report what they saw."""

@@ -1,0 +1,201 @@
+"""The demo counts right, and its exit status is its verdict."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+from rich.console import Console
+
+from benchmarks.adapters import PoolAdapter
+from benchmarks.clients import Account, Clients, percentile
+from benchmarks.demo.show import Sight
+from benchmarks.demo.stores import LIMIT, Store
+from benchmarks.demo.tables import COUNTS, summary, table, verdict
+from tests.peers import PATIENCE
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def pool_of(request) -> PoolAdapter:
+    """An adapter whose requests do as the function says."""
+    return PoolAdapter("scripted", Event, id, lambda: None, request=request)
+
+
+def store_of(*counts: int) -> Store:
+    """A store whose server counts what it is told to, and then fails."""
+    left = list(counts)
+    count = lambda: left.pop(0)  # noqa: E731
+    return Store("scripted", "echo", {}, count, id, id, id)
+
+
+def asked(request, until, size: int = 1, is_rough: bool = False) -> Account:
+    """The account of clients that ran until the rule held."""
+    account = Account()
+    clients = Clients([pool_of(request)], [account], size)
+    clients.is_rough = is_rough
+    with gevent.Timeout(PATIENCE):
+        while not until(account):
+            gevent.sleep(0)
+    clients.stop()
+    return account
+
+
+def test_a_reply_with_another_tag_is_wrong() -> None:
+    """Only the tag of the request is an answer."""
+    right = asked(lambda tag: tag, lambda account: account.answered >= 1)
+    assert right.wrong == 0 and right.latencies
+    wrong = asked(lambda tag: "another", lambda account: account.wrong >= 1)
+    assert wrong.answered == 0
+
+
+def test_an_error_is_counted_by_its_name() -> None:
+    """The same number stands in every table."""
+
+    def fail(tag: str) -> str:
+        raise ConnectionError("gone")
+
+    account = asked(fail, lambda account: account.failed >= 1)
+    assert account.errors == {"ConnectionError": account.failed}
+    assert len(account.failed_at) == account.failed and not account.pending
+
+
+def test_a_request_that_the_client_gives_up_is_no_failure() -> None:
+    """The timeout is the client's own."""
+
+    def never(tag: str) -> str:
+        gevent.sleep(60)
+        return tag
+
+    account = asked(never, lambda account: account.given_up >= 1, 30, is_rough=True)
+    assert account.failed == 0
+
+
+def test_a_pending_request_is_part_of_the_latencies() -> None:
+    """A pool that never serves somebody must not look better for it."""
+    account = Account(latencies=[0.1], pending={1: 0.0})
+    assert len(account.latencies_since()) == 2
+    assert len(account.latencies_since(1)) == 1
+
+
+def test_a_killed_client_is_replaced() -> None:
+    """The number of clients stays the same, and a kill leaves nothing pending."""
+    account = Account()
+    waiting = Event()
+
+    def wait(tag: str) -> str:
+        waiting.wait()
+        return tag
+
+    clients = Clients([pool_of(wait)], [account], 3)
+    gevent.idle()
+    assert len(account.pending) == 3
+    clients.kill_one()
+    gevent.idle()
+    assert clients.killed == 1 and len(account.pending) == 3
+    clients.stop()
+    assert not account.pending
+
+
+def test_a_percentile_is_a_value() -> None:
+    """Half of the values are below the median; none is above the last."""
+    values = [float(number) for number in range(100)]
+    assert percentile(values, 0.5) == 50.0 and percentile(values, 1.0) == 99.0
+    assert percentile([], 0.5) == 0.0
+
+
+def test_a_count_above_the_limit_must_last() -> None:
+    """A socket that was just closed is no overshoot; one that stays is."""
+    assert store_of(LIMIT).sockets() == LIMIT
+    assert store_of(LIMIT + 1, LIMIT).sockets() == LIMIT
+    assert store_of(*[LIMIT + 2] * 4).sockets() == LIMIT + 2
+    assert store_of().sockets() is None
+
+
+class Shown:
+    """A show that is over, with one sight."""
+
+    title, seconds, elapsed, act, killed = "ours", 1.0, 1.0, "calm", 3
+
+    def __init__(self, **counts: int) -> None:
+        self.console = Console(width=130, record=True)
+        numbers = {"peak": LIMIT, "places": LIMIT, "wrong": 0, "answered": 5, **counts}
+        account = Account(answered=numbers["answered"], wrong=numbers["wrong"])
+        account.errors["OSError"] = 530
+        sight = Sight(store_of(), pool_of(str), account)
+        sight.peak, sight.places = numbers["peak"], numbers["places"]
+        self.sights = [sight]
+
+
+@pytest.mark.parametrize(
+    "counts, complaint",
+    [
+        ({"peak": LIMIT + 1}, "had 11 sockets"),
+        ({"peak": 0}, "never told how many"),
+        ({"places": LIMIT - 1}, "only 9 of 10 places"),
+        ({"wrong": 1}, "1 replies were wrong"),
+        ({"answered": 0}, "no request was answered"),
+    ],
+)
+def test_the_demo_fails_if_the_pool_broke_a_promise(
+    counts: dict[str, int], complaint: str
+) -> None:
+    """A limit exceeded, a place lost, a wrong reply: each is named, and fails."""
+    shown = Shown(**counts)
+    assert not verdict(shown, shown.console)  # type: ignore[arg-type]
+    assert complaint in shown.console.export_text()
+
+
+def test_the_demo_passes_if_the_pool_kept_its_promises() -> None:
+    """The verdict says what was kept."""
+    shown = Shown()
+    assert verdict(shown, shown.console)  # type: ignore[arg-type]
+    assert "5 replies, none wrong" in shown.console.export_text()
+
+
+def test_both_tables_have_the_same_counts() -> None:
+    """A number of failed requests in one and another in the other helps nobody."""
+    shown = Shown()
+    found = []
+    for result in (table(shown), summary([shown])):  # type: ignore[arg-type,list-item]
+        cells = {column.header: list(column.cells) for column in result.columns}
+        found.append([cells[name] for name in COUNTS])
+    assert found[0] == found[1] == [["530"], ["0"]]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A finished run of the demo in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.demo", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_demo_keeps_its_promises_on_real_servers() -> None:
+    """Kills and a restart: the limits hold, no reply is wrong, exit status 0."""
+    done = run("--seconds", "1", "--outage", "0.1", "--greenlets", "100")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("redis is down", "none wrong", "mysql, stock"):
+        assert words in done.stdout
+    assert "echo" not in done.stdout
+
+
+def test_the_demo_runs_where_there_are_no_servers() -> None:
+    """An echo server of its own replaces them, and it says so."""
+    done = run("--echo", "--alone", "--seconds", "1", "--greenlets", "50")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "An echo server in this process replaces redis." in done.stdout
+
+
+def test_a_length_without_time_for_the_acts_is_refused() -> None:
+    """The option is named with its rule."""
+    done = run("--seconds", "0.1")
+    assert done.returncode == 2
+    assert "--seconds: must be at least 1" in done.stderr
