@@ -11,6 +11,17 @@ from geventpool.testing.checks import (
     sweep,
     watch_now,
 )
+from geventpool.testing.disturbance import (
+    PLACES,
+    disturb_everywhere,
+    exhaust_stack_everywhere,
+    fork_everywhere,
+    in_finaliser,
+    in_greenlet,
+    in_hub,
+    in_thread,
+    tell_everywhere,
+)
 from geventpool.testing.interruption import (
     INTERRUPTIONS,
     Interrupted,
@@ -21,6 +32,7 @@ from geventpool.testing.switching import both_orders, no_switch, switches, wait_
 
 __all__ = [
     "INTERRUPTIONS",
+    "PLACES",
     "Clock",
     "Interrupted",
     "ScriptedConnection",
@@ -28,10 +40,18 @@ __all__ = [
     "both_orders",
     "check",
     "check_capacity",
+    "disturb_everywhere",
+    "exhaust_stack_everywhere",
+    "fork_everywhere",
+    "in_finaliser",
+    "in_greenlet",
+    "in_hub",
+    "in_thread",
     "interrupt_everywhere",
     "no_switch",
     "pool_greenlets",
     "sweep",
+    "tell_everywhere",
     "switches",
     "wait_until",
     "watch_now",

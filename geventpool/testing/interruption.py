@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import gevent
@@ -28,15 +29,21 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (
 )
 
 
+#: Makes everything anew; gives what the main greenlet shall do, and the pools.
+Scenario: TypeAlias = "Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]]"
+
+#: Is this greenlet one to strike? None: the main greenlet of the scenario.
+Victims: TypeAlias = "Callable[[greenlet.greenlet], bool] | None"
+
 #: One thing that is thrown, or several that are thrown together.
 Interruption: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 
 def interrupt_everywhere(
-    scenario: Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]],
+    scenario: Scenario,
     *,
     errors: Sequence[Interruption] = INTERRUPTIONS,
-    victims: Callable[[greenlet.greenlet], bool] | None = None,
+    victims: Victims = None,
     later: int = 0,
     most: int = 1000,
     patience: float = 10.0,
@@ -75,71 +82,129 @@ def interrupt_everywhere(
     points = 0
     for error in errors:
         blows = error if isinstance(error, tuple) else (error,)
-        for point in range(1, most):
-            if not _interrupt(
-                scenario, blows, point, victims, later, patience, afterwards
-            ):
-                points = max(points, point - 1)
-                break
-        else:
-            raise AssertionError(f"no end after {most} switch points")
+        names = " and ".join(blow.__name__ for blow in blows)
+
+        def run_to(point: int, blows: Any = blows, names: str = names) -> bool:
+            run = Run(scenario, patience, names)
+            run.go(point, partial(_throw, blows), victims, later)
+            return run.ends_well(look_for_losses, afterwards)
+
+        points = max(points, count_points(run_to, most))
     return points
 
 
-def _interrupt(
-    scenario: Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]],
-    errors: tuple[type[BaseException], ...],
-    point: int,
-    victims: Callable[[greenlet.greenlet], bool] | None,
-    later: int,
-    patience: float,
-    afterwards: Callable[[], object] | None,
-) -> bool:
-    target, pools = scenario()
-    outcome: list[BaseException] = []
+def count_points(run_to: Callable[[int], bool], most: int) -> int:
+    """Run a scenario to its 1st, 2nd, 3rd... point; return how many it has.
 
-    def run() -> None:
+    May switch.
+
+    :param run_to: runs it to a point; False: it has fewer.
+    :raises AssertionError: it has *most* points or more.
+    """
+    for point in range(1, most):
+        if not run_to(point):
+            return point - 1
+    raise AssertionError(f"no end after {most} switch points")
+
+
+class Run:
+    """One run of a scenario, with a strike at one of its switch points.
+
+    :param float patience: seconds after which it should have ended.
+    :param str strike: what the strike is, for messages.
+    """
+
+    def __init__(self, scenario: Scenario, patience: float, strike: str) -> None:
+        target, self.pools = scenario()
+        self._target = target
+        self._patience = patience
+        self._point = 0
+        #: what the target raised, if it did
+        self.outcome: list[BaseException] = []
+        self.main = gevent.Greenlet(self._run)
+        self._seen = 0
+        #: what was done, for messages
+        self.story = strike
+
+    def _run(self) -> None:
         # Whatever is thrown ends here; the hub prints nothing.
         try:
-            target()
+            self._target()
         except BaseException as raised:
             _forget_frames(raised)
-            outcome.append(raised)
+            self.outcome.append(raised)
 
-    main = gevent.Greenlet(run)
-    seen = 0
+    def go(
+        self,
+        point: int,
+        strike: Callable[[Any], object],
+        victims: Victims = None,
+        later: int = 0,
+    ) -> None:
+        """Run; call *strike* in the hub with the victim at its switch number *point*.
 
-    # Coverage is not traced within greenlet's own tracing.
-    def trace(event: str, parties: Any) -> None:  # pragma: no cover
-        nonlocal seen
-        # Thrown when the victim is entered, it strikes where that is left next.
-        victim = parties[1] if later < 0 else parties[0]
-        if victim is main if victims is None else victims(victim):
-            seen += 1
-            if seen == point:
-                _throw_later(victim, errors, later)
+        May switch.
 
-    with tracing(trace):
-        main.start()
-        gevent.joinall([main], timeout=patience)
-        # The pool's own greenlets go on with what the main greenlet has left to them.
-        gevent.idle()
-    names = " and ".join(error.__name__ for error in errors)
-    story = f"{names} at switch {point}, {later} callbacks later: {outcome}"
-    assert main.dead, f"never ended: {story}"
-    try:
-        for pool in pools:
-            check(pool)
-            check_capacity(pool, patience)
-        if afterwards is not None:
-            with gevent.Timeout(patience, AssertionError("no end of what comes after")):
-                afterwards()
-    except AssertionError as broken:
-        raise AssertionError(f"{story}: {broken}") from broken
-    finally:
-        for pool in pools:
+        :raises AssertionError: no end in time.
+        """
+        self._point = point
+
+        # Coverage is not traced within greenlet's own tracing.
+        def trace(event: str, parties: Any) -> None:  # pragma: no cover
+            # Thrown when the victim is entered, it strikes where that is left next.
+            victim = parties[1] if later < 0 else parties[0]
+            if victim is self.main if victims is None else victims(victim):
+                self._seen += 1
+                if self._seen == point:
+                    _call_later(partial(strike, victim), later)
+
+        with tracing(trace):
+            self.main.start()
+            gevent.joinall([self.main], timeout=self._patience)
+            # The pool's own greenlets go on with what the main greenlet has left.
+            gevent.idle()  # pragma: no cover (as above)
+        self.story += f" at switch {point}, {later} callbacks later: {self.outcome}"
+        if not self.main.dead:
+            self._close()
+            raise AssertionError(f"never ended: {self.story}")
+
+    def ends_well(
+        self,
+        look: Callable[[Pool[Any], float], object],
+        afterwards: Callable[[], object] | None = None,
+    ) -> bool:
+        """Look at the pools and close them; True: there was such a point.
+
+        May switch.
+
+        :param look: called with each pool and the patience.
+        :raises AssertionError: an invariant broke.
+        """
+        late = AssertionError("no end of what comes after")
+        try:
+            for pool in self.pools:
+                look(pool, self._patience)
+            if afterwards is not None:
+                with gevent.Timeout(self._patience, late):
+                    afterwards()
+        except AssertionError as broken:
+            raise AssertionError(f"{self.story}: {broken}") from broken
+        finally:
+            self._close()
+        return self._seen >= self._point
+
+    def _close(self) -> None:
+        for pool in self.pools:
             pool.close(timeout=0)
-    return seen >= point
+
+
+def look_for_losses(pool: Pool[Any], patience: float) -> None:
+    """The books are in order, and every place can be lent. May switch.
+
+    :raises AssertionError: what is wrong.
+    """
+    check(pool)
+    check_capacity(pool, patience)
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -149,17 +214,15 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _throw_later(
-    victim: Any, errors: tuple[type[BaseException], ...], later: int
-) -> None:
+def _call_later(strike: Callable[[], object], later: int) -> None:
     loop = gevent.get_hub().loop
     if later > 0:
-        loop.run_callback(_throw_later, victim, errors, later - 1)
+        loop.run_callback(_call_later, strike, later - 1)
     else:
-        loop.run_callback(_throw, victim, errors)
+        loop.run_callback(strike)
 
 
-def _throw(victim: Any, errors: tuple[type[BaseException], ...]) -> None:
+def _throw(errors: tuple[type[BaseException], ...], victim: Any) -> None:
     for error in errors:
         if not victim.dead:
             victim.throw(error())

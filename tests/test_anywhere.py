@@ -1,0 +1,121 @@
+"""A pool that is changed or listened to at every switch point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from geventpool import Pool, PoolListener
+from geventpool.testing import (
+    ScriptedConnector,
+    disturb_everywhere,
+    in_greenlet,
+    in_hub,
+    tell_everywhere,
+)
+from tests.conftest import HubError
+
+LATER = range(-1, 3)
+
+
+def with_pool(work: Callable[[Pool[Any]], object], **options: Any) -> Callable[[], Any]:
+    """A scenario: a pool of one place, and what the main greenlet does with it."""
+
+    def scenario() -> Any:
+        pool: Pool[Any] = Pool(
+            ScriptedConnector(switching=True), **{"max_connections": 1, **options}
+        )
+        return lambda: work(pool), [pool]
+
+    return scenario
+
+
+def borrow(pool: Pool[Any]) -> None:
+    with pool.connection() as conn:
+        gevent.sleep(0)
+        conn.needs_reset = True
+        gevent.sleep(0)
+
+
+def borrow_bare(pool: Pool[Any]) -> None:
+    conn = pool.acquire()
+    try:
+        gevent.sleep(0)
+    finally:
+        pool.release(conn)
+
+
+def wait_in_line(pool: Pool[Any]) -> None:
+    """Wait for a connection that another greenlet gives back; others wait as well."""
+
+    def hold() -> None:
+        with pool.connection():
+            gevent.sleep(0)
+            gevent.sleep(0)
+
+    others = [gevent.spawn(_silently, hold) for _ in range(2)]
+    gevent.sleep(0)
+    with pool.connection():
+        gevent.sleep(0)
+    gevent.joinall(others)
+
+
+def _silently(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:
+        # Of a pool that was closed; who looks is the main greenlet.
+        pass
+
+
+WORK = [borrow, borrow_bare, wait_in_line]
+
+
+def drain(pool: Pool[Any]) -> None:
+    pool.drain()
+
+
+def shrink_and_grow(pool: Pool[Any]) -> None:
+    pool.resize(2)
+    pool.resize(1)
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("act", [drain, shrink_and_grow])
+@pytest.mark.parametrize("place", [in_hub, in_greenlet])
+def test_a_pool_may_be_changed_anywhere(
+    place: Any, act: Any, work: Any, later: int
+) -> None:
+    """The hand-over between two greenlets included: nobody gets a closed connection."""
+    assert disturb_everywhere(with_pool(work), act, place=place, later=later) >= 2
+
+
+def raise_error() -> None:
+    raise ValueError("of a listener")
+
+
+def raise_exit() -> None:
+    raise gevent.GreenletExit
+
+
+def switch() -> None:
+    gevent.sleep(0)
+
+
+@pytest.mark.parametrize("act", [raise_error, raise_exit, switch])
+@pytest.mark.parametrize("work", WORK)
+def test_a_listener_may_do_anything_at_any_event(
+    work: Any, act: Any, hub_errors: list[HubError]
+) -> None:
+    """It is told when the change is complete, so nothing is lost with it."""
+
+    def scenario(listener: PoolListener) -> Any:
+        return with_pool(work, listeners=[listener])()
+
+    expected = (gevent.GreenletExit, Exception)
+    assert tell_everywhere(scenario, act, expected=expected) >= 3
+    hub_errors.clear()
