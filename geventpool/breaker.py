@@ -13,9 +13,19 @@ time as seconds that it is handed; opens nothing, waits for nobody.
 
 from __future__ import annotations
 
+import math
+import random
+
 from geventpool.policies import Outage
 
 __all__ = ["Breaker"]
+
+#: Within the grace the server is tried at least every so many seconds.
+LOOK = 0.05
+#: Within the grace no more failures than this are needed for a pause.
+ENOUGH = 3
+#: Failures with more seconds between them do not belong to one outage.
+APART = 10.0
 
 
 class Breaker:
@@ -41,25 +51,59 @@ class Breaker:
         self.paused = False
         #: has anybody wanted a connection since the last try?
         self.asked = False
+        #: was a connection ever opened?
+        self.reached = False
+        #: did the last failure come of a lost connection?
+        self._lost = False
+        #: when the last failure was, and the first one of those close before it
+        self._last = self._first = -math.inf
 
     @property
     def limit(self) -> int:
         """How many connections may be opened at a time."""
         return 0 if self.paused else self._admitted
 
-    def failed(self, now: float) -> bool:
-        """A connection could not be opened; True: the pause begins with this."""
+    def failed(self, now: float, lost: bool = True, began: float | None = None) -> bool:
+        """A connection could not be opened.
+
+        :param began: when the attempt began; None: just now.
+        :param bool lost: because the way to the server is lost; False: for another
+            reason, such as a wrong password.
+        :return: True: the pause begins with this.
+        """
+        if began is None:
+            began = now
+        if self.since is None or began - self._last > APART:
+            self._first = now
         if self.since is None:
             self.since = now
+        self._last = now
+        self._lost = lost
         self._failures += 1
-        if self.paused or not self._is_too_much():
+        if self.paused or not self._is_too_much(now):
             return False
         self.paused = self._told = self.asked = True
         return True
 
-    def _is_too_much(self) -> bool:
+    def _is_too_much(self, now: float) -> bool:
         allowed = self.policy.failures
-        return allowed is not None and self._failures >= allowed
+        if allowed is None:
+            return False
+        if self.grace_left(now) > 0:
+            # Those who wait are not told, so nothing but a pause ends their tries.
+            allowed = min(allowed, ENOUGH)
+        return self._failures >= allowed
+
+    def grace_left(self, now: float) -> float:
+        """For so many seconds those who wait stay in line; 0: they do not."""
+        policy = self.policy
+        if policy.failures is None or self.since is None:
+            return 0.0
+        if policy.wait:
+            return math.inf
+        if not (self.reached and self._lost):
+            return 0.0
+        return max(0.0, self._first + policy.grace - now)
 
     def succeeded(self, now: float) -> float | None:
         """A connection was opened.
@@ -69,6 +113,7 @@ class Breaker:
         outage = now - self.since if self._told and self.since is not None else None
         self._admitted = 1 if self._told else min(self.most, 2 * self._admitted)
         self.since = None
+        self.reached = True
         self.paused = self._told = False
         self._tries = 0
         # One failure is enough while the server is only beginning to answer.
@@ -76,10 +121,14 @@ class Breaker:
         self._failures = 0 if self._admitted == self.most else edge
         return outage
 
-    def pause(self) -> float:
+    def pause(self, now: float) -> float:
         """Seconds until the next try."""
-        pause = self.policy.backoff.delay(self._tries)
+        backoff = self.policy.backoff
+        pause = backoff.delay(self._tries)
         self._tries += 1
+        if self._first <= now < self._first + self.policy.grace:
+            # Less by the jitter: many processes must not look in step.
+            pause = min(pause, LOOK * (1 - backoff.jitter * random.random()))
         return pause
 
     def relent(self) -> None:

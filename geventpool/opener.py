@@ -3,7 +3,7 @@
 Decides when to open, and does it in greenlets of the pool. Three things may be in the
 way: nothing (a connection is opened if those who wait outnumber those under way), a
 server that is full (one attempt at a time is repeated), and a server that cannot be
-reached (one scout looks for it; see ``breaker.py``). What becomes of an open connection
+reached (it is looked for; see ``search.py``). What becomes of an open connection
 is the stock's business.
 """
 
@@ -23,6 +23,7 @@ from geventpool.connector import Connector, asked
 from geventpool.ledger import GONE, OPENING, Entry, Ledger, Slot
 from geventpool.listeners import Audience
 from geventpool.policies import Backoff, shown
+from geventpool.search import Search
 from geventpool.staff import Staff, within
 
 __all__ = ["CHECKERS", "RESETTERS", "Opener", "silently"]
@@ -87,8 +88,10 @@ class Opener(Generic[C]):
         self.successes = 0
         #: the last failure to open and when it was; None after a success
         self.failure: tuple[float, BaseException] | None = None
-        #: looks for a server that cannot be reached
-        self.scout: gevent.Greenlet[..., Any] | None = None
+        self.search = Search(home, staff, breaker, self._look)
+        #: the timer of the next attempt for *min_connections*, and how many have failed
+        self._retry: Any = None
+        self._missed = 0
 
     def serve(self, unless_checking: bool = True) -> None:
         """Open what those who wait need. Never switches.
@@ -256,6 +259,7 @@ class Opener(Generic[C]):
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
         now = self._home.clock()
         self.failure = None
+        self._missed = 0
         self.successes += 1
         with self._audience.held():
             self._ledger.settle(entry)
@@ -282,68 +286,56 @@ class Opener(Generic[C]):
                 # it refuses give way: their waiters stay in line.
                 stays = bool(self.refused)
             else:
-                if self.breaker.failed(self._home.clock()):
-                    self._pause(error)
-                stays = self._spares_the_line()
+                self._failed(error, started)
+                stays = self.search.spares_line()
             if slot is not None and not stays:
                 self._ledger.fail(slot, error)
             self._home.serve()
 
     # While the server cannot be reached.
 
-    def _pause(self, error: BaseException) -> None:
-        if self.scout is None or self.scout.dead:
-            self.scout = self._staff.spawn(self._look_for_server)
-            # A link and no ``finally``: it may be killed before it has started.
-            self.scout.rawlink(self._scout_left)
-        self._audience.tell("paused", error)
+    def _failed(self, error: BaseException, started: float) -> None:
+        """An attempt has failed, and not because the server is full."""
+        if self.breaker.failed(self._home.clock(), self._is_loss(error), started):
+            self.search.begin()
+            self._audience.tell("paused", error)
+        if self._is_short and self._retry is None:
+            # Nobody may ask for long, and the next sweep may be minutes away.
+            loop = gevent.get_hub().loop
+            self._retry = loop.timer(self.backoff.delay(self._missed), ref=False)
+            self._retry.start(self._stock_up_again, update=True)
+            self._missed += 1
 
-    def _spares_the_line(self) -> bool:
-        """May those who wait still be served, though nothing can be opened?"""
-        if self.breaker.policy.wait:
+    def _is_loss(self, error: BaseException) -> bool:
+        """Whether *error* came of the way to the server, as far as can be told."""
+        if isinstance(error, (OSError, EOFError, gevent.Timeout)):
             return True
-        # Each connection that is not on its way out is, or will be, somebody's.
-        ledger = self._ledger
-        return self.breaker.paused and len(ledger.entries) > len(ledger.closing)
+        return asked(self._connector, "is_disconnect", error, otherwise=False)
 
     def _turn_away(self) -> None:
         """Let those whom nothing can serve have the last error."""
         self.breaker.asked = True
-        if self.failure is None or self._spares_the_line():
+        if self.failure is None or self.search.spares_line():
             return
+        slow = [entry.slot for entry in self.slow]
         for slot in list(self._ledger.line.values()):
-            # The others have an attempt under way.
-            if not slot.dialled:
+            # The others have an attempt under way that may soon tell.
+            if not slot.dialled or slot in slow:
                 self._ledger.fail(slot, _twin(self.failure[1]))
 
-    def _look_for_server(self) -> None:
-        """Try it now and then, in a greenlet of the pool. *May switch.*"""
-        breaker = self.breaker
-        while breaker.paused:
-            gevent.sleep(breaker.pause())
-            wanted = breaker.asked or self._ledger.line
-            if self._home.closed or not (breaker.paused and wanted):
-                return
-            breaker.asked = False
-            if self._ledger.has_room:
-                self._dial(self._ledger.reserve())
-
-    def _scout_left(self, scout: object) -> None:
-        if self.breaker.paused and scout is self.scout:
-            self.breaker.relent()
-            self._home.serve()
+    def _look(self) -> None:
+        """Try the server once; not longer than SLOW. *May switch.*"""
+        # In a greenlet of its own: one that hangs does not hold up the next.
+        gevent.joinall([self._begin()], timeout=SLOW)
 
     def resume(self) -> None:
         """Whoever asks next may try the server again, if it could not be reached."""
-        if self.breaker.paused and self.scout is not None:
-            self.scout.kill(block=False)
-            self.breaker.relent()
-            self._home.serve()
+        self.search.resume()
 
     def close(self) -> None:
-        """Look for no server any more."""
-        if self.scout is not None:
-            self.scout.kill(block=False)
+        """Open nothing any more, and look for no server."""
+        self.search.close()
+        self._end_retry()
 
     # For nobody in particular.
 
@@ -364,18 +356,30 @@ class Opener(Generic[C]):
                 if (error := dial.value or dial.exception) is not None:
                     raise _told(error)
 
+    @property
+    def _is_short(self) -> bool:
+        """Is anything missing of *min_connections*?"""
+        return not self._home.closed and self._ledger.size < self._home.min_connections
+
     def stock_up(self) -> None:
         """Begin to open what is missing of *min_connections*."""
-        while (
-            not self._home.closed
-            and self._ledger.size < self._home.min_connections
-            and self._under_way < self.dial_limit
-        ):
+        while self._is_short and self._under_way < self.dial_limit:
             self._begin()
+
+    def _stock_up_again(self) -> None:
+        """In the hub. One attempt: a success begins the others."""
+        self._end_retry()
+        if self._is_short and self._under_way < self.dial_limit:
+            self._begin()
+
+    def _end_retry(self) -> None:
+        timer, self._retry = self._retry, None
+        if timer is not None:
+            timer.close()
 
     def make_up(self) -> None:
         """Stock up for one that went, unless the server is down."""
-        # After a failure the next sweep tries again: that is the pause.
+        # After a failure a timer tries again, and so does the next sweep.
         if self.failure is None:
             self.stock_up()
 

@@ -184,31 +184,38 @@ class Backoff:
 class Outage:
     """What a pool does while its server cannot be reached.
 
-    When *failures* attempts to open a connection have failed in a row, the pool pauses:
-    it opens nothing, but tries the server by one attempt at a time, with pauses after
-    *backoff*, for as long as somebody asks for connections. Meanwhile whoever no
-    connection in use can serve fails at once, with the last error. The first success
-    ends the pause; from then on connections are opened by ones, twos and fours again.
+    A short outage is a delay, and a long one fails fast. When *failures* attempts to
+    open a connection have failed in a row, the pool pauses: it opens nothing, but tries
+    the server by one attempt at a time. For *grace* seconds from the first failure on
+    those who wait stay in line; the server is tried every 50 ms then. After that they
+    and newcomers fail at once with the last error, unless a loan that has only begun
+    may serve them; the server is tried with pauses after *backoff*, for as long as
+    somebody asks for connections. The first success ends the pause; from then on
+    connections are opened by ones, twos and fours again.
+
+    There is no grace for a server that was never reached, and for an error that is no
+    loss of the connection, such as a wrong password: those fail at once.
 
     The server being *full* is no outage; see the pool's *backoff*. (The pause is that
     of MongoDB's drivers, the three states are Nygard's circuit breaker.)
 
     :param failures: so many in a row; None: never pause, let each who waits have the
         error of an attempt of his own.
-    :param bool wait: do not fail those who wait because the server is not there; they
-        stay in line until their own time is over. For programs to whom a restart of
-        the server should be a delay and nothing else.
+    :param float grace: seconds; 0: none. Nobody waits longer than his own *timeout*.
+    :param bool wait: a grace without end, also for a server that was never reached.
     :param Backoff backoff: the pauses; its *retries* has no meaning here.
     :raises TypeError: a value is of the wrong kind.
     :raises ValueError: a value is out of its range; *wait* without *failures*.
     """
 
     failures: int | None = 3
+    grace: float = 3.0
     wait: bool = False
-    backoff: Backoff = Backoff(initial=0.05, maximum=0.5, jitter=0.5)
+    backoff: Backoff = Backoff(initial=0.05, maximum=0.25, jitter=0.2)
 
     def __post_init__(self) -> None:
         optional_whole("outage.failures", self.failures, 1)
+        seconds("outage.grace", self.grace)
         flag("outage.wait", self.wait)
         if not isinstance(self.backoff, Backoff):
             raise TypeError(

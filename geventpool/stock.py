@@ -614,6 +614,7 @@ class Stock(Generic[C]):
         """
         ledger = self.ledger
         self.staff.dismiss()
+        self.opener.close()
         if self.reaper is not None:
             self.reaper.stop()
         if self.watch is not None:

@@ -91,11 +91,11 @@ def test_one_who_may_try_first_and_fails_begins_the_next_pause():
 def test_the_pauses_grow_until_a_success():
     """As the backoff says; after a success they begin anew."""
     backoff = Backoff(1, factor=2, maximum=8, jitter=0)
-    breaker = Breaker(Outage(failures=1, backoff=backoff), 4)
+    breaker = Breaker(Outage(failures=1, grace=0, backoff=backoff), 4)
     breaker.failed(0)
-    assert [breaker.pause() for _ in range(5)] == [1, 2, 4, 8, 8]
+    assert [breaker.pause(0) for _ in range(5)] == [1, 2, 4, 8, 8]
     breaker.succeeded(1)
-    assert breaker.pause() == 1
+    assert breaker.pause(1) == 1
 
 
 @settings(deadline=None)
@@ -124,6 +124,8 @@ def test_it_is_either_paused_or_lets_somebody_try(events, most, failures):
     [
         ({"failures": 0}, ValueError, "outage.failures must be a whole number"),
         ({"failures": 1.5}, TypeError, "outage.failures must be a whole number"),
+        ({"grace": -1}, ValueError, "outage.grace must be a number of seconds"),
+        ({"grace": "3"}, TypeError, "outage.grace must be a number of seconds"),
         ({"wait": 1}, TypeError, "outage.wait must be True or False, not 1"),
         ({"backoff": 3}, TypeError, "outage.backoff must be a Backoff, not 3"),
         ({"failures": None, "wait": True}, ValueError, "outage.failures must be"),

@@ -30,12 +30,14 @@ CORE: dict[str, set[str]] = {
     "reports": {"errors", "ledger"},
     "staff": set(),
     "watch": set(),
+    "search": {"breaker", "ledger", "staff"},
     "opener": {
         "breaker",
         "connector",
         "ledger",
         "listeners",
         "policies",
+        "search",
         "staff",
     },
     "stock": {

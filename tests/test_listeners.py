@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import logging
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -191,6 +193,21 @@ def test_a_snapshot_does_not_change():
         counts.closed[Reason.EXPIRED] = 7
     with pytest.raises(TypeError):
         Counts().closed[Reason.EXPIRED] = 7
+
+
+@pytest.mark.parametrize(
+    "export",
+    [copy.copy, copy.deepcopy, lambda counts: pickle.loads(pickle.dumps(counts))],
+)
+def test_a_snapshot_can_be_exported(export):
+    """To another process, to a file, to a page of figures."""
+    counters = Counters()
+    counters.closed(CONN, Reason.EXPIRED)
+    counts = counters.snapshot()
+    assert export(counts) == counts
+    assert dataclasses.asdict(counts)["closed"] == {Reason.EXPIRED: 1}
+    with pytest.raises(TypeError, match="do not change"):
+        export(counts).closed.clear()
 
 
 def test_stats_do_not_change():

@@ -43,9 +43,9 @@ def down(times):
     return [ConnectionRefusedError(111, f"refused {n + 1}") for n in range(times)]
 
 
-def make(connector, *, failures=3, wait=False, backoff=AT_ONCE, **options):
+def make(connector, *, failures=3, grace=0, wait=False, backoff=AT_ONCE, **options):
     options.setdefault("max_connections", 5)
-    outage = Outage(failures=failures, wait=wait, backoff=backoff)
+    outage = Outage(failures=failures, grace=grace, wait=wait, backoff=backoff)
     return Pool(connector, name="test", outage=outage, **options)
 
 
@@ -321,7 +321,7 @@ def test_whoever_looks_for_the_server_may_be_killed():
     """The next who asks tries it then."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    pool._stock.opener.scout.kill()
+    pool._stock.opener.search.greenlet.kill()
     gevent.idle()
     assert outcome(pool) is connector.opened[0]
     check(pool)
@@ -336,7 +336,7 @@ def test_killed_before_it_began_it_is_missed_as_well():
 
     def stillborn(work, *args):
         worker = spawn(work, *args)
-        if work == pool._stock.opener._look_for_server:
+        if work == pool._stock.opener.search._run:
             worker.kill(block=False)
         return worker
 
@@ -371,14 +371,15 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
     connector = ScriptedConnector()
     pool = paused_pool(connector)
     opener = pool._stock.opener
-    scout = opener.scout
+    searcher = opener.search.greenlet
     opener.breaker.relent()
     assert outcome(pool) is connector.opened[0]
     pool.drop(pool.idle_connections()[0])
     connector.script("open", *down(3))
     for _ in range(3):
         assert isinstance(outcome(pool), OSError)
-    assert pool.stats().paused and opener.scout is scout and not scout.dead
+    assert pool.stats().paused
+    assert opener.search.greenlet is searcher and not searcher.dead
 
 
 def test_draining_ends_the_pause():
@@ -397,7 +398,7 @@ def test_closing_ends_the_pause_and_the_line():
     pool.close()
     assert isinstance(waiter.get(), PoolClosedError)
     gevent.idle()
-    assert pool._stock.opener.scout.dead
+    assert pool._stock.opener.search.greenlet.dead
 
 
 def test_closed_while_it_knocks_the_scout_goes_home():

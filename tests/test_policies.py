@@ -386,8 +386,8 @@ def test_any_limit_needs_the_time_of_a_use(name):
     ("policy", "defaults"),
     [
         (Limits(), {"open": 30.0, "ping": 5.0, "reset": 5.0, "close": 5.0}),
-        (Outage(), {"failures": 3, "wait": False}),
-        (Outage().backoff, {"initial": 0.05, "maximum": 0.5, "jitter": 0.5}),
+        (Outage(), {"failures": 3, "grace": 3.0, "wait": False}),
+        (Outage().backoff, {"initial": 0.05, "maximum": 0.25, "jitter": 0.2}),
         (
             Expiry(),
             {

@@ -368,7 +368,7 @@ def test_an_interruption_at_construction_leaves_nothing_open() -> None:
 def test_a_dial_that_is_killed_at_construction_is_a_failure_too() -> None:
     """A pool with fewer connections than asked for is never returned."""
     connector = ScriptedConnector(open=[gevent.GreenletExit()])
-    with pytest.raises(gevent.GreenletExit):
+    with pytest.raises(ConnectionAbortedError, match="was killed"):
         Pool(connector, initial_connections=2)
     gevent.idle()
     assert connector.now_open == []

@@ -1,0 +1,135 @@
+"""A server that cannot be reached: looking for it, and who waits for it meanwhile.
+
+Knows the breaker, the line and the loans. Opens nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import gevent
+
+from geventpool.breaker import Breaker
+from geventpool.ledger import CLOSING, FOREVER, IN_USE, Entry, Ledger
+from geventpool.staff import Staff
+
+__all__ = ["Search"]
+
+C = TypeVar("C")
+
+#: A loan that has lasted for so many seconds may be a subscription, or wait for an
+#: event: nobody should wait for its end in an outage.
+YOUNG = 1.0
+
+
+class Home(Protocol[C]):
+    """What is asked of the stock that has lost its server."""
+
+    ledger: Ledger[C]
+    closed: bool
+    #: seconds, monotonic
+    clock: Callable[[], float]
+
+    def serve(self) -> None: ...
+
+
+class Search(Generic[C]):
+    """Ends the outages of one stock.
+
+    :param home: that stock.
+    :param look: opens one connection for whoever waits. May switch.
+    """
+
+    def __init__(
+        self,
+        home: Home[C],
+        staff: Staff,
+        breaker: Breaker,
+        look: Callable[[], object],
+    ) -> None:
+        self._home = home
+        self._ledger = home.ledger
+        self._staff = staff
+        self._breaker = breaker
+        self._look = look
+        #: the greenlet that looks for the server
+        self.greenlet: gevent.Greenlet[..., Any] | None = None
+        #: ends the grace
+        self._timer: Any = None
+
+    def begin(self) -> None:
+        """The pause has begun: look for the server. Does not switch."""
+        if self.greenlet is None or self.greenlet.dead:
+            self.greenlet = self._staff.spawn(self._run)
+            # A link and no ``finally``: it may be killed before it has started.
+            self.greenlet.rawlink(self._left)
+        self._stop_timer()
+        left = self._breaker.grace_left(self._home.clock())
+        if 0 < left < FOREVER:
+            self._timer = gevent.get_hub().loop.timer(left, ref=False)
+            # update: else it would count from when this turn of the loop began.
+            self._timer.start(self._grace_is_over, update=True)
+
+    def _grace_is_over(self) -> None:
+        """In the hub: an attempt may hang, so it is not for that greenlet to tell."""
+        self._stop_timer()
+        self._home.serve()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
+
+    def spares_line(self) -> bool:
+        """May those who wait still be served, though nothing can be opened?"""
+        now = self._home.clock()
+        if self._breaker.grace_left(now) > 0:
+            return True
+        if not self._breaker.paused:
+            return False
+        if len(self._ledger.entries) >= self._ledger.max_connections:
+            # They wait for a loan to end, as always when there are no places left.
+            return True
+        return any(self._is_hope(entry, now) for entry in self._ledger.entries.values())
+
+    def _is_hope(self, entry: Entry[C], now: float) -> bool:
+        if entry.state is not IN_USE:
+            return entry.state is not CLOSING
+        if now - entry.since >= YOUNG:
+            return False
+        holder = entry.holder() if entry.holder is not None else None
+        return holder is None or holder not in self._ledger.line
+
+    def _run(self) -> None:
+        """Try the server now and then, in a greenlet of the pool.
+
+        May switch.
+        """
+        breaker = self._breaker
+        while breaker.paused:
+            gevent.sleep(breaker.pause(self._home.clock()))
+            wanted = breaker.asked or self._ledger.line
+            if self._home.closed or not (breaker.paused and wanted):
+                return
+            breaker.asked = False
+            if self._ledger.has_room:
+                self._look()
+
+    def _left(self, greenlet: object) -> None:
+        if self._breaker.paused and greenlet is self.greenlet:
+            self._breaker.relent()
+            self._home.serve()
+
+    def resume(self) -> None:
+        """Whoever asks next may try the server again, if it could not be reached."""
+        if self._breaker.paused and self.greenlet is not None:
+            self.greenlet.kill(block=False)
+            self._breaker.relent()
+            self._home.serve()
+
+    def close(self) -> None:
+        """Look for no server any more."""
+        self._stop_timer()
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
