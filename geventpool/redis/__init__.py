@@ -21,6 +21,7 @@ from geventpool.redis.errors import (
     ClosedError,
     DeadlockError,
     ExhaustedError,
+    TakenBackError,
     TooManyWaitingError,
 )
 from geventpool.redis.pool import ConnectionPool
@@ -43,5 +44,6 @@ __all__ = [
     "SentinelConnectionPool",
     "SentinelManagedConnection",
     "SentinelManagedSSLConnection",
+    "TakenBackError",
     "TooManyWaitingError",
 ]

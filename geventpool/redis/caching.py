@@ -16,7 +16,7 @@ import functools
 from typing import Any
 
 from gevent import getcurrent
-from redis.cache import CacheEntryStatus
+from redis.cache import CacheEntryStatus, CacheKey
 
 from geventpool.redis.internals import CacheProxyConnection, behind_cache
 
@@ -45,13 +45,33 @@ class Readers:
         current = getcurrent()
         return self._users.get(id(conn), current) is current
 
+    def is_read(self, conn: Any) -> bool:
+        """Will what is pushed to *conn* be read before anybody trusts the cache?
+
+        Whoever has borrowed *conn* reads it only while waiting for a reply.
+        """
+        return bool(self.may_read(conn) or conn.reading)
+
 
 class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
     """A connection behind a cache, which sends what it will wait for."""
 
     _current_command_cache_key: Any
 
+    # Subscriptions ask for these.
+
+    @property
+    def health_check_interval(self) -> float:
+        """Seconds between two checks, of the connection behind the cache."""
+        return float(self._conn.health_check_interval)
+
+    @property
+    def next_health_check(self) -> float:
+        """When the connection behind the cache is to be checked."""
+        return float(self._conn.next_health_check)
+
     def send_command(self, *args: Any, **kwargs: Any) -> None:
+        self._distrust(args, kwargs.get("keys"))
         before = self._conn.sent
         super().send_command(*args, **kwargs)
         key = self._current_command_cache_key
@@ -63,6 +83,19 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
             self._current_command_cache_key = None
             self._conn.send_command(*args, **kwargs)
 
+    def _distrust(self, args: Any, keys: Any) -> None:
+        """Forget a value whose connection may have been told of a change unread."""
+        if keys is None:
+            return
+        key = CacheKey(command=args[0], redis_keys=tuple(keys), redis_args=args)
+        entry = self._cache.get(key)
+        if (
+            entry is not None
+            and entry.status is CacheEntryStatus.VALID
+            and not self._conn.readers.is_read(entry.connection_ref)
+        ):
+            self._cache.delete_by_cache_keys([key])
+
 
 @functools.cache
 def guarded(kind: Any) -> Any:
@@ -70,11 +103,20 @@ def guarded(kind: Any) -> Any:
 
     class Guarded(kind):  # type: ignore[misc]
         sent = 0
+        #: how many wait for a reply
+        reading = 0
         readers: Readers
 
         def send_command(self, *args: Any, **kwargs: Any) -> None:
             self.sent += 1
             super().send_command(*args, **kwargs)
+
+        def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            self.reading += 1
+            try:
+                return super().read_response(*args, **kwargs)
+            finally:
+                self.reading -= 1
 
         def can_read(self, timeout: float | None = BY_OTHERS) -> bool:
             # The cache in front of a connection always says how long to wait, but

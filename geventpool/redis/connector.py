@@ -6,6 +6,7 @@ Knows what one connection needs; is given the pool only to ask it for new ones.
 from __future__ import annotations
 
 import errno
+import secrets
 import weakref
 from collections.abc import Iterator
 from time import monotonic
@@ -16,6 +17,7 @@ from redis.exceptions import ConnectionError, ResponseError, TimeoutError, Watch
 from redis.retry import Retry
 
 from geventpool.connector import Connector
+from geventpool.redis.dialling import forbid
 from geventpool.redis.internals import (
     awaits_auth,
     behind_cache,
@@ -71,6 +73,8 @@ class RedisConnector(Connector[Any]):
         self.used: Any = None
         #: seconds of the monotonic clock until which "just" holds
         self.until = 0.0
+        #: by id: connections that may have replies to come, from a broken off command
+        self.unsure: set[int] = set()
 
     def open(self) -> Any:
         """A connection after its handshake. **May switch.**
@@ -125,9 +129,12 @@ class RedisConnector(Connector[Any]):
         """Close the socket; the process that did not open it closes its copy only."""
         flush_cache(conn)
         behind_cache(conn).disconnect()
+        self.unsure.discard(id(conn))
         maker = self._maker()
         if maker is not None:
             maker.discarded(conn)
+        # Whoever still has it must not open a socket that the pool does not count.
+        forbid(conn)
 
     def ping(self, conn: Any) -> None:
         """A round trip. **May switch.**
@@ -155,14 +162,45 @@ class RedisConnector(Connector[Any]):
         sock = find_socket(behind_cache(conn))
         return -1 if sock is None else sock.fileno()
 
-    # Asked at every loan, so without a method of our own in between.
-    needs_reset = staticmethod(awaits_auth)
+    def needs_reset(self, conn: Any) -> bool:
+        if self.unsure and id(conn) in self.unsure:
+            return True
+        return awaits_auth(conn)
 
     def reset(self, conn: Any) -> None:
-        """Authenticate with the credentials that came during the loan. May switch."""
+        """Bring *conn* into step; authenticate with credentials that came meanwhile.
+
+        *May switch.*
+        """
+        if id(conn) in self.unsure:
+            self._resynchronise(behind_cache(conn))
+            self.unsure.discard(id(conn))
         maker = self._maker()
-        if maker is not None:
+        if maker is not None and awaits_auth(conn):
             maker.authenticate(conn)
+
+    def may_resynchronise(self, error: BaseException) -> bool:
+        """May a connection that is still open after *error* be brought into step?
+
+        Not after a kill or a lost connection. After any other error each message was
+        sent and received whole: redis-py closes a connection in the middle of one.
+        """
+        return isinstance(error, Exception) and not self.is_disconnect(error)
+
+    def _resynchronise(self, conn: Any) -> None:
+        """Read what is unread, up to the answer to a question of our own."""
+        question = secrets.token_hex(8)
+        conn.send_command("PING", question, check_health=False)
+        while True:
+            try:
+                answer = conn.read_response()
+            except ResponseError:
+                # The reply to the command that was broken off.
+                continue
+            if answer in (question, question.encode()):
+                return
+            if answer in ("QUEUED", b"QUEUED"):
+                raise ConnectionError("a transaction was left open")
 
     def survives(self, error: Exception) -> bool:
         return is_in_step(error)

@@ -5,31 +5,39 @@ Knows redis-py's tokens; asks the core pool for its connections.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from redis.retry import Retry
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.internals import ReleasedEvent
+from geventpool.redis.loans import Loans
 from geventpool.redis.sharing import Sharing
-from geventpool.redis.view import View
+from geventpool.redis.unpatched import Unpatched
 
 __all__ = ["Credentials"]
 
 
-class Credentials(View):
+class Credentials(Unpatched):
     """A pool whose credentials may change while connections are in use."""
 
     #: redis-py tells it of releases, beside its own re-authentication
     _dispatcher: Any
     #: what commands share; None: each takes a connection of its own
     _sharing: Sharing | None
+    _loans: Loans
+    _retries_by_default: bool
 
     def set_retry(self, retry: Retry) -> None:
         """Use *retry* for all connections, the present ones and those to come."""
         self.connection_kwargs.update({"retry": retry})
+        self._retries_by_default = False
+        for loan in self._loans.special.values():
+            loan.forget_retries()
         for conn in (*self._available_connections, *self._in_use_connections):
-            conn.retry = retry
+            # A copy each, as redis-py makes one for each new connection.
+            conn.retry = copy.deepcopy(retry)
         if self._sharing is not None:
             self._sharing.set_retry(retry)
 

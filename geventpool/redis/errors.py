@@ -11,6 +11,8 @@ from ``MaxConnectionsError`` that no node has failed.
         +-- DeadlockError                 also a geventpool.PoolDeadlockError
     geventpool.PoolClosedError, redis.ConnectionError
     +-- ClosedError
+    geventpool.ConnectionNotFoundError, redis.ConnectionError
+    +-- TakenBackError
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "ClosedError",
     "DeadlockError",
     "ExhaustedError",
+    "TakenBackError",
     "TooManyWaitingError",
     "in_terms_of_redis",
 ]
@@ -43,6 +46,10 @@ class DeadlockError(errors.PoolDeadlockError, ExhaustedError):
 
 class ClosedError(errors.PoolClosedError, ConnectionError):
     """The pool was shut down before the call, or while the caller waited."""
+
+
+class TakenBackError(errors.ConnectionNotFoundError, ConnectionError):
+    """The connection is used after its loan has ended, and has no socket any more."""
 
 
 _TRANSLATIONS: dict[type[Exception], type[RedisError]] = {

@@ -35,8 +35,8 @@ member                              relied on for
 ``redis.observability.recorder``    counts and times for OpenTelemetry
 ==================================  ===================================================
 
-The code objects of the methods in :data:`KEEPERS` are looked up by name. gevent keeps
-the native socket in ``socket._sock`` and the TLS object in ``SSLSocket._sslobj``.
+gevent keeps the native socket in ``socket._sock`` and the TLS object in
+``SSLSocket._sslobj``.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import io
 from contextlib import AbstractContextManager
 from operator import attrgetter
-from types import CodeType, FrameType
 from typing import Any
 
 import redis
@@ -59,16 +59,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 __all__ = [
-    "COMMAND",
     "CacheProxyConnection",
     "ReleasedEvent",
     "SentinelProxy",
     "awaits_auth",
     "behind_cache",
-    "code_of",
     "default_retry",
     "fast_packer_of",
-    "first_unread",
     "flush_cache",
     "handle_push",
     "has_standard_methods",
@@ -76,11 +73,8 @@ __all__ = [
     "hiredis_reader_of",
     "holds_unread",
     "is_connected",
-    "is_driver",
     "is_fit",
     "is_push",
-    "is_sharing_caller",
-    "keeper",
     "module_of",
     "native_socket_of",
     "parse_url",
@@ -90,6 +84,7 @@ __all__ = [
     "socket_of",
     "take_turns",
     "tls_object_of",
+    "unread",
     "uses_hiredis",
 ]
 
@@ -176,13 +171,13 @@ def awaits_auth(conn: Any) -> bool:
         return getattr(behind_cache(conn), "_re_auth_token", None) is not None
 
 
-def first_unread(conn: Any) -> bytes:
-    """The first byte that redis-py's own parser has read and not yet parsed."""
-    buffer = conn._parser._buffer
-    if not buffer.unread_bytes():
+def unread(conn: Any) -> bytes:
+    """What redis-py's own parser has read and not yet parsed; of hiredis nothing."""
+    buffer: Any = getattr(conn._parser, "_buffer", None)
+    count = getattr(buffer, "unread_bytes", None)
+    if count is None or not count():
         return b""
-    position = buffer.get_pos()
-    return bytes(buffer._buffer.getvalue()[position : position + 1])
+    return bytes(buffer._buffer.getvalue()[buffer.get_pos() :])
 
 
 def is_push(conn: Any, reply: Any) -> bool:
@@ -192,12 +187,13 @@ def is_push(conn: Any, reply: Any) -> bool:
 
 
 def put_back(conn: Any, data: bytes) -> None:
-    """Let the parser, which holds nothing, find *data* when it reads next."""
+    """Let the parser find *data* when it reads next."""
     try:
         hiredis_reader_of(conn).feed(data)
     except AttributeError:
         buffer = conn._parser._buffer._buffer
         position = buffer.tell()
+        buffer.seek(0, io.SEEK_END)
         buffer.write(data)
         buffer.seek(position)
 
@@ -250,83 +246,12 @@ def holds_unread(conn: Any) -> bool:
     try:
         return bool(hiredis_reader_of(conn).has_data())
     except AttributeError:
-        return bool(first_unread(conn))
+        return bool(unread(conn))
 
 
 def handle_push(conn: Any, reply: Any) -> None:
     """Do what redis-py does when it finds the push *reply*. May switch."""
     parser_of(conn).handle_push_response(reply)
-
-
-# Callers.
-
-
-def code_of(module: str, path: str) -> CodeType | None:
-    """The code of a method, or None where this version of redis-py has none."""
-    try:
-        method = attrgetter(path)(module_of(module))
-    except AttributeError:
-        return None
-    return getattr(inspect.unwrap(method), "__code__", None)
-
-
-#: Methods of objects that keep a connection across calls: subscriptions, MONITOR,
-#: single-connection clients, pipelines that watch keys.
-KEEPERS = [
-    code_of("redis.client", "Redis.__init__"),
-    code_of("redis.client", "Monitor.__init__"),
-    code_of("redis.client", "PubSub.execute_command"),
-    code_of("redis.client", "Pipeline.immediate_execute_command"),
-    code_of("redis.cluster", "ClusterPubSub.execute_command"),
-    code_of(
-        "redis.cluster",
-        "TransactionStrategy._get_client_and_connection_for_transaction",
-    ),
-]
-
-#: Every command of a client; gives back what it took before it returns.
-COMMAND = code_of("redis.client", "Redis._execute_command")
-
-# A code object's hash is that of all it contains, which takes longer than a loan.
-_keepers = {id(code) for code in KEEPERS if code is not None}
-
-
-def keeper(caller: FrameType) -> Any:
-    """The object that keeps, across its own calls, what *caller* takes; or None.
-
-    Such a loan may outlive the greenlet that made it: one greenlet subscribes, another
-    listens. It belongs to that object.
-    """
-    return caller.f_locals.get("self") if id(caller.f_code) in _keepers else None
-
-
-#: Callers that send one command or pipeline, or one of each of several nodes of a
-#: cluster, and give back what they took before they return.
-_sharing_callers = {
-    id(code)
-    for code in (
-        COMMAND,
-        code_of("redis.client", "Pipeline.execute"),
-        code_of("redis.cluster", "RedisCluster._execute_command"),
-        code_of("redis.cluster", "PipelineStrategy._send_cluster_commands"),
-        code_of("redis.cluster", "ClusterPipeline._send_cluster_commands"),
-    )
-    if code is not None
-}
-#: The function by which a cluster's client asks its node's pool.
-_CLUSTER_GET = code_of("redis.cluster", "get_connection")
-
-
-def is_sharing_caller(caller: FrameType) -> bool:
-    """Does *caller* send commands that may share a connection with others?"""
-    if caller.f_code is _CLUSTER_GET and caller.f_back is not None:
-        caller = caller.f_back
-    return id(caller.f_code) in _sharing_callers
-
-
-def is_driver(caller: FrameType) -> bool:
-    """Is *caller* redis-py itself?"""
-    return str(caller.f_globals.get("__name__")).startswith("redis.")
 
 
 # Clusters.

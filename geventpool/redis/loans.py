@@ -6,19 +6,24 @@ how connections are lent.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
+from sys import exc_info, is_finalizing
 from types import FrameType
 from typing import Any
 
-from geventpool.redis.connector import is_in_step
-from geventpool.redis.internals import is_driver, keeper
+import redis
+from redis.retry import Retry
 
-__all__ = ["Kept", "Loans", "is_broken_off"]
+from geventpool.redis.callers import asker, is_driver, keeper
+from geventpool.redis.dialling import allow, forbid_while_watching
+from geventpool.redis.internals import behind_cache
 
-#: Functions that take a connection for somebody else: a subclass's method, redis-py's
-#: function for clusters, and its decorator.
-MIDDLEMEN = ("get_connection", "wrapper")
+__all__ = ["Kept", "Loans", "Special"]
+
+#: An exception is marked with this attribute, so it is known again without being kept.
+_MARK = "_geventpool_mark"
 
 
 class Kept(weakref.ref[Any]):
@@ -38,6 +43,46 @@ class Kept(weakref.ref[Any]):
         self.conn = conn
 
 
+class Special:
+    """A loan that is not simply a command.
+
+    :param kept: which object of redis-py keeps it; None: anybody may give it back.
+    """
+
+    __slots__ = ("_handled", "_retries", "kept")
+
+    def __init__(self, kept: Kept | None) -> None:
+        self.kept = kept
+        self._handled = _mark(exc_info()[1])
+        #: objects and what retried for them before the loan
+        self._retries: list[tuple[Any, Any]] = []
+
+    def began_before(self, error: BaseException) -> bool:
+        """Did the loan begin before *error* was raised?"""
+        return self._handled is None or vars(error).get(_MARK) is not self._handled
+
+    def retry_as(self, conn: Any, retry: Retry) -> None:
+        """Let *conn* use a copy of *retry* for the length of this loan."""
+        for each in {id(each): each for each in (conn, behind_cache(conn))}.values():
+            self._retries.append((each, each.retry))
+            each.retry = copy.deepcopy(retry)
+
+    def forget_retries(self) -> None:
+        """Let the connection keep the retries that it has now."""
+        self._retries.clear()
+
+    def end(self, conn: Any) -> None:
+        """Give *conn* back what the loan took from it."""
+        allow(conn)
+        for each, retry in self._retries:
+            each.retry = retry
+
+
+def _mark(error: BaseException | None) -> object | None:
+    """What tells *error* from every other exception, also from a later one."""
+    return None if error is None else vars(error).setdefault(_MARK, object())
+
+
 class Loans:
     """The loans of one pool that are not simply commands.
 
@@ -48,54 +93,52 @@ class Loans:
     greenlet may give back.
 
     :param forgotten: called with a connection whose owner has ended without giving it
-        back. May be called anywhere, also by the garbage collector.
+        back. May be called anywhere, also by the garbage collector in any thread.
     """
 
     def __init__(self, forgotten: Callable[[Any], None]) -> None:
         self._forgotten = weakref.WeakMethod(forgotten)
-        #: by the id of the connection: who keeps it; None: who may be anybody
-        self.special: dict[int, Kept | None] = {}
+        #: by the id of the connection
+        self.special: dict[int, Special] = {}
 
-    def took(self, conn: Any, caller: FrameType | None) -> bool:
-        """Note who took *conn*; True: an object of redis-py keeps it.
+    def took(
+        self, conn: Any, frame: FrameType | None, pool: object, retry: Retry | None
+    ) -> bool:
+        """Note who took *conn*; return whether an object of redis-py keeps it.
 
-        :param caller: whose call of ``get_connection`` it was; None: nobody's, it is
-            all that a greenlet does.
+        :param frame: the caller of ``get_connection``; None: that call is all that a
+            greenlet does.
+        :param retry: what retries for those who are not clients or pipelines; None:
+            what the connection has.
         """
-        while caller is not None and caller.f_code.co_name in MIDDLEMEN:
-            caller = caller.f_back
-        owner = None if caller is None else keeper(caller)
-        if owner is not None:
-            self.special[id(conn)] = Kept(owner, conn, self._owner_gone)
-        elif caller is None or not is_driver(caller):
-            self.special[id(conn)] = None
+        frame = asker(frame, pool)
+        owner = None if frame is None else keeper(frame)
+        if owner is None and frame is not None and is_driver(frame):
+            return False
+        loan = Special(None if owner is None else Kept(owner, conn, self._owner_gone))
+        self.special[id(conn)] = loan
+        if hasattr(owner, "watching") or hasattr(owner, "_watching"):
+            forbid_while_watching(conn, owner)
+        if retry is not None and not isinstance(owner, redis.Redis):
+            loan.retry_as(conn, retry)
         return owner is not None
 
-    def gave_back(self, conn: Any) -> bool:
-        """Forget *conn*; True: any greenlet may give it back."""
-        # For a kept one the core asks nobody.
-        return self.special.pop(id(conn), self) is None
+    def gave_back(self, conn: Any) -> Special | None:
+        """Forget *conn*; return what was known of its loan."""
+        loan = self.special.pop(id(conn), None)
+        if loan is not None:
+            loan.end(conn)
+        return loan
 
     def _owner_gone(self, kept: Kept) -> None:
         # Usually its finaliser has given the connection back. But one that must talk
         # to the server first can't do so in the hub, and MONITOR has none.
+        if is_finalizing():  # pragma: no cover (in the end, where nobody counts)
+            # Greenlets can't be asked for any more.
+            return
         forgotten = self._forgotten()
-        if self.special.get(id(kept.conn)) is kept:
+        loan = self.special.get(id(kept.conn))
+        if loan is not None and loan.kept is kept:
             del self.special[id(kept.conn)]
             if forgotten is not None:
                 forgotten(kept.conn)
-
-
-def is_broken_off(error: BaseException, caller: FrameType | None) -> bool:
-    """Did *error* break off what a connection was used for, with replies unread?
-
-    *error* is being handled somewhere. If the frame it has just reached is the one
-    that now gives the connection back, in a ``finally``, or that one's caller, then it
-    came out of the loan. One that is handled further out is none of our business.
-
-    :param caller: who gives the connection back.
-    """
-    trace = error.__traceback__
-    if trace is None or caller is None or is_in_step(error):
-        return False
-    return trace.tb_frame is caller or trace.tb_frame is caller.f_back

@@ -9,58 +9,53 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable
-from sys import exc_info
-from time import monotonic
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from gevent import getcurrent
-from redis.connection import Connection, SSLConnection
+from gevent.monkey import get_original
+from redis.connection import Connection
 from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
 
-from geventpool.errors import ConnectionNotFoundError, PoolError, PoolExhaustedError
+from geventpool.errors import PoolError, PoolExhaustedError
 from geventpool.listeners import PoolListener
-from geventpool.patching import STOCK, check_unpatched, is_patched, pools_here, refusal
+from geventpool.patching import STOCK
 from geventpool.policies import Backoff, Limits, Outage, whole
 from geventpool.pool import Pool
 from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.caching import CachedConnection, Readers, guarded
-from geventpool.redis.connector import MOMENT, RedisConnector
-from geventpool.redis.cooperation import make_cooperative
-from geventpool.redis.credentials import Credentials
-from geventpool.redis.errors import ClosedError, in_terms_of_redis
+from geventpool.redis.callers import COMMAND
+from geventpool.redis.connector import RedisConnector
+from geventpool.redis.errors import in_terms_of_redis
 from geventpool.redis.internals import (
-    COMMAND,
-    ReleasedEvent,
-    awaits_auth,
     default_retry,
     is_connected,
-    is_fit,
     recorder,
 )
-from geventpool.redis.loans import Loans, is_broken_off
+from geventpool.redis.loans import Loans
 from geventpool.redis.options import (
     check_limits,
     check_number,
     options_of,
 )
+from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
-from geventpool.redis.standin import StandIn
 from geventpool.redis.telemetry import Telemetry
-from geventpool.redis.threaded import ThreadedPool
 from geventpool.reports import Loan
 
 __all__ = ["ConnectionPool"]
 
 P = TypeVar("P", bound="ConnectionPool")
 
+#: Of the thread. The patched one is of the greenlet.
+get_ident: Callable[[], int] = get_original("_thread", "get_ident")
+
 #: What redis-py's pools take when they are given no number (since 8.0).
 DEFAULT_MAX_CONNECTIONS = 100
 
 
-class ConnectionPool(Credentials):
+class ConnectionPool(Returns):
     """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
 
     ::
@@ -141,13 +136,15 @@ class ConnectionPool(Credentials):
             pipelining.check_places(max_connections or DEFAULT_MAX_CONNECTIONS)
         whole("max_in_flight", max_in_flight, 1)
         whole("initial_connections", initial_connections)
-        self._unpatched = check_unpatched(unpatched)
-        self._stock_timeout = timeout
+        self._set_unpatched(unpatched, timeout)
         check_limits(connection_kwargs)
+        #: Has the program said nothing of retries?
+        self._retries_by_default = "retry" not in connection_kwargs
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
         self.asks_owner = type(self).owns_connection is not StockPool.owns_connection
+        self._stock_retry: Retry | None = None
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
@@ -163,10 +160,6 @@ class ConnectionPool(Credentials):
             max_connections or DEFAULT_MAX_CONNECTIONS,
             **connection_kwargs,
         )
-        #: Is it not yet known whether gevent has patched this process?
-        self._is_undecided = True
-        #: is there nothing at a release but the connection to look at?
-        self._is_plain = False
         #: the :class:`geventpool.Pool` that does the pooling
         self.core: Pool[Any] = Pool(
             self._connector,
@@ -219,6 +212,17 @@ class ConnectionPool(Credentials):
     def _retry_by_default(self) -> Retry | None:
         return default_retry()
 
+    def _retry_of_stock(self) -> Retry | None:
+        """What retries on the connections of redis-py's own pools by default.
+
+        Code that takes a connection itself is told of a lost one, as it expects.
+        """
+        if self._stock_retry is None:
+            options = {**self.connection_kwargs, "retry": None}
+            conn = self.connection_class(**options)
+            self._stock_retry = getattr(conn, "retry", None)
+        return self._stock_retry
+
     def _title(self) -> str:
         """What error messages call this pool."""
         options = self.connection_kwargs
@@ -226,44 +230,6 @@ class ConnectionPool(Credentials):
             return f"redis {options['path']}"
         host, port = options.get("host", "localhost"), options.get("port", 6379)
         return f"redis {host}:{port}/{options.get('db', 0)}"
-
-    # A process that gevent has not patched.
-
-    def _pools_here(self) -> bool:
-        """Is the core pool to lend?
-
-        :raises NotPatchedError: the option *unpatched* is ``"error"``; or only ``ssl``
-            is not patched, and this pool is for TLS.
-        """
-        stock = "redis-py's BlockingConnectionPool"
-        if not pools_here("geventpool.redis", self._unpatched, stock):
-            return False
-        if issubclass(self.connection_class, SSLConnection) and not is_patched("ssl"):
-            # redis-py fails here as well, with an error that says nothing of it.
-            raise refusal("geventpool.redis", "ssl")
-        make_cooperative()
-        return True
-
-    def _decide(self) -> ThreadedPool | None:
-        """What lends in this process; None: the core pool.
-
-        Asked again until gevent has patched: a server may use the pool, fork, and
-        patch in the child.
-        """
-        if self._pools_here():
-            self._is_undecided = False
-            self._is_plain = not (
-                self.asks_owner
-                or self._dispatcher is not None
-                or self.cache is not None
-                or self._stock is not None
-            )
-            return None
-        if self.core.closed:
-            raise ClosedError(f"Pool {self.core.name!r} is closed")
-        if self._stock is None:
-            self._stock = ThreadedPool(self, self._stock_timeout)
-        return self._stock
 
     # Borrowing and giving back.
 
@@ -298,7 +264,8 @@ class ConnectionPool(Credentials):
             # No caller: this call is all that a greenlet does.
             is_command = False
         if not is_command:
-            kept = self._loans.took(conn, sys._getframe().f_back)
+            retry = self._retry_of_stock() if self._retries_by_default else None
+            kept = self._loans.took(conn, sys._getframe().f_back, self, retry)
             if kept:
                 self.core.transfer(conn, None)
         if self.cache is not None:
@@ -346,78 +313,6 @@ class ConnectionPool(Credentials):
             self.release(conn)
             raise
 
-    def _forgotten(self, conn: Any) -> None:
-        # Whoever kept it has ended: it is in a state that nobody knows.
-        try:
-            self.core.drop(conn, anyone=True)
-        except ConnectionNotFoundError:
-            # It was dropped before.
-            pass
-
-    def release(self, connection: Any) -> None:
-        """Give a connection back.
-
-        Never switches; works in hub callbacks and finalisers. A connection that is
-        not on loan from this pool is ignored, as redis-py ignores it. One that is
-        closed, marked for reconnection, or whose command was broken off is not kept.
-        """
-        if type(connection) is StandIn:
-            connection = connection.retire()
-            if connection is None:
-                return
-        # The way of nearly every command: it came to its end, and nobody else cares.
-        if (
-            self._is_plain
-            and not self._special
-            and exc_info()[1] is None
-            and is_fit(connection)
-        ):
-            connector = self._connector
-            connector.used = connection
-            connector.until = monotonic() + MOMENT
-            try:
-                self._give_back(connection)
-            except ConnectionNotFoundError:
-                # Never ours, given back before, or on to the next one meanwhile.
-                pass
-        else:
-            self._examine(connection, sys._getframe().f_back)
-        if recorder._metrics_collector is not None:
-            self._telemetry.count()
-
-    def _examine(self, connection: Any, caller: FrameType | None) -> None:
-        """Give back a connection about which there may be something to know."""
-        if self._stock is not None and self._stock.made(connection):
-            self._stock.release(connection)
-            return
-        error = exc_info()[1]
-        anyone = self._loans.gave_back(connection)
-        self._readers.give_back(connection)
-        keep = (
-            (error is None or not is_broken_off(error, caller))
-            and is_fit(connection)
-            and not (self.asks_owner and not self.owns_connection(connection))
-        )
-        if keep and self._dispatcher is not None:
-            self._announce(connection)
-        try:
-            if keep:
-                self.core.release(connection, anyone=anyone)
-            else:
-                if error is not None and self._connector.is_disconnect(error):
-                    self.core.suspect()
-                self.core.drop(connection, anyone=anyone)
-        except ConnectionNotFoundError:
-            # As above.
-            pass
-
-    def _announce(self, connection: Any) -> None:
-        # One that must authenticate anew is announced when it does: see below.
-        if not awaits_auth(connection) and any(
-            each is connection for each in self.core.lent_connections()
-        ):
-            self._dispatcher.dispatch(ReleasedEvent(connection))
-
     def make_connection(self) -> Any:
         """A new connection, not yet connected; it is not counted as one of the pool's.
 
@@ -430,25 +325,6 @@ class ConnectionPool(Credentials):
         return CachedConnection(conn, self.cache, self._lock)
 
     # All at once.
-
-    def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the idle connections and, unless told otherwise, those in use.
-
-        The holder of one in use gets an error or, with retries, a new socket. The
-        pool stays open. Never switches.
-        """
-        if "core" not in self.__dict__:
-            # An initial connection has found out where the master is.
-            return
-        if self._stock is not None:
-            self._stock.disconnect(inuse_connections)
-        for conn in self.core.idle_connections():
-            conn.disconnect()
-            self.core.drop(conn)
-        if inuse_connections:
-            # Not dropped: a holder that connects again still has its place.
-            for conn in self.core.lent_connections():
-                conn.disconnect()
 
     def disconnect_free_connections(
         self, moving_address_src: str | None = None

@@ -19,9 +19,9 @@ from gevent.socket import socket as GeventSocket
 from gevent.ssl import SSLSocket
 
 from geventpool import sockets
+from geventpool.redis.frames import are_pushes
 from geventpool.redis.internals import (
     behind_cache,
-    first_unread,
     hiredis_reader_of,
     is_push,
     native_socket_of,
@@ -29,11 +29,13 @@ from geventpool.redis.internals import (
     put_back,
     socket_of,
     tls_object_of,
+    unread,
 )
 
 __all__ = ["is_quiet"]
 
-PUSH = b">"
+#: Bytes that are looked at. Behind a longer push nobody knows what stands.
+_LOOK = 65536
 INVALIDATE = (b"invalidate", "invalidate")
 
 _native_poll = monkey.get_original("select", "poll")
@@ -86,27 +88,38 @@ def _look_closer(conn: Any) -> bool:
         return not conn.can_read()
     if not _has_read_all(conn):
         return False
+    before = unread(conn)
     if isinstance(sock, SSLSocket):
-        return _is_tls_quiet(conn)
-    return sockets.is_quiet(sock) or _offers_push(conn)
+        return _is_tls_quiet(conn, before)
+    return (not before and sockets.is_quiet(sock)) or _offers_push(conn, before)
 
 
 def _speaks_resp3(conn: Any) -> bool:
     return conn.get_protocol() in (3, "3")
 
 
-def _offers_push(conn: Any) -> bool:
-    """Is what can be read a push, on a connection that is still open behind it?"""
+def _offers_push(conn: Any, before: bytes = b"") -> bool:
+    """Is all that can be read pushes, on a connection that is still open behind them?
+
+    :param before: what the parser has read and not yet parsed.
+    """
     native = native_socket_of(conn)
     try:
-        first = native.recv(1, MSG_PEEK | MSG_DONTWAIT)
+        data = native.recv(_LOOK, MSG_PEEK | MSG_DONTWAIT)
+    except BlockingIOError:
+        data = b""
     except OSError:
         return False
-    if first != PUSH or not _speaks_resp3(conn):
+    if not _may_stay(conn, before + data):
         return False
     poll = _native_poll()
     poll.register(native, _HUNG_UP)
     return not poll.poll(0)
+
+
+def _may_stay(conn: Any, data: bytes) -> bool:
+    """Is *data*, which can be read from *conn*, nothing but pushes?"""
+    return _speaks_resp3(conn) and 0 < len(data) < _LOOK and are_pushes(data)
 
 
 def _has_read_all(conn: Any) -> bool:
@@ -114,8 +127,8 @@ def _has_read_all(conn: Any) -> bool:
     try:
         reader = hiredis_reader_of(conn)
     except AttributeError:
-        first = first_unread(conn)
-        return not first or (first == PUSH and _speaks_resp3(conn))
+        # The parser written in Python: its bytes are looked at with the socket's.
+        return True
     # hiredis can't be peeked into: what it holds must be taken out to be known. Only
     # an invalidation can be acted on here, for it touches the cache alone, while a
     # notice of maintenance may switch. That costs the connection; the server sends
@@ -130,16 +143,21 @@ def _has_read_all(conn: Any) -> bool:
     return True
 
 
-def _is_tls_quiet(conn: Any) -> bool:
+def _is_tls_quiet(conn: Any, before: bytes) -> bool:
     # That it is readable says little: so is a fresh session of TLS 1.3, where tickets
-    # wait. Only reading can tell; a byte of a push is given to the parser.
+    # wait. Only reading can tell; what was read is given to the parser.
+    data = b""
     try:
-        first = tls_object_of(conn).read(1)
+        while len(data) < _LOOK and (more := tls_object_of(conn).read(_LOOK)):
+            data += more
+        return False
     except SSLWantReadError:
-        return True
+        pass
     except OSError:
         return False
-    if first != PUSH or not _speaks_resp3(conn):
+    if not before and not data:
+        return True
+    if not _may_stay(conn, before + data):
         return False
-    put_back(conn, first)
+    put_back(conn, data)
     return True

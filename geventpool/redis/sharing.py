@@ -27,15 +27,14 @@ from redis.exceptions import (
 from geventpool.errors import ConnectionNotFoundError, PoolClosedError, PoolError
 from geventpool.pool import Pool
 from geventpool.redis.autopipeline import AutoPipeline
+from geventpool.redis.callers import COMMAND, is_sharing_caller
 from geventpool.redis.internals import (
-    COMMAND,
     awaits_auth,
     fast_packer_of,
     handle_push,
     has_standard_methods,
     holds_unread,
     is_fit,
-    is_sharing_caller,
 )
 from geventpool.redis.multiplexer import UNIT, Multiplexer
 from geventpool.redis.shareable import (

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import weakref
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis.connection
 
 from geventpool.redis.errors import ExhaustedError
-
-if TYPE_CHECKING:
-    from geventpool.redis.pool import ConnectionPool
 
 __all__ = ["ThreadedPool"]
 
@@ -28,7 +25,7 @@ class ThreadedPool(StockPool):  # type: ignore[misc]
     :param timeout: seconds to wait for a connection; None: without end.
     """
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
+    def __init__(self, pool: Any, timeout: float | None) -> None:
         self._pool = weakref.ref(pool)
         super().__init__(
             max_connections=pool.max_connections,

@@ -178,3 +178,61 @@ def test_a_cache_needs_resp3() -> None:
     """redis-py's own error."""
     with pytest.raises(redis.RedisError, match="RESP version 3"):
         ConnectionPool(protocol=2, cache_config=CacheConfig())
+
+
+@pytest.mark.parametrize("kind", ["watch", "raw", "single"])
+def test_a_value_is_not_trusted_while_nobody_reads_its_connection(
+    client: redis.Redis, redis_server: RedisServer, kind: str
+) -> None:
+    """Who has borrowed it sends nothing, and so does not hear of changes."""
+    pool = client.connection_pool
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    held: Any
+    if kind == "watch":
+        held = client.pipeline()
+        held.watch("other")
+    elif kind == "raw":
+        held = pool.get_connection()
+    else:
+        held = redis.Redis(connection_pool=pool, single_connection_client=True)
+    redis_server.ask("SET", "key", "new")
+    assert gevent.spawn(client.get, "key").get() == b"new"
+    before = gets(redis_server)
+    assert gevent.spawn(client.get, "key").get() == b"new"
+    assert gets(redis_server) == before
+    if kind == "raw":
+        pool.release(held)
+    else:
+        held.close()
+
+
+def test_a_value_is_trusted_while_a_reader_waits_on_its_connection(
+    make_pool: MakePool, redis_server: RedisServer
+) -> None:
+    """It hears of each change at once."""
+    pool = make_pool(max_connections=2, protocol=3, cache_config=CacheConfig())
+    client = redis.Redis(connection_pool=pool)
+    client.delete("list")
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    waiting = gevent.spawn(client.blpop, "list", 5)
+    wait_until(lambda: len(pool._in_use_connections) == 1)
+    before = gets(redis_server)
+    assert client.get("key") == b"old"
+    assert gets(redis_server) == before
+    redis_server.ask("SET", "key", "new")
+    wait_until(lambda: client.get("key") == b"new")
+    client.rpush("list", "end")
+    assert waiting.get() == [b"list", b"end"]
+
+
+def test_subscriptions_work_behind_a_cache(client: redis.Redis) -> None:
+    """They ask the connection for its health checks."""
+    subscription = client.pubsub()
+    subscription.subscribe("channel")
+    assert subscription.get_message(timeout=5)["type"] == "subscribe"
+    client.publish("channel", "message")
+    assert subscription.get_message(timeout=5)["data"] == b"message"
+    assert subscription.connection.next_health_check == 0
+    subscription.close()

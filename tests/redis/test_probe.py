@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import socket
+import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import redis
 from gevent.server import StreamServer
 from redis._parsers import _HiredisParser, _RESP2Parser, _RESP3Parser
 
+from geventpool.redis.frames import are_pushes
 from geventpool.redis.probe import is_quiet
 from geventpool.testing import no_switch, wait_until
 from tests.redis.conftest import TLS
@@ -319,6 +322,24 @@ def test_the_end_of_a_tls_stream_is_found(
         conn.disconnect()
 
 
+def test_a_long_reply_over_tls_is_not_read_to_its_end(tls_server: RedisServer) -> None:
+    """A look must not take as long as the peer has something to say."""
+    conn = _tls_connection(tls_server, 3, _HiredisParser)
+    try:
+        conn.send_command("ECHO", "x" * 100_000)
+        size = array.array("i", [0])
+
+        def arrived() -> bool:
+            fcntl.ioctl(conn._sock._sock.fileno(), termios.FIONREAD, size)
+            return size[0] > 70_000
+
+        wait_until(arrived)
+        with no_switch():
+            assert not is_quiet(conn)
+    finally:
+        conn.disconnect()
+
+
 def test_a_tls_stream_that_breaks_off_is_found(tls_server: RedisServer) -> None:
     """Without a notice, as when a process is killed."""
     conn = _tls_connection(tls_server, 3, _HiredisParser)
@@ -327,3 +348,77 @@ def test_a_tls_stream_that_breaks_off_is_found(tls_server: RedisServer) -> None:
         assert not is_quiet(conn)
     finally:
         conn.disconnect()
+
+
+@pytest.mark.parametrize("protocol, parser", PARSERS[2:])
+@pytest.mark.parametrize("rest", [PONG, b"_\r\n", b"$5\r\nhello\r\n", b"*0\r\n"])
+def test_a_reply_behind_a_push_is_found(
+    make_peer: Any, protocol: int, parser: Any, rest: bytes
+) -> None:
+    """The push may stay, the reply would be the next borrower's."""
+    peer = make_peer(protocol, parser)
+    peer.say(INVALIDATION + rest)
+    with no_switch():
+        assert not is_quiet(peer.conn)
+
+
+@pytest.mark.parametrize("protocol, parser", PARSERS[2:])
+def test_several_pushes_may_stay_and_the_last_may_be_incomplete(
+    make_peer: Any, protocol: int, parser: Any
+) -> None:
+    """Each is found by redis-py when it reads next."""
+    peer = make_peer(protocol, parser)
+    peer.say(INVALIDATION + PUSH + INVALIDATION[:-3])
+    with no_switch():
+        assert is_quiet(peer.conn)
+    peer.say(INVALIDATION[-3:] + PONG)
+    assert peer.conn.read_response() == b"PONG"
+
+
+@pytest.mark.parametrize("protocol, parser", PARSERS[2:])
+def test_nobody_looks_behind_a_push_without_end(
+    make_peer: Any, protocol: int, parser: Any
+) -> None:
+    """Then the connection is replaced."""
+    peer = make_peer(protocol, parser)
+    peer.say(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$65536\r\n" + b"k" * 65536)
+    wait_until(lambda: not is_quiet(peer.conn))
+
+
+def test_a_push_in_two_parts_of_which_the_parser_holds_one_is_a_push(
+    make_peer: Any,
+) -> None:
+    """Its beginning is in the parser written in Python, its end in the socket."""
+    peer = make_peer(3, _RESP3Parser)
+    peer.say(PONG + PUSH[:7])
+    assert peer.conn.read_response() == b"PONG"
+    assert is_quiet(peer.conn)
+    peer.say(PUSH[7:])
+    assert is_quiet(peer.conn)
+    peer.say(PONG)
+    wait_until(lambda: not is_quiet(peer.conn))
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (b"", True),
+        (PUSH, True),
+        (PUSH * 3, True),
+        (PUSH + PONG, False),
+        (PONG + PUSH, False),
+        (PUSH[:1], True),
+        (PUSH[:-1], True),
+        (b">1\r\n|1\r\n+a\r\n+b\r\n%1\r\n:1\r\n#t\r\n" + PUSH, True),
+        (b">1\r\n|1\r\n+a\r\n+b\r\n%1\r\n:1\r\n#t\r\n" + PONG, False),
+        (b">2\r\n$-1\r\n*-1\r\n+x\r\n", False),
+        (b">3\r\n~1\r\n=5\r\ntxt:a\r\n!3\r\nERR\r\n(1\r\n", True),
+        (b">x\r\n", False),
+        (b">1\r\n$?\r\n", False),
+    ],
+)
+def test_pushes_are_told_from_replies_by_their_bytes(
+    data: bytes, expected: bool
+) -> None:
+    """Of every kind of message in RESP3, also one within another."""
+    assert are_pushes(data) is expected

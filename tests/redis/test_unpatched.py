@@ -158,7 +158,9 @@ def test_a_pool_for_tls_names_ssl_where_only_that_is_not_patched(
     """redis-py's own error there speaks of the type of an argument."""
     pool = make_pool(connection_class=redis.SSLConnection)
     with monkeypatch.context() as patch:
-        patch.setattr("geventpool.redis.pool.is_patched", lambda part: part != "ssl")
+        patch.setattr(
+            "geventpool.redis.unpatched.is_patched", lambda part: part != "ssl"
+        )
         with pytest.raises(NotPatchedError, match="not patched ssl"):
             pool.get_connection()
 
@@ -185,7 +187,7 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     assert pool._available_connections == [first]
     retry = redis.retry.Retry(redis.backoff.NoBackoff(), 7)
     pool.set_retry(retry)
-    assert first.retry is second.retry is retry
+    assert first.retry == second.retry == retry
     pool.disconnect_free_connections()
     pool.disconnect(inuse_connections=False)
     assert first._sock is None
