@@ -1,17 +1,21 @@
-"""A pool that is changed or listened to at every switch point."""
+"""A pool that is closed, changed, forked or listened to at every switch point."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
 
-from geventpool import Pool, PoolListener
+from geventpool import ConnectionNotFoundError, Pool, PoolListener
 from geventpool.testing import (
     ScriptedConnector,
     disturb_everywhere,
+    exhaust_stack_everywhere,
+    fork_everywhere,
+    in_finaliser,
     in_greenlet,
     in_hub,
     tell_everywhere,
@@ -74,6 +78,10 @@ def _silently(work: Callable[[], object]) -> None:
 WORK = [borrow, borrow_bare, wait_in_line]
 
 
+def close_now(pool: Pool[Any]) -> None:
+    pool.close(timeout=0)
+
+
 def drain(pool: Pool[Any]) -> None:
     pool.drain()
 
@@ -85,13 +93,20 @@ def shrink_and_grow(pool: Pool[Any]) -> None:
 
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("work", WORK)
-@pytest.mark.parametrize("act", [drain, shrink_and_grow])
+@pytest.mark.parametrize("act", [close_now, drain, shrink_and_grow])
 @pytest.mark.parametrize("place", [in_hub, in_greenlet])
-def test_a_pool_may_be_changed_anywhere(
+def test_a_pool_may_be_closed_and_changed_anywhere(
     place: Any, act: Any, work: Any, later: int
 ) -> None:
     """The hand-over between two greenlets included: nobody gets a closed connection."""
     assert disturb_everywhere(with_pool(work), act, place=place, later=later) >= 2
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("work", WORK)
+def test_a_process_may_fork_anywhere(work: Any, later: int) -> None:
+    """Parent and child each go on with books in order and all places."""
+    assert fork_everywhere(with_pool(work), later=later) >= 2
 
 
 def raise_error() -> None:
@@ -119,3 +134,33 @@ def test_a_listener_may_do_anything_at_any_event(
     expected = (gevent.GreenletExit, Exception)
     assert tell_everywhere(scenario, act, expected=expected) >= 3
     hub_errors.clear()
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_a_stack_may_be_full_at_any_depth(
+    work: Any, hub_errors: list[HubError]
+) -> None:
+    """A RecursionError costs its borrower the loan, and the pool nothing."""
+    assert exhaust_stack_everywhere(with_pool(work)) >= 5
+    hub_errors.clear()
+
+
+def give_back(pool: Pool[Any]) -> None:
+    for conn in pool.lent_connections():
+        # Its borrower may have been quicker.
+        with contextlib.suppress(ConnectionNotFoundError):
+            pool.release(conn, anyone=True)
+
+
+def drop(pool: Pool[Any]) -> None:
+    for conn in pool.lent_connections():
+        with contextlib.suppress(ConnectionNotFoundError):
+            pool.drop(conn, anyone=True)
+
+
+@pytest.mark.parametrize("place", [in_hub, in_greenlet, in_finaliser])
+@pytest.mark.parametrize("act", [give_back, drop])
+@pytest.mark.parametrize("work", WORK)
+def test_a_loan_may_be_ended_anywhere(work: Any, act: Any, place: Any) -> None:
+    """In finalisers too; the borrower's own end finds it gone."""
+    assert disturb_everywhere(with_pool(work), act, place=place) >= 2
