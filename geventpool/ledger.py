@@ -148,12 +148,24 @@ class Slot(Generic[C]):
     waiter is one object, and not one and a callable.
     """
 
-    __slots__ = ("greenlet", "entry", "error", "dialled", "interrupted")
+    __slots__ = (
+        "greenlet",
+        "entry",
+        "error",
+        "dialled",
+        "interrupted",
+        "ledger",
+        "ends",
+    )
 
     def __init__(self, greenlet: Hashable) -> None:
         self.greenlet = greenlet
         self.entry: Entry[C] | None = None
         self.error: BaseException | None = None
+        #: whose line it joined
+        self.ledger: Ledger[C] | None = None
+        #: when its owner leaves by a time limit of its own call; FOREVER: it has none
+        self.ends = FOREVER
         #: is a connection being opened for this slot?
         self.dialled = False
         #: how many attempts to open a connection for this slot were killed
@@ -186,6 +198,8 @@ class Ledger(Generic[C]):
         self, idle: IdleQueue, max_connections: int, lifo: bool = True
     ) -> None:
         self.max_connections = max_connections
+        #: whether nobody but its holder can give back a bare loan that is reclaimed
+        self.owner_only = False
         self.lifo = lifo
         self.idle_queue = idle
         #: idle_queue still has them but they are no longer idle: taking an entry out
@@ -391,6 +405,7 @@ class Ledger(Generic[C]):
         """Put *slot* at the end of the line; it is returned."""
         assert slot.greenlet not in self.line, f"waits already: {slot.greenlet!r}"
         self.line[slot.greenlet] = slot
+        slot.ledger = self
         return slot
 
     def leave(self, slot: Slot[C]) -> None:
@@ -413,12 +428,3 @@ class Ledger(Generic[C]):
             if not slot.dialled:
                 return slot
         return None
-
-    def is_deadlocked(self) -> bool:
-        """Is every place lent to a greenlet that waits in this line?"""
-        # The first holder nearly always answers it.
-        for entry in self.entries.values():
-            holder = entry.holder() if entry.holder is not None else None
-            if holder is None or holder not in self.line:
-                return False
-        return self.in_use >= self.max_connections

@@ -191,6 +191,9 @@ class PoolOptions:
     handoff: bool = _flag(
         True, "a returned connection goes to the longest waiter; False: waiters poll"
     )
+    owner_only: bool = _flag(
+        False, "nobody but its holder gives a connection taken by acquire() back"
+    )
     reclaim: bool = _flag(
         True, "a greenlet that ends loses the connections that it holds"
     )
@@ -256,6 +259,7 @@ class MoreKeywords(TypedDict, total=False):
     lifo: bool
     backoff: Backoff
     handoff: bool
+    owner_only: bool
     reclaim: bool
     listeners: Iterable[PoolListener]
     limits: Limits

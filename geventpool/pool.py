@@ -36,6 +36,7 @@ from greenlet import greenlet
 from geventpool import sockets
 from geventpool.alarms import Alarms, Sleeper
 from geventpool.connector import Connector, as_connector
+from geventpool.deadlocks import is_deadlocked, waiting
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolClosedError,
@@ -44,7 +45,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.holders import Holder, Holders
-from geventpool.ledger import IDLE, IN_USE, Entry, Reason, anyone
+from geventpool.ledger import FOREVER, IDLE, IN_USE, Entry, Reason, anyone
 from geventpool.listeners import Audience, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import optional_seconds, seconds, whole
@@ -227,6 +228,9 @@ class Pool(Generic[C]):
         and with *handoff* False while the pool is.
     :param bool handoff: a returned connection goes to the longest waiter. False: they
         poll, as gsocketpool's do.
+    :param bool owner_only: a connection taken by :meth:`acquire` is given back by the
+        greenlet that holds it and by no other. False: also by a greenlet that has never
+        taken one by :meth:`acquire` itself, such as a worker that it was handed to.
     :param bool reclaim: a greenlet that dies with a connection it took by
         :meth:`acquire` loses it: the connection is closed and its place is free.
     :param listeners: :class:`~geventpool.PoolListener` objects.
@@ -293,6 +297,7 @@ class Pool(Generic[C]):
         #: the patience of those who ask for none of their own
         self._usual = self._patience(None, None)
         self._reclaim = chosen.reclaim
+        self._owner_only = chosen.owner_only
         self._audience = Audience(chosen.listeners)
         self._make_stock: Callable[..., Stock[C]] = partial(
             Stock,
@@ -327,6 +332,7 @@ class Pool(Generic[C]):
         )
         stock.clock = self._clock
         ledger = self._ledger = stock.ledger
+        ledger.owner_only = self._owner_only and self._reclaim
         self._alarms = Alarms(self._usual, ledger.line)
         self._pulse = Pulse(stock.attend, stock.now)
         #: greenlets that poll because *handoff* is off
@@ -408,7 +414,8 @@ class Pool(Generic[C]):
         :raises PoolExhaustedError: no connection in time.
         :raises TooManyWaitingError: *max_waiting* wait already.
         :raises PoolDeadlockError: every connection is held by a greenlet that waits
-            here.
+            itself, for this pool or in a circle of pools. At once if nobody else can
+            give one back, as with ``with`` blocks; else when the time is up.
         :raises PoolClosedError: the pool was closed, before or meanwhile.
         :raises RuntimeError: called from a thread that is not the pool's.
         :raises Exception: whatever the driver raised when a connection was opened for
@@ -445,9 +452,9 @@ class Pool(Generic[C]):
                         raise
         entry = self._borrow(retry, timeout)
         try:
+            if holder is _nobody:
+                holder = self._holders.enlist(current)
             if reclaim:
-                if holder is _nobody:
-                    holder = self._holders.enlist(current)
                 entry.holder = holder
                 holder.took(entry)
             else:
@@ -548,32 +555,48 @@ class Pool(Generic[C]):
                 return entry
             if patience is not None:
                 patience = max(0.0, patience - (self._clock() - started))
-        return self._stand_in_line(patience, started)
+        is_own = retry is not None or timeout is not None
+        return self._stand_in_line(patience, started, is_own)
 
-    def _stand_in_line(self, patience: float | None, started: float) -> Entry[C]:
+    def _stand_in_line(
+        self, limit: float | None, started: float, is_own: bool
+    ) -> Entry[C]:
+        """An entry that was handed over within *limit* seconds. *May switch.*
+
+        :param is_own: whether the limit is one of the call, and not the pool's.
+        """
         ledger = self._ledger
         hub = get_hub()
         current = getcurrent()
         slot: Sleeper[C] = Sleeper(current, hub.loop)
+        if is_own and limit is not None:
+            slot.ends = started + limit
         lost = self._pulse.lost
+        kind = PoolExhaustedError
         try:
             ledger.join(slot)
+            waiting[current] = slot
             if ledger.has_room or ledger.idle:
                 self._stock.serve()
-            elif ledger.is_deadlocked():
+            elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
-            if patience != 0 and current is not hub:
+            if limit != 0 and current is not hub:
                 if not self._pulse.is_beating:
                     self._pulse.start()
-                self._alarms.sleep(hub, slot, patience)
-            if slot.entry is None:
+                self._alarms.sleep(hub, slot, limit)
+            if slot.entry is None and slot.error is None:
+                if is_deadlocked(ledger, certain=False):
+                    kind = PoolDeadlockError
                 ledger.leave(slot)
+            waiting.pop(current, None)
             self._alarms.rest()
         except BaseException as error:
             # A kill, a foreign Timeout, a LoopExit; or an error of the pool's own, such
             # as a RecursionError. So the slot leaves the line without a call.
             if current in ledger.line and ledger.line[current] is slot:
                 del ledger.line[current]
+            if current in waiting and waiting[current] is slot:
+                del waiting[current]
             if error.__class__ in _OVERFLOWS:
                 ledger.is_torn = True
             self._step_out(slot)
@@ -585,7 +608,7 @@ class Pool(Generic[C]):
             return slot.entry
         if slot.error is not None:
             raise slot.error
-        raise self._refusal(PoolExhaustedError, started, lost)
+        raise self._refusal(kind, started, lost)
 
     def _step_out(self, slot: Sleeper[C]) -> None:
         """An exception ended a wait. What was handed over goes on to the next."""
@@ -668,10 +691,12 @@ class Pool(Generic[C]):
 
         Never switches; works in hub callbacks, finalisers and ``finally`` clauses.
 
-        The holder gives back: a stale release by a former holder must not end the
-        loan of the present one. To let another greenlet do it, :meth:`transfer` the
-        loan first. The hub may release anything, and anybody what a dead greenlet
-        held.
+        The holder gives back, and for it any greenlet that has never called
+        :meth:`acquire` itself, unless the pool's *owner_only* is True. A greenlet that
+        borrows gives back only what it holds, because a second release must not end
+        the loan of the next borrower; :meth:`transfer` the loan to it first. What was
+        borrowed by a ``with`` block is given back by its block or its holder. The hub
+        gives back every bare loan, and any greenlet what a dead greenlet held.
 
         :param conn: what :meth:`acquire` returned.
         :param bool anyone: do not ask who releases; for adapters whose own interface
@@ -780,13 +805,22 @@ class Pool(Generic[C]):
         holder = entry.holder() if entry.holder is not None else None
         current = getcurrent()
         if holder is not current and holder is not None and not holder.dead:
-            if not anyone and current is not gevent.get_hub():
+            if not anyone and not self._may_help(entry, current):
                 raise ConnectionNotFoundError(
                     f"lent to {holder!r}, not to the caller {current!r}: {conn!r}; "
                     "transfer() hands a loan over"
                 )
         self._stock.end_loan(entry)
         return entry
+
+    def _may_help(self, entry: Entry[C], current: greenlet) -> bool:
+        """Whether *current* may give back what another greenlet holds."""
+        if entry.block is not None:
+            return False
+        if current is get_hub():
+            return True
+        # One that borrows itself may be releasing for the second time.
+        return not self._owner_only and id(current) not in self._holders.known
 
     def _check_thread(self) -> None:
         if self._home != get_ident():
@@ -1017,6 +1051,7 @@ _PREFACE: dict[type[PoolExhaustedError], str] = {
 def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
     # The copies of the parent's greenlets must not be woken by what is closed here.
     with sockets.after_fork():
+        waiting.clear()
         for pool in list(_pools):
             pool._forked()
 

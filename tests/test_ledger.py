@@ -577,57 +577,6 @@ def test_connections_are_opened_for_those_who_wait_in_turn():
     assert ledger.undialled() is first
 
 
-# Deadlock.
-
-
-def held_by(ledger, name):
-    entry = lent(ledger)
-    entry.holder = lambda: name
-    return entry
-
-
-def test_it_is_a_deadlock_when_all_holders_wait():
-    """Then nobody is left who could give anything back."""
-    ledger = make(max_connections=2)
-    for name in "ab":
-        held_by(ledger, name)
-    assert not ledger.is_deadlocked()
-    ledger.join(Slot("a"))
-    assert not ledger.is_deadlocked()
-    ledger.join(Slot("b"))
-    assert ledger.is_deadlocked()
-    ledger.leave(ledger.line["a"])
-    assert not ledger.is_deadlocked()
-
-
-def test_it_is_no_deadlock_while_there_is_room():
-    """A place that is free, or about to be, will serve the line."""
-    ledger = make(max_connections=3)
-    for name in "ab":
-        held_by(ledger, name)
-        ledger.join(Slot(name))
-    assert not ledger.is_deadlocked()
-    closing = held_by(ledger, "a")
-    assert ledger.is_deadlocked()
-    ledger.move(closing, CLOSING)
-    assert not ledger.is_deadlocked()
-
-
-@pytest.mark.parametrize("holder", [None, lambda: None], ids=["unnamed", "gone"])
-def test_it_is_no_deadlock_while_a_loan_is_nobodys(holder):
-    """Anybody may give it back, or it is about to be taken back."""
-    ledger = make(max_connections=2)
-    held_by(ledger, "a")
-    lent(ledger).holder = holder
-    ledger.join(Slot("a"))
-    assert not ledger.is_deadlocked()
-
-
-def test_an_empty_pool_is_no_deadlock():
-    """Nobody holds, nobody waits."""
-    assert not make().is_deadlocked()
-
-
 # Everything at once: as the pool uses it, beside a model too simple to be wrong.
 
 

@@ -143,6 +143,59 @@ def test_a_stale_release_does_not_end_the_loan_of_the_next_borrower(pool):
     borrower.kill()
 
 
+@pytest.mark.parametrize("end", ["release", "drop"])
+def test_a_greenlet_that_does_not_borrow_may_give_back_for_another(pool, end):
+    """A worker that a connection was handed to: so it was with gsocketpool."""
+    conn = pool.acquire()
+    gevent.spawn(getattr(pool, end), conn).get()
+    gevent.idle()
+    assert pool.lent_connections() == []
+    assert (conn.end is None) is (end == "release")
+    with pytest.raises(ConnectionNotFoundError):
+        pool.release(conn)
+
+
+@pytest.mark.parametrize("reclaim", [True, False])
+@pytest.mark.parametrize("end", ["release", "drop"])
+def test_a_greenlet_that_borrows_gives_back_only_what_it_holds(pool, end, reclaim):
+    """It may have given it back before, and another greenlet has it now."""
+    stale = pool.acquire(reclaim=reclaim)
+    pool.release(stale)
+    keeper = gevent.spawn(lambda: (pool.acquire(), gevent.get_hub().switch()))
+    gevent.idle()
+    with pytest.raises(ConnectionNotFoundError, match="lent to"):
+        getattr(pool, end)(stale)
+    assert pool.lent_connections() == [stale]
+    keeper.kill()
+
+
+def test_with_owner_only_no_other_greenlet_gives_back():
+    """The strict rule, for programs that never hand a connection to another."""
+    pool = Pool(ScriptedConnector(), owner_only=True)
+    conn = pool.acquire()
+    helper = gevent.spawn(
+        lambda: pytest.raises(ConnectionNotFoundError, pool.drop, conn)
+    )
+    helper.get()
+    pool.release(conn)
+
+
+def test_what_a_block_borrowed_is_given_back_by_no_other_greenlet(pool):
+    """Its block does that; neither a worker nor the hub knows how it was left."""
+    with pool.connection() as conn:
+        refused = []
+
+        def try_it():
+            with pytest.raises(ConnectionNotFoundError) as caught:
+                pool.release(conn)
+            refused.append(caught)
+
+        gevent.spawn(try_it)
+        gevent.get_hub().loop.run_callback(try_it)
+        gevent.idle()
+        assert len(refused) == 2 and pool.lent_connections() == [conn]
+
+
 def test_an_adapter_may_release_for_anyone(pool):
     """Interfaces that know no owner can be served."""
     conn = gevent.spawn(pool.acquire, reclaim=False).get()

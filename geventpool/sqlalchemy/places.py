@@ -119,12 +119,6 @@ class Places(Pool[Record]):
         self.loop: Any = None
         super().__init__(RecordConnector(pool), lifo=use_lifo, **options)
 
-    def _begin(self, max_connections: int) -> None:
-        super()._begin(max_connections)
-        # Any greenlet may give a connection of SQLAlchemy's back, so that all holders
-        # wait is no proof that they do in vain.
-        self._ledger.is_deadlocked = _never  # type: ignore[method-assign]
-
     # Borrowing
 
     def _wait_for_one(
@@ -271,7 +265,3 @@ class Places(Pool[Record]):
         for record in self.idle_connections():
             if id(record) not in kept:
                 self.drop(record)
-
-
-def _never() -> bool:
-    return False
