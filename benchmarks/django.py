@@ -326,9 +326,3 @@ def _most(server: Any) -> int:
     rows = server.ask("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
     # One of them is the one that asks.
     return int(rows[0][1]) - 1
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    sys.exit(main(["django", *sys.argv[1:]]))

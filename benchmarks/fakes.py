@@ -35,22 +35,23 @@ class Fake:
         conn.connect()
         return conn
 
-    def connect(self) -> None:
-        """Do nothing: it is connected."""
+    def connect(self, *args: Any) -> None:
+        """Do nothing."""
 
     def disconnect(self, *args: Any) -> None:
         """Do nothing."""
+
+    commit = rollback = cursor = re_auth = connect
 
     def should_reconnect(self, timeout: float = 0) -> bool:
         """Return False."""
         return False
 
+    can_read = is_expired = should_reconnect
+
     def is_connected(self) -> bool:
         """Return True."""
         return True
-
-    # The same by the names of other pools.
-    can_read = is_expired = should_reconnect
 
     def open(self) -> None:
         """Connect."""
@@ -59,11 +60,6 @@ class Fake:
     def close(self) -> None:
         """Disconnect."""
         self.disconnect()
-
-    def commit(self) -> None:
-        """Do nothing."""
-
-    rollback = cursor = re_auth = commit
 
 
 class FakeServer:
@@ -102,7 +98,7 @@ class SlowFake(Fake):
         super().__init__()
         self.is_up = False
 
-    def connect(self) -> None:
+    def connect(self, *args: Any) -> None:
         """Dial, unless connected. May switch."""
         if not self.is_up:
             self.server.accept()
@@ -138,9 +134,7 @@ class FakeConnector(Connector[Fake]):
         """Disconnect."""
         conn.disconnect()
 
-    def discard(self, conn: Fake) -> None:
-        """Disconnect."""
-        conn.disconnect()
+    discard = close
 
 
 class FakeDbApi:

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
@@ -20,26 +19,15 @@ from typing import Any
 
 import gevent
 
-#: The packages whose versions belong beside every number.
+#: The packages whose versions are saved with the numbers.
 PACKAGES = (
-    "geventpool",
-    "gevent",
-    "greenlet",
-    "redis",
-    "hiredis",
-    "PyMySQL",
-    "SQLAlchemy",
-    "DBUtils",
-    "gsocketpool",
-    "pymysql-pool",
-    "geventhttpclient",
-    "psycopg-pool",
+    *("geventpool", "gevent", "greenlet", "redis", "hiredis", "PyMySQL", "SQLAlchemy"),
+    *("DBUtils", "gsocketpool", "pymysql-pool", "geventhttpclient", "psycopg-pool"),
 )
 
 #: Running tasks per core above which the machine counts as busy.
 BUSY = 0.5
 
-CPU_INFO = Path("/proc/cpuinfo")
 SYS_CPU = Path("/sys/devices/system/cpu")
 
 
@@ -48,6 +36,7 @@ def collect(arguments: list[str]) -> dict[str, Any]:
 
     :param arguments: what followed ``python -m benchmarks``.
     """
+    loop = type(gevent.get_hub().loop)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": platform.machine(),
@@ -55,10 +44,10 @@ def collect(arguments: list[str]) -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "load": _load(),
+        "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
-        "loop": _loop(),
+        "loop": f"{loop.__module__}.{loop.__qualname__}",
         "packages": {name: _version(name) for name in PACKAGES},
         "command": " ".join(["python -m benchmarks", *arguments]),
         "warnings": list(warnings()),
@@ -67,18 +56,17 @@ def collect(arguments: list[str]) -> dict[str, Any]:
 
 def cpu_model() -> str:
     """Return the name of the processor."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(), re.M)
-    except OSError:
-        found = None
+    found = re.search(
+        r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")) or "", re.M
+    )
     name = found.group(1) if found else platform.processor() or platform.machine()
     return " ".join(name.split())
 
 
 def warnings() -> Iterator[str]:
     """Yield what makes the numbers less steady now."""
-    load, cores = _load(), os.cpu_count() or 1
-    if load is not None and load > BUSY * cores:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > BUSY * cores:
         yield f"the machine is busy with other work: load {load:.1f} on {cores} cores"
     governor = _read(SYS_CPU / "cpu0/cpufreq/scaling_governor")
     if governor not in (None, "performance"):
@@ -89,22 +77,8 @@ def warnings() -> Iterator[str]:
         yield "the clock may be faster for some time: turbo boost is on"
     if sys.gettrace() is not None or sys.getprofile() is not None:
         yield "a tracer or profiler is active"
-    if sysconfig.get_config_var("Py_DEBUG"):
-        yield "this is a debug build of Python"
     if sys.flags.dev_mode or "PYTHONMALLOC" in os.environ:
         yield "Python runs in a debug mode"
-
-
-def _load() -> float | None:
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None
-
-
-def _loop() -> str:
-    kind = type(gevent.get_hub().loop)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _read(path: Path) -> str | None:

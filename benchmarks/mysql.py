@@ -12,11 +12,12 @@ transaction back, and PooledDB pings too. Further rows show the pools with less.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 import gevent
@@ -143,21 +144,25 @@ def patient(pool: PoolAdapter) -> PoolAdapter:
     return replace(pool, acquire=acquire)
 
 
-def _looped(pool: PoolAdapter, kind: Kind, times: int) -> None:
-    loan, deed = pool.block or pool.loan, kind.deed
-    commits = kind.autocommit or pool.commits
+def _looped(pool: PoolAdapter, deed: Deed, times: int) -> None:
+    loan = pool.block or pool.loan
     for _ in range(times):
         with loan() as conn:
             deed(conn)
-            if not commits:
-                conn.commit()
 
 
-def _owned(conn: Any, kind: Kind, times: int) -> None:
+def repeat(deed: Deed, conn: Any, times: int) -> None:
+    """Do the same again and again over one connection. May switch."""
     for _ in range(times):
-        kind.deed(conn)
-        if not kind.autocommit:
-            conn.commit()
+        deed(conn)
+
+
+def _committing(deed: Deed) -> Deed:
+    def committed(conn: Any) -> None:
+        deed(conn)
+        conn.commit()
+
+    return committed
 
 
 def joined(works: list[Callable[[], object]], loans: int) -> Sample:
@@ -190,18 +195,40 @@ def rate(sample: Sample) -> float:
 def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) -> None:
     options = {**options, "autocommit": kind.autocommit}
     loans = max(3, int(LOANS * scale.seconds / 5))
+    whole = kind.deed if kind.autocommit else _committing(kind.deed)
     pools = _contestants(options)
     with _own_connections(options) as own:
-        alone = [partial(_owned, conn, kind, loans) for conn in own]
+        alone = [partial(repeat, whole, conn, loans) for conn in own]
         turns = {NO_POOL: partial(joined, alone, loans)}
         for name, pool in pools.items():
-            works = [partial(_looped, pool, kind, loans)] * CONNECTIONS
-            turns[name] = partial(joined, works, loans)
+            # Our block commits at its end.
+            deed = kind.deed if pool.commits else whole
+            turns[name] = sharing(pool, deed, loans)
         series = interleave(turns, scale.rounds, kind.title)
     adapters.close(*pools.values())
     best = best_of(series, RIVALS, rate)
+    section = throughput_section(series, kind.title, best)
+    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
+    report.sections.append(section)
+    for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
+        if limit is not None:
+            over = ratio_between(series, OURS, other, rate)
+            report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
+
+
+def sharing(
+    pool: PoolAdapter, deed: Deed, loans: int, greenlets: int = CONNECTIONS
+) -> Callable[[], Sample]:
+    """Return a turn of greenlets, each of which has so many loans."""
+    return partial(joined, [partial(_looped, pool, deed, loans)] * greenlets, loans)
+
+
+def throughput_section(
+    series: dict[str, Series[Sample]], what: str, best: str | None
+) -> Section:
+    """Return the table of a throughput."""
     section = Section(
-        f"{kind.title}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
+        f"{what}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
         floor=NO_POOL,
         best=best,
     )
@@ -210,13 +237,7 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
         Column("loans/s", rate, "1/s", True, spread=True, ratios=ratios),
         Column("CPU of a loan", lambda sample: sample.cpu_each),
     ]
-    section.fill(series, columns)
-    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
-    report.sections.append(section)
-    for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
-        if limit is not None:
-            over = ratio_between(series, OURS, other, rate)
-            report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
+    return section.fill(series, columns)
 
 
 # 200 greenlets on 10 connections
@@ -230,48 +251,61 @@ class Crowd:
     p99: float
 
 
-def crowd_columns(ratios: Mapping[str, str | None]) -> list[Column]:
-    """Return the columns of a table of crowds."""
-    return [
-        Column("p99 of a loan", lambda crowd: crowd.p99, spread=True, ratios=ratios),
-        Column("loans/s", lambda crowd: crowd.throughput, "1/s", is_measured=False),
-    ]
-
-
 def _add_waits(report: Report, options: Options, scale: Scale) -> None:
     pools = _contestants(options)
-    turns = {name: partial(_crowd, pool, scale) for name, pool in pools.items()}
+    turns = {name: partial(crowd, pool, ask, scale) for name, pool in pools.items()}
     series = interleave(turns, scale.rounds, "waits")
     adapters.close(*pools.values())
     best = best_of(series, FIRM, lambda crowd: -crowd.p99)
+    add_waits(report, series, "SELECT 1 in autocommit", scale, OURS, best)
+
+
+def add_waits(
+    report: Report,
+    series: dict[str, Series[Crowd]],
+    what: str,
+    scale: Scale,
+    ours: str,
+    best: str | None,
+) -> None:
+    """Add the table of many greenlets, and the target of ours."""
     section = Section(
-        f"SELECT 1 in autocommit, {scale.crowd} greenlets on {CONNECTIONS} connections",
-        best=best,
+        f"{what}, {scale.crowd} greenlets on {CONNECTIONS} connections", best=best
     )
-    section.fill(series, crowd_columns({"to the best peer": best}))
-    section.notes.append("to the best peer: of " + ", ".join(FIRM))
+    ratios = {f"to {best}": best}
+    columns = [
+        Column("p99 of a loan", lambda crowd: crowd.p99, spread=True, ratios=ratios),
+        Column("loans/s", lambda crowd: crowd.throughput, "1/s", is_measured=False),
+    ]
+    section.fill(series, columns)
     section.notes.append("a loan: from acquire to the end of release")
     report.sections.append(section)
     if best is not None:
-        over = ratio_between(series, OURS, best, lambda crowd: crowd.p99)
-        report.target(f"p99 of {OURS} to {best}", over, 0.2)
+        over = ratio_between(series, ours, best, lambda crowd: crowd.p99)
+        report.target(f"p99 of {ours} to {best}", over, 0.2)
 
 
-def _crowd(pool: PoolAdapter, scale: Scale) -> Crowd:
+def crowd(
+    pool: PoolAdapter, deed: Deed, scale: Scale, loans: int | None = None
+) -> Crowd:
+    """Let many greenlets have loans, for some time or so many each. May switch."""
     loan = pool.block or pool.loan
     waits: list[float] = []
     began = time.perf_counter()
     until = began + scale.seconds / 2
 
     def work() -> None:
-        while (asked := time.perf_counter()) < until:
+        for _ in count() if loans is None else range(loans):
+            asked = time.perf_counter()
+            if loans is None and asked > until:
+                return
             with loan() as conn:
-                ask(conn)
+                deed(conn)
             waits.append(time.perf_counter() - asked)
 
-    crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
-    gevent.joinall(crowd, timeout=60, raise_error=True)
-    gevent.killall(crowd)
+    greenlets = [gevent.spawn(work) for _ in range(scale.crowd)]
+    gevent.joinall(greenlets, timeout=60, raise_error=True)
+    gevent.killall(greenlets)
     waits.sort()
     took = time.perf_counter() - began
     return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
@@ -336,19 +370,15 @@ def _blocked(work: Callable[[], object], times: int = 1) -> float:
 def _add_modes(report: Report, options: Options, scale: Scale) -> None:
     modes = {
         f"reset={reset!r}, {'autocommit' if autocommit else 'commit'}": (
-            adapters.our_mysql(1, reset=reset, autocommit=autocommit, **options),
-            replace(KINDS[0], autocommit=autocommit),
+            adapters.our_mysql(1, reset=reset, autocommit=autocommit, **options)
         )
         for autocommit in (True, False)
         for reset in ("session", "rollback", None)
     }
     loans = max(3, int(LOANS * scale.seconds))
-    turns = {
-        name: partial(joined, [partial(_looped, pool, kind, loans)], loans)
-        for name, (pool, kind) in modes.items()
-    }
+    turns = {name: sharing(pool, ask, loans, 1) for name, pool in modes.items()}
     series: dict[str, Series[Sample]] = interleave(turns, scale.rounds, "resets")
-    adapters.close(*(pool for pool, _ in modes.values()))
+    adapters.close(*modes.values())
     section = Section("what a reset costs: SELECT 1 by one greenlet on one connection")
     none = "reset=None, autocommit"
     column = Column(
@@ -357,11 +387,3 @@ def _add_modes(report: Report, options: Options, scale: Scale) -> None:
     section.fill(series, [column], first="mode")
     section.notes.append("'session' is the default: no state of a session is passed on")
     report.sections.append(section)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.__main__ import main
-
-    sys.exit(main(["mysql", *sys.argv[1:]]))

@@ -63,7 +63,7 @@ class Flood:
 
 @dataclass
 class Request:
-    """One request: when it arrived, when its reply came in time, was it refused."""
+    """One request: when it was due, when its reply came in time, was it refused."""
 
     arrived: float
     replied: float | None = None
@@ -117,10 +117,9 @@ def flood(build: Builder, rate: float, seconds: float) -> Flood:
     # By then the first callers have given up, and the load is steady.
     begin = due + 2 * PATIENCE
     end = begin + seconds
-    while due < end:
-        due += chance.expovariate(rate * CAPACITY)
+    while (due := due + chance.expovariate(rate * CAPACITY)) < end:
         gevent.sleep(max(0.0, due - time.perf_counter()))
-        requests.append(Request(time.perf_counter()))
+        requests.append(Request(due))
         greenlets.append(gevent.spawn(requests[-1].run, pool))
     gevent.joinall(greenlets, timeout=2 * PATIENCE)
     cpu = time.process_time() - cpu

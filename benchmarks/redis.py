@@ -4,7 +4,8 @@ First 10 greenlets on 10 connections, so that nobody ever waits, beside 10 clien
 have a connection each and no pool (``single_connection_client``). They GET, and then
 send pipelines of ten. Then many greenlets on 10 connections, asking again and again
 without a pause: GET, and then a mixture of reads, writes, pipelines, replies of 50 kB,
-and a few commands that block for 5 ms. The peers are the pools of redis-py. Its
+and a few commands that block for 5 ms. Last GET by 1 to 200 greenlets, and of larger
+values, beside a connection for each greenlet. The peers are the pools of redis-py. Its
 ``ConnectionPool`` refuses when there is no idle connection, and is asked again after
 half a millisecond.
 
@@ -32,7 +33,7 @@ import redis
 from redis.utils import HIREDIS_AVAILABLE
 
 from benchmarks.adapters.base import BLOCKING, OURS, PLAIN
-from benchmarks.report import Column, Report, Section
+from benchmarks.report import Column, Report, Section, ratio
 from benchmarks.rounds import Scale, Series, interleave, ratio_between
 from geventpool.redis import ConnectionPool
 from tests.servers import RedisServer
@@ -41,10 +42,8 @@ CONNECTIONS = 10
 
 #: Ours, by its row, with the options that differ from the defaults. Another mode of the
 #: pool becomes a row here.
-VARIANTS: dict[str, dict[str, Any]] = {
-    OURS: {},
-    "geventpool, auto_pipeline": {"auto_pipeline": True},
-}
+SHARED = "geventpool, auto_pipeline"
+VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, SHARED: {"auto_pipeline": True}}
 
 #: Clients without a pool.
 OWN = "a connection each"
@@ -135,6 +134,7 @@ def run(scale: Scale) -> Report:
         over = ratio_between(series, OURS, BLOCKING, lambda turn: turn.latency(0.99))
         report.target("p99 latency to redis-py's pool", over, 0.1)
         measure("the mixture", Mixture(), scale.crowd, first)
+        _add_greenlets(report, scale, server, clients)
     return report
 
 
@@ -287,6 +287,76 @@ def _turn(
     gevent.killall(asking)
     wall, cpu = clock() - began, time.process_time() - cpu
     return Turn(wall, cpu, greenlets, latencies, refused, unserved)
+
+
+#: Greenlets of the last table, and bytes of the values.
+GREENLETS, SIZES = (1, 10, 50, 200), (64, 1_000, 10_000, 100_000)
+
+
+SHARED_TARGETS = (
+    ("1 greenlets, 64 bytes", OWN, 1.0),
+    ("50 greenlets, 64 bytes", OWN, 3.0),
+    ("50 greenlets, 64 bytes", BLOCKING, 6.0),
+    ("50 greenlets, 100000 bytes", OWN, 0.9),
+)
+
+
+def _add_greenlets(
+    report: Report,
+    scale: Scale,
+    server: RedisServer,
+    clients: dict[str, list[redis.Redis]],
+) -> None:
+    """Measure GET by few and many greenlets, each with a connection in one row."""
+    where = _placements()[-1]
+    sizes = [size for size in GREENLETS if size <= scale.crowd]
+    cases = [(64, number) for number in sizes]
+    cases += [(size, min(50, scale.crowd)) for size in SIZES[1:]]
+    address: dict[str, Any] = {"host": server.host, "port": server.port}
+    more = [
+        redis.Redis(single_connection_client=True, **address)
+        for _ in range(max(number for _, number in cases) - CONNECTIONS)
+    ]
+    contestants = {**clients, OWN: [*clients[OWN], *more]}
+    del contestants[PLAIN]
+    series: dict[str, Series[Turn]] = {}
+    try:
+        for size, number in cases:
+            clients[OWN][0].set("key", "v" * size)
+            case = f"{number} greenlets, {size} bytes"
+            turns = {
+                f"{name}, {case}": partial(_turn, each, number, scale.seconds / 4, get)
+                for name, each in contestants.items()
+            }
+            with placed(server, where):
+                series |= interleave(turns, scale.long_rounds, case)
+    finally:
+        for client in more:
+            client.close()
+            client.connection_pool.disconnect()
+    columns = ["pool", *(f"{number}, {size} B" for size, number in cases)]
+    section = Section(f"GET/s by greenlets and bytes, {where}", columns, floor=OWN)
+    section.key = "GET by greenlets and bytes"
+    for name in contestants:
+        row = []
+        for size, number in cases:
+            case = f"{number} greenlets, {size} bytes"
+            mine, own = f"{name}, {case}", f"{OWN}, {case}"
+            over = ratio_between(series, mine, own, _throughput)
+            rate = (
+                f"{series[mine].spread(_throughput).median:,.0f}" if over else "failed"
+            )
+            row.append(rate if over is None or name == OWN else f"{rate} {ratio(over)}")
+            section.measure(
+                {name: series[mine]}, f"GET/s, {case}", _throughput, "1/s", True
+            )
+        section.add(name, *row)
+    section.notes.append("the ratio: to a connection for each greenlet")
+    report.sections.append(section)
+    for case, other, limit in SHARED_TARGETS:
+        mine, theirs = f"{SHARED}, {case}", f"{other}, {case}"
+        over = ratio_between(series, mine, theirs, _throughput)
+        report.target(f"{mine}, to {other}", over, limit, at_least=True)
 
 
 def _section(title: str, series: Turns, what: str, where: str) -> Section:

@@ -10,25 +10,25 @@ the connection is closed. That is a second round trip for every contestant.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
-import gevent
-
+from benchmarks.adapters import PoolAdapter
 from benchmarks.mysql import (
     CONNECTIONS,
     LOANS,
     NO_POOL,
-    Crowd,
-    crowd_columns,
+    add_waits,
+    crowd,
     joined,
     rate,
+    repeat,
+    sharing,
+    throughput_section,
 )
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Sample, Scale, interleave, ratio_between, timed
+from benchmarks.rounds import Scale, interleave, ratio_between
 
 OURS = "GreenletPool"
 STOCK = "QueuePool"
@@ -37,7 +37,8 @@ RESET = "GreenletPool, session reset"
 #: Loans without a server are so much cheaper.
 BARE = 20
 
-#: Loans of each of many greenlets, at full scale.
+#: Loans of each of many greenlets, at full scale. Not for a fixed time: then the few
+#: greenlets that a pool prefers would have most of the loans.
 JOB = 15
 
 
@@ -51,12 +52,17 @@ def run(scale: Scale) -> Report:
         )
         url = f"mysql+pymysql://{account}"
         _add_throughput(report, url, scale)
-        _add_waits(report, url, scale)
+        pools = _contestants(url)
+        loans = max(10, int(JOB * scale.seconds))
+        turns = {
+            name: partial(crowd, pool, ask, scale, loans)
+            for name, pool in pools.items()
+        }
+        series = interleave(turns, scale.long_rounds, "waits")
+        _close(pools)
+        add_waits(report, series, f"SELECT 1, {loans} times each", scale, OURS, STOCK)
     _add_bare(report, scale)
     return report
-
-
-# The contestants
 
 
 def engine(url: str, pool: str = OURS, **options: Any) -> Any:
@@ -75,108 +81,60 @@ def engine(url: str, pool: str = OURS, **options: Any) -> Any:
     )
 
 
-def _contestants(url: str) -> dict[str, Any]:
+def _adapter(name: str, one: Any) -> PoolAdapter:
+    return PoolAdapter(
+        name, one.connect, lambda conn: conn.close(), one.dispose, one.connect
+    )
+
+
+def _contestants(url: str) -> dict[str, PoolAdapter]:
     clean = engine(url, pool_reset_on_return=None)
     import_module("geventpool.sqlalchemy").reset_session_on_return(clean)
-    return {
+    engines = {
         OURS: engine(url),
         STOCK: engine(url, STOCK),
         f"{STOCK}, pre_ping": engine(url, STOCK, pool_pre_ping=True),
         RESET: clean,
     }
+    return {name: _adapter(name, one) for name, one in engines.items()}
 
 
-def _query() -> Callable[[Any], object]:
-    statement = import_module("sqlalchemy").text("SELECT 1")
-    return lambda conn: conn.execute(statement).scalar()
+def _close(pools: dict[str, PoolAdapter]) -> None:
+    for pool in pools.values():
+        pool.close()
 
 
-# 10 greenlets on 10 connections
+@cache
+def _query() -> Any:
+    return import_module("sqlalchemy").text("SELECT 1")
+
+
+def ask(conn: Any) -> None:
+    """Send one small query. May switch."""
+    conn.execute(_query()).scalar()
+
+
+def _ask_and_end(conn: Any) -> None:
+    ask(conn)
+    conn.rollback()
 
 
 def _add_throughput(report: Report, url: str, scale: Scale) -> None:
-    engines = _contestants(url)
-    ask = _query()
+    pools = _contestants(url)
     loans = max(3, int(LOANS * scale.seconds / 8))
     owner = engine(url, STOCK)
     own = [owner.connect() for _ in range(CONNECTIONS)]
-
-    def keep(conn: Any) -> None:
-        for _ in range(loans):
-            ask(conn)
-            conn.rollback()
-
-    def share(engine: Any) -> None:
-        for _ in range(loans):
-            with engine.connect() as conn:
-                ask(conn)
-
-    turns = {NO_POOL: partial(joined, [partial(keep, conn) for conn in own], loans)}
-    for name, one in engines.items():
-        turns[name] = partial(joined, [partial(share, one)] * CONNECTIONS, loans)
+    alone = [partial(repeat, _ask_and_end, conn, loans) for conn in own]
+    turns = {NO_POOL: partial(joined, alone, loans)}
+    turns.update({name: sharing(pool, ask, loans) for name, pool in pools.items()})
     series = interleave(turns, scale.rounds, "SELECT 1")
     for conn in own:
         conn.close()
-    for one in (owner, *engines.values()):
-        one.dispose()
-    section = Section(
-        f"SELECT 1, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
-        floor=NO_POOL,
-        best=STOCK,
-    )
-    ratios = {"to no pool": NO_POOL, f"to {STOCK}": STOCK}
-    column = Column("loans/s", rate, "1/s", True, spread=True, ratios=ratios)
-    report.sections.append(section.fill(series, [column]))
+    owner.dispose()
+    _close(pools)
+    report.sections.append(throughput_section(series, "SELECT 1", STOCK))
     over = ratio_between(series, OURS, STOCK, rate)
     report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
-
-
-# 200 greenlets on 10 connections
-
-
-def _add_waits(report: Report, url: str, scale: Scale) -> None:
-    engines = _contestants(url)
-    loans = max(10, int(JOB * scale.seconds))
-    turns = {name: partial(_job, one, scale, loans) for name, one in engines.items()}
-    series = interleave(turns, scale.long_rounds, "waits")
-    for one in engines.values():
-        one.dispose()
-    section = Section(
-        f"SELECT 1, {scale.crowd} greenlets on {CONNECTIONS} connections", best=STOCK
-    )
-    section.fill(series, crowd_columns({f"to {STOCK}": STOCK}))
-    section.notes.append("a loan: from acquire to the end of release")
-    section.notes.append(f"each greenlet has {loans} loans, one after another")
-    report.sections.append(section)
-    over = ratio_between(series, OURS, STOCK, lambda crowd: crowd.p99)
-    report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
-
-
-def _job(engine: Any, scale: Scale, loans: int) -> Crowd:
-    """Let every greenlet have the same number of loans.
-
-    Not for a fixed time: then the few greenlets that a pool prefers would have most of
-    the loans, and the percentile would not show the others.
-    """
-    ask = _query()
-    waits: list[float] = []
-
-    def work() -> None:
-        for _ in range(loans):
-            asked = time.perf_counter()
-            with engine.connect() as conn:
-                ask(conn)
-            waits.append(time.perf_counter() - asked)
-
-    began = time.perf_counter()
-    crowd = [gevent.spawn(work) for _ in range(scale.crowd)]
-    gevent.joinall(crowd, raise_error=True)
-    took = time.perf_counter() - began
-    waits.sort()
-    return Crowd(len(waits) / took, waits[int(len(waits) * 0.99)])
-
-
-# Borrowing and returning without a server
 
 
 class _Silent:
@@ -195,32 +153,20 @@ def _add_bare(report: Report, scale: Scale) -> None:
         for name in (OURS, STOCK)
     }
     turns = {
-        name: partial(_loop, one.raw_connection, loans) for name, one in engines.items()
+        name: partial(joined, [partial(_loop, one.raw_connection, loans)], loans)
+        for name, one in engines.items()
     }
     series = interleave(turns, scale.rounds, "a bare loan")
     for one in engines.values():
         one.dispose()
-    section = Section(
-        "raw_connection() and close() by one greenlet, connections that cost nothing",
-        best=STOCK,
+    title = (
+        "raw_connection() and close() by one greenlet, connections that cost nothing"
     )
     ratios = {f"to {STOCK}": STOCK}
     column = Column("a loan", lambda sample: sample.each, spread=True, ratios=ratios)
-    report.sections.append(section.fill(series, [column]))
+    report.sections.append(Section(title, best=STOCK).fill(series, [column]))
 
 
-def _loop(borrow: Callable[[], Any], loans: int) -> Sample:
-    def work() -> int:
-        for _ in range(loans):
-            borrow().close()
-        return loans
-
-    return timed(work)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.__main__ import main
-
-    sys.exit(main(["sqlalchemy", *sys.argv[1:]]))
+def _loop(borrow: Any, loans: int) -> None:
+    for _ in range(loans):
+        borrow().close()
