@@ -435,6 +435,20 @@ def test_a_failed_health_check_costs_the_connection(make, monkeypatch):
     assert wrapper.connection is kept
 
 
+def test_the_health_is_checked_once_in_a_request(make, monkeypatch):
+    """Before its first query, and not before each."""
+    wrapper = make(CONN_HEALTH_CHECKS=True)
+    wrapper.ensure_connection()
+    wrapper.close_at = None
+    wrapper.close_if_unusable_or_obsolete()
+    checks = []
+    monkeypatch.setattr(wrapper, "is_usable", lambda: checks.append(1) or True)
+    for _ in range(3):
+        assert value(wrapper, "SELECT 1") == 1
+    assert len(checks) == 1
+    wrapper.close()
+
+
 def test_an_idle_connection_that_was_killed_is_not_lent(make, migrated):
     """It is seen by its socket, without a round trip."""
     wrapper = make()
@@ -577,6 +591,13 @@ def test_other_settings_are_another_pool(make):
     other.settings_dict["OPTIONS"]["pool"] = {"max_connections": 2}
     second = other.pool
     assert second is not first and other.pool is second
+    # A change in place is a change as well.
+    second_settings = other.settings_dict["OPTIONS"]["pool"]
+    second_settings["max_connections"] = 3
+    third = other.pool
+    assert third is not second
+    other.close_pool()
+    second_settings["max_connections"] = 2
     for name in "NAME", "USER", "PASSWORD", "HOST", "PORT":
         elsewhere = wrapper.copy()
         elsewhere.settings_dict[name] = "3307" if name == "PORT" else "elsewhere"

@@ -83,6 +83,8 @@ def test_roles_and_databases_are_looked_for():
     [
         (err.OperationalError(2013, "Lost connection"), True),
         (err.OperationalError(2006, "gone away"), True),
+        (err.OperationalError(1053, "Server shutdown in progress"), True),
+        (err.OperationalError(4031, "disconnected for inactivity"), True),
         (ConnectionResetError(104, "reset"), True),
         (TimeoutError("late"), True),
         (err.OperationalError(1927, "Connection was killed"), False),

@@ -968,3 +968,30 @@ def test_an_address_to_bind_to_is_pymysqls_business(make_pool):
     """What we can't do PyMySQL does."""
     with make_pool(bind_address="127.0.0.1").connection() as conn:
         assert value(conn, "SELECT 1") == 1
+
+
+def test_a_block_that_said_nothing_is_not_rolled_back(through, proxy):
+    """An error before the first statement costs no round trip."""
+    pool = through(autocommit=False, reset=None)
+    with pool.connection():
+        pass
+    with pytest.raises(ZeroDivisionError), pool.connection():
+        raise ZeroDivisionError
+    assert b"ROLLBACK" not in b"".join(proxy.asked)
+
+
+def test_a_password_that_changes_is_asked_for_each_connection(
+    make_pool, mariadb_server
+):
+    """A token may have expired since the last one was opened."""
+    asked = []
+
+    def password():
+        asked.append(1)
+        return mariadb_server.password
+
+    pool = make_pool(password=password)
+    held = [pool.acquire() for _ in range(3)]
+    assert len(asked) == 3
+    for conn in held:
+        pool.release(conn)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+from gevent import socket
 from pymysql import err
 
+from geventpool import sockets
 from geventpool.mysql import NoServerError
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
@@ -189,3 +191,27 @@ def test_a_primary_that_refuses_is_the_one_to_be_heard(make_pool, pair):
     with pytest.raises(err.OperationalError) as refusal:
         pool.acquire()
     assert refusal.value.args[0] == 1045
+
+
+def test_a_host_that_failed_is_not_dialled_for_each_connection(
+    make_pool, mariadb_server, monkeypatch
+):
+    """Else each would begin with the whole time limit of a dead host."""
+    options = mariadb_server.client_options
+    alive = (options.pop("host"), options.pop("port"))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        dead = bound.getsockname()
+    dialled = []
+    dial = sockets.dial
+
+    def note(host, port, **more):
+        dialled.append(port)
+        return dial(host, port, **more)
+
+    monkeypatch.setattr(sockets, "dial", note)
+    pool = make_pool(hosts=[dead, alive], **options)
+    held = [pool.acquire() for _ in range(3)]
+    assert dialled.count(dead[1]) == 1
+    for conn in held:
+        pool.release(conn)

@@ -6,6 +6,7 @@ older ones too. So these tests tell it that any version will do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import gevent
 import pytest
 import redis
+from gevent.event import Event
 from redis._parsers import _HiredisParser, _RESP3Parser
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
@@ -236,3 +238,26 @@ def test_subscriptions_work_behind_a_cache(client: redis.Redis) -> None:
     assert subscription.get_message(timeout=5)["data"] == b"message"
     assert subscription.connection.next_health_check == 0
     subscription.close()
+
+
+def test_a_kill_while_others_read_pushes_costs_no_place(client: redis.Redis) -> None:
+    """A connection that was lent and not yet given to its user comes back."""
+    pool: Any = client.connection_pool
+    assert_all_places(pool)
+    rest = Event()
+
+    def take() -> None:
+        with contextlib.suppress(gevent.GreenletExit):
+            pool.get_connection()
+        rest.wait()
+
+    with pool._lock:
+        taker = gevent.spawn(take)
+        gevent.idle()
+        assert pool.stats().in_use == 1
+        taker.kill(block=False)
+        gevent.idle()
+    assert not taker.dead
+    assert pool.stats().in_use == 0
+    rest.set()
+    taker.join()

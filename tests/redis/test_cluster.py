@@ -297,3 +297,16 @@ def test_a_node_that_dies(own_cluster: Cluster) -> None:
     for each in client.get_primaries():
         assert_all_places(each.redis_connection.connection_pool)
     client.close()
+
+
+def test_no_more_pipelines_are_sent_than_a_node_has_connections(
+    cluster: Cluster,
+) -> None:
+    """Each takes a connection of several nodes: they would wait for each other."""
+    client = by_host(cluster.nodes[0], max_connections=1, timeout=5)
+    with client._turns():
+        job = gevent.spawn(client.pipeline().set("key", "value").execute)
+        gevent.idle()
+        assert not job.ready()
+    assert job.get(timeout=10) == [True]
+    client.close()
