@@ -1,4 +1,4 @@
-"""Whether a wait is in vain: its pool's holders wait themselves, for one another.
+"""Whether a wait cannot end: its pool's holders wait themselves, for one another.
 
 Knows ledgers and which greenlet waits for which of them; changes nothing.
 """

@@ -30,7 +30,7 @@ from weakref import ref
 
 import gevent
 from gevent import get_hub, getcurrent
-from gevent.monkey import get_original
+from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool import sockets
@@ -45,7 +45,8 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.holders import Holder, Holders
-from geventpool.ledger import FOREVER, IDLE, IN_USE, Entry, Reason, anyone
+from geventpool.home import Home, thread_of
+from geventpool.ledger import FOREVER, IDLE, IN_USE, Entry, Reason, State, anyone
 from geventpool.listeners import Audience, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import optional_seconds, seconds, whole
@@ -62,9 +63,6 @@ C = TypeVar("C")
 B = TypeVar("B", bound="Borrowed[Any]")
 
 log = logging.getLogger("geventpool")
-
-#: Of the thread. The patched one is of the greenlet.
-get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 #: A refusal names so many holders.
 NAMED = 5
@@ -318,6 +316,8 @@ class Pool(Generic[C]):
         self._closed = False
         self._begin(chosen.max_connections)
         _pools.add(self)
+        if chosen.min_connections or chosen.initial_connections:
+            self._check_thread()
         if chosen.min_connections:
             self._stock.keep_reaping()
         if chosen.initial_connections:
@@ -325,7 +325,7 @@ class Pool(Generic[C]):
 
     def _begin(self, max_connections: int) -> None:
         """Start with nothing: at construction, and in the child after a fork."""
-        self._home = get_ident()
+        self._home = Home()
         self._holders = Holders(self._holder_died, self._reclaim)
         stock = self._stock = self._make_stock(
             max_connections=max_connections, chore=self._holders.sweep
@@ -468,8 +468,7 @@ class Pool(Generic[C]):
 
     def _borrow(self, retry: int | None, timeout: float | None) -> Entry[C]:
         """An entry that is in use; its holder is still to be noted. *May switch.*"""
-        if self._home != get_ident():
-            raise self._foreign_thread()
+        self._check_thread()
         if timeout is not None:
             timeout = seconds("timeout", timeout)
         if retry is not None:
@@ -689,7 +688,9 @@ class Pool(Generic[C]):
     def release(self, conn: C, anyone: bool = False) -> None:
         """Give back a connection that is in step and clean.
 
-        Never switches; works in hub callbacks, finalisers and ``finally`` clauses.
+        Never switches; works in hub callbacks, finalisers and ``finally`` clauses, and
+        in any thread. In a thread that is not the pool's the loan ends a little later:
+        the event loop of the pool does it, if the loan is still the same then.
 
         The holder gives back, and for it any greenlet that has never called
         :meth:`acquire` itself, unless the pool's *owner_only* is True. A greenlet that
@@ -701,8 +702,8 @@ class Pool(Generic[C]):
         :param conn: what :meth:`acquire` returned.
         :param bool anyone: do not ask who releases; for adapters whose own interface
             has no such rule.
-        :raises ConnectionNotFoundError: not on loan to the caller. Nothing is changed.
-        :raises RuntimeError: called from a thread that is not the pool's.
+        :raises ConnectionNotFoundError: not on loan, or not the caller's to give back.
+            Nothing is changed.
         """
         current = getcurrent()
         holder = self._recent
@@ -727,20 +728,29 @@ class Pool(Generic[C]):
                 get_hub().loop.run_callback(self._stock.recover)
                 raise
             return
-        self._finish_loan(self._claim(conn, anyone), self._stock.take_back)
+        if self._home.is_this_thread:
+            self._finish_loan(self._claim(conn, anyone), self._stock.take_back)
+        else:
+            self._send_home(self._lent_to_other(conn, anyone), self._stock.take_back)
 
     def drop(self, conn: C, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
 
-        Never switches. A lent one is closed at once and without a goodbye, for nobody
-        knows what state it is in; its place is free.
+        Never switches; works wherever :meth:`release` does. A lent one is closed
+        without a goodbye, because nobody knows what state it is in. The caller's own is
+        closed at once. Another greenlet's is closed in a turn of the event loop of its
+        own, because the caller may be a finaliser; until then its place is taken.
 
         :param bool anyone: as for :meth:`release`.
-        :raises ConnectionNotFoundError: neither lent to the caller nor idle.
-        :raises RuntimeError: called from a thread that is not the pool's.
+        :raises ConnectionNotFoundError: neither idle nor the caller's to give back.
         """
-        self._check_thread()
         entry = self._ledger.entries.get(id(conn))
+        if not self._home.is_this_thread:
+            if entry is None or entry.conn is not conn or entry.state is not IDLE:
+                entry = self._lent_to_other(conn, anyone)
+            self._send_home(entry, self._part_with)
+            return
+        self._check_thread()
         if entry is not None and entry.conn is conn and entry.state is IDLE:
             self._finish_loan(entry, self._stock.retire, Reason.DROPPED)
         elif self._is_own(conn):
@@ -770,7 +780,7 @@ class Pool(Generic[C]):
 
         From then on it is for *greenlet* to give it back, and its death that ends the
         loan; a ``with`` block that the connection was borrowed in leaves it alone.
-        Never switches.
+        Never switches. In another thread as :meth:`release`.
 
         :param greenlet: may be one that has not yet started; None: nobody is the
             holder, anybody may give it back, and no death ends the loan.
@@ -779,16 +789,59 @@ class Pool(Generic[C]):
         """
         if greenlet is not None and not isinstance(greenlet, _Greenlet):
             raise TypeError(f"greenlet must be a greenlet or None, not {greenlet!r}")
+        if not self._home.is_this_thread:
+            entry = self._lent_to_other(conn)
+            self._send_home(entry, partial(self._hand_to, greenlet))
+            return
+        if greenlet is not None and thread_of(greenlet) is not thread_of(getcurrent()):
+            raise ValueError(
+                f"greenlet must be one of the pool's thread, not {greenlet!r}"
+            )
         self._check_thread()
         self._on_loan(conn)
-        # Before the loan is changed, for it may fail.
-        holder = None if greenlet is None else self._holders.enlist(greenlet)
-        entry = self._claim(conn)
-        if holder is None:
+        if greenlet is not None:
+            # Before the loan is changed, for it may fail.
+            self._holders.enlist(greenlet)
+        self._hand_to(greenlet, self._claim(conn))
+
+    def _hand_to(self, greenlet: greenlet | None, entry: Entry[C]) -> None:
+        if greenlet is None:
             entry.holder = anyone
         else:
-            entry.holder = holder
+            entry.holder = holder = self._holders.enlist(greenlet)
             holder.took(entry)
+
+    def _lent_to_other(self, conn: C, anyone: bool = False) -> Entry[C]:
+        """The entry of a loan that the caller, no greenlet of this thread, may end."""
+        entry = self._on_loan(conn)
+        if not anyone:
+            self._check_right(entry)
+        return entry
+
+    def _send_home(self, entry: Entry[C], work: Callable[..., object]) -> None:
+        """Have *work* deal with *entry* in the pool's thread, unless it changes."""
+        self._home.call(
+            self._arrive, entry, entry.state, entry.holder, entry.since, work
+        )
+
+    def _arrive(
+        self,
+        entry: Entry[C],
+        state: State,
+        holder: object,
+        since: float,
+        work: Callable[..., object],
+    ) -> None:
+        if (entry.state, entry.holder, entry.since) == (state, holder, since):
+            if state is IN_USE:
+                self._stock.end_loan(entry)
+            self._finish_loan(entry, work)
+
+    def _part_with(self, entry: Entry[C]) -> None:
+        if entry.state is IDLE:
+            self._stock.retire(entry, Reason.DROPPED)
+        else:
+            self._stock.discard(entry, Reason.DROPPED)
 
     def _on_loan(self, conn: C) -> Entry[C]:
         """The entry of a connection that somebody has borrowed."""
@@ -802,29 +855,47 @@ class Pool(Generic[C]):
         """The entry of a connection on loan, which is no longer its holder's."""
         self._check_thread()
         entry = self._on_loan(conn)
-        holder = entry.holder() if entry.holder is not None else None
-        current = getcurrent()
-        if holder is not current and holder is not None and not holder.dead:
-            if not anyone and not self._may_help(entry, current):
-                raise ConnectionNotFoundError(
-                    f"lent to {holder!r}, not to the caller {current!r}: {conn!r}; "
-                    "transfer() hands a loan over"
-                )
+        if not anyone:
+            self._check_right(entry)
         self._stock.end_loan(entry)
         return entry
+
+    def _check_right(self, entry: Entry[C]) -> None:
+        """See to it that the caller may end the loan of *entry*."""
+        holder = None if entry.holder is None else entry.holder()
+        current = getcurrent()
+        if holder is None or holder is current or holder.dead:
+            return
+        if not self._may_help(entry, current):
+            raise ConnectionNotFoundError(
+                f"lent to {holder!r}, not to the caller {current!r}: {entry.conn!r}; "
+                "transfer() hands a loan over"
+            )
 
     def _may_help(self, entry: Entry[C], current: greenlet) -> bool:
         """Whether *current* may give back what another greenlet holds."""
         if entry.block is not None:
             return False
-        if current is get_hub():
+        if current is get_hub_if_exists():
             return True
         # One that borrows itself may be releasing for the second time.
         return not self._owner_only and id(current) not in self._holders.known
 
     def _check_thread(self) -> None:
-        if self._home != get_ident():
-            raise self._foreign_thread()
+        """See to it that the calling thread is the pool's, and its hub the same."""
+        hub = get_hub_if_exists()
+        if hub is None or self._home.hub() is not hub:
+            if not self._home.is_this_thread:
+                raise self._foreign_thread()
+            if self._home.enter():
+                self._start_over()
+
+    def _start_over(self) -> None:
+        """Begin with nothing: the event loop was destroyed, and all that it served."""
+        for waiter in self._line:
+            waiting.pop(waiter, None)
+        self._forked()
+        self._home.enter()
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: keep its connection only if it is in step."""
@@ -974,9 +1045,11 @@ class Pool(Generic[C]):
         """
         stock = getattr(self, "_stock", None)
         if stock is not None:
-            # A greenlet that outlives many pools must not collect their links.
-            self._holders.disband()
-            stock.let_go()
+            if self._home.is_this_thread:
+                _let_go(self._holders, stock)
+            else:
+                # What the loop knows of, no other thread may touch.
+                self._home.call(_let_go, self._holders, stock)
 
     def _forked(self) -> None:
         """In the child: begin with nothing, and leave the parent's sockets alone."""
@@ -1036,6 +1109,13 @@ class Pool(Generic[C]):
         if self._stock.opener.breaker.paused and not state:
             state = " paused"
         return f"<{type(self).__name__} {self.name!r}{state} {counts(self._ledger)}>"
+
+
+def _let_go(holders: Holders, stock: Stock[Any]) -> None:
+    """Let go of what a pool kept that nobody knows any more. Never switches."""
+    # A greenlet that outlives many pools must not collect their links.
+    holders.disband()
+    stock.let_go()
 
 
 #: A name that a parameter called "greenlet" does not hide.

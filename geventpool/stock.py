@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -610,15 +611,19 @@ class Stock(Generic[C]):
 
         A copied greenlet of the parent runs on in the child. So the copied
         descriptors are closed, which the parent does not notice, and the greenlets
-        are told to end.
+        are told to end. Likewise if the loop was destroyed, which takes no calls.
         """
         ledger = self.ledger
-        self.staff.dismiss()
-        self.opener.close()
-        if self.reaper is not None:
-            self.reaper.stop()
-        if self.watch is not None:
-            self.watch.stop()
+        with suppress(AttributeError, ValueError):
+            self.staff.dismiss()
+        with suppress(AttributeError, ValueError):
+            self.opener.close()
+        with suppress(AttributeError, ValueError):
+            if self.reaper is not None:
+                self.reaper.stop()
+        with suppress(AttributeError, ValueError):
+            if self.watch is not None:
+                self.watch.stop()
         for entry in (*ledger.entries.values(), *ledger.opening):
             self.end_loan(entry)
             if entry.state is not OPENING:

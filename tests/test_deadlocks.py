@@ -43,7 +43,7 @@ def test_a_block_in_a_block_of_a_pool_of_one_is_refused_at_once() -> None:
 
 
 def test_a_bare_loan_proves_nothing_before_the_time_is_up() -> None:
-    """A worker may give it back, which it was handed to without a word."""
+    """A worker may give it back, and the pool knows nothing of the worker."""
     pool = made(max_connections=1)
     conn = pool.acquire()
     gevent.spawn(pool.release, conn)

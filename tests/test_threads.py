@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
-from geventpool import Pool, TcpConnection
+from geventpool import ConnectionNotFoundError, Pool, TcpConnection
 from geventpool.testing import (
     ScriptedConnection,
     ScriptedConnector,
@@ -54,11 +54,6 @@ DEEDS: dict[str, Callable[[Pool[Any], Any, Any], object]] = {
     "acquire unwatched": lambda pool, lent, idle: pool.acquire(reclaim=False),
     "acquire at once": lambda pool, lent, idle: pool.acquire(timeout=0),
     "a block": lambda pool, lent, idle: enter(pool),
-    "release": lambda pool, lent, idle: pool.release(lent),
-    "release for anyone": lambda pool, lent, idle: pool.release(lent, anyone=True),
-    "drop a lent one": lambda pool, lent, idle: pool.drop(lent),
-    "drop an idle one": lambda pool, lent, idle: pool.drop(idle),
-    "transfer": lambda pool, lent, idle: pool.transfer(lent, None),
     "drop_expired": lambda pool, lent, idle: pool.drop_expired(),
     "drain": lambda pool, lent, idle: pool.drain(),
     "resize": lambda pool, lent, idle: pool.resize(1),
@@ -104,6 +99,138 @@ def test_another_thread_is_refused_where_there_is_nothing_to_lend(
         thread(pool.acquire)
     assert pool.stats().waiting == 0
     pool.release(lent)
+
+
+#: What ends or changes a loan, how it is left then, and whether it may be used again.
+ENDS: dict[str, tuple[Callable[[Pool[Any], Any], object], str | None]] = {
+    "release": (lambda pool, conn: pool.release(conn), None),
+    "release for anyone": (lambda pool, conn: pool.release(conn, anyone=True), None),
+    "drop": (lambda pool, conn: pool.drop(conn), "discarded"),
+    "drop for anyone": (lambda pool, conn: pool.drop(conn, anyone=True), "discarded"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_another_thread_may_give_back(
+    thread: Callable[[Callable[[], Any]], Any], end: str
+) -> None:
+    """A finaliser runs wherever the collector does, and must not lose the place."""
+    pool = Pool(ScriptedConnector(), max_connections=1)
+    conn = pool.acquire()
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    work, mark = ENDS[end]
+    thread(lambda: work(pool, conn))
+    got = waiter.get()
+    assert conn.end == mark and (got is conn) is (mark is None)
+    pool.release(got)
+    check_capacity(pool)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_another_thread_ends_is_the_loan_that_it_saw(
+    thread: Callable[[Callable[[], Any]], Any], end: str
+) -> None:
+    """Not that of the next borrower, if the connection came back meanwhile."""
+    pool = Pool(ScriptedConnector(), max_connections=1)
+    conn = pool.acquire()
+    home, late = pool._home, Late()
+    pool._home = late  # type: ignore[assignment]
+    thread(lambda: ENDS[end][0](pool, conn))
+    pool._home = home
+    pool.release(conn)
+    assert pool.acquire() is conn
+    home.call(*late.calls)
+    gevent.idle()
+    assert conn.end is None and pool.lent_connections() == [conn]
+    pool.release(conn)
+
+
+class Late:
+    """A home that keeps what it is to call."""
+
+    is_this_thread = False
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def call(self, *call: Any) -> None:
+        self.calls.extend(call)
+
+
+def test_another_thread_may_drop_an_idle_connection(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """As its own would."""
+    pool = Pool(ScriptedConnector(), initial_connections=1)
+    (conn,) = pool.idle_connections()
+    thread(lambda: pool.drop(conn))
+    gevent.idle()
+    gevent.idle()
+    assert conn.end == "closed" and pool.size == 0
+
+
+def test_another_thread_may_hand_a_loan_over(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """To nobody, or to a greenlet of the pool's thread."""
+    pool = Pool(ScriptedConnector(), max_connections=1)
+    conn = pool.acquire()
+    keeper = gevent.spawn(gevent.get_hub().switch)
+    thread(lambda: pool.transfer(conn, keeper))
+    gevent.idle()
+    with pytest.raises(ConnectionNotFoundError):
+        pool.release(conn)
+    keeper.kill()
+    gevent.idle()
+    assert conn.end == "discarded"
+    conn = pool.acquire()
+    thread(lambda: pool.transfer(conn, None))
+    gevent.idle()
+    gevent.spawn(pool.release, conn).get()
+    assert pool.idle_connections() == [conn]
+
+
+def test_another_thread_may_not_end_what_is_not_its_own(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """The loan of a block, an ended one, a stranger's; with owner_only none at all."""
+    pool = Pool(ScriptedConnector())
+    strict = Pool(ScriptedConnector(), owner_only=True)
+    stale = pool.acquire()
+    pool.release(stale)
+    held = strict.acquire()
+    with pool.connection() as conn:
+        for owner, each in ((pool, conn), (pool, object()), (strict, held)):
+            with pytest.raises(ConnectionNotFoundError):
+                thread(lambda owner=owner, each=each: owner.release(each))
+        assert pool.lent_connections() == [conn]
+    with pytest.raises(ConnectionNotFoundError):
+        thread(lambda: pool.release(stale))
+    strict.release(held)
+
+
+def test_a_greenlet_of_another_thread_cannot_be_a_holder(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """It could never give back, and its end is never heard of."""
+    pool = Pool(ScriptedConnector())
+    conn = pool.acquire()
+    stranger = thread(gevent.getcurrent)
+    with pytest.raises(ValueError, match="greenlet must be one of the pool's thread"):
+        pool.transfer(conn, stranger)
+    pool.release(conn)
+
+
+def test_a_pool_that_is_forgotten_in_another_thread_lets_go_in_its_own(
+    thread: Callable[[Callable[[], Any]], Any],
+) -> None:
+    """The watchers of its sockets are the loop's, which no other thread may touch."""
+    pool = Pool(ScriptedConnector(), initial_connections=1)
+    (conn,) = pool.idle_connections()
+    thread(pool.__del__)
+    gevent.idle()
+    assert conn.end == "discarded"
 
 
 def test_another_thread_may_look(thread: Callable[[Callable[[], Any]], Any]) -> None:
@@ -153,8 +280,8 @@ def test_what_a_thread_tried_costs_the_loan_nothing(
         with pool.connection() as conn:
             conn.send(b"before")
             assert conn.recv() == b"before"
-            with pytest.raises(RuntimeError):
-                thread(lambda: pool.release(conn, anyone=True))
+            with pytest.raises(ConnectionNotFoundError):
+                thread(lambda: pool.release(conn))
             conn.send(b"after")
             assert conn.recv() == b"after"
         assert echo.accepted == 1

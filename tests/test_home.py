@@ -1,0 +1,99 @@
+"""The event loop that a pool belongs to: the same thread, and the same hub."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import gevent
+
+from geventpool.home import Home, thread_of
+from tests.peers import Echo, run_script
+
+
+def test_a_call_to_a_loop_that_is_gone_is_of_no_effect() -> None:
+    """A finaliser has nobody to raise it to."""
+    Home().call(print, "never")
+
+
+def test_a_thread_is_known_by_its_main_greenlet() -> None:
+    """Greenlets that have not started or have ended included."""
+    made = gevent.Greenlet(int)
+    main = thread_of(gevent.get_hub())
+    assert thread_of(made) is main
+    made.start()
+    made.join()
+    assert thread_of(made) is main
+
+
+def test_a_thread_with_the_number_of_one_that_ended_is_another() -> None:
+    """The system gives numbers again; the pool's loop went with its thread."""
+    assert (
+        run_script(
+            dedent("""
+            import threading
+            from geventpool import Pool
+            from geventpool.testing import ScriptedConnector
+
+            def make():
+                made.append(Pool(ScriptedConnector(), initial_connections=1))
+                idents.append(threading.get_ident())
+
+            def use():
+                if threading.get_ident() != idents[0]:
+                    return
+                try:
+                    made[0].acquire()
+                except RuntimeError as error:
+                    print("belongs to the event loop of another thread" in str(error))
+
+            made, idents = [], []
+            for work in [make, *[use] * 50]:
+                thread = threading.Thread(target=work)
+                thread.start()
+                thread.join()
+            print("done")
+            """)
+        ).replace("True\n", "")
+        == "done\n"
+    )
+
+
+def test_a_pool_begins_with_nothing_when_its_hub_was_destroyed() -> None:
+    """Its sockets belonged to the loop that is gone; its waiters never wake."""
+    with Echo() as echo:
+        script = dedent(f"""
+            import gevent
+            from geventpool import Pool, TcpConnection
+            from geventpool.deadlocks import waiting
+            from geventpool.testing import check, check_capacity
+
+            pool = Pool(TcpConnection, {echo.options!r}, 1, max_connections=2,
+                        min_connections=1, reap_interval=1)
+
+            def ask(conn):
+                conn.send(b"x")
+                return conn.recv()
+
+            def use():
+                with pool.connection() as conn:
+                    assert ask(conn) == b"x"
+                    gevent.sleep(0)
+
+            def round():
+                gevent.joinall([gevent.spawn(use) for _ in range(6)], raise_error=True)
+
+            round()
+            lent = pool.acquire(), pool.acquire()
+            stuck = gevent.spawn(pool.acquire)
+            gevent.idle()
+            assert pool.stats().waiting == 1
+            gevent.get_hub().destroy(destroy_loop=True)
+            round()
+            assert not waiting
+            check(pool)
+            check_capacity(pool)
+            pool.close()
+            print("done")
+            """)
+        assert run_script(script) == "done\n"
+        echo.wait_open(0)
