@@ -24,6 +24,7 @@ from geventpool.redis.errors import (
     TakenBackError,
     TooManyWaitingError,
 )
+from geventpool.redis.internals import check_members
 from geventpool.redis.pool import ConnectionPool
 from geventpool.redis.sentinel import (
     SentinelConnectionPool,
@@ -47,3 +48,5 @@ __all__ = [
     "TakenBackError",
     "TooManyWaitingError",
 ]
+
+check_members()

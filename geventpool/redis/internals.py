@@ -64,6 +64,7 @@ __all__ = [
     "SentinelProxy",
     "awaits_auth",
     "behind_cache",
+    "check_members",
     "default_retry",
     "fast_packer_of",
     "flush_cache",
@@ -118,6 +119,46 @@ class NoRecorder:
 
 #: redis-py's metrics: nothing is recorded while ``_metrics_collector`` is None.
 recorder: Any = module_of("redis.observability.recorder") or NoRecorder
+
+
+#: Without these replies could go astray or places be lost.
+_OF_CONNECTIONS = (
+    "_sock",
+    "_parser",
+    "_re_auth_token",
+    "connect",
+    "connect_check_health",
+    "disconnect",
+    "read_response",
+    "retry",
+    "send_command",
+)
+_OF_CLASSES = (
+    ("redis.client", "Redis._execute_command"),
+    ("redis.client", "PubSub.execute_command"),
+    ("redis.client", "Pipeline.immediate_execute_command"),
+    ("redis.client", "Monitor.next_command"),
+    ("redis.retry", "Retry.update_retries"),
+)
+
+
+def check_members() -> None:
+    """Look for the members of redis-py without which the pool would not be safe.
+
+    :raises ImportError: this version of redis-py has not all of them.
+    """
+    kind: Any = redis.connection.Connection
+    conn = kind()
+    lacking = [f"Connection.{n}" for n in _OF_CONNECTIONS if not hasattr(conn, n)]
+    for module, path in _OF_CLASSES:
+        name, member = path.split(".")
+        if not hasattr(getattr(module_of(module), name), member):
+            lacking.append(path)
+    if lacking:
+        raise ImportError(
+            f"geventpool.redis relies on {', '.join(lacking)}, which redis-py "
+            f"{redis.__version__} has not; see the versions that geventpool names"
+        )
 
 
 def default_retry() -> Retry:

@@ -137,6 +137,8 @@ class ConnectionPool(Returns):
         whole("max_in_flight", max_in_flight, 1)
         whole("initial_connections", initial_connections)
         self._set_unpatched(unpatched, timeout)
+        # Of redis-py's blocking pool, where gevent's users are told to give it.
+        connection_kwargs.pop("queue_class", None)
         check_limits(connection_kwargs)
         #: Has the program said nothing of retries?
         self._retries_by_default = "retry" not in connection_kwargs
@@ -151,7 +153,7 @@ class ConnectionPool(Returns):
         self._connector = RedisConnector(self)
         #: what redis-py said when it last failed to connect, if nothing has begun since
         self._failure: Exception | None = None
-        self._telemetry = Telemetry(self)
+        self._telemetry = Telemetry(self, name)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
         # constructor would fill in the arguments too late for initial connections.
         StockPool.__init__(
@@ -223,13 +225,19 @@ class ConnectionPool(Returns):
             self._stock_retry = getattr(conn, "retry", None)
         return self._stock_retry
 
-    def _title(self) -> str:
-        """What error messages call this pool."""
+    def address(self) -> tuple[str, Any]:
+        """The host and the port; of a Unix socket ``"unix"`` and its path."""
         options = self.connection_kwargs
         if "path" in options:
-            return f"redis {options['path']}"
-        host, port = options.get("host", "localhost"), options.get("port", 6379)
-        return f"redis {host}:{port}/{options.get('db', 0)}"
+            return "unix", options["path"]
+        return options.get("host", "localhost"), options.get("port", 6379)
+
+    def _title(self) -> str:
+        """What error messages call this pool."""
+        host, port = self.address()
+        if host == "unix":
+            return f"redis {port}"
+        return f"redis {host}:{port}/{self.connection_kwargs.get('db', 0)}"
 
     # Borrowing and giving back.
 
@@ -406,6 +414,7 @@ class ConnectionPool(Returns):
         """A connection is gone, whoever had it."""
         self._loans.gave_back(conn)
         self._readers.give_back(conn)
+        self._telemetry.count_soon()
 
     def __del__(self) -> None:
         # redis-py's would count down what our own telemetry has counted up.

@@ -117,9 +117,13 @@ class SentinelConnectionPool(ConnectionPool, StockPool):
     def _retry_by_default(self) -> Retry | None:
         return None
 
+    def address(self) -> tuple[str, Any]:
+        """The name of the service, and which of its servers."""
+        return self.service_name, "master" if self.is_master else "replica"
+
     def _title(self) -> str:
-        role = "master" if self.is_master else "replica"
-        return f"redis {role} of {self.service_name}"
+        service, role = self.address()
+        return f"redis {role} of {service}"
 
     def reset(self) -> None:
         ConnectionPool.reset(self)

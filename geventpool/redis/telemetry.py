@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gevent import get_hub
+
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.internals import recorder
 
@@ -22,16 +24,37 @@ class Counted(Protocol):
     """What is asked of the pool."""
 
     core: Any
+    _pool_id: str
+
+    def address(self) -> tuple[str, Any]:
+        """A host and a port, or what stands for them."""
+
+
+class Label:
+    """What redis-py makes the name of a pool of: ``host:port_id``, or ``host:port``.
+
+    :param pool: its address and id.
+    :param name: the name that the program gave it, or None.
+    """
+
+    def __init__(self, pool: Counted, name: str | None) -> None:
+        host, port = pool.address()
+        self.connection_kwargs = {"host": name or host, "port": port}
+        # A random part tells pools apart that nothing else does; each restart of the
+        # program makes new time series of it.
+        self._pool_id = pool._pool_id if name is None and isinstance(port, int) else ""
 
 
 class Telemetry:
     """The recorder's view of one pool; for redis-py before 7.2, nothing.
 
     :param pool: kept weakly.
+    :param name: the name that the program gave it, or None.
     """
 
-    def __init__(self, pool: Counted) -> None:
+    def __init__(self, pool: Counted, name: str | None = None) -> None:
         self._pool = weakref.ref(pool)
+        self._given = name
         self._title = ""
         self._reported = {"IDLE": 0, "USED": 0}
 
@@ -51,12 +74,22 @@ class Telemetry:
     def opened(self, seconds: float) -> None:
         """A connection was opened; it took *seconds*."""
         if recorder._metrics_collector is not None:
-            recorder.record_connection_create_time(self._pool(), seconds)
+            recorder.record_connection_create_time(self._label(), seconds)
+            self.count_soon()
+
+    def count_soon(self) -> None:
+        """Record them when what happens to a connection has happened.
+
+        For changes that no borrower makes, such as the reaper's.
+        """
+        if recorder._metrics_collector is not None:
+            get_hub().loop.run_callback(self.count)
 
     def count(self) -> None:
         """Record how many connections are idle and in use."""
         pool = self._pool()
-        if pool is not None:
+        # Initial connections are opened before there is a core to ask.
+        if pool is not None and "core" in vars(pool):
             stats = pool.core.stats()
             self._report(IDLE=stats.idle, USED=stats.in_use)
 
@@ -74,9 +107,13 @@ class Telemetry:
                     self._name(), recorder.ConnectionState[state], change
                 )
 
+    def _label(self) -> Label | None:
+        pool = self._pool()
+        return None if pool is None else Label(pool, self._given)
+
     def _name(self) -> str:
-        pool: Any = self._pool()
-        if pool is not None:
+        label: Any = self._label()
+        if label is not None:
             attributes = importlib.import_module("redis.observability.attributes")
-            self._title = str(attributes.get_pool_name(pool))
+            self._title = str(attributes.get_pool_name(label))
         return self._title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import queue
 import threading
 import time
 import weakref
@@ -826,6 +827,31 @@ def test_what_is_no_refusal_is_not_translated() -> None:
     """It has its own meaning."""
     error = ValueError()
     assert in_terms_of_redis(error) is error
+
+
+def test_the_queue_of_a_blocking_pool_may_be_named(make_pool: MakePool) -> None:
+    """Programs do so, to make redis-py's pool wait in greenlets; here it does."""
+    pool = make_pool(queue_class=queue.LifoQueue)
+    assert redis.Redis(connection_pool=pool).ping()
+
+
+def test_members_of_redis_py_that_are_relied_on_are_there() -> None:
+    """A version without one of them must not be used in silence."""
+    internals.check_members()
+
+
+def test_a_member_that_is_missing_is_an_error_at_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its absence would show by replies that go astray."""
+    monkeypatch.delattr(redis.client.PubSub, "execute_command")
+    conn = redis.Connection()
+    del conn._sock
+    monkeypatch.setattr(redis.connection, "Connection", lambda: conn)
+    with pytest.raises(
+        ImportError, match=r"Connection\._sock, PubSub\.execute_command"
+    ):
+        internals.check_members()
 
 
 def test_what_a_version_lacks_is_none() -> None:

@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 import redis
+import redis.sentinel
 
-from geventpool.redis import ConnectionPool, ExhaustedError, internals
-from geventpool.redis.telemetry import Telemetry
+from geventpool.redis import (
+    ConnectionPool,
+    ExhaustedError,
+    SentinelConnectionPool,
+    internals,
+)
+from geventpool.redis.telemetry import Label, Telemetry
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
 from tests.redis.tools import outcome
 
+attributes: Any = internals.module_of("redis.observability.attributes")
 pytestmark = pytest.mark.skipif(
     internals.recorder is internals.NoRecorder, reason="redis-py has metrics since 7.2"
 )
@@ -29,6 +36,14 @@ class Collector:
         self.counts: Counter[str] = Counter()
         # Not what they were called with: that would keep the pool alive.
         self.names: set[str] = set()
+        #: what the pools were called
+        self.pools: set[str] = set()
+
+    def record_connection_create_time(
+        self, connection_pool: Any, duration_seconds: float
+    ) -> None:
+        self.names.add("record_connection_create_time")
+        self.pools.add(attributes.get_pool_name(connection_pool))
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: self.names.add(name)
@@ -37,6 +52,7 @@ class Collector:
         self, pool_name: str, connection_state: Any, counter: int
     ) -> None:
         self.counts[connection_state.name] += counter
+        self.pools.add(pool_name)
 
 
 @pytest.fixture()
@@ -115,3 +131,48 @@ def test_an_end_at_the_wrong_time_is_nobody_s_business() -> None:
     gc.collect()
     telemetry.count()
     telemetry.end()
+
+
+def test_what_no_borrower_does_is_counted_too(
+    make_pool: MakePool, redis_server: Any, collector: Collector
+) -> None:
+    """Such as opening in the background, or a connection that the server ends."""
+    pool = make_pool(min_connections=2, client_name="counted")
+    wait_until(lambda: +collector.counts == {"IDLE": 2})
+    for conn in pool.core.idle_connections():
+        conn.send_command("CLIENT", "ID")
+        redis_server.ask("CLIENT", "KILL", "ID", conn.read_response())
+    pool.core.drop_expired()
+    wait_until(lambda: pool.core.size == 2 and +collector.counts == {"IDLE": 2})
+    pool.core.close(timeout=5)
+    wait_until(lambda: not +collector.counts)
+
+
+def test_the_pool_has_one_name_in_all_metrics(
+    make_pool: MakePool, redis_server: Any, collector: Collector
+) -> None:
+    """The given one; else its address, and what tells it from others."""
+    pool = make_pool(name="shop")
+    pool.release(pool.get_connection())
+    assert collector.pools == {f"shop:{redis_server.port}"}
+    collector.pools.clear()
+    pool = make_pool()
+    pool.release(pool.get_connection())
+    assert collector.pools == {attributes.get_pool_name(pool)}
+    collector.pools.clear()
+    path = str(redis_server.unix_socket)
+    unix = ConnectionPool(redis.UnixDomainSocketConnection, path=path)
+    unix.release(unix.get_connection())
+    assert collector.pools == {f"unix:{path}"}
+    unix.shutdown()
+
+
+@pytest.mark.parametrize("is_master, role", [(True, "master"), (False, "replica")])
+def test_a_pool_of_sentinel_s_is_called_by_its_service(
+    is_master: bool, role: str
+) -> None:
+    """It has no address of its own."""
+    sentinel: Any = redis.sentinel.Sentinel([])
+    pool = SentinelConnectionPool("orders", sentinel, is_master=is_master)
+    assert attributes.get_pool_name(Label(pool, None)) == f"orders:{role}"
+    assert ConnectionPool().address() == ("localhost", 6379)
