@@ -71,7 +71,7 @@ def run(scale: Scale) -> Report:
     builders = {
         POSSIBLE: possible,
         OURS: builders.pop(OURS),
-        HURRIED: partial(adapters.ours, max_connecting=LIMIT),
+        HURRIED: partial(adapters.ours.fake, max_connecting=LIMIT),
         **builders,
     }
     for dial in DIALS[:1] if scale.name == "tiny" else DIALS:

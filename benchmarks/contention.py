@@ -67,7 +67,7 @@ def run(scale: Scale) -> Report:
     builders, missing = adapters.installed()
     builders = {
         GENERATOR: generator,
-        FLOOR: adapters.gevent_queue,
+        FLOOR: adapters.ours.gevent_queue,
         **builders,
     }
     for load in _loads(scale):

@@ -38,7 +38,7 @@ def run(scale: Scale) -> Report:
     builders, missing = adapters.installed()
     builders = {
         GENERATOR: generator,
-        FLOOR: adapters.gevent_queue_nowait,
+        FLOOR: adapters.ours.gevent_queue_nowait,
         **builders,
     }
     pools = {name: build(LIMIT) for name, build in builders.items()}

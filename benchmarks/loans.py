@@ -67,12 +67,17 @@ def _turn(pool: PoolAdapter, seconds: float) -> Callable[[], Sample]:
 
 @contextmanager
 def _sockets(seconds: float) -> Iterator[Turns]:
-    pools = {FLOOR: adapters.gevent_queue_nowait(LIMIT), OURS: adapters.ours(LIMIT)}
+    pools = {
+        FLOOR: adapters.ours.gevent_queue_nowait(LIMIT),
+        OURS: adapters.ours.fake(LIMIT),
+    }
     with import_module("tests.peers").Echo() as server:
         options = server.options
-        pools[TCP] = adapters.our_tcp(LIMIT, **options)
+        pools[TCP] = adapters.ours.tcp(LIMIT, **options)
         try:
-            pools["gsocketpool, TcpConnection"] = adapters.gsocketpool(LIMIT, **options)
+            pools["gsocketpool, TcpConnection"] = adapters.peers.gsocketpool(
+                LIMIT, **options
+            )
         except ImportError:
             pass
         turns = {
@@ -86,7 +91,7 @@ def _sockets(seconds: float) -> Iterator[Turns]:
 
 
 def _polling(sock: Any) -> Callable[[int], None]:
-    queue = adapters.gevent_queue_nowait(LIMIT)
+    queue = adapters.ours.gevent_queue_nowait(LIMIT)
     # gevent's replacement would wait for the event loop.
     poll = monkey.get_original("select", "poll")()
     poll.register(sock.fileno(), select.POLLIN)

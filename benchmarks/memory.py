@@ -19,7 +19,8 @@ import gevent
 from gevent.event import Event
 
 from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, PoolAdapter, fake_pool, gevent_queue
+from benchmarks.adapters import FLOOR, OURS, PoolAdapter, fake_pool
+from benchmarks.adapters.ours import gevent_queue
 from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, Series

@@ -117,15 +117,15 @@ def run(scale: Scale) -> Report:
 
 def _contestants(options: Options) -> dict[str, PoolAdapter]:
     return {
-        OURS: adapters.our_mysql(CONNECTIONS, **options),
-        QUEUE_POOL: adapters.queue_pool(CONNECTIONS, **options),
-        POOLED_DB: adapters.pooled_db(CONNECTIONS, **options),
-        MYSQL_POOL: patient(adapters.pymysql_pool(CONNECTIONS, **options)),
-        ROLLBACK: adapters.our_mysql(CONNECTIONS, reset="rollback", **options),
-        "QueuePool, no reset": adapters.queue_pool(
+        OURS: adapters.ours.mysql(CONNECTIONS, **options),
+        QUEUE_POOL: adapters.peers.queue_pool(CONNECTIONS, **options),
+        POOLED_DB: adapters.peers.pooled_db(CONNECTIONS, **options),
+        MYSQL_POOL: patient(adapters.peers.pymysql_pool(CONNECTIONS, **options)),
+        ROLLBACK: adapters.ours.mysql(CONNECTIONS, reset="rollback", **options),
+        "QueuePool, no reset": adapters.peers.queue_pool(
             CONNECTIONS, pool_options={"reset_on_return": None}, **options
         ),
-        "PooledDB, no reset, no ping": adapters.pooled_db(
+        "PooledDB, no reset, no ping": adapters.peers.pooled_db(
             CONNECTIONS, pool_options={"reset": False, "ping": 0}, **options
         ),
     }
@@ -334,7 +334,7 @@ def _add_burst(report: Report, options: Options, scale: Scale) -> None:
 
 
 def _open_pool(options: Options) -> None:
-    pool = adapters.our_mysql(BURST, max_connecting=BURST, **options)
+    pool = adapters.ours.mysql(BURST, max_connecting=BURST, **options)
 
     def borrow() -> None:
         with pool.loan():
@@ -370,7 +370,7 @@ def _blocked(work: Callable[[], object], times: int = 1) -> float:
 def _add_modes(report: Report, options: Options, scale: Scale) -> None:
     modes = {
         f"reset={reset!r}, {'autocommit' if autocommit else 'commit'}": (
-            adapters.our_mysql(1, reset=reset, autocommit=autocommit, **options)
+            adapters.ours.mysql(1, reset=reset, autocommit=autocommit, **options)
         )
         for autocommit in (True, False)
         for reset in ("session", "rollback", None)

@@ -89,7 +89,9 @@ def run(scale: Scale) -> Report:
     report = Report("overload", "how much useful work is left under overload?")
     builders, missing = adapters.installed()
     builders.pop(OURS)
-    ours = {name: partial(adapters.ours, **more) for name, more in VARIANTS.items()}
+    ours = {
+        name: partial(adapters.ours.fake, **more) for name, more in VARIANTS.items()
+    }
     contestants: dict[str, Builder] = {**ours, **builders}
     rates = RATES
     if scale.name == "tiny":

@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, PoolAdapter
-from benchmarks.curves import Figure
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.report import Report, Section, duration, ratio
 from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
@@ -64,7 +63,7 @@ def _add_connections(
     turns: dict[str, Callable[[], Sample]] = {}
     pools, lent = [], []
     for size in sizes:
-        contestants = {FLOOR: adapters.gevent_queue_nowait, **builders}
+        contestants = {FLOOR: adapters.ours.gevent_queue_nowait, **builders}
         for name, build in contestants.items():
             pools.append(build(size))
             # One peer takes a lent connection back that nobody refers to any more.
@@ -78,15 +77,6 @@ def _add_connections(
         section.fails(name, reason)
     report.sections.append(section)
     _add_growth_target(report, grid, "connections")
-    report.figures.append(
-        _figure(
-            "cost-connections",
-            grid,
-            "connections",
-            "acquire and release; half of the connections are lent, half idle",
-            "time of one loan",
-        )
-    )
 
 
 def half_lent(pool: PoolAdapter, size: int) -> list[object]:
@@ -112,15 +102,6 @@ def _add_waiters(report: Report, builders: dict[str, Builder], scale: Scale) -> 
         if what == "served":
             _add_growth_target(report, grid, "waiters")
             _add_growth_beyond_bare(report, grid)
-        report.figures.append(
-            _figure(
-                f"cost-waiters-{what}",
-                grid,
-                "waiters",
-                f"greenlets that wait for one connection; each of them is {what}",
-                f"time of one {'loan' if what == 'served' else 'kill'}",
-            )
-        )
 
 
 def _contestants(
@@ -129,7 +110,7 @@ def _contestants(
     yield BARE, bare_line
     yield OURS, POOLS[OURS]
     if size < scale.part(MANY_WAITERS) * PEERS_SHARE:
-        yield FLOOR, adapters.gevent_queue
+        yield FLOOR, adapters.ours.gevent_queue
         for name, build in builders.items():
             if name != OURS and name not in WITHOUT_WAITERS:
                 yield name, build
@@ -175,23 +156,6 @@ def _ends(grid: Grid, name: str) -> tuple[Series[Sample], Series[Sample]] | None
     ends = [grid[size].get(name) for size in (min(grid), max(grid))]
     ran = [entry for entry in ends if entry is not None and entry.samples]
     return (ran[0], ran[1]) if len(ran) == 2 else None
-
-
-def _figure(name: str, grid: Grid, what: str, caption: str, y_label: str) -> Figure:
-    many, few = max(grid), min(grid)
-    lines: dict[str, dict[float, Spread]] = {}
-    for size, series in grid.items():
-        for contestant, entry in series.items():
-            if entry.samples:
-                lines.setdefault(contestant, {})[size] = entry.spread(each)
-    title = f"from {few} to {many:,} {what}"
-    ends = _ends(grid, OURS)
-    if ends is not None:
-        over = ends[1].over(ends[0], each)
-        title = f"A loan of {OURS} costs {ratio(over)} with {many:,} {what}"
-        if over.is_no_difference:
-            title = f"{many:,} {what} make no difference to {OURS}"
-    return Figure.of_lines(name, title, caption, what, y_label, lines, unit="s")
 
 
 def _add_growth_target(report: Report, grid: Grid, what: str) -> None:

@@ -19,92 +19,43 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
-from benchmarks.adapters.base import (
-    BLOCKING,
-    FLOOR,
-    GSOCKETPOOL,
-    HTTP_POOL,
-    MYSQL_POOL,
-    OURS,
-    PLAIN,
-    POOLED_DB,
-    PSYCOPG_POOL,
-    QUEUE_POOL,
-    Builder,
-    PoolAdapter,
-)
-from benchmarks.adapters.ours import (
-    gevent_queue,
-    gevent_queue_nowait,
-    our_mysql,
-    our_redis,
-    our_tcp,
-    ours,
-)
-from benchmarks.adapters.peers import (
-    gsocketpool,
-    http_pool,
-    pooled_db,
-    psycopg_pool,
-    pymysql_pool,
-    queue_pool,
-    redis_blocking,
-    redis_plain,
-)
+from benchmarks.adapters import base, ours, peers
+from benchmarks.adapters.base import FLOOR, OURS, Builder, PoolAdapter
 from benchmarks.fakes import Fake
 
-__all__ = [
-    "AT_SERVERS",
-    "FLOOR",
-    "OURS",
-    "POOLS",
-    "RIVALS",
-    "Builder",
-    "PoolAdapter",
-    "close",
-    "fake_pool",
-    "gevent_queue",
-    "gevent_queue_nowait",
-    "gsocketpool",
-    "installed",
-    "our_mysql",
-    "our_redis",
-    "our_tcp",
-    "ours",
-    "pooled_db",
-    "psycopg_pool",
-    "pymysql_pool",
-    "queue_pool",
-    "redis_blocking",
-    "redis_plain",
-]
+__all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "PoolAdapter"]
+__all__ += ["close", "fake_pool", "installed", "ours", "peers"]
 
 #: The peers whose fastest the targets are measured against.
-RIVALS = (BLOCKING, QUEUE_POOL, POOLED_DB)
+RIVALS = (base.BLOCKING, base.QUEUE_POOL, base.POOLED_DB)
 
 #: Every pool that fakes can be lent by, ours first.
 POOLS: dict[str, Builder] = {
-    OURS: ours,
-    BLOCKING: redis_blocking,
-    PLAIN: redis_plain,
-    QUEUE_POOL: queue_pool,
-    POOLED_DB: pooled_db,
-    GSOCKETPOOL: gsocketpool,
-    MYSQL_POOL: pymysql_pool,
-    HTTP_POOL: http_pool,
-    PSYCOPG_POOL: psycopg_pool,
+    OURS: ours.fake,
+    base.BLOCKING: peers.redis_blocking,
+    base.PLAIN: peers.redis_plain,
+    base.QUEUE_POOL: peers.queue_pool,
+    base.POOLED_DB: peers.pooled_db,
+    base.GSOCKETPOOL: peers.gsocketpool,
+    base.MYSQL_POOL: peers.pymysql_pool,
+    base.HTTP_POOL: peers.http_pool,
+    base.PSYCOPG_POOL: peers.psycopg_pool,
 }
 
 #: Every pool by the kind of server that its driver connects to, ours first.
 AT_SERVERS: dict[str, dict[str, Builder]] = {
-    "redis": {OURS: our_redis, BLOCKING: redis_blocking, PLAIN: redis_plain},
-    "mysql": {
-        OURS: our_mysql,
-        QUEUE_POOL: queue_pool,
-        POOLED_DB: pooled_db,
-        MYSQL_POOL: pymysql_pool,
+    "redis": {
+        OURS: ours.redis,
+        base.BLOCKING: peers.redis_blocking,
+        base.PLAIN: peers.redis_plain,
     },
-    "echo": {OURS: our_tcp, GSOCKETPOOL: gsocketpool},
+    "mysql": {
+        OURS: ours.mysql,
+        base.QUEUE_POOL: peers.queue_pool,
+        base.POOLED_DB: peers.pooled_db,
+        base.MYSQL_POOL: peers.pymysql_pool,
+    },
+    "echo": {OURS: ours.tcp, base.GSOCKETPOOL: peers.gsocketpool},
 }
 
 

@@ -24,14 +24,14 @@ from benchmarks.fakes import Fake, FakeConnector
 # Our pools.
 
 
-def ours(limit: int, kind: type[Fake] = Fake, **options: Any) -> PoolAdapter:
+def fake(limit: int, kind: type[Fake] = Fake, **options: Any) -> PoolAdapter:
     """Our pool with a connector of fakes."""
     package = import_module("geventpool")
     pool = package.Pool(FakeConnector(kind), max_connections=limit, **options)
     return _our_core(package, pool)
 
 
-def our_tcp(limit: int, host: str, port: int, **options: Any) -> PoolAdapter:
+def tcp(limit: int, host: str, port: int, **options: Any) -> PoolAdapter:
     """Our pool of ``TcpConnection``."""
     package = import_module("geventpool")
     pool = package.Pool(
@@ -57,14 +57,14 @@ def _our_core(package: Any, pool: Any) -> PoolAdapter:
     )
 
 
-def our_redis(limit: int, **options: Any) -> PoolAdapter:
+def redis(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.redis`` with its defaults."""
     kind = import_module("geventpool.redis").ConnectionPool
     pool = kind(max_connections=limit, **options)
     return redis_adapter(OURS, pool, pool.shutdown, stats_of(pool))
 
 
-def our_mysql(limit: int, **options: Any) -> PoolAdapter:
+def mysql(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.mysql`` with its defaults, which reset the whole session."""
     kind = import_module("geventpool.mysql").ConnectionPool
     pool = kind(max_connections=limit, **options)

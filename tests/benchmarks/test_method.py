@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import report as reports
-from benchmarks.adapters import PoolAdapter, gevent_queue, ours
+from benchmarks.adapters import PoolAdapter
+from benchmarks.adapters.ours import fake, gevent_queue
 from benchmarks.load import Load, Outcome, run_load, without_pool
 from benchmarks.report import Column, Section, Target
 from benchmarks.rounds import (
@@ -264,7 +265,7 @@ def test_a_refused_request_is_asked_again() -> None:
 def test_a_job_ends_when_all_greenlets_had_their_loans() -> None:
     """Of a job, all is served, and fairness is looked at on the way."""
     load = Load(greenlets=6, connections=2, hold=0.0, loans=4)
-    contestant = ours(2)
+    contestant = fake(2)
     sample = run_load(contestant, load)
     contestant.close()
     assert sample.served == [4] * 6
@@ -279,7 +280,7 @@ def test_the_possible_is_what_holders_without_a_pool_reach() -> None:
     assert free.wait(0.5) == pytest.approx(10 / free.throughput)
 
 
-@pytest.mark.parametrize("build", [ours, gevent_queue, bare_line])
+@pytest.mark.parametrize("build", [fake, gevent_queue, bare_line])
 def test_the_number_of_waiters_stays_the_same_while_they_are_served(
     build: Callable[[int], PoolAdapter],
 ) -> None:

@@ -435,14 +435,14 @@ def test_every_workload_runs_and_saves_its_numbers(tiny_run: Path) -> None:
     assert tuple(run["workloads"]) == SERVERLESS and run["scale"] == "tiny"
     assert run["packages"]["gevent"] and "cycle" in run["command"]
     for name, workload in run["workloads"].items():
-        assert workload["targets"] or workload["figures"], name
+        assert workload["targets"], name
         for section in workload["sections"]:
             measured = {measure["contestant"] for measure in section["measures"]}
             assert name == "hangup_cost" or OURS in measured
             assert OURS not in section["failed"]
             assert section["floor"] in measured
     names = [figure.name for figure in results.figures(run)]
-    assert len(set(names)) == len(names) >= 7
+    assert len(set(names)) == len(names) >= 4
 
 
 def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> None:

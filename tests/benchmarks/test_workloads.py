@@ -29,7 +29,7 @@ from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
 PATIENCE = 10.0
-BUILDERS = {FLOOR: adapters.gevent_queue} | {
+BUILDERS = {FLOOR: adapters.ours.gevent_queue} | {
     name: partial(fake_pool, name) for name in POOLS
 }
 
@@ -89,7 +89,7 @@ def test_a_pool_that_cannot_be_built_is_named(monkeypatch: pytest.MonkeyPatch) -
         raise KeyError("lost")
 
     monkeypatch.setattr(
-        adapters, "POOLS", {OURS: adapters.ours, "a": absent, "b": broken}
+        adapters, "POOLS", {OURS: adapters.ours.fake, "a": absent, "b": broken}
     )
     found, missing = adapters.installed()
     assert list(found) == [OURS]
@@ -113,7 +113,7 @@ def test_an_interrupted_loan_is_discarded() -> None:
 
 def test_a_place_that_is_lost_is_missing() -> None:
     """Those that cannot be borrowed in time are not counted."""
-    pool = adapters.ours(3)
+    pool = adapters.ours.fake(3)
     held = pool.acquire()
     assert gevent.spawn(pool.available, 3, 0.05).get() == 2
     pool.release(held)
@@ -274,16 +274,16 @@ def test_the_dials_of_a_port_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_burst_is_served_and_its_dials_are_counted() -> None:
     """Replies are sorted; more sockets than the limit are seen."""
-    start = burst(adapters.ours, 0.001, 30)
+    start = burst(adapters.ours.fake, 0.001, 30)
     assert start.unserved == 0 and len(start.replies) == 30
     assert start.first <= start.median <= start.last
     assert start.dials <= BURST_LIMIT and start.peak <= BURST_LIMIT
-    assert burst(adapters.gsocketpool, 0.001, 30).peak == 30
+    assert burst(adapters.peers.gsocketpool, 0.001, 30).peak == 30
 
 
 def test_under_overload_no_pool_replies_to_all_in_time() -> None:
     """What arrives beyond the capacity fails or is refused."""
-    seen = flood(adapters.ours, 4.0, 0.1)
+    seen = flood(adapters.ours.fake, 4.0, 0.1)
     assert seen.arrived > 0 and 0 < seen.failed <= 1 and seen.refused == 0
 
 
