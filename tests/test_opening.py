@@ -237,9 +237,7 @@ def test_a_slow_opening_holds_up_nobody_who_comes_later(monkeypatch):
     connector = ScriptedConnector(open=hangs)
     pool = make(connector, max_connecting=1, max_connections=6)
     stuck = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
-    gevent.idle()
-    while connector.opening < 2:
-        gevent.sleep(0.001)
+    wait_until(lambda: connector.opening == 2)
     served = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
     gevent.joinall(served)
     assert connector.opening == 2
@@ -257,8 +255,7 @@ def test_a_pause_because_the_server_is_full_is_not_a_slow_opening(monkeypatch):
     connector.exhausting = (Full,)
     pool = make(connector, backoff=Backoff(30, maximum=30), max_connecting=1)
     waiters = [gevent.spawn(caught, pool.acquire) for _ in range(3)]
-    for _ in range(3):
-        gevent.sleep(0.001)
+    gevent.idle()
     assert pool.stats().opening == 1 == len(connector.calls)
     pool.close(timeout=0)
     gevent.joinall(waiters)
@@ -322,8 +319,7 @@ def test_a_full_server_is_not_tried_for_nobody():
     gevent.sleep(0)
     pool.release(conn)
     waiter.get()
-    while pool.stats().opening:
-        gevent.sleep(0.001)
+    wait_until(lambda: not pool.stats().opening)
     assert connector.calls == [("open", None)] * 2
     check(pool)
 

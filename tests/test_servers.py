@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from geventpool.testing import wait_until
 from tests import servers
 from tests.conftest import HubError
 from tests.servers import (
@@ -86,10 +86,7 @@ def alive(pid: int) -> bool:
 
 def wait_until_dead(pid: int) -> None:
     """Return when the process is gone, or fail after ten seconds."""
-    deadline = time.monotonic() + 10
-    while alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} lives on"
-        gevent.sleep(0.01)
+    wait_until(lambda: not alive(pid), f"end of process {pid}", timeout=10)
 
 
 def test_servers_listen_on_loopback_alone(server: Server) -> None:

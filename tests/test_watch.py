@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from geventpool import Connector, Counters, Pool, PoolListener, Reason
 from geventpool.sockets import is_quiet
-from geventpool.testing import check, watch_now
+from geventpool.testing import check, wait_until, watch_now
 from geventpool.watch import Watch, _fired, _look
 
 
@@ -128,9 +128,7 @@ def test_the_loop_looks_by_itself():
     assert watch._timer is not None and watched(pool) == 0
     watch._end_timer()
     watch.soon(0)
-    gevent.idle()
-    gevent.sleep(0.001)
-    assert watched(pool) == 2
+    wait_until(lambda: watched(pool) == 2)
 
 
 def test_many_are_put_under_watch_by_portions(monkeypatch):

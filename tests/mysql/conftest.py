@@ -84,3 +84,9 @@ def rows(conn: Any, statement: str, *values: object) -> list[tuple[Any, ...]]:
 def value(conn: Any, statement: str, *values: object) -> Any:
     """The first column of the first row of one statement."""
     return rows(conn, statement, *values)[0][0]
+
+
+def is_running(server: MariaDBServer, statement: str) -> bool:
+    """Whether the server is at work at a statement that contains this text."""
+    shown = server.ask("SELECT info FROM information_schema.processlist")
+    return sum(statement in str(row[0]) for row in shown) > 0

@@ -46,8 +46,9 @@ class Proxy(Peer):
         try:
             self._pass(sock, beyond, self._note, self.listening)
         finally:
-            back.kill()
+            # First what cannot switch: this greenlet may be killed a second time.
             beyond.close()
+            back.kill()
 
     def _note(self, data: bytes) -> bytes | None:
         self.asked.append(data)

@@ -8,7 +8,7 @@ from pymysql import err
 
 from geventpool import Backoff, Limits, Outage, PoolExhaustedError
 from geventpool.testing import wait_until, watch_now
-from tests.mysql.conftest import rows, value
+from tests.mysql.conftest import is_running, rows, value
 
 
 def warm(pool, number):
@@ -57,8 +57,7 @@ def test_a_connection_killed_while_busy_costs_its_borrower_only(
             rows(conn, "SELECT SLEEP(20)")
 
     borrower = gevent.spawn(lambda: pytest.raises(err.OperationalError, borrow))
-    wait_until(lambda: bool(seen), "borrowed")
-    gevent.sleep(0.05)
+    wait_until(lambda: is_running(mariadb_server, "SLEEP(20)"), "running")
     mariadb_server.ask(f"KILL CONNECTION {seen[0].thread_id()}")
     assert borrower.get(timeout=5).value.args[0] in (2013, 1927)
     with pool.connection() as conn:
@@ -75,7 +74,7 @@ def test_a_killed_query_leaves_the_connection(make_pool, mariadb_server):
             err.MySQLError, rows, conn, "SELECT SLEEP(20) FROM seq_1_to_2"
         )
     )
-    gevent.sleep(0.05)
+    wait_until(lambda: is_running(mariadb_server, "SLEEP(20)"), "running")
     mariadb_server.ask(f"KILL QUERY {conn.thread_id()}")
     assert work.get(timeout=5).value.args[0] == 1317
     pool.release(conn)
@@ -150,7 +149,7 @@ def test_closing_the_pool_closes_under_the_reader(make_pool):
 
     borrower = gevent.spawn(lambda: pytest.raises(err.OperationalError, work))
     wait_until(lambda: bool(pool.lent_connections()), "borrowed")
-    gevent.sleep(0.02)
+    gevent.idle()
     assert len(pool.close(timeout=0.05)) == 1
     assert borrower.get(timeout=5).value.args[0] == 2013
 
@@ -231,7 +230,7 @@ def test_a_crash_in_the_middle_of_a_query_is_an_error_of_that_query(
     work = gevent.spawn(
         lambda: pytest.raises(err.OperationalError, rows, conn, "SELECT SLEEP(20)")
     )
-    gevent.sleep(0.05)
+    wait_until(lambda: is_running(own_server, "SLEEP(20)"), "running")
     own_server.kill()
     assert work.get(timeout=5).value.args[0] == 2013
     pool.release(conn)
@@ -432,7 +431,7 @@ def test_a_pool_for_replicas_is_not_renewed_by_a_write(make_pool, table, demote)
     with pytest.raises(err.OperationalError):
         with pool.connection() as conn:
             rows(conn, f"INSERT INTO {table} VALUES (1, 0)")
-    gevent.sleep(0.05)
+    gevent.idle()
     assert sum(conn.open for conn in old) >= 2
 
 

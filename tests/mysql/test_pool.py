@@ -542,7 +542,7 @@ def test_a_forgotten_pool_is_collected(make_pool, mariadb_server):
         session = conn.thread_id()
     del conn
     forgotten = weakref.ref(pool)
-    gevent.sleep(0.05)
+    wait_until(lambda pool=pool: pool.stats().idle == 1, "reset")
     del pool
     gc.collect()
     assert forgotten() is None
@@ -554,7 +554,7 @@ def test_after_a_fork_the_parent_goes_on(make_pool):
     pool = make_pool(max_connections=1)
     with pool.connection() as conn:
         session = conn.thread_id()
-    gevent.sleep(0.05)
+    wait_until(lambda: pool.stats().idle == 1, "reset")
     child = os.fork()
     if child == 0:
         status = 1

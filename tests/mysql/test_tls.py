@@ -9,6 +9,7 @@ import gevent
 import pymysql
 import pytest
 import trustme
+from gevent.event import Event
 from pymysql import err
 
 from geventpool.mysql.tls import TLSContexts, _outcome
@@ -62,9 +63,11 @@ def crowd(pool, number):
     def borrow():
         with pool.connection() as conn:
             ciphers.append(rows(conn, "SHOW STATUS LIKE 'Ssl_cipher'")[0][1])
-            gevent.sleep(0.05)
+            if len(ciphers) == number:
+                all_there.set()
+            all_there.wait()
 
-    ciphers = []
+    ciphers, all_there = [], Event()
     gevent.joinall([gevent.spawn(borrow) for _ in range(number)], raise_error=True)
     assert len(ciphers) == number
     return set(ciphers)

@@ -35,7 +35,7 @@ def outcome(work, *args):
 def begin(work, *args):
     """A greenlet that has begun, and waits for something now; see :func:`outcome`."""
     greenlet = gevent.spawn(outcome, work, *args)
-    gevent.sleep(0.02)
+    gevent.idle()
     assert not greenlet.ready()
     return greenlet
 
@@ -361,7 +361,7 @@ def test_others_run_while_a_large_result_is_read(make_pool):
 
     def tick():
         while True:
-            gevent.sleep(0.001)
+            gevent.sleep(0)
             ticks.append(1)
 
     ticker = gevent.spawn(tick)

@@ -174,9 +174,10 @@ def test_an_interrupted_pipeline_leaves_no_reply_behind(client: RedisCluster) ->
                 pipe.get(f"key{number}")
             pipe.execute()
 
-    for _ in range(20):
+    for switches in range(20):
         victim = gevent.spawn(work)
-        gevent.sleep(0.0002)
+        for _ in range(switches):
+            gevent.sleep(0)
         victim.kill()
         got = [client.get(f"key{number}") for number in range(20)]
         assert got == [b"%d" % number for number in range(20)]

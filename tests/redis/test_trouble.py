@@ -13,7 +13,7 @@ from redis.retry import Retry
 import geventpool
 from geventpool import Outage
 from geventpool.redis import ConnectionPool, ExhaustedError
-from geventpool.testing import wait_until
+from geventpool.testing import Clock, sweep, wait_until
 from tests.redis.conftest import TLS
 from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
@@ -159,15 +159,17 @@ def test_a_restart_under_load_is_survived_with_retries(
     pool = make_pool(own_server, retry=Retry(ConstantBackoff(0.02), 500), timeout=20)
     client = redis.Redis(connection_pool=pool)
     stop = False
+    answered: list[int] = []
 
     def work() -> bool:
         while not stop:
             client.get("key")
+            answered.append(1)
             gevent.sleep(0)
         return True
 
     jobs = [gevent.spawn(outcome, work) for _ in range(10)]
-    gevent.sleep(0.05)
+    wait_until(lambda: len(answered) > 50)
     own_server.restart()
     wait_until(lambda: own_server.connected_clients() == 4)
     stop = True
@@ -354,11 +356,15 @@ def test_pings_are_answered_or_cost_the_connection(
     own_server: RedisServer, option: str
 ) -> None:
     """A refused PING is an answer too; silence is none."""
-    pool = make_pool(own_server, **{option: 0.01, "reap_interval": 0.01})
+    pool = make_pool(own_server, **{option: 60})
+    clock = Clock()
+    clock.rule(pool.core)
     client = redis.Redis(connection_pool=pool)
     first = client.client_id()
     calls = own_server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
-    gevent.sleep(0.02)
+    clock.advance(60)
+    sweep(pool.core)
+    wait_until(lambda: pool.stats().checking == 0)
     assert client.client_id() == first
     after = own_server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
     assert after > calls

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, declarative_base, sessionmaker
 from geventpool.sqlalchemy import GreenletPool, places, reset_session_on_return
 from geventpool.sqlalchemy.records import Record
 from geventpool.testing import wait_until
+from tests.mysql.conftest import is_running
 from tests.sqlalchemy.conftest import core, through
 
 Base = declarative_base()
@@ -157,7 +158,7 @@ def test_nobody_starves(make_engine):
 # Interruptions
 
 
-def test_killed_in_a_query(make_engine):
+def test_killed_in_a_query(make_engine, mariadb_server):
     """The answer to it reaches nobody, with and without a block."""
     engine = make_engine()
 
@@ -175,7 +176,7 @@ def test_killed_in_a_query(make_engine):
 
     for number, work in enumerate((with_block, with_raw_block, without)):
         victim = gevent.spawn(work)
-        gevent.sleep(0.02)
+        wait_until(lambda: is_running(mariadb_server, "SLEEP(5)"), "running")
         victim.kill()
         assert use(engine, f"SELECT {number}") == number
     assert core(engine).size == 1
@@ -203,7 +204,8 @@ def test_half_a_statement_on_the_wire(make_engine, proxy, kind, block, hub_error
     proxy.listening.clear()
     victim = gevent.Greenlet(work)
     victim.start()
-    gevent.sleep(0.05)
+    wait_until(lambda: proxy.asked and not victim.dead, "sending")
+    gevent.idle()
     with gevent.Timeout(2):
         if kind == "kill":
             victim.kill()
