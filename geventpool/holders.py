@@ -24,26 +24,38 @@ class Holder(weakref.ref[greenlet]):
     its collection ends it, and its loan comes back.
     """
 
-    __slots__ = ("key", "loan", "several")
+    __slots__ = ("_others", "key", "loan")
 
     def __init__(self, target: greenlet, forgotten: Callable[[Any], None]) -> None:
         # The arguments went to weakref's __new__; object's __init__ takes none.
         self.key = id(target)
         #: what it borrowed last and has not returned
         self.loan: Any = None
-        #: has it ever held more than one? Then *loan* is not all.
-        self.several = False
+        #: what it holds beside that
+        self._others: set[Any] = set()
 
     @property
     def has_loans(self) -> bool:
-        """False: certainly none. True: look for them."""
-        return self.loan is not None or self.several
+        """Does it hold anything?"""
+        return self.loan is not None or bool(self._others)
+
+    @property
+    def loans(self) -> list[Any]:
+        """What it holds; a copy."""
+        return [*self._others, *([] if self.loan is None else [self.loan])]
 
     def took(self, loan: Any) -> None:
         """It borrowed *loan*."""
         if self.loan is not None:
-            self.several = True
+            self._others.add(self.loan)
         self.loan = loan
+
+    def ended(self, loan: Any) -> None:
+        """Its loan has ended."""
+        if self.loan is loan:
+            self.loan = None
+        else:
+            self._others.discard(loan)
 
 
 class Holders:

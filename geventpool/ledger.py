@@ -23,6 +23,7 @@ from queue import Empty
 from typing import Any, Generic, Protocol, TypeVar
 
 from geventpool.errors import ConnectionNotFoundError
+from geventpool.policies import shown
 
 __all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State", "anyone"]
 
@@ -135,7 +136,7 @@ class Entry(Generic[C]):
         self.slot = slot
 
     def __repr__(self) -> str:
-        return f"<Entry {self.state.value} {getattr(self, 'conn', None)!r}>"
+        return f"<Entry {self.state.value} {shown(getattr(self, 'conn', None))}>"
 
 
 class Slot(Generic[C]):
@@ -396,7 +397,7 @@ class Ledger(Generic[C]):
         """
         entry = self.entries.get(id(conn))
         if entry is None or entry.conn is not conn or entry.state is not IN_USE:
-            raise ConnectionNotFoundError(f"not on loan from this pool: {conn!r}")
+            raise ConnectionNotFoundError(f"not on loan from this pool: {shown(conn)}")
         return entry
 
     # The line.

@@ -49,9 +49,10 @@ from geventpool.home import Home, thread_of
 from geventpool.ledger import FOREVER, IDLE, IN_USE, Entry, Reason, State, anyone
 from geventpool.listeners import Audience, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
-from geventpool.policies import optional_seconds, seconds, whole
+from geventpool.policies import optional_seconds, seconds, shown, whole
 from geventpool.pulse import Pulse
-from geventpool.reports import Loan, counts, loans
+from geventpool.refusals import Refusal
+from geventpool.reports import Loan, counts, loans, name_of
 from geventpool.stock import Stock
 
 if TYPE_CHECKING:
@@ -63,9 +64,6 @@ C = TypeVar("C")
 B = TypeVar("B", bound="Borrowed[Any]")
 
 log = logging.getLogger("geventpool")
-
-#: A refusal names so many holders.
-NAMED = 5
 
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
@@ -663,18 +661,13 @@ class Pool(Generic[C]):
         """The error that tells why there is no connection."""
         now = self._clock()
         waited = now - started
-        parts = [
-            f"Pool {self.name!r} exhausted: {_PREFACE[kind].format(waited)} "
-            f"({counts(self._ledger)})"
-        ]
+        remarks = []
         if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
-            parts.append(f"the hub was blocked for {blocked:.1f} s of it")
+            remarks.append(("the hub was blocked for {:.1f} s of it", blocked))
         since = self._stock.opener.breaker.since
         if since is not None:
-            parts.append(f"no connection could be opened for {now - since:.1f} s")
-        lent = self._ledger.all_in(IN_USE)
-        parts += [f"held by {loan}" for loan in loans(lent, now, NAMED)]
-        error = kind("; ".join(parts))
+            remarks.append(("no connection could be opened for {:.1f} s", now - since))
+        error = kind(Refusal(self.name, kind, waited, self._ledger, now, remarks))
         if (
             self._stock.opener.failure is not None
             and self._stock.opener.failure[0] >= started
@@ -848,7 +841,7 @@ class Pool(Generic[C]):
         entry = self._ledger.lent(conn)
         if entry.slot is not None:
             # Its loan has ended: a waiter will have it that has not run yet.
-            raise ConnectionNotFoundError(f"given back before: {conn!r}")
+            raise ConnectionNotFoundError(f"given back before: {shown(conn)}")
         return entry
 
     def _claim(self, conn: C, anyone: bool = False) -> Entry[C]:
@@ -868,7 +861,8 @@ class Pool(Generic[C]):
             return
         if not self._may_help(entry, current):
             raise ConnectionNotFoundError(
-                f"lent to {holder!r}, not to the caller {current!r}: {entry.conn!r}; "
+                f"lent to {name_of(holder)}, not to the caller {name_of(current)}: "
+                f"{shown(entry.conn)}; "
                 "transfer() hands a loan over"
             )
 
@@ -917,8 +911,8 @@ class Pool(Generic[C]):
 
     def _holder_died(self, holder: Holder) -> None:
         """In the hub: a greenlet has ended with connections it never gave back."""
-        for entry in list(self._ledger.all_in(IN_USE)):
-            if entry.holder is holder:
+        for entry in holder.loans:
+            if entry.state is IN_USE and entry.holder is holder:
                 self._stock.discard(entry, Reason.HOLDER_DIED)
 
     # Letting go.
@@ -1120,12 +1114,6 @@ def _let_go(holders: Holders, stock: Stock[Any]) -> None:
 
 #: A name that a parameter called "greenlet" does not hide.
 _Greenlet = greenlet
-
-_PREFACE: dict[type[PoolExhaustedError], str] = {
-    PoolExhaustedError: "no connection within {:.1f} s",
-    TooManyWaitingError: "too many wait already",
-    PoolDeadlockError: "all connections are held by greenlets that wait for one",
-}
 
 
 def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)

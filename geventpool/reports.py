@@ -6,21 +6,23 @@ alive: it holds file names and line numbers.
 
 from __future__ import annotations
 
-import heapq
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import gevent
 import greenlet
 
-from geventpool.ledger import Entry, Ledger
+from geventpool.ledger import Entry, Ledger, anyone
 
-__all__ = ["Loan", "counts", "loans"]
+__all__ = ["Loan", "Sighting", "counts", "loans", "name_of", "numbers", "worded"]
 
+#: A name is shown up to so many characters.
+NAME = 60
 #: Frames of these folders are not where a greenlet *stands*, only how it waits.
 _PLUMBING = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
@@ -45,43 +47,110 @@ class Loan:
         return f"{self.holder} for {self.seconds:.1f} s, now at {self.place}"
 
 
-def counts(ledger: Ledger[Any]) -> str:
-    """The counts of a pool, as its ``repr`` shows them; rare states only if any."""
-    rare = {"checking": len(ledger.checking), "resetting": len(ledger.resetting)}
+def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:
+    """The counts of a pool, as :func:`worded` puts them into words."""
     return (
-        f"{ledger.size}/{ledger.max_connections}: {ledger.idle} idle, "
-        f"{ledger.in_use} in use, {len(ledger.opening)} opening, "
-        f"{len(ledger.closing)} closing, {len(ledger.line)} waiting"
+        len(ledger.entries) + len(ledger.opening),
+        ledger.max_connections,
+        ledger.idle,
+        ledger.in_use,
+        len(ledger.opening),
+        len(ledger.closing),
+        len(ledger.line),
+        len(ledger.checking),
+        len(ledger.resetting),
+    )
+
+
+def counts(ledger: Ledger[Any]) -> str:
+    """The counts of a pool, as its ``repr`` shows them."""
+    return worded(numbers(ledger))
+
+
+def worded(facts: tuple[int, ...]) -> str:
+    """The counts in words; rare states only if there are any."""
+    *usual, checking, resetting = facts
+    size, most, idle, in_use, opening, closing, waiting = usual
+    rare = {"checking": checking, "resetting": resetting}
+    return (
+        f"{size}/{most}: {idle} idle, {in_use} in use, {opening} opening, "
+        f"{closing} closing, {waiting} waiting"
         + "".join(f", {number} {state}" for state, number in rare.items() if number)
     )
 
 
-def loans(
-    lent: Iterable[Entry[Any]], now: float, most: int | None = None
-) -> list[Loan]:
+def loans(lent: Iterable[Entry[Any]], now: float) -> list[Loan]:
     """What there is to say about entries that are in use, the oldest loan first.
 
     :param float now: the time by the pool's clock.
-    :param int most: at most so many; None: all.
     """
-    lent = list(lent)
-    if most is None:
-        most = len(lent)
-    return [
-        _loan(entry, now)
-        for entry in heapq.nsmallest(most, lent, key=lambda entry: entry.since)
-    ]
+    seen = sorted(lent, key=lambda entry: entry.since)
+    return [Sighting(entry, now).loan() for entry in seen]
 
 
-def _loan(entry: Entry[Any], now: float) -> Loan:
-    holder = entry.holder() if entry.holder is not None else None
-    name = "nobody" if holder is None else f"{holder!r}"
-    return Loan(name, max(0.0, now - entry.since), _stands(holder))
+class Sighting:
+    """What is seen of one loan at one moment, in facts that cost little to note.
+
+    :param float now: the time by the pool's clock.
+    """
+
+    __slots__ = ("_place", "_who", "seconds")
+
+    def __init__(self, entry: Entry[Any], now: float) -> None:
+        self.seconds = max(0.0, now - entry.since)
+        holder = None if entry.holder is None else entry.holder()
+        self._who: tuple[Any, ...] | str
+        self._place: tuple[Any, ...] | str
+        if holder is not None:
+            self._who, self._place = _who(holder), _stands(holder)
+        elif entry.slot is not None:
+            self._who, self._place = _who(entry.slot.greenlet), "the end of its wait"
+        elif entry.holder is anyone:
+            self._who = "nobody in particular"
+            self._place = "no line: it was handed over by transfer(conn, None)"
+        else:
+            self._who, self._place = "a greenlet that is gone", "no line"
+
+    def loan(self) -> Loan:
+        """The facts in words."""
+        who, place = self._who, self._place
+        if not isinstance(who, str):
+            who = _named(*who)
+        if not isinstance(place, str):
+            place = "{}:{} in {}".format(*place)
+        return Loan(who, self.seconds, place)
 
 
-def _stands(holder: Any) -> str:
-    if holder is None:
-        return "no line: it has ended or is about to get the connection"
+def name_of(holder: Any) -> str:
+    """What to call a greenlet in a message.
+
+    Not its ``repr``: that shows the arguments of its function, which may be secret, and
+    runs their code, which may fail.
+    """
+    return _named(*_who(holder))
+
+
+def _who(holder: Any) -> tuple[type, int, Any, Any]:
+    try:
+        work = getattr(holder, "_run", None)
+        name = getattr(holder, "name", None)
+    except Exception:
+        # A property of a derived class.
+        work = name = None
+    while isinstance(work, partial):
+        work = work.func
+    # Strings alone: a function may keep its greenlet alive.
+    if work is not None:
+        work = getattr(work, "__name__", None) or type(work).__name__
+    return type(holder), id(holder), name if type(name) is str else None, work
+
+
+def _named(kind: type, number: int, name: str | None, work: Any) -> str:
+    title = "" if name is None else f' "{name[:NAME]}"'
+    return f"<{kind.__name__}{title} at {number:#x}{'' if not work else f': {work}'}>"
+
+
+def _stands(holder: Any) -> tuple[str, int, str] | str:
     if holder.dead:
         return "no line: it has ended"
     if holder is greenlet.getcurrent():
@@ -91,12 +160,11 @@ def _stands(holder: Any) -> str:
     return "no line: it has not started" if frame is None else _line(frame)
 
 
-def _line(frame: FrameType | None) -> str:
+def _line(frame: FrameType | None) -> tuple[str, int, str] | str:
     innermost = frame
     while frame is not None and frame.f_code.co_filename.startswith(_PLUMBING):
         frame = frame.f_back
     frame = frame or innermost
     if frame is None:
         return "an unknown line"
-    code = frame.f_code
-    return f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name

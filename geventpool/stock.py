@@ -283,8 +283,8 @@ class Stock(Generic[C]):
     def end_loan(self, entry: Entry[C]) -> None:
         """Nobody holds this entry any more."""
         holder, entry.holder, entry.block, entry.slot = entry.holder, None, None, None
-        if isinstance(holder, Holder) and holder.loan is entry:
-            holder.loan = None
+        if isinstance(holder, Holder):
+            holder.ended(entry)
 
     # Letting go.
 

@@ -84,18 +84,21 @@ def raw(work, *args):
 # What one greenlet holds.
 
 
-def test_a_holder_knows_whether_it_certainly_has_none():
-    """One loan taken and ended leaves none; after several one has to look."""
+def test_a_holder_knows_what_it_holds():
+    """However many, and in whatever order they end."""
     holder = Holder(gevent.getcurrent(), print)
     assert not holder.has_loans
     holder.took("a")
-    assert holder.has_loans and not holder.several
+    assert holder.has_loans and holder.loans == ["a"]
     holder.loan = None
     assert not holder.has_loans
     holder.took("b")
     holder.took("c")
-    holder.loan = None
-    assert holder.has_loans and holder.several
+    assert sorted(holder.loans) == ["b", "c"]
+    holder.ended("b")
+    assert holder.loans == ["c"]
+    holder.ended("c")
+    assert not holder.has_loans
 
 
 def test_a_holder_does_not_keep_its_greenlet_alive(office):

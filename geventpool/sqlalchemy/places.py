@@ -211,8 +211,8 @@ class Places(Pool[Record]):
             self._owner.give_up(record)
 
     def _holder_died(self, holder: Holder) -> None:
-        for entry in list(self._ledger.all_in(IN_USE)):
-            if entry.holder is holder:
+        for entry in holder.loans:
+            if entry.state is IN_USE and entry.holder is holder:
                 self._owner.reclaim(entry.conn)
 
     def tell_loop(self, work: Callable[..., object], *args: Any) -> None:

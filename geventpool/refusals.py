@@ -1,0 +1,89 @@
+"""Why there is no connection: the text of a refusal, made only if it is read.
+
+A refusal is the cheapest way to shed load, so its cost must not grow with the pool: it
+notes a bounded number of facts of its moment. It keeps no greenlet alive and does not
+change later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+from geventpool.errors import (
+    PoolDeadlockError,
+    PoolExhaustedError,
+    TooManyWaitingError,
+)
+from geventpool.ledger import IN_USE, Ledger
+from geventpool.reports import Sighting, numbers, worded
+
+__all__ = ["Refusal"]
+
+#: So many holders are named, the oldest loans of so many entries.
+NAMED = 5
+LOOKED_AT = 16
+
+_PREFACE: dict[type[PoolExhaustedError], str] = {
+    PoolExhaustedError: "no connection within {:.1f} s",
+    TooManyWaitingError: "too many wait already",
+    PoolDeadlockError: "all connections are held by greenlets that wait for one",
+}
+
+
+_since = attrgetter("since")
+
+
+class Refusal:
+    """The argument of a :exc:`PoolExhaustedError`, which ``str()`` turns into its text.
+
+    :param str name: the pool's.
+    :param kind: which error it is for.
+    :param float waited: for how many seconds the caller did.
+    :param float now: the time by the pool's clock.
+    :param remarks: each a format with its number, put behind the counts.
+    """
+
+    __slots__ = ("_make", "_text")
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[PoolExhaustedError],
+        waited: float,
+        ledger: Ledger[Any],
+        now: float,
+        remarks: list[tuple[str, float]],
+    ) -> None:
+        lent = [
+            entry
+            for entry in islice(ledger.entries.values(), LOOKED_AT)
+            if entry.state is IN_USE
+        ]
+        lent.sort(key=_since)
+        seen = [Sighting(entry, now) for entry in lent[:NAMED]]
+        facts = numbers(ledger)
+
+        def make() -> str:
+            preface = _PREFACE[kind].format(waited)
+            parts = [f"Pool {name!r} exhausted: {preface} ({worded(facts)})"]
+            parts += [remark.format(number) for remark, number in remarks]
+            parts += [f"held by {each.loan()}" for each in seen]
+            return "; ".join(parts)
+
+        self._make: Callable[[], str] | None = make
+        self._text = ""
+
+    def __str__(self) -> str:
+        if self._make is not None:
+            self._text, self._make = self._make(), None
+        return self._text
+
+    def __repr__(self) -> str:
+        return repr(str(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In a copy or another process it is plain text.
+        return str, (str(self),)
