@@ -42,6 +42,7 @@ from benchmarks.rounds import (
     Spread,
     best_of,
     interleave,
+    interleave_sizes,
     ratio_between,
 )
 
@@ -227,57 +228,22 @@ Curve = dict[int, dict[str, Series[Outcome]]]
 
 
 def _add_curve(report: Report, builders: dict[str, Builder], scale: Scale) -> None:
-    sizes = [size for size in GREENLETS if size <= scale.greenlets]
-    turns: dict[str, Callable[[], Outcome]] = {}
-    for size in sizes:
+    turns: dict[tuple[str, int], Callable[[], Outcome]] = {}
+    for size in (size for size in GREENLETS if size <= scale.greenlets):
         # Most of the time must not be spent on everybody's first loan.
         least = MIN_LOANS * size * HOLD / CONNECTIONS
         seconds = max(scale.seconds * SHARE, least)
         load = Load("handlers", size, seconds=seconds, is_greedy=False)
         for name, turn in _turns(builders, load).items():
-            turns[f"{name}, {size}"] = turn
-    series = interleave(turns, scale.long_rounds, "1 to 1000 greenlets")
-    curve: Curve = {size: {} for size in sizes}
-    for key, entry in series.items():
-        name, _, size = key.rpartition(", ")
-        curve[int(size)][name] = replace(entry, name=name)
-    report.sections += [
-        _curve_section("loans/s", curve, throughput, lambda rate: f"{rate:,.0f}"),
-        _curve_section("CPU each", curve, lambda each: each.cpu_each, duration),
-    ]
+            turns[name, size] = turn
+    curve = interleave_sizes(turns, scale.long_rounds, "1 to 1000 greenlets")
+    rate = Column("loans/s", throughput, "1/s", True, text="{:,.0f}".format)
+    for column in (rate, Column("CPU each", lambda outcome: outcome.cpu_each)):
+        how = f"{CONNECTIONS} connections held {duration(HOLD)}, by greenlets"
+        section = Section(f"{column.name}, {how}", key=column.name, floor=POSSIBLE)
+        section.best = best_peer(curve[max(curve)])
+        report.sections.append(section.fill_sizes(curve, column))
     report.figures.append(_curve_figure(curve))
-
-
-def _curve_section(
-    what: str,
-    curve: Curve,
-    value: Callable[[Outcome], float],
-    text: Callable[[float], str],
-) -> Section:
-    section = Section(
-        f"{what}, {CONNECTIONS} connections held {duration(HOLD)}, by greenlets",
-        ["pool", *(f"{size:,}" for size in curve)],
-        key=what,
-        floor=POSSIBLE,
-    )
-    last = curve[max(curve)]
-    section.best = best_peer(last)
-    for name in last:
-        entries = [series[name] for series in curve.values()]
-        section.add(
-            name,
-            *(
-                "failed" if entry.error else text(entry.spread(value).median)
-                for entry in entries
-            ),
-        )
-        errors = [entry.error for entry in entries if entry.error]
-        if errors:
-            section.failed[name] = errors[0]
-    for size, series in curve.items():
-        more = {"unit": "1/s", "more_is_better": True} if value is throughput else {}
-        section.measure(series, f"{what} of {size}", value, **more)
-    return section
 
 
 def _curve_figure(curve: Curve) -> Figure:

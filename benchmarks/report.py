@@ -176,6 +176,28 @@ class Section:
                 )
         return self
 
+    def fill_sizes(
+        self, sizes: Mapping[int, Mapping[str, Series[Any]]], column: Column
+    ) -> Section:
+        """Make a row for each contestant and a column for each size."""
+        self.columns = ["pool", *(f"{size:,}" for size in sizes)]
+        for name in dict.fromkeys(name for series in sizes.values() for name in series):
+            cells = []
+            for series in sizes.values():
+                entry = series.get(name)
+                if entry is None:
+                    cells.append("")
+                elif entry.error is not None:
+                    cells.append("failed")
+                    self.failed[name] = entry.error
+                else:
+                    cells += column.cells(entry, series)
+            self.add(name, *cells)
+        more = (column.value, column.unit, column.more_is_better)
+        for size, series in sizes.items():
+            self.measure(series, f"{column.name} of {size}", *more)
+        return self
+
     def add(self, *cells: str) -> None:
         """Append a row, filled up with empty cells."""
         self.rows.append([*cells, *[""] * (len(self.columns) - len(cells))])

@@ -247,6 +247,24 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
         entry.samples.append(sample)
 
 
+def interleave_sizes(
+    turns: Mapping[tuple[str, int], Callable[[], T]], rounds: int, label: str
+) -> dict[int, dict[str, Series[T]]]:
+    """Let contestants of several sizes take turns, and return the series by size.
+
+    May switch.
+
+    :param turns: by the name of the contestant and the size.
+    """
+    keys = {f"{name}, {size}": (name, size) for name, size in turns}
+    named = {key: turns[pair] for key, pair in keys.items()}
+    sizes: dict[int, dict[str, Series[T]]] = {size: {} for _, size in turns}
+    for key, entry in interleave(named, rounds, label).items():
+        name, size = keys[key]
+        sizes[size][name] = Series(name, entry.samples, entry.error)
+    return sizes
+
+
 def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
     """Return how many cycles take about *seconds*; at least 10."""
     count = 10

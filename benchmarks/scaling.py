@@ -13,13 +13,12 @@ time: many look through all waiters whenever one comes or goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, PoolAdapter
 from benchmarks.cycle import borrowing, each, repeated
-from benchmarks.report import Report, Section, duration, ratio
-from benchmarks.rounds import Sample, Scale, Series, Spread, interleave
+from benchmarks.report import Column, Report, Section, ratio
+from benchmarks.rounds import Sample, Scale, Series, Spread, interleave_sizes
 from benchmarks.waiters import BARE, bare_line, killed_turn, served_turn
 
 FEW = 10
@@ -60,7 +59,7 @@ def _add_connections(
     scale: Scale,
 ) -> None:
     sizes = sizes_upto(scale.part(MANY_CONNECTIONS))
-    turns: dict[str, Callable[[], Sample]] = {}
+    turns: dict[tuple[str, int], Callable[[], Sample]] = {}
     pools, lent = [], []
     for size in sizes:
         contestants = {FLOOR: adapters.ours.gevent_queue_nowait, **builders}
@@ -68,8 +67,8 @@ def _add_connections(
             pools.append(build(size))
             # One peer takes a lent connection back that nobody refers to any more.
             lent.append(half_lent(pools[-1], size))
-            turns[f"{name}, {size}"] = repeated(borrowing(pools[-1]), scale.slice)
-    grid = _grid(interleave(turns, scale.rounds, "pools of every size"), sizes)
+            turns[name, size] = repeated(borrowing(pools[-1]), scale.slice)
+    grid = interleave_sizes(turns, scale.rounds, "pools of every size")
     lent.clear()
     adapters.close(*pools)
     section = _section("acquire + release, by connections, half lent", grid, FLOOR)
@@ -91,12 +90,11 @@ def _add_waiters(report: Report, builders: dict[str, Builder], scale: Scale) -> 
     sizes = sizes_upto(scale.part(MANY_WAITERS))
     for what, turn_of in (("served", served_turn), ("killed", killed_turn)):
         turns = {
-            f"{name}, {size}": turn_of(build, size, max(2 * size, sizes[-1] // 10))
+            (name, size): turn_of(build, size, max(2 * size, sizes[-1] // 10))
             for size in sizes
             for name, build in _contestants(builders, size, scale)
         }
-        series = interleave(turns, scale.long_rounds, f"waiters {what}")
-        grid = _grid(series, sizes)
+        grid = interleave_sizes(turns, scale.long_rounds, f"waiters {what}")
         section = _section(f"one waiter {what}, by the number of waiters", grid, BARE)
         report.sections.append(section)
         if what == "served":
@@ -119,36 +117,14 @@ def _contestants(
 # What all kinds of growth share.
 
 
-def _grid(series: dict[str, Series[Sample]], sizes: list[int]) -> Grid:
-    grid: Grid = {size: {} for size in sizes}
-    for key, entry in series.items():
-        name, _, size = key.rpartition(", ")
-        grid[int(size)][name] = replace(entry, name=name)
-    return grid
-
-
 def _section(title: str, grid: Grid, floor: str) -> Section:
-    columns = ["pool", *(f"{size:,}" for size in grid), "growth"]
-    section = Section(title, columns, floor=floor)
-    for size, series in grid.items():
-        section.measure(series, f"each of {size}", each)
-    for name in dict.fromkeys(name for series in grid.values() for name in series):
-        entries = [series[name] for series in grid.values() if name in series]
-        errors = [entry.error for entry in entries if entry.error is not None]
-        cells = [_cell(series.get(name)) for series in grid.values()]
-        if errors:
-            section.failed[name] = errors[0]
-        elif len(entries) > 1:
-            cells.append(ratio(entries[-1].over(entries[0], each)))
-        section.add(name, *cells)
+    section = Section(title, floor=floor).fill_sizes(grid, Column("each", each))
+    section.columns.append("growth")
+    for row in section.rows:
+        ends = _ends(grid, row[0])
+        row.append(ratio(ends[1].over(ends[0], each)) if ends else "")
     section.notes.append("growth: the last number of a row to its first")
     return section
-
-
-def _cell(entry: Series[Sample] | None) -> str:
-    if entry is None:
-        return ""
-    return "failed" if entry.error else duration(entry.spread(each).median)
 
 
 def _ends(grid: Grid, name: str) -> tuple[Series[Sample], Series[Sample]] | None:
