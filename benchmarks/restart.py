@@ -155,7 +155,8 @@ def judge(account: Account, down: float, up: float, end: float, dials: int) -> R
     begin = down - BEFORE / 2
     before = sum(begin < when < down for when in account.answered_at)
     usual = before / (BEFORE / 2)
-    after = [when - up for when in account.answered_at if when > up]
+    # Some are answered while the clients are being stopped.
+    after = [when - up for when in account.answered_at if up < when <= end]
     return Restart(
         away=up - down,
         failed=sum(when > down for when in account.failed_at),

@@ -249,7 +249,7 @@ def test_recovery_is_counted_from_the_return_of_the_server() -> None:
     account.answered_at = [
         *replies(down - BEFORE, down, 10),
         *replies(up + 0.2, up + 0.6, 5),
-        *replies(up + 0.6, end, 10),
+        *replies(up + 0.6, end + 1.0, 10),
     ]
     account.failed_at = [9.9, 10.2, 10.3]
     seen = judge(account, down, up, end, dials=4)
