@@ -127,8 +127,12 @@ _CLUSTER_GET = code_of("redis.cluster", "get_connection")
 
 def is_sharing_caller(caller: FrameType) -> bool:
     """Does *caller* send commands that may share a connection with others?"""
-    if caller.f_code is _CLUSTER_GET and caller.f_back is not None:
-        caller = caller.f_back
+    if caller.f_code is _CLUSTER_GET:
+        # Between it and the client is the frame of a decorator.
+        behind = caller.f_back
+        while behind is not None and behind.f_code.co_name == "wrapper":
+            behind = behind.f_back
+        caller = behind or caller
     return id(caller.f_code) in _sharing_callers
 
 

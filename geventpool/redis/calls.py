@@ -53,7 +53,7 @@ class Call:
 
 
 def copy_of(error: BaseException) -> BaseException:
-    """Return a copy of *error*, caused by it, for one of several callers.
+    """Return a copy of *error*, with the same cause, for one of several callers.
 
     An exception that is raised in several greenlets would collect their tracebacks.
     """
@@ -62,6 +62,6 @@ def copy_of(error: BaseException) -> BaseException:
     except Exception:
         # Its constructor takes other arguments than it keeps.
         return error
-    copied.__cause__ = error
+    copied.__cause__ = error.__cause__
     copied.__traceback__ = None
     return copied

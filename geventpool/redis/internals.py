@@ -72,7 +72,6 @@ __all__ = [
     "has_standard_methods",
     "hiredis",
     "hiredis_reader_of",
-    "holds_unread",
     "is_connected",
     "is_fit",
     "is_push",
@@ -280,14 +279,6 @@ def fast_packer_of(conn: Any) -> Any:
     if hiredis is None or kind is None or type(conn._command_packer) is not kind:
         return None
     return hiredis.pack_command
-
-
-def holds_unread(conn: Any) -> bool:
-    """Has redis-py's parser read something that nobody asked for?"""
-    try:
-        return bool(hiredis_reader_of(conn).has_data())
-    except AttributeError:
-        return bool(unread(conn))
 
 
 def handle_push(conn: Any, reply: Any) -> None:

@@ -46,8 +46,8 @@ class Source(Protocol):
     def give_back(self, conn: Any) -> None:
         """A connection is in step and not used any more. Never switches."""
 
-    def drop(self, conn: Any, error: BaseException) -> None:
-        """A connection has ended with *error*. Never switches."""
+    def drop(self, conn: Any, error: BaseException | None) -> None:
+        """A connection is to be closed, or has ended with *error*. Never switches."""
 
     def is_current(self, conn: Any) -> bool:
         """Return whether *conn* may go on to be used. Never switches."""
@@ -83,8 +83,6 @@ class Multiplexer:
         self.shared: SharedConnection | None = None
         self._is_scheduled = False
         self._opener: Any = None
-        #: callers that want the connection for themselves
-        self._takers: deque[Any] = deque()
         self._refusal: BaseException | None = None
 
     # Sending.
@@ -171,18 +169,21 @@ class Multiplexer:
         :raises BaseException: why there is no reply; or what interrupted the wait, and
             then the call is abandoned.
         """
-        # Another may switch to this greenlet, for reasons of its own.
-        while call.left and call.error is None:
-            call.waiter = getcurrent()
-            try:
-                self.hub.switch()
-            except BaseException:
-                self.abandon(call)
-                raise
-            finally:
-                call.waiter = None
+        try:
+            # Another may switch to this greenlet, for reasons of its own.
+            while call.left and call.error is None:
+                self._sleep(call)
+        except BaseException:
+            self.abandon(call)
+            raise
+        finally:
+            call.waiter = None
         if call.error is not None:
             raise call.error
+
+    def _sleep(self, call: Call) -> None:
+        call.waiter = getcurrent()
+        self.hub.switch()
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for *call* any more. Never switches.
@@ -316,17 +317,22 @@ class Multiplexer:
     def finished(self, shared: SharedConnection) -> None:
         """The connection is quiet and is not used any more."""
         self.shared = None
-        self._source.give_back(shared.conn)
+        if shared.is_spoiled:
+            self._source.drop(shared.conn, None)
+        else:
+            self._source.give_back(shared.conn)
         if self.out:
             self.schedule()
 
-    def renew(self) -> None:
+    def renew(self, spoiled: bool = False) -> None:
         """Give the connection back as soon as all is answered. Never switches.
 
         What is sent meanwhile waits for the next one.
+
+        :param spoiled: it is to be closed, because others would fail with it too.
         """
         if self.shared is not None:
-            self.shared.retire()
+            self.shared.retire(spoiled)
             # In the hub, whoever has called.
             self.schedule()
 
@@ -341,9 +347,9 @@ class Multiplexer:
         self.renew()
 
     def forget(self) -> None:
-        """In the child after a fork: begin with nothing."""
-        shared, self.shared = self.shared, None
+        """In the child after a fork: begin with nothing.
+
+        The core pool has closed the child's copy of the connection.
+        """
         self._begin()
         self.room = Room(self.room.size, self.hub, self._source.name)
-        if shared is not None and not shared.is_lost:
-            shared.conn.disconnect()

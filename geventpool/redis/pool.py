@@ -393,6 +393,11 @@ class ConnectionPool(Returns):
 
     # Called by others, to take note.
 
+    def counted(self) -> None:
+        """The number of connections in use has changed."""
+        if recorder._metrics_collector is not None:
+            self._telemetry.count()
+
     def demoted(self, error: Exception) -> Exception:
         """An error reply on a shared connection, as a client is to see it."""
         return error

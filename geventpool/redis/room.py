@@ -17,10 +17,10 @@ class _Place:
 
     __slots__ = ("due", "error", "granted", "units", "waiter")
 
-    def __init__(self, units: int, waiter: Any) -> None:
+    def __init__(self, units: int) -> None:
         self.units = units
         #: None: it does not wait in the hub
-        self.waiter = waiter
+        self.waiter: Any = None
         self.granted = False
         self.due = False
         self.error: BaseException | None = None
@@ -77,7 +77,7 @@ class Room:
             raise TooManyWaitingError(self._refusal("too many wait already"))
         if timeout == 0:
             raise PoolExhaustedError(self._refusal("no room"))
-        place = _Place(units, getcurrent())
+        place = _Place(units)
         self.line.append(place)
         try:
             self._sleep(place, timeout)
@@ -105,20 +105,22 @@ class Room:
         try:
             # Another may switch to this greenlet, for reasons of its own.
             while not place.is_decided:
-                place.waiter = getcurrent()
-                self._hub.switch()
+                self._pause(place)
         finally:
             place.waiter = None
             if timer is not None:
                 timer.stop()
                 timer.close()
 
+    def _pause(self, place: _Place) -> None:
+        place.waiter = getcurrent()
+        self._hub.switch()
+
     def _leave(self, place: _Place) -> None:
         if place.granted:
             self.give_back(place.units)
-        else:
-            if place in self.line:
-                self.line.remove(place)
+        elif place in self.line:
+            self.line.remove(place)
             # It may have kept others waiting that need less.
             self.serve()
 

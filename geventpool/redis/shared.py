@@ -87,6 +87,8 @@ class SharedConnection:
         self.is_lost = False
         #: is nothing more to be written, because it is to be given back?
         self.is_retiring = False
+        #: is nobody to use it any more?
+        self.is_spoiled = False
         #: does the socket take nothing at present?
         self.is_blocked = False
         now = monotonic()
@@ -199,8 +201,7 @@ class SharedConnection:
 
     def _on_readable(self) -> None:
         """In the hub: read once. gevent calls no watcher again that has raised."""
-        if self._read() and self._transport.holds_more:
-            self._loop.run_callback(self._on_readable)
+        self._read()
         call, self._last_call = self._last_call, None
         self._finish_if_due()
         if call is not None:
@@ -350,9 +351,13 @@ class SharedConnection:
 
     # The end.
 
-    def retire(self) -> None:
-        """Write nothing more, and be given back when all is answered."""
+    def retire(self, spoiled: bool = False) -> None:
+        """Write nothing more, and be given back when all is answered.
+
+        :param spoiled: be closed then, because others would fail with it as well.
+        """
         self.is_retiring = True
+        self.is_spoiled = self.is_spoiled or spoiled
 
     def _finish_if_due(self) -> bool:
         if self.is_retiring and not self.is_lost and self.is_quiet:

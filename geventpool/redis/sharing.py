@@ -33,10 +33,10 @@ from geventpool.redis.internals import (
     fast_packer_of,
     handle_push,
     has_standard_methods,
-    holds_unread,
     is_fit,
 )
 from geventpool.redis.multiplexer import UNIT, Multiplexer
+from geventpool.redis.probe import is_quiet
 from geventpool.redis.shareable import (
     SHAREABLE,
     are_shareable,
@@ -86,6 +86,9 @@ class Client(Protocol):
 
     def demoted(self, error: Exception) -> Exception:
         """Return what an error reply means for a client; take note of it."""
+
+    def counted(self) -> None:
+        """The number of connections in use has changed. Never switches."""
 
 
 class Sharing:
@@ -279,7 +282,7 @@ class Sharing:
             error, BusyLoadingError
         ):
             # Others would get the same answer over this connection.
-            multiplexer.renew()
+            multiplexer.renew(spoiled=True)
         return error
 
     # What a multiplexer asks: see Source.
@@ -294,11 +297,16 @@ class Sharing:
         try:
             # After a rest, as redis-py does it: only if health_check_interval is over.
             conn.check_health()
-            if holds_unread(conn):
-                raise ConnectionError("The server has sent what nobody asked for.")
+            if not is_quiet(conn):
+                raise ConnectionError(
+                    "The new connection sent something, or was closed."
+                )
         except BaseException:
             core.drop(conn, anyone=True)
             raise
+        pool = self._pool()
+        if pool is not None:
+            pool.counted()
         return conn
 
     def give_back(self, conn: Any) -> None:
@@ -309,10 +317,10 @@ class Sharing:
         if pool is not None:
             pool.release(conn)
         else:
-            self.drop(conn, PoolClosedError("the pool has been collected"))
+            self.drop(conn, None)
 
-    def drop(self, conn: Any, error: BaseException) -> None:
-        """A connection has ended with *error*. Never switches."""
+    def drop(self, conn: Any, error: BaseException | None) -> None:
+        """A connection is to be closed, or has ended with *error*. Never switches."""
         core = self._core
         if isinstance(error, (ConnectionError, TimeoutError)):
             core.suspect()

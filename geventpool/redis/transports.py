@@ -12,7 +12,8 @@ from geventpool.redis.internals import native_socket_of, tls_object_of
 
 __all__ = ["PlainTransport", "TlsTransport", "transport_of"]
 
-#: Bytes that are read at a time.
+#: Bytes that are read at a time; more than a record of TLS has, so that nothing is left
+#: of which the descriptor does not tell.
 READ_SIZE = 65536
 
 
@@ -56,11 +57,6 @@ class PlainTransport:
         except BlockingIOError:
             return 0
 
-    @property
-    def holds_more(self) -> bool:
-        """Whether there may be data of which the descriptor does not tell."""
-        return False
-
 
 class TlsTransport(PlainTransport):
     """TLS over such a stream, after its handshake."""
@@ -84,11 +80,6 @@ class TlsTransport(PlainTransport):
             return int(self._tls.write(data))
         except (SSLWantReadError, SSLWantWriteError):
             return 0
-
-    @property
-    def holds_more(self) -> bool:
-        # A record is read from the socket as a whole.
-        return bool(self._tls.pending())
 
 
 def transport_of(conn: Any) -> PlainTransport:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from geventpool.redis import AutoPipeline, ConnectionPool
+from geventpool.redis.standin import StandIn
 from geventpool.redis.transports import PlainTransport
 from geventpool.testing import wait_until
 from tests.redis.conftest import TLS, MakePool
@@ -188,9 +189,12 @@ def test_what_cannot_be_sent_is_refused_before_it_is_queued(
             shared.set("key", value)  # type: ignore[arg-type]
     with pytest.raises(redis.DataError):
         shared.pipeline().set("key", None).execute()  # type: ignore[arg-type]
-    assert shared.set("key", bytearray(b"bytes"))
-    assert shared.set("other", memoryview(b"view"))
-    assert shared.mget("key", "other") == [b"bytes", b"view"]
+    stock = redis.Redis(port=shared.connection_pool.connection_kwargs["port"])
+    for odd in (bytearray(b"bytes"), memoryview(b"view")):
+        # Newer versions of redis-py convert it.
+        expected = outcome(stock.set, "key", odd)
+        assert repr(outcome(shared.set, "key", odd)) == repr(expected)
+    stock.close()
     assert shared.connection_pool._sharing.in_flight() == 0
 
 
@@ -480,14 +484,21 @@ def test_connections_of_the_users_own_are_not_shared(make_pool: MakePool) -> Non
     assert Mine.sent > 1
 
 
-def test_in_the_hub_a_command_is_not_queued(shared: redis.Redis) -> None:
+def test_in_the_hub_a_command_is_not_queued(
+    shared: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody could wait for its reply there."""
     shared.ping()
+    monkeypatch.setattr(
+        "geventpool.redis.sharing.is_sharing_caller", lambda caller: True
+    )
     found: list[Any] = []
 
     def callback() -> None:
         found.append(shared.connection_pool._sharing.stand_in())
 
+    callback()
+    assert isinstance(found.pop(), StandIn)
     gevent.get_hub().loop.run_callback(callback)
     gevent.sleep(0)
     assert found == [None]

@@ -107,3 +107,15 @@ def test_all_in_line_can_be_refused() -> None:
     room.refuse(KeyError("closed"))
     assert isinstance(waiter.get(), KeyError)
     assert room.free == 0
+
+
+def test_a_kill_of_a_greenlet_that_is_refused_is_no_loss() -> None:
+    """It is in no line any more, and has no room."""
+    room = make_room(1)
+    room.take(1, None, None)
+    victim = gevent.spawn(room.take, 1, None, None)
+    wait_until(lambda: room.line)
+    victim.kill(block=False)
+    room.refuse(KeyError("closed"))
+    victim.join()
+    assert room.free == 0

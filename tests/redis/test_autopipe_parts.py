@@ -1,0 +1,508 @@
+"""The parts of commands that share a connection, one at a time."""
+
+from __future__ import annotations
+
+import gc
+import os
+from ssl import SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+from typing import Any
+
+import gevent
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from geventpool.redis import AutoPipeline, ConnectionPool, ExhaustedError
+from geventpool.redis import multiplexer as multiplexer_module
+from geventpool.redis import sharing as sharing_module
+from geventpool.redis.calls import copy_of
+from geventpool.redis.shared import SharedConnection
+from geventpool.redis.standin import StandIn
+from geventpool.redis.transports import PlainTransport, TlsTransport
+from geventpool.testing import wait_until
+from tests.redis.conftest import MakePool
+from tests.redis.scripted import ScriptedRedis, scripted_redis
+from tests.redis.test_autopipe_trouble import (
+    echo,
+    in_flight,
+    multiplexer,
+    silent,
+    talking,
+)
+from tests.redis.tools import outcome
+
+# Errors.
+
+
+def test_an_error_for_many_is_copied_if_it_can_be() -> None:
+    """Each caller's traceback would be added to that of the others."""
+
+    class Odd(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(one)
+
+    cause = ValueError("cause")
+    error = redis.ConnectionError("lost")
+    error.__cause__ = cause
+    copied = copy_of(error)
+    assert copied is not error
+    assert str(copied) == "lost"
+    assert copied.__cause__ is cause
+    odd = Odd(1, 2)
+    assert copy_of(odd) is odd
+
+
+# Stand-ins.
+
+
+def stand_in(client: redis.Redis) -> StandIn:
+    """What redis-py would get for its next command."""
+    sharing = client.connection_pool._sharing
+    return StandIn(sharing, sharing._only)
+
+
+def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
+    """redis-py asks before and after a command, and in its logs."""
+    with talking(echo) as (client, server):
+        it = stand_in(client)
+        assert it.pid == os.getpid()
+        if hasattr(redis.Connection, "extract_connection_details"):
+            assert it.extract_connection_details()
+        assert it.pack_command("GET", "a") == client.connection_pool._sharing.pack(
+            ("GET", "a")
+        ) or b"".join(it.pack_command("GET", "a")).endswith(b"a\r\n")
+        assert not it.should_reconnect()
+        it.connect()
+        it.disconnect()
+        assert client.connection_pool.stats().size == 1
+        assert it.retire() is None
+        client.connection_pool._sharing.renew()
+        wait_until(lambda: multiplexer(client).shared is None)
+        assert it.host == "localhost"
+        assert it.port == server.port
+
+
+def test_a_reply_to_nothing_is_not_waited_for() -> None:
+    """It would never come."""
+    with talking(echo) as (client, _):
+        with pytest.raises(redis.ConnectionError, match="nothing was sent"):
+            stand_in(client).read_response()
+
+
+def test_a_decoded_reply_cannot_be_had_raw() -> None:
+    """Commands whose replies are never decoded are not on the list."""
+    with talking(echo) as (client, _):
+        it = stand_in(client)
+        it.send_command("GET", "a")
+        assert it.read_response(disable_decoding=True) == b"a"
+        client.connection_pool._sharing.decodes = True
+        it.send_command("GET", "a")
+        with pytest.raises(redis.DataError, match="decoded already"):
+            it.read_response(disable_decoding=True)
+
+
+@pytest.mark.parametrize("deed", ["disconnect", "retire"])
+def test_a_stand_in_that_is_left_abandons_its_command(deed: str) -> None:
+    """The reply is read and dropped; the connection stays."""
+    with talking() as (client, server):
+        it = stand_in(client)
+        it.send_command("GET", "a")
+        wait_until(lambda: server.received)
+        getattr(it, deed)()
+        assert in_flight(client) == 1
+        server.sockets[0].sendall(b"+a\r\n")
+        wait_until(lambda: in_flight(client) == 0)
+        assert len(server.sockets) == 1
+
+
+def test_what_is_not_known_is_asked_of_a_connection_of_its_own() -> None:
+    """A new version of redis-py may be slower, but not wrong; and it stays with it."""
+    with talking(echo) as (client, server):
+        it = stand_in(client)
+        assert it.can_read() is False
+        assert len(server.sockets) == 2
+        it.send_packed_command(it.pack_commands([("GET", "a"), ("GET", "b")]))
+        assert [it.read_response(), it.read_response()] == [b"a", b"b"]
+        it.send_command("GET", "c")
+        assert it.read_response() == b"c"
+        assert (it.db, it.retry) == (0, it._own.retry)
+        assert "with" in repr(it)
+        assert not it.should_reconnect()
+        it.disconnect()
+        it.connect()
+        assert it.can_read() is False
+        client.connection_pool.release(it)
+        assert client.connection_pool.stats().size == 2
+
+
+def test_what_was_packed_elsewhere_is_sent_over_a_connection_of_its_own() -> None:
+    """Nobody knows how many replies there will be."""
+    with talking(echo) as (client, server):
+        it = stand_in(client)
+        it.send_packed_command([b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"])
+        assert it.read_response() == b"a"
+        assert len(server.sockets) == 2
+        client.connection_pool.release(it)
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    """As when a pool refuses a connection: redis-py retries commands, not that."""
+    with talking(echo, max_connections=2, timeout=0.2) as (client, _):
+        pool = client.connection_pool
+        pool.set_retry(Retry(NoBackoff(), 5))
+        pool._sharing.renew()
+        wait_until(lambda: multiplexer(client).shared is None)
+        lent = [pool.get_connection() for _ in range(2)]
+        attempts: list[Any] = []
+        own = pool.own_connection
+
+        def counted() -> Any:
+            attempts.append(1)
+            return own()
+
+        pool.own_connection = counted
+        assert isinstance(outcome(client.config_get, "a"), ExhaustedError)
+        pipe = client.pipeline().config_get("a")
+        assert isinstance(outcome(pipe.execute), ExhaustedError)
+        assert len(attempts) == 2
+        for conn in lent:
+            pool.release(conn)
+
+
+# Queues.
+
+
+def test_a_caller_waits_for_a_connection_as_long_as_the_pool_says() -> None:
+    """Its time begins when it joins, not when the attempt begins that it joins."""
+    with talking(echo, max_connections=2, timeout=0.05) as (client, _):
+        pool, queue = client.connection_pool, multiplexer(client)
+        pool._sharing.renew()
+        wait_until(lambda: queue.shared is None)
+        lent = [pool.get_connection() for _ in range(2)]
+        early = gevent.spawn(outcome, client.get, "early")
+        wait_until(lambda: pool.stats().waiting)
+        late = gevent.spawn(client.get, "late")
+        wait_until(lambda: len(queue.out) == 2)
+        queue.out[1].since += 1000
+        assert isinstance(early.get(timeout=5), ExhaustedError)
+        assert not late.dead
+        for conn in lent:
+            pool.release(conn)
+        assert late.get(timeout=5) == b"late"
+
+
+@pytest.mark.parametrize("timeout", [None, 0])
+def test_without_a_limit_or_patience_a_caller_does_as_the_pool(timeout: Any) -> None:
+    """None: without end. 0: not at all, but one is opened for the next."""
+    with scripted_redis(echo) as server:
+        pool = ConnectionPool(port=server.port, auto_pipeline=True, timeout=timeout)
+        client = redis.Redis(connection_pool=pool)
+        if timeout == 0:
+            assert isinstance(outcome(client.get, "a"), ExhaustedError)
+            wait_until(lambda: pool.stats().idle)
+        assert client.get("a") == b"a"
+        pool.shutdown(5)
+
+
+def test_a_connection_that_cannot_be_shared_fails_its_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was closed between its opening and its use."""
+
+    def fails(*args: Any) -> Any:
+        raise redis.ConnectionError("closed meanwhile")
+
+    with talking(echo) as (client, _):
+        pool = client.connection_pool
+        pool._sharing.renew()
+        wait_until(lambda: multiplexer(client).shared is None)
+        with monkeypatch.context() as patch:
+            patch.setattr(multiplexer_module, "SharedConnection", fails)
+            error = outcome(client.get, "a")
+        assert isinstance(error, redis.ConnectionError)
+        assert pool.stats().in_use == 0
+        assert client.get("a") == b"a"
+
+
+def test_a_server_that_talks_before_it_is_asked_is_not_shared() -> None:
+    """Whose reply that is nobody knows."""
+    with scripted_redis(echo) as server:
+        react = server._react
+
+        class Chatty:
+            def __init__(self, sock: Any) -> None:
+                self.sock = sock
+
+            def sendall(self, data: bytes) -> None:
+                self.sock.sendall(data + b"+nobody\r\n")
+
+        def chatty(sock: Any, command: list[bytes]) -> None:
+            react(Chatty(sock) if b"LIB-VER" in command else sock, command)
+
+        server._react = chatty  # type: ignore[method-assign]
+        pool = ConnectionPool(
+            port=server.port,
+            protocol=2,
+            auto_pipeline=True,
+            timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
+        client = redis.Redis(connection_pool=pool)
+        assert isinstance(outcome(client.get, "a"), (redis.RedisError, OSError))
+        wait_until(lambda: pool.stats().in_use == 0)
+        pool.shutdown(5)
+
+
+def test_in_a_child_no_copy_of_a_greenlet_is_woken() -> None:
+    """It would go on with the parent's work."""
+    with talking() as (client, server):
+        job = gevent.spawn(outcome, client.get, "a")
+        wait_until(lambda: server.received)
+        queue = multiplexer(client)
+        queue._pid = -1
+        queue.shared.conn.disconnect()
+        gevent.sleep(0)
+        assert not job.dead
+        client.connection_pool._sharing.forget()
+        assert in_flight(client) == 0
+        server.answer = echo
+        assert client.get("b") == b"b"
+        job.kill()
+        wait_until(lambda: job.dead)
+        for conn in client.connection_pool.core.lent_connections():
+            if conn is not queue.shared.conn:
+                client.connection_pool.core.drop(conn, anyone=True)
+
+
+def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
+    """Its connection is closed as soon as it is quiet."""
+    with scripted_redis(echo) as server:
+        # With notices of maintenance each connection knows its pool.
+        pool = ConnectionPool(port=server.port, protocol=2, auto_pipeline=True)
+        client = redis.Redis(connection_pool=pool)
+        assert client.get("a") == b"a"
+        sharing, core = pool._sharing, pool.core
+        pool.release(pool.get_connection())
+        client.auto_close_connection_pool = False
+        del client, pool
+        gc.collect()
+        assert sharing is not None
+        with pytest.raises(ReferenceError):
+            sharing.own_connection()
+        assert not sharing._start()
+        error = ValueError("any")
+        assert sharing.explained(error) is error
+        assert sharing._only is not None
+        assert sharing.error_of(error, sharing._only) is error
+        conn = sharing.acquire(5)
+        assert sharing.is_current(conn)
+        sharing.drop(conn, None)
+        sharing.renew()
+        wait_until(lambda: core.size == 0)
+        core.close(0)
+
+
+def test_a_policy_holds_for_pipelines_as_well(make_pool: MakePool) -> None:
+    """Each command is looked at."""
+    policy = AutoPipeline(never_share=["GET"], share=["TIME"])
+    client = redis.Redis(connection_pool=make_pool(auto_pipeline=policy))
+    client.ping()
+    fits = client.connection_pool._sharing.fits
+    assert fits([("SET", "a", "1"), ("TIME",)])
+    assert fits([("MULTI",), ("TIME",), ("EXEC",)])
+    assert not fits([("SET", "a", "1"), ("GET", "a")])
+    assert not fits([("MULTI",), ("EXEC",)])
+    assert not fits([])
+
+
+def test_a_handler_of_pushes_that_fails_costs_no_later_push(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told to the log."""
+    seen: list[Any] = []
+
+    def handle(conn: Any, reply: Any) -> None:
+        seen.append(reply)
+        raise ValueError("a handler that fails")
+
+    monkeypatch.setattr(sharing_module, "handle_push", handle)
+    sharing = ConnectionPool(auto_pipeline=True)._sharing
+    assert sharing is not None
+    sharing.pushed(None, "one")
+    sharing.pushed(None, "two")
+    wait_until(lambda: len(seen) == 2)
+
+
+def test_a_call_is_resolved_once() -> None:
+    """Late, then lost; abandoned when its reply is there; woken when it is gone."""
+    with talking(socket_timeout=None) as (client, server):
+        job = gevent.spawn(outcome, client.get, "a")
+        wait_until(lambda: server.received)
+        queue = multiplexer(client)
+        call = queue.shared.sent[0]
+        call.error = redis.TimeoutError("late")
+        queue.wake(call)
+        assert isinstance(job.get(timeout=5), redis.TimeoutError)
+        call.error = redis.TimeoutError("late")
+        queue.abandon(call)
+        queue.wake(call)
+        assert in_flight(client) == 1
+        client.connection_pool.disconnect()
+        assert in_flight(client) == 0
+        assert isinstance(call.error, redis.TimeoutError)
+
+
+def test_a_queue_that_all_have_left_needs_no_connection() -> None:
+    """They were killed before the greenlet that opens has begun."""
+    with talking(echo) as (client, server):
+        queue = multiplexer(client)
+        queue.renew()
+        wait_until(lambda: queue.shared is None)
+        call = queue.send(b"never sent", 1)
+        queue._open_soon()
+        queue.abandon(call)
+        wait_until(lambda: queue._opener is None)
+        assert queue.shared is None
+        assert not server.received
+
+
+# Connections.
+
+
+def two_commands(client: redis.Redis) -> list[Any]:
+    """The replies to two commands of which the second waits for a turn."""
+    jobs = [gevent.spawn(client.get, name * 10) for name in "abc"]
+    return [job.get(timeout=5) for job in jobs]
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("cut", [1, 29, 30, 31, 59])
+def test_a_write_may_be_cut_anywhere(
+    monkeypatch: pytest.MonkeyPatch, repeats: bool, cut: int
+) -> None:
+    """Within a command and between two; with TLS the same bytes come again."""
+    send = PlainTransport.send
+    offered: list[bytes] = []
+
+    def cutting(self: PlainTransport, data: Any) -> int:
+        offered.append(bytes(data))
+        if 2 <= len(offered) <= 3 and len(data) > cut:
+            return send(self, bytes(data)[:cut])
+        return send(self, data)
+
+    with talking(echo) as (client, server):
+        monkeypatch.setattr(PlainTransport, "repeats", repeats)
+        monkeypatch.setattr(PlainTransport, "send", cutting)
+        assert two_commands(client) == [name * 10 for name in (b"a", b"b", b"c")]
+        assert [each[1][:1] for each in server.received] == [b"a", b"b", b"c"]
+        assert len(offered[1]) > cut
+        assert offered[2].startswith(offered[1][cut : cut + 1])
+
+
+def test_a_read_that_fails_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is the system's error or ours."""
+    for error in (ConnectionResetError(104, "reset"), ValueError("a mistake")):
+
+        def fails(self: Any, error: Exception = error) -> Any:
+            raise error
+
+        with talking(echo) as (client, server):
+            with monkeypatch.context() as patch:
+                patch.setattr(SharedConnection, "_parse", fails)
+                got = outcome(client.get, "a")
+            assert isinstance(got, redis.RedisError)
+            assert client.get("a") == b"a"
+            assert len(server.sockets) == 2
+
+
+def test_a_connection_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed while its replies are being read, and told of it again."""
+    with talking(protocol=3) as (client, server):
+        shared = multiplexer(client).shared
+        job = gevent.spawn(outcome, client.get, "a")
+        wait_until(lambda: server.received)
+
+        def closing(conn: Any, reply: Any) -> None:
+            conn.disconnect()
+
+        monkeypatch.setattr(multiplexer(client), "pushed", closing)
+        server.sockets[0].sendall(b">1\r\n+push\r\n+late\r\n")
+        assert isinstance(job.get(timeout=5), redis.ConnectionError)
+        shared.lose(ValueError("again"))
+        shared._on_readable()
+        shared.write()
+        assert in_flight(client) == 0
+
+
+def test_a_program_that_is_behind_reads_no_longer_than_it_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream of replies must not hold up the loop when the timer looks at it."""
+    with talking(socket_timeout=0.2) as (client, server):
+        job = gevent.spawn(client.get, "a")
+        wait_until(lambda: server.received)
+        shared = multiplexer(client).shared
+        shared.sent[0].since = 0.0
+        reads: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                SharedConnection, "_read", lambda self: reads.append(1) or True
+            )
+            shared._reader.feed(b"$1\r\n", 0, 4)
+            assert shared._look_at_time() > 0
+        assert len(reads) > 1
+        server.sockets[0].sendall(b"a\r\n")
+        assert job.get(timeout=5) == b"a"
+
+
+class FakeTls:
+    """Raises what it was given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, *args: Any) -> int:
+        raise self.error
+
+    def write(self, data: Any) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "received"),
+    [
+        (SSLWantReadError(), None),
+        (SSLWantWriteError(), None),
+        (SSLZeroReturnError(), 0),
+    ],
+)
+def test_tls_waits_for_either_direction(error: Exception, received: Any) -> None:
+    """A change of keys may want to write in order to read."""
+    transport = TlsTransport.__new__(TlsTransport)
+    transport._tls = FakeTls(error)
+    transport.buffer = bytearray(10)
+    assert transport.receive() == received
+    if received is None:
+        assert transport.send(b"data") == 0
+
+
+def test_a_socket_that_is_not_ready_is_no_error() -> None:
+    """There is nothing to read, or no room to write."""
+    with talking(silent) as (client, _):
+        transport = multiplexer(client).shared._transport
+        assert transport.receive() is None
+        data = b"x" * 10_000_000
+        while transport.send(data):
+            pass
+        assert transport.send(data) == 0
+
+
+def test_the_scripted_server_is_what_these_tests_talk_to() -> None:
+    """Its handshake works with both protocols."""
+    for protocol in (2, 3):
+        with scripted_redis(echo) as server:
+            assert isinstance(server, ScriptedRedis)
+            client = redis.Redis(port=server.port, protocol=protocol)
+            assert client.get("a") == b"a"
+            client.close()
