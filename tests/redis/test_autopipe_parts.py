@@ -284,7 +284,8 @@ def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
         client = redis.Redis(connection_pool=pool)
         assert client.get("a") == b"a"
         sharing, core = pool._sharing, pool.core
-        pool.release(pool.get_connection())
+        conn = core.acquire()
+        core.release(conn)
         forgotten = weakref.ref(pool)
         del client, pool
         # A pool that was just used is named in callbacks of the loop.
