@@ -33,7 +33,7 @@ class Readers:
         self._users: dict[int, object] = {}
 
     def lend(self, conn: Any, user: object) -> None:
-        """*user*, and nobody else, reads from *conn*; None: whoever has it."""
+        """*user*, and nobody else, reads from *conn*; None: its holder."""
         self._users[id(behind_cache(conn))] = user
 
     def give_back(self, conn: Any) -> None:
@@ -48,7 +48,7 @@ class Readers:
     def is_read(self, conn: Any) -> bool:
         """Will what is pushed to *conn* be read before anybody trusts the cache?
 
-        Whoever has borrowed *conn* reads it only while waiting for a reply.
+        The borrower of *conn* reads it only while it waits for a reply.
         """
         return bool(self.may_read(conn) or conn.reading)
 

@@ -133,7 +133,7 @@ class RedisConnector(Connector[Any]):
         maker = self._maker()
         if maker is not None:
             maker.discarded(conn)
-        # Whoever still has it must not open a socket that the pool does not count.
+        # Code that still has it must not open a socket that the pool does not count.
         forbid(conn)
 
     def ping(self, conn: Any) -> None:

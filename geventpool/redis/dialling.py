@@ -26,7 +26,7 @@ DOORS = ("connect", "connect_check_health")
 def forbid(conn: Any) -> None:
     """Let *conn* never connect again. Never switches.
 
-    Whoever still uses it gets a :exc:`TakenBackError`, without retries.
+    A greenlet that still uses it gets a :exc:`TakenBackError`, without retries.
     """
     inner = behind_cache(conn)
     for name in _doors(inner):
@@ -90,7 +90,7 @@ def allow(conn: Any) -> None:
 
 
 def sever(conn: Any, loop: Any) -> None:
-    """Disconnect *conn* at once, whoever uses it. Never switches.
+    """Disconnect *conn* at once, although it may be in use. Never switches.
 
     The socket is shut down now. Its descriptor is closed in a turn of *loop* of its
     own: a finaliser may call this while the holder is about to start a watcher for

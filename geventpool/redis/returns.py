@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from gevent import get_hub
+from redis.exceptions import ReadOnlyError
 
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.redis.caching import Readers
@@ -28,6 +29,10 @@ from geventpool.redis.telemetry import Telemetry
 __all__ = ["Returns"]
 
 
+#: Seconds between two renewals because a server turned out to be a replica.
+RENEWAL = 1.0
+
+
 class Returns(Credentials):
     """A pool that looks at how a loan ended before it lends the connection again."""
 
@@ -36,10 +41,12 @@ class Returns(Credentials):
     _readers: Readers
     _telemetry: Telemetry
     _give_back: Any
+    #: when the connections may be renewed again because of a replica
+    _renew_again = 0.0
 
     def _forgotten(self, conn: Any) -> None:
-        # Whoever kept it has ended: it is in a state that nobody knows. The finaliser
-        # that called us may go on to use it, and must not wait for the server then.
+        # The object that kept it has ended, so its state is unknown. The finaliser that
+        # calls this may go on to use it, and must not wait for the server then.
         forbid(conn)
         sever(conn, self._loop)
         self._at_home(self._part, conn, True)
@@ -88,9 +95,21 @@ class Returns(Credentials):
             self._stock.release(connection)
             return
         error = exc_info()[1]
+        if isinstance(error, ReadOnlyError) and is_broken_off(error, caller, self):
+            self._at_home(self._leave_replica)
         if error is not None and not self._broke_off(error, connection, caller):
             error = None
         self._at_home(self._take_back, connection, error)
+
+    def _leave_replica(self) -> None:
+        """Renew all connections: the server is no master, and its name may have moved.
+
+        Once in a while, because it may also be a replica that a program writes to.
+        """
+        now = monotonic()
+        if now >= self._renew_again:
+            self._renew_again = now + RENEWAL
+            self.core.drain()
 
     def _broke_off(
         self, error: BaseException, connection: Any, caller: FrameType | None

@@ -31,13 +31,13 @@ class Unpatched(View):
     _is_undecided = True
     #: Is there nothing at a release but the connection to look at?
     _is_plain = False
-    #: the loop of those who borrow; None: nobody has
+    #: the event loop of the borrowers; None: there were none yet
     _loop: Any = None
-    #: the thread of those who borrow; 0: nobody has
+    #: the thread of the borrowers; 0: there were none yet
     _home = 0
     #: Does a subclass say which connections are to be kept?
     asks_owner: bool
-    #: whom redis-py lets be told of releases, beside its own re-authentication
+    #: redis-py tells it of releases, beside its own re-authentication
     _dispatcher: Any
 
     def _set_unpatched(self, unpatched: str, timeout: float | None) -> None:
@@ -83,7 +83,7 @@ class Unpatched(View):
         return self._stock
 
     def _at_home(self, work: Callable[..., object], *args: Any) -> None:
-        """Call *work* in the thread of those who borrow: now, or soon from another."""
+        """Call *work* in the thread of the borrowers: now, or soon from another."""
         if self._home in (0, get_ident()):
             work(*args)
             return

@@ -80,7 +80,7 @@ def test_a_loan_that_ended_with_its_greenlet_opens_no_socket(
 def test_a_pool_that_was_shut_down_stays_shut(
     own_server: RedisServer, kind: str
 ) -> None:
-    """Whoever held a connection is told so, without retries and their pauses."""
+    """Each holder of a connection is told so, without retries and their pauses."""
     pool = ConnectionPool(port=own_server.port, client_name="shut")
     client = redis.Redis(connection_pool=pool)
     work: Callable[[], Any]
@@ -568,6 +568,31 @@ def test_a_connection_that_does_not_come_into_step_is_replaced(
     with pytest.raises(redis.DataError):
         client.set("key", object())  # type: ignore[arg-type]
     assert client.client_id() != before
+
+
+def test_a_server_that_turns_out_to_be_a_replica_is_looked_up_anew(
+    make_pool: MakePool, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover the name leads to another; a replica is not left in a loop."""
+    pool = make_pool(port=own_server.port, max_connections=2)
+    client = redis.Redis(connection_pool=pool)
+    other = pool.get_connection()
+    before = client.client_id()
+    own_server.ask("REPLICAOF", "127.0.0.1", "1")
+    for _ in range(2):
+        with pytest.raises(redis.ReadOnlyError):
+            client.set("key", "value")
+    after = client.client_id()
+    assert after != before
+    assert client.client_id() == after
+    pool.release(other)
+    wait_until(lambda: pool.stats().size == 1)
+    monkeypatch.setattr("geventpool.redis.returns.RENEWAL", 0.0)
+    pool._renew_again = 0.0
+    with pytest.raises(redis.ReadOnlyError):
+        client.set("key", "value")
+    assert client.client_id() != after
+    own_server.ask("REPLICAOF", "NO", "ONE")
 
 
 # Who keeps.
