@@ -11,6 +11,7 @@ import functools
 import weakref
 from typing import Any
 
+from gevent.socket import socket as GeventSocket
 from redis.exceptions import ConnectionError, WatchError
 from redis.retry import Retry
 
@@ -100,7 +101,8 @@ def sever(conn: Any, loop: Any) -> None:
     sock = getattr(inner, "_sock", None)
     if sock is None:
         return
-    inner._sock = Parting(sock, loop)
+    if isinstance(sock, GeventSocket):
+        inner._sock = Parting(sock, loop)
     conn.disconnect()
 
 

@@ -321,6 +321,27 @@ def test_a_loop_that_is_gone_is_no_error(make_pool: MakePool) -> None:
     assert pool.stats().idle == 1
 
 
+def test_a_socket_of_another_kind_is_closed_at_once(make_pool: MakePool) -> None:
+    """No event loop watches it."""
+
+    class Sock:
+        closed = False
+
+        def shutdown(self, how: int) -> None:
+            pass
+
+        def close(self) -> None:
+            self.closed = True
+
+    pool = make_pool()
+    conn = pool.get_connection()
+    conn.disconnect()
+    conn._sock = sock = Sock()
+    sever(conn, None)
+    assert sock.closed
+    pool.release(conn)
+
+
 def test_a_connection_in_use_is_closed_in_a_turn_of_its_own(
     make_pool: MakePool,
 ) -> None:
