@@ -13,7 +13,13 @@ from time import monotonic
 from typing import Any, Protocol
 
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, ResponseError, TimeoutError, WatchError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    ResponseError,
+    TimeoutError,
+    WatchError,
+)
 from redis.retry import Retry
 
 from geventpool.connector import Connector
@@ -206,8 +212,13 @@ class RedisConnector(Connector[Any]):
         return is_in_step(error)
 
     def is_disconnect(self, error: BaseException) -> bool:
-        """Was the connection lost, or did the server not answer in time?"""
-        return isinstance(error, (ConnectionError, TimeoutError))
+        """Was the connection lost, or did the server not answer in time?
+
+        redis-py counts a wrong password as an error of the connection; the way to the
+        server is not lost then.
+        """
+        lost = isinstance(error, (ConnectionError, TimeoutError))
+        return lost and not isinstance(error, AuthenticationError)
 
     def is_exhausted(self, error: Exception) -> bool:
         """Did the server refuse one more client, or the system one more file?"""
