@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
+from geventpool.deadline import LATE, MOMENT, Deadline
 from geventpool.ledger import Slot
 
 __all__ = ["Alarms", "Sleeper"]
@@ -21,6 +22,7 @@ C = TypeVar("C")
 #: Seconds by which one who shares the timer may be late for each in front of him who
 #: does not. So looking past many of them, over and over, cannot fill the loop.
 STRIDE = 1e-6
+INFINITE = float("inf")
 
 
 class Sleeper(Slot[C]):
@@ -70,6 +72,8 @@ class Alarms:
         #: one of the usual length, kept, for making one costs three times what starting
         #: it does; made when first needed: a pool never used touches no hub
         self._whole: Any = None
+        #: when the shared timer should fire; INFINITE: however late it does
+        self._due = INFINITE
 
     def sleep(self, hub: Any, sleeper: Sleeper[Any], limit: float | None) -> None:
         """Return when *sleeper* was woken, or after *limit* seconds. *May switch.*
@@ -86,23 +90,23 @@ class Alarms:
             if self._timer is None:
                 if self._whole is None:
                     self._whole = hub.loop.timer(limit)
-                self._start(self._whole)
+                self._start(self._whole, sleeper.due)
             hub.switch()
         else:
-            timer = hub.loop.timer(limit)
-            timer.start(sleeper.wake, update=True)
+            deadline = Deadline(hub.loop, limit, sleeper.wake)
             try:
                 hub.switch()
             finally:
-                timer.close()
+                deadline.close()
 
     def rest(self) -> None:
         """If nobody waits, keep no loop alive. Does not switch."""
         if self._timer is not None and not self._line:
             self._stop()
 
-    def _start(self, timer: Any) -> None:
+    def _start(self, timer: Any, due: float) -> None:
         self._timer = timer
+        self._due = due
         # update: else it would count from when this turn of the loop began.
         timer.start(self._ring, update=True)
 
@@ -116,6 +120,12 @@ class Alarms:
         """In the hub: wake those whose time has come, and look again for the next."""
         self._stop()
         now = monotonic()
+        if now - self._due > LATE and self._line:
+            # The loop was blocked. What they wait for may be there already, and needs
+            # a few turns of the loop to be read; see deadline.py.
+            loop = next(iter(self._line.values())).loop
+            self._start(loop.timer(MOMENT), INFINITE)
+            return
         passed = 0
         for sleeper in self._line.values():
             if sleeper.due is None:
@@ -124,5 +134,5 @@ class Alarms:
                 sleeper.wake()
             else:
                 pause = max(sleeper.due - now, passed * STRIDE)
-                self._start(sleeper.loop.timer(pause))
+                self._start(sleeper.loop.timer(pause), now + pause)
                 break

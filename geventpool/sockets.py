@@ -23,6 +23,8 @@ import gevent
 from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
 
+from geventpool.deadline import Deadline
+
 if TYPE_CHECKING:
     # The module itself must not be imported before it is needed: a program that
     # patches after importing us would be left with a half-patched ssl.
@@ -185,17 +187,19 @@ def _deadline(timeout: float | None, where: str) -> Iterator[None]:
         raise ValueError(
             f"timeout must be finite and not negative, or None, not {timeout!r}"
         )
-    timer = gevent.Timeout.start_new(timeout)
+    expired = gevent.Timeout(None)
+    strike = functools.partial(gevent.getcurrent().throw, expired)
+    deadline = Deadline(gevent.get_hub().loop, timeout, strike)
     try:
         yield
-    except gevent.Timeout as expired:
-        if expired is not timer:
+    except gevent.Timeout as late:
+        if late is not expired:
             raise
         raise TimeoutError(
             ETIMEDOUT, f"no connection to {where} within {timeout:g} s"
         ) from None
     finally:
-        timer.close()
+        deadline.close()
 
 
 def _numeric(host: str, port: int) -> list[Address]:

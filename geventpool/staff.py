@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import gevent
+
+from geventpool.deadline import Deadline
 
 __all__ = ["Crew", "Staff", "within"]
 
@@ -27,16 +30,18 @@ def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
     :param str what: named in the error.
     :raises TimeoutError: it took longer.
     """
-    timer = gevent.Timeout.start_new(limit)
+    expired = gevent.Timeout(None)
+    strike = partial(gevent.getcurrent().throw, expired)
+    deadline = Deadline(gevent.get_hub().loop, limit, strike)
     try:
         return work(*args)
     except gevent.Timeout as late:
         # Only our own: a Timeout that the work itself set up is its own affair.
-        if late is not timer:
+        if late is not expired:
             raise
         raise TimeoutError(f"{what} took longer than {limit:g} s") from None
     finally:
-        timer.close()
+        deadline.close()
 
 
 class Staff:
