@@ -90,12 +90,12 @@ class Breaker:
         if allowed is None:
             return False
         if self.grace_left(now) > 0:
-            # Those who wait are not told, so nothing but a pause ends their tries.
+            # The waiters are not told, so nothing but a pause ends the attempts.
             allowed = min(allowed, ENOUGH)
         return self._failures >= allowed
 
     def grace_left(self, now: float) -> float:
-        """For so many seconds those who wait stay in line; 0: they do not."""
+        """For so many seconds the waiters stay in line; 0: they do not."""
         policy = self.policy
         if policy.failures is None or self.since is None:
             return 0.0

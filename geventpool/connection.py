@@ -127,7 +127,7 @@ class TcpConnection(Connection):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # The short way below leaves out what such a subclass has to say.
+        # The fast path below leaves out what such a subclass has to say.
         if not PARTS.isdisjoint(vars(cls)) and "is_usable" not in vars(cls):
             cls.is_usable = Connection.is_usable  # type: ignore[method-assign]
 

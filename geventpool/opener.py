@@ -1,7 +1,7 @@
-"""Opening connections: for whom, how many at a time, and what a failure does.
+"""Opening connections: when, how many at a time, and what a failure does.
 
 Decides when to open, and does it in greenlets of the pool. Three things may be in the
-way: nothing (a connection is opened if those who wait outnumber those under way), a
+way: nothing (a connection is opened if the waiters outnumber those under way), a
 server that is full (one attempt at a time is repeated), and a server that cannot be
 reached (it is looked for; see ``search.py``). What becomes of an open connection
 is the stock's business.
@@ -32,9 +32,9 @@ C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
-#: So many returned connections are reset at a time, and may serve as many who wait.
+#: So many returned connections are reset at a time, and may serve as many waiters.
 RESETTERS = 64
-#: So many idle connections are pinged at a time, and may serve as many who wait.
+#: So many idle connections are pinged at a time, and may serve as many waiters.
 CHECKERS = 8
 #: An attempt to open that has taken so many seconds may never end. From then on it
 #: counts against *max_connections* only, so that it delays nobody else.
@@ -94,9 +94,9 @@ class Opener(Generic[C]):
         self._missed = 0
 
     def serve(self, unless_checking: bool = True) -> None:
-        """Open what those who wait need. Never switches.
+        """Open what the waiters need. Never switches.
 
-        A connection is opened only if those who wait outnumber those under way: most
+        A connection is opened only if the waiters outnumber those under way: most
         bursts are served by returned connections before a new one is there. (An idea
         of HikariCP.) A connection that is being reset is under way too, unless its
         reset takes long.
@@ -121,7 +121,7 @@ class Opener(Generic[C]):
     def _begin(self, slot: Slot[C] | None = None) -> gevent.Greenlet[..., Any]:
         """Take a place and have a connection opened for it. Does not switch.
 
-        :param slot: for whom it is; None: for the stock.
+        :param slot: the waiter it is for; None: for the stock.
         :return: the greenlet that does it; see :meth:`_dial`.
         """
         # The place is taken last: if spawning fails, nothing has to be undone.
@@ -150,7 +150,7 @@ class Opener(Generic[C]):
     def _dial(self, entry: Entry[C]) -> BaseException | None:
         """Open a connection, in a greenlet of the pool. *May switch.*
 
-        :return: why there is none; None: it is open.
+        :return: why it could not be opened; None: it is open.
         """
         if entry not in self._ledger.opening:
             return None
@@ -253,7 +253,7 @@ class Opener(Generic[C]):
         # The lines of the traceback are worth keeping; its frames would keep the
         # half-opened socket of every failure.
         traceback.clear_frames(error.__traceback__)
-        # A copy: the error itself goes to a borrower, and collects his frames.
+        # A copy: the error itself goes to a borrower, and collects its frames.
         self.failure = (self._home.clock(), _twin(error))
 
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
@@ -313,7 +313,7 @@ class Opener(Generic[C]):
         return asked(self._connector, "is_disconnect", error, otherwise=False)
 
     def _turn_away(self) -> None:
-        """Let those whom nothing can serve have the last error."""
+        """Fail the waiters that nothing can serve, with the last error."""
         self.breaker.asked = True
         if self.failure is None or self.search.spares_line():
             return
@@ -329,7 +329,7 @@ class Opener(Generic[C]):
         gevent.joinall([self._begin()], timeout=SLOW)
 
     def resume(self) -> None:
-        """Whoever asks next may try the server again, if it could not be reached."""
+        """Let the next caller try the server again, if it could not be reached."""
         self.search.resume()
 
     def close(self) -> None:
@@ -385,10 +385,10 @@ class Opener(Generic[C]):
 
 
 def _told(error: BaseException) -> BaseException:
-    """What a waiter gets if the attempt to open for him ended by *error*."""
+    """What a waiter gets if the attempt to open for it ended by *error*."""
     if not isinstance(error, gevent.GreenletExit):
         return error
-    # That one would end the waiter's greenlet without a word.
+    # That one would silently end the waiter's greenlet.
     told = ConnectionAbortedError(ECONNABORTED, "opening a connection was killed")
     told.__cause__ = error
     return told

@@ -1,4 +1,4 @@
-"""A server that cannot be reached: looking for it, and who waits for it meanwhile.
+"""A server that cannot be reached: looking for it, and which waiters stay in line.
 
 Knows the breaker, the line and the loans. Opens nothing itself.
 """
@@ -38,7 +38,7 @@ class Search(Generic[C]):
     """Ends the outages of one stock.
 
     :param home: that stock.
-    :param look: opens one connection for whoever waits. May switch.
+    :param look: opens one connection for the waiters. May switch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Search(Generic[C]):
             timer.close()
 
     def spares_line(self) -> bool:
-        """May those who wait still be served, though nothing can be opened?"""
+        """Whether the waiters may still be served, though nothing can be opened."""
         now = self._home.clock()
         if self._breaker.grace_left(now) > 0:
             return True
@@ -122,7 +122,7 @@ class Search(Generic[C]):
             self._home.serve()
 
     def resume(self) -> None:
-        """Whoever asks next may try the server again, if it could not be reached."""
+        """Let the next caller try the server again, if it could not be reached."""
         if self._breaker.paused and self.greenlet is not None:
             self.greenlet.kill(block=False)
             self._breaker.relent()

@@ -144,7 +144,7 @@ class Stock(Generic[C]):
     def fit(self, now: float, checks: int | None = None) -> Entry[C] | None:
         """The next idle entry that may be lent; those before it are seen to.
 
-        :param checks: so many checks may be under way; None: one for each who waits
+        :param checks: so many checks may be under way; None: one for each waiter
             and one for the caller. A single loan must not have all idle ones pinged.
         :return: it is CHECKING, as every entry that is taken out of the queue.
         """
@@ -361,7 +361,7 @@ class Stock(Generic[C]):
         self.opener.serve(unless_checking)
 
     def _check_for_line(self) -> None:
-        """Have an idle connection checked for each who waits. Never switches."""
+        """Have an idle connection checked for each waiter. Never switches."""
         ledger = self.ledger
         while ledger.idle_queue.qsize() and len(ledger.checking) < len(ledger.line):
             now = self.clock()

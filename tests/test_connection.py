@@ -140,7 +140,7 @@ def test_it_may_be_lent_if_it_is_connected_and_quiet_and_not_expired() -> None:
 
 
 def test_a_tcp_connection_asks_the_parts_that_a_subclass_overrides(echo: Echo) -> None:
-    """The short way must not leave out what a subclass has to say."""
+    """The fast path must not leave out what a subclass has to say."""
 
     class Doomed(TcpConnection):
         def is_expired(self) -> bool:
@@ -163,7 +163,7 @@ def test_a_tcp_connection_asks_the_parts_that_a_subclass_overrides(echo: Echo) -
 
 
 def test_a_tcp_connection_may_be_lent_until_it_closes_or_expires(echo: Echo) -> None:
-    """The short way says what the parts say."""
+    """The fast path says what the parts say."""
     clock = Clock()
     conn = TcpConnection(echo.host, echo.port, lifetime=60)
     conn.clock = clock  # type: ignore[method-assign]

@@ -58,7 +58,7 @@ def outcome(pool, timeout=None):
 
 
 def test_within_the_grace_nobody_fails_because_the_server_is_not_there():
-    """A restart is a delay: all who wait are served."""
+    """A restart is a delay: all waiters are served."""
     connector = ScriptedConnector()
     pool, clock = reached(connector)
     connector.script("open", *down(40))
@@ -126,7 +126,7 @@ def test_many_failures_allowed_are_no_leave_to_try_without_a_pause():
 
 
 def test_after_the_grace_all_fail_at_once_with_the_last_error():
-    """Those who wait, and those who come."""
+    """The waiters, and callers that come later."""
     connector = ScriptedConnector()
     pool, clock = reached(connector, backoff=NEVER, grace=60.0, max_connecting=1)
     gate = Event()
@@ -151,7 +151,7 @@ def test_after_the_grace_all_fail_at_once_with_the_last_error():
 def test_the_end_of_the_grace_does_not_wait_for_an_attempt_that_hangs(
     slow, monkeypatch
 ):
-    """The server may have vanished without a word; nor do those it was made for."""
+    """The server may have vanished silently; nor do the waiters it was made for."""
     monkeypatch.setattr(opener, "SLOW", slow)
     connector = ScriptedConnector()
     most = 1 if slow == 1.0 else 4

@@ -175,7 +175,7 @@ class Mine(BaseException):
 def test_an_opening_that_always_ends_by_no_exception_is_told_to_its_waiter(
     error, hub_errors
 ):
-    """Once may be an accident. Without an end the server would be dialled for ever."""
+    """Once may be an accident. Always would be a loop at full speed."""
     connector = ScriptedConnector(open=[error() for _ in range(100)])
     pool = make(connector)
     with pytest.raises(error):
@@ -186,7 +186,7 @@ def test_an_opening_that_always_ends_by_no_exception_is_told_to_its_waiter(
 
 
 def test_an_opening_that_is_always_killed_does_not_kill_its_waiter():
-    """A GreenletExit would end the waiter's greenlet without a word."""
+    """A GreenletExit would silently end the waiter's greenlet."""
     connector = ScriptedConnector(open=[gevent.GreenletExit() for _ in range(100)])
     pool = make(connector)
     with pytest.raises(ConnectionAbortedError, match="was killed"):
