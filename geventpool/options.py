@@ -231,6 +231,14 @@ class PoolOptions:
                     f"({self.max_connections!r}), not {number!r}"
                 )
 
+    def for_core(self, **others: Any) -> dict[str, Any]:
+        """Return the values that :class:`~geventpool.Pool` takes, as keywords.
+
+        :param others: values that take the place of those given.
+        """
+        own = {each.name: getattr(self, each.name) for each in fields(PoolOptions)}
+        return {**own, **others}
+
     @property
     def expiry(self) -> Expiry:
         """The four limits of age as one value."""
@@ -316,30 +324,38 @@ def _boolean(text: str) -> bool:
     return text.lower() in _TRUE
 
 
+def _switch(text: str) -> bool | int:
+    return int(text) if text.isdecimal() else _boolean(text)
+
+
 #: How an option is written in a URL, and what reads it.
 TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "integer": ("a whole number", int),
     "number": ("a number", float),
     "boolean": ("true or false", _boolean),
+    "switch": ("true, false or a whole number", _switch),
     "text": ("text", str),
 }
 
 
-def from_text(name: str, text: Any) -> Any:
+def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> Any:
     """The value of the option *name* of a pool that was written as *text* in a URL.
 
     ``none`` stands for None, where that is allowed. The range is checked by the pool.
 
     :param text: what is no string is returned as it is.
+    :param kind: the class that has the option.
     :raises ValueError: it is not of the option's type, or the option needs an object.
     """
     if not isinstance(text, str):
         return text
-    form, is_optional = _FORMS[name]
+    each = next(each for each in fields(kind) if each.name == name)
+    form = each.metadata["text"]
     if not form:
         raise ValueError(f"{name} can't be given in a URL: {shown(text)}")
     wanted, read = TEXT_FORMS[form]
-    if is_optional:
+    # A pool may be called "none".
+    if "None" in str(each.type) and form != "text":
         wanted += " or none"
         if text.lower() == "none":
             return None
@@ -347,17 +363,6 @@ def from_text(name: str, text: Any) -> Any:
         return read(text)
     except ValueError:
         raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
-
-
-#: Of each option the key of its text form, and whether None can be written.
-_FORMS: dict[str, tuple[str, bool]] = {
-    each.name: (
-        each.metadata["text"],
-        # A pool may be called "none".
-        "None" in str(each.type) and each.metadata["text"] != "text",
-    )
-    for each in fields(PoolOptions)
-}
 
 
 # The signature.

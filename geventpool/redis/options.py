@@ -6,45 +6,79 @@ would do harm far from where it was said. No message shows a password.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import inspect
+from dataclasses import dataclass
 from typing import Any
 
-from geventpool.options import TEXT_FORMS, from_text, names
-from geventpool.policies import optional_seconds, shown
+from geventpool.options import PoolOptions, from_text, names, option, unknown
+from geventpool.patching import STOCK, check_unpatched
+from geventpool.policies import optional_seconds, shown, whole
+from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.internals import parse_url
 
-__all__ = ["POOL_OPTIONS", "check_limits", "check_number", "options_of"]
+__all__ = [
+    "POOL_OPTIONS",
+    "RedisOptions",
+    "check_limits",
+    "check_number",
+    "options_of",
+    "refuse_misspelt",
+]
 
 
-def _switch_or_number(text: str) -> bool | int:
-    return int(text) if text.isdecimal() else bool(TEXT_FORMS["boolean"][1](text))
+def _unpatched(name: str, value: Any) -> str:
+    return check_unpatched(value)
 
 
-#: The options that this adapter adds: how they are written in a URL.
-_ADDED: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "auto_pipeline": ("true, false or a whole number", _switch_or_number),
-    "max_in_flight": TEXT_FORMS["integer"],
-    "unpatched": TEXT_FORMS["text"],
-}
+def _auto_pipeline(name: str, value: Any) -> AutoPipeline | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        whole(name, value)
+    return AutoPipeline.of(value)
 
-#: The options of the pool. redis-py has a *max_connections* of its own.
-POOL_OPTIONS = (names() - {"max_connections"}) | _ADDED.keys()
+
+def _at_least_one(name: str, value: Any) -> int:
+    return whole(name, value, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisOptions(PoolOptions):
+    """The options of a pool for redis-py."""
+
+    max_connections: int = option(
+        100, "at least 1", _at_least_one, "integer", "the limit"
+    )
+    unpatched: str = option(
+        STOCK,
+        "'stock' or 'error'",
+        _unpatched,
+        "text",
+        "what to do in a process that gevent has not patched",
+    )
+    auto_pipeline: AutoPipeline | None = option(
+        False,
+        "True, False, a number or an AutoPipeline",
+        _auto_pipeline,
+        "switch",
+        "how many connections the commands of all greenlets share",
+    )
+    max_in_flight: int = option(
+        DEFAULT_MAX_IN_FLIGHT,
+        "at least 1",
+        _at_least_one,
+        "integer",
+        "how many commands may be under way over a shared connection",
+    )
+
+
+#: The names of the options. redis-py has a *max_connections* of its own.
+POOL_OPTIONS = names(RedisOptions) - {"max_connections"}
 
 #: What redis-py gives a socket as it is, and a socket an event loop's heap of timers.
 _LIMITS = ("socket_timeout", "socket_connect_timeout")
 
 #: What redis-py itself says of a URL, which shows nothing of it but names.
 _HARMLESS = ("Redis URL must", "Invalid value for")
-
-
-def _read(name: str, text: str) -> Any:
-    if name not in _ADDED:
-        return from_text(name, text)
-    wanted, read = _ADDED[name]
-    try:
-        return read(text)
-    except ValueError:
-        raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
 
 
 def options_of(url: Any) -> dict[str, Any]:
@@ -66,7 +100,10 @@ def options_of(url: Any) -> dict[str, Any]:
             "url must be like redis://user:password@host:port/db, with the characters "
             "/ ? # @ [ ] in user and password percent-encoded and a port up to 65535"
         ) from None
-    own = {name: _read(name, found[name]) for name in POOL_OPTIONS & found.keys()}
+    own = {
+        name: from_text(name, found[name], RedisOptions)
+        for name in POOL_OPTIONS & found.keys()
+    }
     return {**found, **own}
 
 
@@ -75,8 +112,8 @@ def check_number(value: Any) -> None:
 
     :raises ValueError: neither a whole number nor None.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if value is not None and not whole:
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and not is_whole:
         raise ValueError(
             # redis-py's words, and what was wrong.
             f'"max_connections" must be a positive integer, or None, not {shown(value)}'
@@ -91,3 +128,29 @@ def check_limits(options: dict[str, Any]) -> None:
     """
     for name in _LIMITS:
         optional_seconds(name, options.get(name))
+
+
+def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) -> None:
+    """Refuse a keyword that is nearly an option of the pool, and nothing of redis-py.
+
+    redis-py would pass it on, and its connections would refuse it when the first one is
+    made. Other keywords that nobody seems to know are left to them: a later version
+    of redis-py, or a class of the program's own, may take them.
+
+    :param owner: who was given the options, for the message.
+    :raises TypeError: there is one.
+    """
+    if not connection_class.__module__.startswith("redis."):
+        return
+    for name in options:
+        close = difflib.get_close_matches(name, POOL_OPTIONS, n=1, cutoff=0.8)
+        if close and not _is_known(name, connection_class):
+            raise TypeError(unknown(owner, name, close))
+
+
+def _is_known(name: str, connection_class: Any) -> bool:
+    """Does redis-py name this keyword of a connection of that class?"""
+    return any(
+        name in inspect.signature(kind.__init__).parameters
+        for kind in connection_class.__mro__[:-1]
+    )

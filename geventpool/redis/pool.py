@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import getcurrent
 from gevent.monkey import get_original
@@ -19,11 +19,8 @@ from redis.connection import ConnectionPool as StockPool
 from redis.retry import Retry
 
 from geventpool.errors import PoolError, PoolExhaustedError
-from geventpool.listeners import PoolListener
-from geventpool.patching import STOCK
-from geventpool.policies import Backoff, Limits, Outage, whole
+from geventpool.options import documented
 from geventpool.pool import Pool
-from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.callers import COMMAND
 from geventpool.redis.connector import RedisConnector
@@ -35,14 +32,22 @@ from geventpool.redis.internals import (
 )
 from geventpool.redis.loans import Loans
 from geventpool.redis.options import (
+    POOL_OPTIONS,
+    RedisOptions,
     check_limits,
     check_number,
     options_of,
+    refuse_misspelt,
 )
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
 from geventpool.redis.telemetry import Telemetry
 from geventpool.reports import Loan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from geventpool.redis.keywords import RedisKeywords
 
 __all__ = ["ConnectionPool"]
 
@@ -101,42 +106,29 @@ class ConnectionPool(Returns):
     :raises ValueError: an argument is out of its range.
     """
 
+    @documented(RedisOptions, others=True)
     def __init__(
         self,
         connection_class: type[Any] = Connection,
         max_connections: int | None = None,
-        *,
-        initial_connections: int = 0,
-        reap_expired_connections: bool = True,
-        reap_interval: float = 180,
-        name: str | None = None,
-        min_connections: int = 0,
-        timeout: float | None = 30.0,
-        max_waiting: int | None = None,
-        max_lifetime: float | None = None,
-        max_idle: float | None = None,
-        ping_after: float | None = None,
-        ping_interval: float | None = None,
-        max_connecting: int = 4,
-        lifo: bool = True,
-        backoff: Backoff = Backoff(),
-        handoff: bool = True,
-        reclaim: bool = True,
-        listeners: Iterable[PoolListener] = (),
-        limits: Limits = Limits(),
-        outage: Outage = Outage(),
-        unpatched: str = STOCK,
-        auto_pipeline: bool | int | AutoPipeline = False,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        **connection_kwargs: Any,
+        **keywords: Unpack[RedisKeywords],
     ) -> None:
         check_number(max_connections)
-        pipelining = AutoPipeline.of(auto_pipeline)
+        owner = f"{type(self).__name__}()"
+        connection_kwargs: dict[str, Any] = {**keywords}
+        own = POOL_OPTIONS & connection_kwargs.keys()
+        chosen = RedisOptions.of(
+            owner,
+            {
+                "max_connections": max_connections or DEFAULT_MAX_CONNECTIONS,
+                **{name: connection_kwargs.pop(name) for name in own},
+            },
+        )
+        refuse_misspelt(owner, connection_kwargs, connection_class)
+        pipelining = chosen.auto_pipeline
         if pipelining is not None:
-            pipelining.check_places(max_connections or DEFAULT_MAX_CONNECTIONS)
-        whole("max_in_flight", max_in_flight, 1)
-        whole("initial_connections", initial_connections)
-        self._set_unpatched(unpatched, timeout)
+            pipelining.check_places(chosen.max_connections)
+        self._set_unpatched(chosen.unpatched, chosen.timeout)
         # Of redis-py's blocking pool, where gevent's users are told to give it.
         connection_kwargs.pop("queue_class", None)
         check_limits(connection_kwargs)
@@ -153,45 +145,36 @@ class ConnectionPool(Returns):
         self._connector = RedisConnector(self)
         #: what redis-py said when it last failed to connect, if nothing has begun since
         self._failure: Exception | None = None
-        self._telemetry = Telemetry(self, name)
+        self._telemetry = Telemetry(self, chosen.name)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
         # constructor would fill in the arguments too late for initial connections.
         StockPool.__init__(
             self,
             connection_class,
-            max_connections or DEFAULT_MAX_CONNECTIONS,
+            chosen.max_connections,
             **connection_kwargs,
         )
+        initial = chosen.initial_connections
         #: the :class:`geventpool.Pool` that does the pooling
         self.core: Pool[Any] = Pool(
             self._connector,
             None,
-            initial_connections if initial_connections and self._pools_here() else 0,
-            self._limit,
-            reap_expired_connections,
-            reap_interval,
-            name=self._title() if name is None else name,
-            min_connections=min_connections,
-            timeout=timeout,
-            max_waiting=max_waiting,
-            max_lifetime=max_lifetime,
-            max_idle=max_idle,
-            ping_after=ping_after,
-            ping_interval=ping_interval,
-            max_connecting=max_connecting,
-            lifo=lifo,
-            backoff=backoff,
-            handoff=handoff,
-            reclaim=reclaim,
-            listeners=listeners,
-            limits=limits,
-            outage=outage,
+            **chosen.for_core(
+                initial_connections=initial if initial and self._pools_here() else 0,
+                max_connections=self._limit,
+                name=self._title() if chosen.name is None else chosen.name,
+            ),
         )
         #: what commands share; None: each takes a connection of its own
         self._sharing: Sharing | None = None
         if pipelining is not None:
             self._sharing = Sharing(
-                self, pipelining, max_in_flight, timeout, max_waiting, max_lifetime
+                self,
+                pipelining,
+                chosen.max_in_flight,
+                chosen.timeout,
+                chosen.max_waiting,
+                chosen.max_lifetime,
             )
         # What every command touches, bound once.
         self._take = self.core.acquire
