@@ -30,7 +30,6 @@ CORE: dict[str, set[str]] = {
     "deadlocks": {"holders", "ledger"},
     "pulse": set(),
     "reaper": {"policies"},
-    "refusals": {"errors", "ledger", "reports"},
     "reports": {"errors", "ledger"},
     "refusals": {"errors", "ledger", "reports"},
     "staff": {"deadline"},

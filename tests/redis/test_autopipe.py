@@ -566,7 +566,11 @@ def test_what_is_under_way_is_bounded() -> None:
     ("options", "error", "words"),
     [
         ({"auto_pipeline": "yes"}, TypeError, "auto_pipeline must be"),
-        ({"auto_pipeline": -1}, ValueError, "auto_pipeline must be at least 0"),
+        (
+            {"auto_pipeline": -1},
+            ValueError,
+            "auto_pipeline must be a whole number of at least 0",
+        ),
         ({"auto_pipeline": True, "max_connections": 1}, ValueError, "at least 2"),
         ({"auto_pipeline": 3, "max_connections": 3}, ValueError, "at least 4"),
         ({"max_in_flight": 0}, ValueError, "max_in_flight"),

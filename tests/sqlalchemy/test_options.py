@@ -12,7 +12,8 @@ from sqlalchemy import create_engine
 from geventpool.options import PoolOptions
 from geventpool.sqlalchemy import GreenletPool
 
-#: What SQLAlchemy calls otherwise, or has no use for: records are made without waiting.
+#: What SQLAlchemy calls otherwise, or has no use for: records are made without waiting,
+#: and any greenlet may give them back.
 ELSEWHERE = {
     "backoff",
     "handoff",
@@ -22,6 +23,7 @@ ELSEWHERE = {
     "max_connections",
     "name",
     "outage",
+    "owner_only",
     "reap_expired_connections",
 }
 
