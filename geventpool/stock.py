@@ -178,13 +178,16 @@ class Stock(Generic[C]):
         """Whether the probe finds *entry* usable; if not, it is discarded."""
         if self.probe is None:
             return True
+        before = entry.state
         passed = False
         try:
             passed = self.probe(entry.conn)
         finally:
-            if not passed:
+            # A probe must not switch. If one does, others may have closed it meanwhile.
+            is_there = entry.state is before
+            if is_there and not passed:
                 self._part_with(entry, Reason.UNUSABLE)
-        return passed
+        return passed and is_there
 
     def overdue(self, entry: Entry[C], now: float) -> Reason | None:
         """Why an idle entry must go, if it must."""
@@ -461,8 +464,8 @@ class Stock(Generic[C]):
         reason = self.overdue(entry, now)
         if reason is not None:
             self.retire(entry, reason)
-        elif self.probe is not None and not self.probe(entry.conn):
-            self.discard(entry, Reason.UNUSABLE)
+        elif not self._passes(entry):
+            self._replace()
         return entry.state is IDLE
 
     def _keep_watch(self) -> None:
@@ -492,9 +495,8 @@ class Stock(Generic[C]):
 
     def _hung_up(self, entry: Entry[C]) -> None:
         """An idle connection has something to read, in a greenlet of the pool."""
-        if entry.state is IDLE and self.probe is not None:
-            if not self.probe(entry.conn):
-                self.discard(entry, Reason.UNUSABLE)
+        if entry.state is IDLE and not self._passes(entry):
+            self._replace()
 
     def keep_reaping(self) -> None:
         """See to it that a reaper is at work, if one is needed."""

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Pool, PoolExhaustedError
+from geventpool import Pool, PoolClosedError, PoolExhaustedError
 from geventpool.ledger import IDLE as _IDLE
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
 
@@ -195,3 +195,44 @@ def test_a_look_at_a_connection_that_is_interrupted_costs_no_place(error):
         pool._stock.fit(clock())
     connector.is_usable = usable
     check_capacity(pool)
+
+
+@pytest.mark.parametrize("verb", ["lend", "return", "sweep"])
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
+    """It must not switch; where it does, the pool may be closed meanwhile."""
+    connector = ScriptedConnector()
+    pool, clock = make(connector, 1)
+    asked, answer = Event(), Event()
+
+    def look(conn):
+        asked.set()
+        answer.wait()
+        return usable
+
+    entry = next(iter(pool._ledger.all_in(_IDLE)))
+    work = {
+        "lend": lambda: pool._stock.fit(clock()),
+        "return": lambda: pool.release(entry.conn, anyone=True),
+        "sweep": lambda: pool._stock._look_at(entry, clock()),
+    }[verb]
+    waiter = gevent.Greenlet(_refused, pool)
+    if verb == "return":
+        pool.acquire(reclaim=False)
+        waiter.start()
+        gevent.idle()
+    connector.is_usable = look
+    looking = gevent.spawn(work)
+    asked.wait()
+    pool.close(timeout=0)
+    answer.set()
+    looking.get()
+    if verb == "return":
+        waiter.get()
+    assert entry.conn.end and pool.size == 0
+    check(pool)
+
+
+def _refused(pool):
+    with pytest.raises(PoolClosedError):
+        pool.acquire()
