@@ -93,8 +93,11 @@ class ReplyReader:
         """Read *length* bytes and the end of the line behind them."""
         while len(self._buffer) - self._start < length + 2:
             yield
-        found = bytes(self._buffer[self._start : self._start + length])
-        self._start += length + 2
+        end = self._start + length
+        found = bytes(self._buffer[self._start : end])
+        if self._buffer[end : end + 2] != b"\r\n":
+            raise InvalidResponse(f"Protocol Error: no end after {length} bytes")
+        self._start = end + 2
         return found
 
     def _value(self, outermost: bool = False) -> _Step:

@@ -10,11 +10,18 @@ from collections import deque
 from time import monotonic
 from typing import Any, Protocol
 
-from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    InvalidResponse,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from geventpool.redis.calls import Call
 from geventpool.redis.replies import MORE, reader_of
 from geventpool.redis.room import Room
+from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import transport_of
 
 __all__ = ["Owner", "SharedConnection"]
@@ -254,6 +261,8 @@ class SharedConnection:
             if not sent:
                 raise InvalidResponse("Protocol Error: a reply to no command")
             call = sent[0]
+            if isinstance(reply, ResponseError) and is_foreign(reply, call.data):
+                raise InvalidResponse(f"Protocol Error: not the reply awaited: {reply}")
             if call.count == 1:
                 call.replies = reply
             else:

@@ -21,14 +21,22 @@ import pytest  # noqa: E402
 from recording import Plugin  # noqa: E402
 
 
-def put_ours_in_place():
-    """Let everybody who asks redis-py for a pool get one of ours."""
+def put_ours_in_place(shares):
+    """Let everybody who asks redis-py for a pool get one of ours.
+
+    :param shares: with commands that share a connection, if the pool may have two.
+    """
     import geventpool.redis
+
+    def choose(kwargs):
+        kwargs.setdefault("timeout", 0.5)
+        if shares and kwargs.get("max_connections") != 1:
+            kwargs.setdefault("auto_pipeline", True)
 
     class ConnectionPool(geventpool.redis.ConnectionPool):
         def __init__(self, *args, **kwargs):
             # Their tests expect a refusal at once; ours may take a moment.
-            kwargs.setdefault("timeout", 0.5)
+            choose(kwargs)
             super().__init__(*args, **kwargs)
 
         def _retry_by_default(self):
@@ -37,7 +45,7 @@ def put_ours_in_place():
 
     class SentinelConnectionPool(geventpool.redis.SentinelConnectionPool):
         def __init__(self, *args, **kwargs):
-            kwargs.setdefault("timeout", 0.5)
+            choose(kwargs)
             super().__init__(*args, **kwargs)
 
     for name, module in list(sys.modules.items()):
@@ -48,8 +56,8 @@ def put_ours_in_place():
 
 
 if __name__ == "__main__":
-    if os.environ["POOLS"] == "ours":
-        put_ours_in_place()
+    if os.environ["POOLS"] != "stock":
+        put_ours_in_place(shares=os.environ["POOLS"] == "shared")
     gc.collect()
     # The folder of this file must not hide anything from the tests.
     sys.path[0] = os.getcwd()

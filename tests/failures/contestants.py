@@ -362,6 +362,17 @@ class PatientRedis(OurRedis):
     pool_options = {**OurRedis.pool_options, "outage": WAIT}
 
 
+class SharedRedis(OurRedis):
+    """The commands of all greenlets share one connection."""
+
+    title = "geventpool .redis, shared"
+    name = "redis-shared"
+    pool_options: ClassVar[dict[str, Any]] = {
+        **OurRedis.pool_options,
+        "auto_pipeline": True,
+    }
+
+
 class PatientMySQL(OurMySQL):
     """Borrowers wait while the server is away."""
 
@@ -387,6 +398,7 @@ OURS: dict[str, type[Contestant]] = {
         OurMySQL,
         OurSockets,
         PatientRedis,
+        SharedRedis,
         PatientMySQL,
         PatientSockets,
     )

@@ -12,6 +12,7 @@ import gevent
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import InvalidResponse
 from redis.retry import Retry
 
 from geventpool.redis import AutoPipeline, ConnectionPool, ExhaustedError
@@ -20,6 +21,7 @@ from geventpool.redis import sharing as sharing_module
 from geventpool.redis.calls import copy_of
 from geventpool.redis.shared import SharedConnection
 from geventpool.redis.standin import StandIn
+from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
@@ -509,3 +511,48 @@ def test_the_scripted_server_is_what_these_tests_talk_to() -> None:
             client = redis.Redis(port=server.port, protocol=protocol)
             assert client.get("a") == b"a"
             client.close()
+
+
+# Steps.
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "foreign"),
+    [
+        ("unknown command 'get', with args beginning with: 'a' ", ["GET a"], False),
+        ("unknown command `$3`, with args beginning with: ", ["GET a"], True),
+        ("unknown command 'a', with args beginning with: ", ["GET a"], True),
+        ("wrong number of arguments for 'get' command", ["SET a b", "GET"], False),
+        ("wrong number of arguments for 'get' command", ["SET a b"], True),
+        ("wrong number of arguments for 'object|freq' command", ["OBJECT FREQ"], False),
+        ("unknown command 'x', says the script", ["EVAL x 0"], False),
+        ("Protocol error: invalid bulk length", ["GET a"], True),
+        ("WRONGTYPE of key", ["GET a"], False),
+        ("", ["GET a"], False),
+    ],
+)
+def test_an_error_about_another_command_is_told(
+    text: str, sent: list[str], foreign: bool
+) -> None:
+    """The server names the command of which it complains."""
+    data = b"".join(
+        b"*%d\r\n" % len(words)
+        + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+        for words in (each.encode().split() for each in sent)
+    )
+    assert is_foreign(redis.ResponseError(text), data) is foreign
+
+
+def test_a_stream_that_has_lost_bytes_is_given_up() -> None:
+    """Else all later replies would go to the wrong callers."""
+    with talking() as (client, server):
+        jobs = [gevent.spawn(outcome, client.get, str(each)) for each in range(3)]
+        wait_until(lambda: len(server.received) == 3)
+        server.answer = echo
+        error = b"-ERR unknown command '$3', with args beginning with: \r\n"
+        server.sockets[0].sendall(b"+zero\r\n" + error + b"+one\r\n")
+        assert jobs[0].get(timeout=5) == b"zero"
+        for job in jobs[1:]:
+            assert isinstance(job.get(timeout=5), InvalidResponse)
+        assert client.get("later") == b"later"
+        assert len(server.sockets) == 2

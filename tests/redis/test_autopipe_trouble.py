@@ -386,7 +386,7 @@ def test_a_connection_that_must_authenticate_is_replaced(reply: bytes) -> None:
 
 def test_a_late_command_is_given_up_alone() -> None:
     """While others are answered the connection is alive."""
-    with talking(socket_timeout=0.15) as (client, server):
+    with talking(socket_timeout=2) as (client, server):
         late = gevent.spawn(outcome, client.pipeline(False).get("a").get("b").execute)
         wait_until(lambda: len(server.received) == 2)
         call = multiplexer(client).shared.sent[0]

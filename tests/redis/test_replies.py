@@ -103,7 +103,9 @@ def test_a_push_is_told_from_a_reply() -> None:
     assert type(reader.gets()) is list
 
 
-@pytest.mark.parametrize("data", [b"?\r\n", b"\r\n", b":x\r\n", b"*x\r\n", b"$x\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"?\r\n", b"\r\n", b":x\r\n", b"*x\r\n", b"$x\r\n", b"$1\r\nabc"]
+)
 def test_what_is_no_protocol_is_an_error(data: bytes) -> None:
     """Nobody can say where the next reply begins."""
     reader = make_reader()
