@@ -115,6 +115,17 @@ class Connector(Generic[C]):
         """
         return False
 
+    def awaits_reset(self, conn: C) -> bool:
+        """
+        Whether a connection is unusable only until the other side has reset it.
+
+        Asked after :meth:`is_usable` has said no, of a connector that sends what resets
+        a connection in :meth:`needs_reset`, without waiting for the answer. The pool
+        then has :meth:`ping` or :meth:`reset` wait for it, in a greenlet of its own.
+        Never switches. Default: False, and the connection is closed.
+        """
+        return False
+
     def survives(self, error: Exception) -> bool:
         """
         Whether the protocol is in step after *error* left the borrow block.

@@ -175,7 +175,11 @@ class Stock(Generic[C]):
                 self.opener.make_up()
 
     def _passes(self, entry: Entry[C]) -> bool:
-        """Whether the probe finds *entry* usable; if not, it is discarded."""
+        """Whether the probe finds *entry* usable; if not, it is seen to.
+
+        If its reset is still awaited, a greenlet of the pool waits for that; otherwise
+        it is discarded.
+        """
         if self.probe is None:
             return True
         before = entry.state
@@ -186,8 +190,26 @@ class Stock(Generic[C]):
             # A probe must not switch. If one does, others may have closed it meanwhile.
             is_there = entry.state is before
             if is_there and not passed:
-                self._part_with(entry, Reason.UNUSABLE)
+                self._see_to_unusable(entry)
         return passed and is_there
+
+    def _see_to_unusable(self, entry: Entry[C]) -> None:
+        """Discard an entry, unless it is only waiting for the end of its reset."""
+        if not self._is_awaited(entry):
+            self._part_with(entry, Reason.UNUSABLE)
+        elif entry.state is CHECKING:
+            self._checkers.put(entry)
+        elif entry.state is IN_USE:
+            self.end_loan(entry)
+            self.ledger.move(entry, RESETTING)
+            self._resetters.put(entry)
+
+    def _is_awaited(self, entry: Entry[C]) -> bool:
+        try:
+            return self.connector.awaits_reset(entry.conn)
+        except Exception:
+            log.exception("awaits_reset failed: %r counts as unusable", entry.conn)
+            return False
 
     def overdue(self, entry: Entry[C], now: float) -> Reason | None:
         """Why an idle entry must go, if it must."""

@@ -14,15 +14,24 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pymysql import err
+from pymysql.constants import SERVER_STATUS
 from pymysql.cursors import Cursor, SSCursor
 
 from geventpool.mysql.converters import Converters
-from geventpool.mysql.protocol import AUTOCOMMIT, IN_TRANS, SHELF, Wire
+from geventpool.mysql.packets import AUTOCOMMIT, IN_TRANS, SHELF
+from geventpool.mysql.protocol import MAX_SAID, Wire
+from geventpool.mysql.statements import Kind, family, kind_of, only_sets
 
 __all__ = ["Connection"]
 
 #: Dead references to cursors are swept out when a loan has handed out that many more.
 _SWEEP = 64
+
+#: Of the status: what must be as it was when the loan began.
+_RELEVANT = IN_TRANS | AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+
+#: Encodings in which all bytes of a character beyond ASCII are beyond ASCII too.
+_TRANSPARENT = frozenset({"utf8", "latin1", "cp1252", "ascii", "latin2", "koi8_r"})
 
 #: What has a counterpart in the server's session, and must never differ from it.
 _SHARED = ("charset", "encoding", "collation", "autocommit_mode", "use_unicode")
@@ -57,6 +66,10 @@ class Connection(Wire):
         self._shared: dict[str, Any] = {}
         self._pristine: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._tables = (Converters({}), Converters({}))
+        self._autocommits = 0
+        self._functions: frozenset[bytes] = frozenset()
+        #: what its reset sends, by whether the database is chosen again
+        self.prepared: dict[bool, tuple[bytes, int]] = {}
         super().__init__(tls=tls, **options)
 
     def close(self) -> None:
@@ -173,6 +186,64 @@ class Connection(Wire):
             and not decoders.touched
         )
 
+    def left_nothing(self, kinds: frozenset[Kind]) -> bool:
+        """
+        Whether it is known that the loan has left nothing that a reset would remove.
+
+        :param kinds: of statements of which this can be known on this server.
+        """
+        encoders, decoders = self._tables
+        result = self._result
+        if not (
+            self.tracks
+            and not self.left
+            and self.exact
+            and self.server_status & _RELEVANT == self._autocommits
+            and self.verdict is None
+            and self._speaker is None
+            and self._sock is not None
+            and self._at == len(self._buffer or b"")
+            and (result is None or not (result.unbuffered_active or result.has_next))
+            and (self._read_timeout, self._write_timeout) == self._limits
+            and self.cursorclass is self._cursorclass
+            and self.encoders is encoders
+            and self.decoders is decoders
+            and not encoders.touched
+            and not decoders.touched
+            and self.__dict__.items() >= self._shared.items()
+        ):
+            return False
+        for text in self._texts():
+            if kind_of(text, self._functions) not in kinds:
+                return False
+            if not (self._is_transparent or text.isascii()):
+                return False
+        return True
+
+    @property
+    def may_hold_locks(self) -> bool:
+        """
+        Whether the loan may have taken locks that only a reset releases.
+
+        It has not if each of its statements leaves nothing, or only sets something.
+        """
+        return len(self._said) >= MAX_SAID or any(
+            b"LOCK" in text.upper()
+            or not (only_sets(text) or kind_of(text, self._functions))
+            for text in self._texts()
+        )
+
+    def _texts(self) -> Iterator[bytes]:
+        for said in self._said:
+            yield said.encode() if isinstance(said, str) else bytes(said)
+
+    @property
+    def _is_transparent(self) -> bool:
+        """
+        Whether no byte of a character beyond ASCII looks like one of ASCII.
+        """
+        return self.encoding in _TRANSPARENT
+
     def lend(self, lender: Lender) -> None:
         """
         Begin a loan.
@@ -182,9 +253,12 @@ class Connection(Wire):
         self.lender = lender
         self._speaker = None
         self.spoken = False
+        self.left = False
+        if self._said:
+            self._said.clear()
         if not self.plain:
             self.plain = True
-            self.took_role = self.chose_database = False
+            self.took_role = self.chose_database = self.strayed = False
 
     def end_loan(self) -> None:
         """
@@ -233,6 +307,9 @@ class Connection(Wire):
         Take the present Python attributes as those every borrower shall find.
         """
         self._cursorclass = self.cursorclass
+        self._autocommits = self.server_status & AUTOCOMMIT
+        self._functions = family(self.server_version)
+        self.prepared.clear()
         self._shared = {name: self.__dict__[name] for name in _SHARED}
         self._pristine = dict(self.encoders), dict(self.decoders)
         self._renew_tables()

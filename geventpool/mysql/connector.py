@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from pymysql import err
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
@@ -37,6 +38,9 @@ from geventpool.policies import shown
 from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
+
+#: Seconds that a loan waits at most for locks of others that have ended.
+MOMENT = 0.05
 
 TARGETS = ("any", "primary", "replica")
 
@@ -87,6 +91,9 @@ class MySQLConnector(Connector[Connection]):
         self._configure = configure
         self._reset = as_reset(reset, configure)
         self._tls = TLSContexts()
+        #: connections whose reset is under way, and may still release locks
+        self.unsettled: set[Connection] = set()
+        self._all_settled = Event()
         #: gives what to call when the server is found to be no primary any more
         self.on_demotion: Callable[[], Callable[[], None] | None] = _nobody
 
@@ -217,6 +224,7 @@ class MySQLConnector(Connector[Connection]):
         Let go of the descriptor, without a goodbye. Never switches.
         """
         conn.hang_up()
+        self._settle(conn)
 
     def ping(self, conn: Connection) -> None:
         """
@@ -237,10 +245,28 @@ class MySQLConnector(Connector[Connection]):
 
         :raises Exception: it could not be done, or must not be tried.
         """
-        if conn.unfit is not None:
-            raise conn.verdict or err.InterfaceError(0, conn.unfit)
-        with conn.in_service():
-            self._reset(conn)
+        try:
+            if conn.unfit is not None:
+                raise conn.verdict or err.InterfaceError(0, conn.unfit)
+            with conn.in_service():
+                self._reset(conn)
+        finally:
+            self._settle(conn)
+
+    def _settle(self, conn: Connection) -> None:
+        self.unsettled.discard(conn)
+        if not self.unsettled:
+            self._all_settled.set()
+
+    def wait_for_locks(self) -> None:
+        """
+        Wait until resets have released the locks of loans that have ended.
+
+        To be called if there are some that are unsettled. No longer than a moment: to
+        undo a big transaction takes its time. **May switch.**
+        """
+        self._all_settled.clear()
+        self._all_settled.wait(MOMENT)
 
     def is_usable(self, conn: Connection) -> bool:
         """
@@ -248,7 +274,15 @@ class MySQLConnector(Connector[Connection]):
         """
         # Written out, for this is asked at every loan.
         ask = conn.ask
-        return conn.is_quiet() if ask is None else not ask(0)
+        return conn.is_quiet() if ask is None or conn.pending else not ask(0)
+
+    def awaits_reset(self, conn: Connection) -> bool:
+        """
+        Whether it is not usable only because replies to its reset are late.
+
+        Never switches.
+        """
+        return conn.is_late and conn.open
 
     def fileno(self, conn: Connection) -> int:
         sock = find_socket(conn)
@@ -263,12 +297,20 @@ class MySQLConnector(Connector[Connection]):
         """
         if conn.lender is None:
             return conn.due  # asked twice
-        if self._reset.is_lazy and conn.is_at_rest:
+        if self._reset.spares(conn):
             conn.end_loan()
+            conn.due = False
             return False
         conn.unfit = self._why_unfit(conn)
         conn.end_loan()
         conn.due = conn.unfit is not None or self._reset.is_needed(conn)
+        if conn.due and conn.unfit is None:
+            # Whoever borrows another connection must find the locks released. And it
+            # may take long, so a greenlet of the pool waits for it.
+            waits = conn.may_hold_transaction or conn.may_hold_locks
+            if waits:
+                self.unsettled.add(conn)
+            conn.due = not self._reset.begin(conn) or waits
         if conn.verdict is not None and self.condemns(conn.verdict):
             drain = self.on_demotion()
             if drain is not None:

@@ -116,6 +116,8 @@ class ConnectionPool(Pool[Connection]):
             **options,
         )
         super().__init__(connector, max_connections=max_connections, **own)
+        self._unsettled = connector.unsettled
+        self._wait_for_locks = connector.wait_for_locks
         # Weakly: neither the connector nor a greenlet at work keeps the pool alive.
         connector.on_demotion = weakref.WeakMethod(self.drain)
 
@@ -180,6 +182,12 @@ class ConnectionPool(Pool[Connection]):
         """
         started = self._clock()
         conn = super().acquire(retry, timeout=timeout, reclaim=reclaim)
+        if self._unsettled:
+            try:
+                self._wait_for_locks()
+            except BaseException:
+                self.drop(conn)
+                raise
         while not self._begin_loan(conn):
             left = self._left(started, timeout)
             conn = super().acquire(retry, timeout=left, reclaim=reclaim)
@@ -225,6 +233,13 @@ class ConnectionPool(Pool[Connection]):
             raise verdict
         return verdict is True
 
+    def _wait_for_locks_in(self, block: Loan) -> None:
+        try:
+            self._wait_for_locks()
+        except BaseException as error:
+            _exit(block, type(error), error, None)
+            raise
+
     def _left(self, started: float, timeout: float | None) -> float | None:
         patience = self._timeout if timeout is None else timeout
         if patience is None:
@@ -252,10 +267,14 @@ class Loan(Borrowed[Connection]):
         pool = self._pool
         if pool._check_loan is None:
             conn = _enter(self)
+            if pool._unsettled:
+                pool._wait_for_locks_in(self)
             conn.lend(pool)
             return conn
         patience = self._timeout
         started = pool._clock()
+        if pool._unsettled:
+            pool._wait_for_locks()
         while not pool._begin_loan(conn := _enter(self)):
             self._entry = None
             self._timeout = pool._left(started, patience)

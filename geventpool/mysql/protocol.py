@@ -1,13 +1,14 @@
-"""
-The wire: a PyMySQL connection that no interruption and no second greenlet can upset.
+"""The wire: a PyMySQL connection that no interruption and no second greenlet can upset.
 
-Everything geventpool touches of PyMySQL's private parts is in this file, so that a
-new version of PyMySQL is checked by reading one page:
+Everything geventpool touches of PyMySQL's private parts is in this file and in the two
+below it (``packets.py``, ``ahead.py``), so that a new version of PyMySQL is checked by
+reading three pages:
 
 * overridden: ``_execute_command``, ``_read_query_result``, ``_read_ok_packet``,
-  ``_read_packet``, ``_write_bytes``, ``_force_close``, ``_create_ssl_ctx``;
-* read: ``_result`` (of which ``unbuffered_active``, ``has_next``, ``server_status``
-  and ``_finish_unbuffered_query``);
+  ``_read_packet``, ``_write_bytes``, ``_force_close``, ``_create_ssl_ctx``,
+  ``_request_authentication``;
+* read: ``_result`` (of which ``unbuffered_active``, ``has_next``, ``server_status``,
+  ``insert_id``, ``message`` and ``_finish_unbuffered_query``);
 * written: ``_sock``, ``_rfile``, ``_result`` (and its class), ``_next_seq_id``,
   ``_closed``, ``_secure``, ``_current_timeout``, ``_read_timeout``, ``_write_timeout``.
 
@@ -26,29 +27,30 @@ What PyMySQL alone gets wrong under gevent, and this class does not:
 
 from __future__ import annotations
 
-import select
-import struct
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import gevent
-import gevent.monkey
-import gevent.socket
 from gevent import getcurrent
 from pymysql import err
-from pymysql.connections import MAX_PACKET_LEN, Connection, MySQLResult
-from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+from pymysql.connections import Connection, MySQLResult
+from pymysql.constants import COMMAND, CR, ER
 
-from geventpool import sockets
-from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
-from geventpool.mysql.statements import PLAIN, chooses_database, takes_role
+from geventpool.mysql.ahead import SPOILED, Ahead, packed
+from geventpool.mysql.packets import (
+    AUTOCOMMIT,
+    CHANGED,
+    IN_TRANS,
+    SHELF,
+    SMALL,
+    command_head,
+)
+from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, takes_role
 
 if TYPE_CHECKING:
     from greenlet import greenlet
 
-__all__ = ["COM_RESET_CONNECTION", "SHELF", "Wire"]
+__all__ = ["COM_RESET_CONNECTION", "MAX_SAID", "SHELF", "Wire"]
 
 #: Not among PyMySQL's constants. MySQL 5.7.3 and MariaDB 10.2.4 brought it.
 COM_RESET_CONNECTION = 0x1F
@@ -56,41 +58,17 @@ COM_RESET_CONNECTION = 0x1F
 #: Typed as Any because the private members are not in the published stubs.
 _pymysql: Any = Connection
 
-IN_TRANS = SERVER_STATUS.SERVER_STATUS_IN_TRANS
-AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _QUERY = COMMAND.COM_QUERY
 
-#: Length in three bytes, number of the packet in one.
-_header = struct.Struct("<HBB").unpack_from
-_HEADER = 4
-_command = struct.Struct("<iB").pack
-#: Bytes: what is longer is left to PyMySQL and gevent to cut into pieces.
-_SMALL = 16 * 1024
+#: So many statements of a loan, of so many bytes, are looked at when it ends.
+MAX_SAID = 16
+_LONGEST = 16 * 1024
 
-#: A patched poll switches even when told not to wait.
-_poll = gevent.monkey.get_original("select", "poll")
-#: The first byte of an error.
-_ERROR = b"\xff"
+#: The first byte of a length that stands in the two bytes behind it.
+_TWO_BYTES = 0xFC
 
-#: Columns as they were described, with the encoding of their names.
-_columns: dict[tuple[bytes, str], FieldDescriptorPacket] = {}
-_MAX_COLUMNS = 2000
-
-#: Bytes asked of the socket at a time, and after how many such blocks others may run.
-_BLOCK = 32 * 1024
-_BLOCKS = 16
-
-
-class _Shelf:
-    """
-    Stands where the speaking greenlet would while the connection is in its pool.
-    """
-
-    def __repr__(self) -> str:
-        return "its pool"
-
-
-SHELF: Any = _Shelf()
+#: What PyMySQL sends to change autocommit, which the status shows.
+_AUTOCOMMITS = ("SET AUTOCOMMIT = 0", "SET AUTOCOMMIT = 1")
 
 
 class _Stream(MySQLResult):
@@ -112,45 +90,14 @@ class _Stream(MySQLResult):
             finish._finish_unbuffered_query()
 
 
-class Wire(Connection):
+class Wire(Ahead):
     """
     A PyMySQL connection with a guard at its only door to the network.
     """
 
-    # Declared here because the published stubs leave PyMySQL's own names out.
-    _sock: Any
-    _rfile: Any
-    _result: Any
-    _closed: bool
-    _secure: bool
-    _current_timeout: float | None = None
-    _read_timeout: float | None
-    _write_timeout: float | None
-    _next_seq_id: int
-    server_status: int
-
-    #: The greenlet whose command is not answered yet.
-    _speaker: greenlet | None = None
-    #: The greenlet that waits for bytes.
-    _reader: greenlet | None = None
     #: The greenlet that reads an unbuffered result.
     _streamer: greenlet | None = None
-    #: What cut a write short; LOAD DATA would replace it by an error of its own.
-    _interruption: BaseException | None = None
 
-    #: What was received, and how far it is read; None during the handshake.
-    _buffer: bytes | None = None
-    _at = 0
-    _blocks = 0
-    #: Asks a plain socket whether there is something to read.
-    ask: Callable[[int], Any] | None = None
-    #: Of reading and writing, as every borrower finds them.
-    _limits: tuple[float | None, float | None] = (None, None)
-    #: One command may carry several statements: none is known by how it begins.
-    _may_chain = False
-
-    #: An error that says this connection must not be used again.
-    verdict: Exception | None = None
     #: Something was sent since the loan began.
     spoken = False
     #: ... and nothing but statements that leave the session as it was.
@@ -158,14 +105,15 @@ class Wire(Connection):
     #: ... or among the others one that took a role, or chose a database.
     took_role = False
     chose_database = False
-    #: The last answer was an OK packet: ``server_status`` is what the server thinks.
-    exact = False
-    #: An answer without a status came since the last OK packet, and may hide one.
-    doubt = False
+    #: ... or one that may have left the database in a way that its text does not show.
+    strayed = False
+    #: The command under way changes nothing but autocommit.
+    _excused = False
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
-        self._tls = tls
-        super().__init__(**options)
+        #: the statements of the loan that can be told to leave nothing by their text
+        self._said: list[str | bytes | bytearray] = []
+        super().__init__(tls=tls, **options)
 
     # What its pool asks. None of these may switch.
 
@@ -173,12 +121,15 @@ class Wire(Connection):
     def in_step(self) -> bool:
         """
         Whether the next bytes from the server will be the answer to the next command.
+
+        Replies that are missing are read before a command is sent.
         """
         return (
             self._speaker is None
             and self._sock is not None
             and self._buffer is not None
-            and self._at == len(self._buffer)
+            and (self.pending > 0 or self._at == len(self._buffer))
+            and self.pending != SPOILED
             and not self.unfinished
         )
 
@@ -202,10 +153,9 @@ class Wire(Connection):
         """
         Whether the server may have a transaction open, as far as can be told from here.
 
-        An OK packet carries the truth. The packet that ends a result set carries it
-        too, but PyMySQL drops it; an error carries none. Without autocommit a
-        ``SELECT`` may therefore have opened one unseen; with it, only a procedure that
-        begins a transaction and then fails.
+        The last packet of an answer carries the truth, but an error carries none. So
+        without autocommit a statement that fails may have opened one unseen; with it,
+        only a procedure that begins a transaction and then fails.
         """
         status = self.server_status
         if status & IN_TRANS:
@@ -234,90 +184,6 @@ class Wire(Connection):
             and (self._read_timeout, self._write_timeout) == self._limits
         )
 
-    def is_quiet(self) -> bool:
-        """
-        Whether it is open, and the server has nothing to say. Never switches.
-        """
-        if self.ask is not None:
-            return not self.ask(0)
-        return self._sock is not None and sockets.is_quiet(self._sock)
-
-    # Opening and closing
-
-    def connect(self, sock: Any = None) -> None:
-        """
-        Dial, shake hands and set up the session. **May switch.**
-
-        :param sock: a connected socket to use instead of dialling.
-        :raises pymysql.err.OperationalError: whatever PyMySQL raised.
-        :raises ConnectionInUseError: another greenlet uses it, or it has gone back.
-        """
-        if self._speaker is not None:
-            raise self._in_use(self._speaker)
-        self._force_close()
-        self._reader = self._buffer = self.ask = None
-        self._current_timeout = None
-        self._may_chain = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
-        if sock is None and self.bind_address is None:
-            sock = self._dial()
-        super().connect(sock)
-        # PyMySQL's own reader is left at the end of the handshake.
-        self._rfile, rfile = None, self._rfile
-        rfile.close()
-        self._buffer, self._at = b"", 0
-        if type(self._sock) is gevent.socket.socket:
-            poll = _poll()
-            poll.register(self._sock.fileno(), select.POLLIN)
-            self.ask = poll.poll
-
-    def _dial(self) -> Any:
-        # Not PyMySQL's way: that sends every numeric address through the resolver's
-        # threads, and leaves a vanished server to the system's two hours of patience.
-        try:
-            if self.unix_socket:
-                path: Any = self.unix_socket
-                sock = sockets.dial_unix(path, timeout=self.connect_timeout)
-                self.host_info = "Localhost via UNIX socket"
-                self._secure = True
-            else:
-                sock = sockets.dial(self.host, self.port, timeout=self.connect_timeout)
-                self.host_info = f"socket {self.host}:{self.port}"
-        except OSError as error:
-            failure = err.OperationalError(
-                CR.CR_CONN_HOST_ERROR,
-                f"Can't connect to MySQL server on {self.host!r} ({error})",
-            )
-            failure.original_exception = error  # type: ignore[attr-defined]
-            raise failure from error
-        return sock
-
-    def _create_ssl_ctx(self, sslp: Any) -> Any:
-        return self._tls(sslp, _pymysql._create_ssl_ctx.__get__(self))
-
-    def _force_close(self) -> None:
-        """
-        Let go of the socket without a word. Never switches; safe beside a reader.
-        """
-        sock, self._sock = self._sock, None
-        self.ask = None
-        # Only during the handshake; closing it could switch, and would be refused
-        # beside a reader.
-        self._rfile = None
-        self._buffer, self._at = b"", 0
-        if sock is not None:
-            sockets.abandon(sock)
-
-    __del__ = _force_close
-
-    def hang_up(self) -> None:
-        """
-        Drop the connection: no goodbye, never switches, safe whoever uses it.
-
-        A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
-        """
-        self._closed = True
-        self._force_close()
-
     def say_goodbye(self) -> None:
         """
         Close as PyMySQL does, with COM_QUIT; without if a greenlet is using the wire.
@@ -344,16 +210,23 @@ class Wire(Connection):
         if isinstance(begins, bytearray):
             begins = bytes(begins)  # executemany() puts its statement together in one
         self._speaker = getcurrent()
-        self.spoken = True
-        if command != _QUERY or self._may_chain or begins not in PLAIN:
-            self._suspect(command, sql)
         try:
-            if len(sql) > _SMALL:
+            if self.pending:
+                # Not after the command: it must not run in a session that is not reset.
+                self.settle()
+            self.spoken = True
+            if command != _QUERY or self._may_chain or begins not in PLAIN:
+                self._suspect(command, sql)
+            if len(self._said) < MAX_SAID and len(sql) <= _LONGEST:
+                self._said.append(sql)
+            else:
+                self.left = True
+            if len(sql) > SMALL:
                 _pymysql._execute_command(self, command, sql)
                 return
             text = sql.encode(self.encoding) if isinstance(sql, str) else sql
             self._result = None
-            self._write_bytes(_command(len(text) + 1, command) + text)
+            self._write_bytes(command_head(len(text) + 1, command) + text)
             self._next_seq_id = 1
         except BaseException:
             # Nothing is awaited; an interrupted write has closed the socket already.
@@ -362,24 +235,16 @@ class Wire(Connection):
 
     def _suspect(self, command: int, sql: str | bytes | bytearray) -> None:
         # A ping changes nothing; all else that is not plain may change anything.
-        if command != COMMAND.COM_PING:
-            self.plain = False
-            self.chose_database |= command == COMMAND.COM_INIT_DB
-            self.chose_database |= chooses_database(sql)
-            self.took_role |= takes_role(sql)
-
-    def _in_use(self, user: Any) -> ConnectionInUseError:
-        if user is SHELF:
-            return ConnectionInUseError(
-                "this connection is back in its pool: its loan has ended"
-            )
-        if user is getcurrent():
-            return ConnectionInUseError(
-                "this connection has not answered the last command yet"
-            )
-        return ConnectionInUseError(
-            f"this connection is in use by another greenlet: {user!r}"
-        )
+        self._excused = sql in _AUTOCOMMITS
+        if command == COMMAND.COM_PING:
+            return
+        self.plain = False
+        self.left |= command != _QUERY or self._may_chain
+        chooses = command == COMMAND.COM_INIT_DB or chooses_database(sql)
+        self.chose_database |= chooses
+        self.took_role |= takes_role(sql)
+        # No SET leaves the database, unless another statement follows it.
+        self.strayed |= chooses or self.left or not only_sets(sql)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         me = getcurrent()
@@ -402,14 +267,25 @@ class Wire(Connection):
             raise
         finally:
             self._speaker = None
-        if self._result.server_status is not None:
-            self.exact = True
-            self.doubt = False
+        result = self._result
+        if result.server_status is not None:
+            self._note_ok(result.server_status)
+            if self.can_track and result.message:
+                result.message = _info(result.message)
+            if result.insert_id:
+                self.left = True  # it can be asked for later
         elif unbuffered:
-            self._result.__class__ = _Stream
+            result.__class__ = _Stream
             self._streamer = me
+            self.exact = False
             self.doubt = True
         return rows
+
+    def _note_ok(self, status: int) -> None:
+        if self._excused:
+            self._excused = False
+            status &= ~CHANGED
+        self._note_status(status)
 
     def _read_ok_packet(self) -> Any:
         self.exact = False
@@ -420,8 +296,7 @@ class Wire(Connection):
             raise
         finally:
             self._speaker = None
-        self.exact = True
-        self.doubt = False
+        self._note_ok(self.server_status)
         return ok
 
     def _close_if_lost(self, error: Exception) -> None:
@@ -436,9 +311,32 @@ class Wire(Connection):
         Set the charset, and the collation, of this session. **May switch.**
         """
         try:
-            super().set_character_set(charset, collation)
+            if self._buffer is None and self.can_track:
+                self._begin_tracking(charset, collation)
+            else:
+                super().set_character_set(charset, collation)
         finally:
             self._answered()
+
+    def _begin_tracking(self, charset: str, collation: str | None) -> None:
+        """
+        Set the charset of a new session, and have its changes reported.
+
+        **May switch.**
+        """
+        self._accepts_tracking = True
+        try:
+            self._execute_command(_QUERY, self.names_statement(charset, collation))
+            packet: Any = self._read_packet()
+        except err.MySQLError as error:
+            if error.args[0] != ER.UNKNOWN_SYSTEM_VARIABLE:
+                raise
+            self._answered()
+            self._accepts_tracking = False
+            super().set_character_set(charset, collation)
+            return
+        data = packet.get_all_data()
+        self.note_tracking(data[3] | data[4] << 8, data)
 
     def show_warnings(self) -> Any:
         """
@@ -476,167 +374,6 @@ class Wire(Connection):
             if self._result.has_next:
                 self.next_result(unbuffered=True)
 
-    # Bytes
-
-    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
-        buffer = self._buffer
-        if buffer is None:
-            return _pymysql._read_packet(self, packet_type)
-        at = self._at
-        if at == len(buffer):
-            buffer, at = self._block(), 0
-            self._buffer, self._at = buffer, 0
-        start = at + _HEADER
-        if start <= len(buffer):
-            low, high, number = _header(buffer, at)
-            end = start + low + (high << 16)
-        if (
-            start > len(buffer)
-            or end > len(buffer)
-            or number != self._next_seq_id
-            or high == 255
-        ):
-            # Not here as a whole, or out of order, or perhaps one of several parts.
-            data = self._receive()
-        else:
-            data = buffer[start:end]
-            self._at = end
-            self._next_seq_id = (number + 1) & 255
-        if data[:1] == _ERROR:
-            self._read_error(data)
-        if packet_type is FieldDescriptorPacket:
-            return self._column(data)
-        return packet_type(data, self.encoding)
-
-    def _column(self, data: bytes) -> Any:
-        # Statements come again and again, and with them the descriptions of their
-        # columns: parsing one takes twenty times as long as finding it here.
-        key = data, self.encoding
-        column = _columns.get(key)
-        if column is None:
-            if len(_columns) >= _MAX_COLUMNS:
-                _columns.clear()
-            column = _columns[key] = FieldDescriptorPacket(data, self.encoding)
-        return column
-
-    def _read_error(self, data: bytes) -> None:
-        self.doubt = True
-        self.exact = False
-        if self.streams:
-            self._result.unbuffered_active = False
-        try:
-            MysqlPacket(data, self.encoding).raise_for_error()
-        except err.MySQLError as error:
-            if reaction(error) in (Reaction.DISCARD, Reaction.DRAIN):
-                self.verdict = error
-            raise
-
-    def _receive(self) -> bytes:
-        """
-        The next packet, when it is not in the buffer whole. **May switch.**
-        """
-        parts = []
-        while True:
-            low, high, number = _header(self._take(_HEADER))
-            if number != self._next_seq_id:
-                self._force_close()
-                if number == 0:
-                    # MariaDB numbers its last words so when it shuts down.
-                    raise _lost("the server is shutting down")
-                raise err.InternalError(
-                    f"Packet sequence number wrong - got {number} "
-                    f"expected {self._next_seq_id}"
-                )
-            self._next_seq_id = (number + 1) & 255
-            length = low + (high << 16)
-            parts.append(self._take(length))
-            if length < MAX_PACKET_LEN:
-                return b"".join(parts)
-
-    def _take(self, count: int) -> bytes:
-        buffer = self._buffer or b""
-        have = len(buffer) - self._at
-        if have < count:
-            parts = [buffer[self._at :]]
-            while have < count:
-                parts.append(self._block())
-                have += len(parts[-1])
-            buffer = self._buffer = b"".join(parts)
-            self._at = 0
-        start, self._at = self._at, self._at + count
-        return buffer[start : self._at]
-
-    def _block(self) -> bytes:
-        if self._reader is not None:
-            # Refused before a byte is taken: the other goes on undisturbed.
-            raise self._in_use(self._reader)
-        if self._sock is None:
-            raise _lost("it was closed")
-        self._reader = getcurrent()
-        try:
-            if self._current_timeout != self._read_timeout:
-                self._set_timeout(self._read_timeout)
-            block: bytes = self._sock.recv(_BLOCK)
-            if len(block) == _BLOCK:
-                self._let_others_run()
-        except OSError as error:
-            self._force_close()
-            raise _lost(repr(error)) from error
-        except BaseException:
-            # The rest of the answer would be taken for the next one.
-            self._force_close()
-            raise
-        finally:
-            self._reader = None
-        if not block:
-            self._force_close()
-            raise _lost("the server hung up")
-        return block
-
-    def _let_others_run(self) -> None:
-        # While there is something to read gevent never switches. Not sleep(0): that
-        # lets no event of another socket in.
-        self._blocks += 1
-        if self._blocks % _BLOCKS == 0:
-            gevent.sleep(0.0001)
-
-    def _write_bytes(self, data: bytes) -> None:
-        if self._sock is None:
-            raise err.InterfaceError(0, "")
-        try:
-            if self._current_timeout != self._write_timeout:
-                self._set_timeout(self._write_timeout)
-            # What fits into the kernel's buffer, as most do, is sent at less cost.
-            sent = self._sock.send(data) if len(data) <= _SMALL else 0
-            if sent < len(data):
-                self._sock.sendall(memoryview(data)[sent:])
-        except OSError as error:
-            self._force_close()
-            raise err.OperationalError(
-                CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})"
-            ) from error
-        except BaseException as error:
-            # Half a packet may be on its way: whatever follows would be its other half.
-            self._interruption = error
-            self._force_close()
-            raise
-
-    def remember_limits(self) -> None:
-        """
-        Take the present limits of reading and writing as those of every borrower.
-        """
-        self._limits = self._read_timeout, self._write_timeout
-
-    def restore_limits(self) -> None:
-        """
-        Put the limits of reading and writing back.
-        """
-        self._read_timeout, self._write_timeout = self._limits
-
-    def _set_timeout(self, seconds: float | None) -> None:
-        self._sock.settimeout(seconds)
-        self._current_timeout = seconds
-
     def ping(self, reconnect: bool | None = False) -> None:
         """
         Ask the server whether it is there. **May switch.**
@@ -660,12 +397,14 @@ class Wire(Connection):
         """
         if self._speaker is not None:
             raise self._in_use(self._speaker)
+        if self.pending:
+            self.settle()
         self._result = None
-        packets = [_command(len(text) + 1, code) + text for code, text in commands]
+        self.tracks = False
         answers: list[Exception | None] = []
         try:
             self._speaker = getcurrent()
-            self._write_bytes(b"".join(packets))
+            self._write_bytes(packed(commands))
             for _ in commands:
                 self._speaker = getcurrent()
                 self._next_seq_id = 1
@@ -679,7 +418,8 @@ class Wire(Connection):
 
     def _answer(self) -> Exception | None:
         try:
-            self._read_ok_packet()
+            ok = self._read_ok_packet()
+            self.note_tracking(ok.server_status, ok.message)
         except err.MySQLError as error:
             if self._sock is None:
                 raise
@@ -687,7 +427,9 @@ class Wire(Connection):
         return None
 
 
-def _lost(why: str) -> err.OperationalError:
-    return err.OperationalError(
-        CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({why})"
-    )
+def _info(message: bytes) -> bytes:
+    """The text of an OK packet that may hold reports of changes behind it."""
+    length, start = message[0], 1
+    if length == _TWO_BYTES:
+        length, start = message[1] | message[2] << 8, 3
+    return message[start : start + length]

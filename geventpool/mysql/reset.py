@@ -13,10 +13,17 @@ from typing import Any, Protocol
 import gevent
 from pymysql.constants import COMMAND, ER
 
+from geventpool.mysql.ahead import packed
 from geventpool.mysql.connection import Connection
+from geventpool.mysql.hidden import harmless_kinds
 from geventpool.mysql.protocol import COM_RESET_CONNECTION
+from geventpool.mysql.statements import Kind
 
 __all__ = ["Custom", "Nothing", "Reset", "Rollback", "Session", "as_reset"]
+
+
+#: A command of the protocol, with its argument.
+Command = tuple[int, bytes]
 
 
 class Reset(Protocol):
@@ -24,8 +31,12 @@ class Reset(Protocol):
     One kind of clean-up.
     """
 
-    #: Whether a loan that has changed nothing but data needs nothing.
-    is_lazy: bool
+    def spares(self, conn: Connection) -> bool:
+        """
+        Whether nothing at all is to be done, neither here nor at the server.
+
+        Asked while the loan lasts; this is the short way. Never switches.
+        """
 
     def is_possible(self, conn: Connection) -> bool:
         """
@@ -37,20 +48,37 @@ class Reset(Protocol):
         Whether there is anything to talk to the server about. Never switches.
         """
 
+    def begin(self, conn: Connection) -> bool:
+        """
+        Send what cleans up without waiting, if that is possible; whether it was sent.
+
+        Never switches.
+        """
+
     def __call__(self, conn: Connection) -> None:
         """
-        Clean up. **May switch.**
+        Clean up, or wait until that is done. **May switch.**
 
         :raises Exception: it could not.
         """
 
 
-class Nothing:
+class _NotAhead:
+    """
+    What is never sent ahead.
+    """
+
+    def begin(self, conn: Connection) -> bool:
+        return False
+
+
+class Nothing(_NotAhead):
     """
     Everything stays as the last borrower left it, an open transaction included.
     """
 
-    is_lazy = True
+    def spares(self, conn: Connection) -> bool:
+        return conn.is_at_rest
 
     def is_possible(self, conn: Connection) -> bool:
         return True
@@ -62,12 +90,13 @@ class Nothing:
         return None
 
 
-class Custom:
+class Custom(_NotAhead):
     """
     What a callable of the user's does.
     """
 
-    is_lazy = False
+    def spares(self, conn: Connection) -> bool:
+        return False
 
     def __init__(self, clean: Callable[[Any], object]) -> None:
         self._clean = clean
@@ -85,7 +114,7 @@ class Custom:
             conn.rollback()
 
 
-class Rollback:
+class Rollback(_NotAhead):
     """
     No transaction, no row lock, no read view; all else stays.
 
@@ -93,7 +122,8 @@ class Rollback:
     sent that could have changed what the next transaction will be.
     """
 
-    is_lazy = True
+    def spares(self, conn: Connection) -> bool:
+        return conn.is_at_rest
 
     def is_possible(self, conn: Connection) -> bool:
         return True
@@ -111,44 +141,97 @@ class Session:
     A session as new: what was set by the server's defaults, by ``connect`` and by
     ``configure``, and nothing else.
 
-    One round trip; or one for each command, if sending all at once failed at first.
-    A server that does not know COM_RESET_CONNECTION gets a ROLLBACK from then on, and
-    what ``connect`` had set.
+    Nothing is sent if it is known that the loan has left nothing. Otherwise the reset
+    is sent when the connection comes back, and nobody waits for its replies; or it is
+    one round trip, or one for each command if sending all at once failed at first. A
+    server
+    that does not know COM_RESET_CONNECTION gets a ROLLBACK from then on, and what
+    ``connect`` had set.
 
     :param configure: called after each reset, because that wipes what it had set.
+    :param more: gives further commands that set up the session of a connection, to be
+        answered by OK.
+    :param always: reset also what is known to be as new.
     """
 
-    is_lazy = False
-
-    def __init__(self, configure: Callable[[Any], object] | None = None) -> None:
+    def __init__(
+        self,
+        configure: Callable[[Any], object] | None = None,
+        more: Callable[[Any], list[Command]] | None = None,
+        always: bool = False,
+    ) -> None:
         self._configure = configure
+        self._more = more
         self._is_known = True
         #: None: not yet tried.
         self._pipelines: bool | None = None
+        #: kinds of statements that are known to leave nothing; None: not yet looked
+        self._kinds: frozenset[Kind] | None = frozenset() if always else None
 
     def is_possible(self, conn: Connection) -> bool:
         # No reset gives a role back, or leaves a database for none.
         return not conn.took_role and not (conn.chose_database and not conn.db)
 
+    def spares(self, conn: Connection) -> bool:
+        kinds = self._kinds
+        return kinds is not None and conn.spoken and conn.left_nothing(kinds)
+
     def is_needed(self, conn: Connection) -> bool:
         conn.restore(shared=False)
         return conn.spoken
 
-    def __call__(self, conn: Connection) -> None:
+    def begin(self, conn: Connection) -> bool:
+        """
+        Send what cleans the session, without waiting. Never switches.
+
+        :param conn: in step.
+        :return: whether it was sent. The replies are read by
+            :meth:`~geventpool.mysql.ahead.Ahead.settle` or
+            :meth:`~geventpool.mysql.ahead.Ahead.collect`.
+        """
+        if (
+            not self._pipelines
+            or not self._is_known
+            or self._kinds is None
+            or self._configure is not None
+            or conn.init_command is not None
+        ):
+            return False
         conn.restore(shared=True)
-        # Can the borrower have left the database? Our own commands do not count.
-        strayed = not conn.plain
+        strayed = conn.strayed
+        prepared = conn.prepared.get(strayed)
+        if prepared is None:
+            commands = [_RESET, *self._commands(conn, strayed)]
+            prepared = conn.prepared[strayed] = packed(commands), len(commands)
+        return conn.send_ahead(*prepared)
+
+    def __call__(self, conn: Connection) -> None:
+        if conn.pending:
+            # Sent already.
+            conn.settle()
+            return
+        conn.restore(shared=True)
+        # Our own commands do not count.
+        strayed = conn.strayed
         if self._is_known:
-            self._reset(conn, [_RESET, *_session(conn, strayed)])
+            self._reset(conn, [_RESET, *self._commands(conn, strayed)])
         if not self._is_known:
-            self._run(conn, [_ROLLBACK, *_session(conn, strayed)])
+            self._run(conn, [_ROLLBACK, *self._commands(conn, strayed)])
+        if self._kinds is None:
+            self._kinds = harmless_kinds(conn) if conn.tracks else frozenset()
         _initialise(conn)
         if self._configure is not None:
             self._configure(conn)
-        if conn.init_command is not None or self._configure is not None:
-            conn.end_transaction()
+        conn.end_transaction()
 
-    def _reset(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
+    def _commands(self, conn: Connection, strayed: bool) -> list[Command]:
+        """
+        The commands that set up the session.
+        """
+        commands = _session(conn, strayed)
+        return commands if self._more is None else [*commands, *self._more(conn)]
+
+    def _reset(self, conn: Connection, commands: list[Command]) -> None:
         if self._pipelines is False:
             answers = self._one_by_one(conn, commands)
         else:
@@ -159,7 +242,7 @@ class Session:
             _raise_first(answers)
 
     def _at_once(
-        self, conn: Connection, commands: list[tuple[int, bytes]]
+        self, conn: Connection, commands: list[Command]
     ) -> list[Exception | None]:
         try:
             answers = conn.pipeline(commands)
@@ -173,7 +256,7 @@ class Session:
         return answers
 
     def _one_by_one(
-        self, conn: Connection, commands: list[tuple[int, bytes]]
+        self, conn: Connection, commands: list[Command]
     ) -> list[Exception | None]:
         answers: list[Exception | None] = []
         for command in commands:
@@ -182,7 +265,7 @@ class Session:
                 break
         return answers
 
-    def _run(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
+    def _run(self, conn: Connection, commands: list[Command]) -> None:
         _raise_first(self._one_by_one(conn, commands))
 
 
@@ -190,14 +273,12 @@ _RESET = (COM_RESET_CONNECTION, b"")
 _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
 
 
-def _session(conn: Connection, strayed: bool) -> list[tuple[int, bytes]]:
+def _session(conn: Connection, strayed: bool) -> list[Command]:
     """
     The commands that set what ``connect`` had set.
     """
-    names = f"SET NAMES {conn.charset}"
-    if conn.collation:
-        names += f" COLLATE {conn.collation}"
-    settings = [names]
+    charset, collation = str(conn.charset), conn.collation
+    settings = [conn.names_statement(charset, collation)]
     if conn.autocommit_mode is not None:
         settings.append(f"autocommit={int(conn.autocommit_mode)}")
     if conn.sql_mode is not None:

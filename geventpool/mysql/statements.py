@@ -1,16 +1,31 @@
 """
-What can be told of a statement by how it begins.
+What can be told of a statement by its text: whether it can leave anything in a session.
 
-Only enough to know that nothing has to be undone; the rest is for the server to know.
+Only what is known for certain to leave nothing is said to; for the rest the session is
+reset. What a text does not show is told by the server's replies, and by a look at the
+views and triggers that the text may use; see :mod:`geventpool.mysql.hidden`.
 """
 
 from __future__ import annotations
 
+import enum
 import re
 
-__all__ = ["PLAIN", "chooses_database", "takes_role"]
+__all__ = [
+    "MARIADB",
+    "MYSQL",
+    "OLD_MYSQL",
+    "PLAIN",
+    "Kind",
+    "chooses_database",
+    "family",
+    "is_harmless_body",
+    "kind_of",
+    "only_sets",
+    "takes_role",
+]
 
-_WORDS = (
+_BEGINNINGS = (
     *("SELECT", "INSERT", "UPDATE", "DELETE", "REPLAC", "BEGIN", "COMMIT", "ROLLBA"),
     *("SAVEPO", "RELEAS", "SHOW", "EXPLAI", "DESCRI"),
 )
@@ -18,7 +33,7 @@ _WORDS = (
 #: The first six letters, in upper case, of statements that can change nothing of a
 #: session but its transaction, its user variables and its locks by name. Whatever else
 #: is sent, such as SET, USE or CALL, may have left anything behind.
-PLAIN = frozenset((*_WORDS, *(word.encode() for word in _WORDS)))
+PLAIN = frozenset((*_BEGINNINGS, *(word.encode() for word in _BEGINNINGS)))
 
 _ROLE = re.compile(rb"\bSET\s+ROLE\b", re.IGNORECASE)
 _USE = re.compile(rb"\bUSE\b", re.IGNORECASE)
@@ -41,6 +56,214 @@ def chooses_database(statement: str | bytes | bytearray) -> bool:
     return _USE.search(_beginning(statement)) is not None
 
 
+def only_sets(statement: str | bytes | bytearray) -> bool:
+    """
+    Whether it is a short SET statement.
+    """
+    return len(statement) <= _BEGINNING and _beginning(statement)[:4].upper() == b"SET "
+
+
 def _beginning(statement: str | bytes | bytearray) -> bytes:
     text = statement[:_BEGINNING]
     return text.encode(errors="replace") if isinstance(text, str) else bytes(text)
+
+
+# What leaves nothing
+
+
+class Kind(enum.Enum):
+    """
+    Statements that leave nothing in a session, if what they use does not either.
+    """
+
+    #: Reads: may use views.
+    READ = "read"
+    #: Writes: may use views, and triggers.
+    WRITE = "write"
+    #: Begins or ends a transaction, which the status of the session shows.
+    CONTROL = "control"
+
+
+def _words(text: str) -> frozenset[bytes]:
+    return frozenset(word.encode() for word in text.split())
+
+
+#: Words of SQL that may stand before a parenthesis, at any distance.
+_KEYWORDS = _words("""
+    SELECT DISTINCT FROM WHERE HAVING AND OR XOR NOT IN EXISTS ON USING BETWEEN LIKE IS
+    BY AS THEN ELSE WHEN CASE UNION ALL INTERSECT EXCEPT JOIN OVER LIMIT ANY SOME BINARY
+    VALUES VALUE INTERVAL REGEXP RLIKE DIV MATCH AGAINST INDEX KEY PARTITION
+    """)
+
+#: Functions that only compute, and types. Only without a space before the parenthesis:
+#: with one, some of these names may be stored functions.
+_FUNCTIONS = _words("""
+    CHAR VARCHAR DECIMAL NUMERIC SIGNED UNSIGNED DATETIME TIME
+
+    COUNT SUM AVG MIN MAX STD STDDEV STDDEV_POP STDDEV_SAMP VARIANCE VAR_POP VAR_SAMP
+    GROUP_CONCAT BIT_AND BIT_OR BIT_XOR
+
+    COALESCE IFNULL NULLIF IF CAST CONVERT GREATEST LEAST CONCAT CONCAT_WS LOWER UPPER
+    LENGTH CHAR_LENGTH LEFT RIGHT SUBSTRING SUBSTR REPLACE TRIM LTRIM RTRIM LPAD RPAD
+    INSTR LOCATE REPEAT REVERSE ASCII ORD HEX UNHEX MD5 SHA1 SHA2
+    JSON_EXTRACT JSON_UNQUOTE JSON_CONTAINS JSON_CONTAINS_PATH
+    JSON_OBJECT JSON_ARRAY JSON_TYPE JSON_VALID
+    ABS CEILING CEIL FLOOR ROUND TRUNCATE MOD POWER POW SQRT EXP LN LOG LOG2 LOG10 SIGN
+    PI SIN COS TAN COT ASIN ACOS ATAN ATAN2 DEGREES RADIANS RAND
+    NOW CURRENT_TIMESTAMP UTC_TIMESTAMP CURDATE CURRENT_DATE CURTIME DATE TIMESTAMP YEAR
+    QUARTER MONTH WEEK WEEKDAY DAY DAYOFMONTH DAYOFWEEK DAYOFYEAR YEARWEEK HOUR MINUTE
+    SECOND MICROSECOND EXTRACT DATE_FORMAT DATE_ADD DATE_SUB DATEDIFF TIMEDIFF
+    TIMESTAMPDIFF TIMESTAMPADD TIME_TO_SEC TO_SECONDS MAKEDATE LAST_DAY CONVERT_TZ
+    FROM_UNIXTIME UNIX_TIMESTAMP STR_TO_DATE
+    """)
+
+#: Those that MySQL 5.7 does not have: there these names are free for stored functions.
+_LATER = _words("""
+    ROW_NUMBER RANK DENSE_RANK PERCENT_RANK CUME_DIST NTILE LAG LEAD FIRST_VALUE
+    LAST_VALUE NTH_VALUE REGEXP_REPLACE JSON_VALUE
+    """)
+
+#: Families of servers, each with the names that are its own functions.
+MARIADB = _FUNCTIONS | _LATER
+MYSQL = MARIADB | _words("REGEXP_LIKE")
+OLD_MYSQL = _FUNCTIONS
+
+
+def family(version: str) -> frozenset[bytes]:
+    """
+    The functions that only compute, on a server of this version.
+    """
+    if "mariadb" in version.lower():
+        return MARIADB
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return MYSQL if numbers >= [8, 0, 21] else OLD_MYSQL
+
+
+#: Names in quotes, of which the first quote stays, and literals, of which nothing does.
+_QUOTED = re.compile(rb"(`)[^`]*`|'(?:[^'\\]+|\\.|'')*'", re.DOTALL)
+
+#: Variables, comments (which may hold SQL), second statements, quotes that are left,
+#: letters in names that are none here, and names in two pieces.
+_STRANGE = re.compile(rb"[@;#\"'\\\x80-\xff]|--|/\*|\s\.|\.\s")
+
+#: Words that leave something, or may.
+_HAZARDS = _words("""
+    NEXT NEXTVAL SETVAL SQL_CALC_FOUND_ROWS RETURNING PROCEDURE CALL OUTFILE DUMPFILE
+    """)
+
+#: Turns what is no letter of a word into a space.
+_APART = bytes(
+    code if chr(code).isalnum() or code in b"_$" else 32 for code in range(128)
+) + bytes(range(128, 256))
+
+#: Turns what is in no name, be it quoted or of two parts, into a space.
+_NAMES = bytes(
+    code if chr(code).isalnum() or code in b"_$.`" else 32 for code in range(128)
+) + bytes(range(128, 256))
+
+#: No name that is known is longer.
+_LONG_NAME = 80
+
+#: The table and the parenthesis before the names of its columns.
+_TARGET = re.compile(
+    rb"(?:INSERT|REPLACE)\s+(?:(?:LOW_PRIORITY|HIGH_PRIORITY|IGNORE)\s+)*(?:INTO\s+)?"
+    rb"(?:[\w$]+|`)(?:\.(?:[\w$]+|`))?\s*\(",
+    re.IGNORECASE,
+)
+
+_READS = re.compile(
+    rb"\(*\s*SELECT\b|(?:SHOW|EXPLAIN|DESCRIBE)\s"
+    rb"|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_WRITES = re.compile(rb"(?:INSERT|REPLACE|UPDATE|DELETE)\s", re.IGNORECASE)
+_NAME = rb"(?:[\w$]+|`)"
+_CONTROLS = re.compile(
+    rb"(?:BEGIN|COMMIT|ROLLBACK)(?:\s+WORK)?|START\s+TRANSACTION[\w\s,]*"
+    rb"|ROLLBACK(?:\s+WORK)?\s+TO(?:\s+SAVEPOINT)?\s+" + _NAME + rb"|(?:RELEASE\s+)?"
+    rb"SAVEPOINT\s+" + _NAME + rb"|SET AUTOCOMMIT = [01]",
+    re.IGNORECASE,
+)
+
+#: Verdicts by text, for statements that are repeated: word for word, or with other
+#: strings for values.
+_known: dict[tuple[bytes, frozenset[bytes]], Kind | None] = {}
+_MAX_KNOWN = 2000
+_SHORT = 2000
+
+
+def kind_of(statement: bytes, functions: frozenset[bytes]) -> Kind | None:
+    """
+    Of which kind it is, if it leaves nothing; None: it may leave anything.
+
+    :param statement: one statement, with its values, in a charset where no byte of a
+        character beyond ASCII looks like one of ASCII. Quotes in strings are escaped
+        by doubling or by a backslash.
+    :param functions: of the server's :func:`family`.
+    """
+    try:
+        return _known[statement, functions]
+    except KeyError:
+        pass
+    bare = _bare(statement)
+    try:
+        kind = _known[bare, functions]
+    except KeyError:
+        kind = _kind_of(bare, functions)
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    for text in (statement, bare):
+        if len(text) <= _SHORT:
+            _known[text, functions] = kind
+    return kind
+
+
+def _kind_of(bare: bytes, functions: frozenset[bytes]) -> Kind | None:
+    bare = bare.strip()
+    if bare.endswith(b";"):
+        bare = bare[:-1].rstrip()
+    if _CONTROLS.fullmatch(bare):
+        return Kind.CONTROL
+    if _READS.match(bare):
+        kind = Kind.READ
+    elif _WRITES.match(bare):
+        kind = Kind.WRITE
+    else:
+        return None
+    target = _TARGET.match(bare)
+    start = target.end() if target else 0
+    return kind if _only_computes(bare, start, functions) else None
+
+
+def _bare(text: bytes) -> bytes:
+    """
+    The text without literals, and with a quote for each quoted name.
+    """
+    return _QUOTED.sub(rb"\1", text) if b"'" in text or b"`" in text else text
+
+
+def _only_computes(bare: bytes, start: int, functions: frozenset[bytes]) -> bool:
+    if _STRANGE.search(bare) or not _HAZARDS.isdisjoint(_split(bare)):
+        return False
+    *before, _ = bare[start:].split(b"(")
+    for text in before:
+        end = text.rstrip()
+        word = end[-_LONG_NAME:].translate(_NAMES).rpartition(b" ")[2].upper()
+        if word and word not in _KEYWORDS:
+            # With a space between, it may be another function of that name.
+            if len(end) < len(text) or word not in functions:
+                return False
+    return True
+
+
+def _split(bare: bytes) -> list[bytes]:
+    return bare.upper().translate(_APART).split()
+
+
+def is_harmless_body(text: bytes, functions: frozenset[bytes]) -> bool:
+    """
+    Whether the text of a view or a trigger leaves nothing in a session.
+
+    :param functions: of the server's :func:`family`.
+    """
+    return _only_computes(_bare(text).replace(b";", b" "), 0, functions)

@@ -106,7 +106,10 @@ class Record(_ConnectionRecord):
 
     def is_quiet(self) -> bool:
         """Is the server still there, as far as its silence can tell? Never switches."""
-        conn = self.dbapi_connection
+        conn: Any = self.dbapi_connection
+        if isinstance(getattr(conn, "pending", None), int):
+            # One of geventpool.mysql: replies to its reset are no hang-up.
+            return bool(conn.is_quiet())
         if conn is not self._looked_at:
             self._looked_at = conn
             talks = getattr(self.green_pool._dialect, "name", None) not in SILENT

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import dropwhile, islice
 from typing import Any
 
 from gevent import getcurrent
@@ -49,12 +50,15 @@ def reset_session_on_return(
     anything else of the kind there is *configure*. A loan that took a role, or chose a
     database where there was none, ends with a new connection.
 
-    It costs one round trip for each loan that has sent anything. It takes the place of
-    the pool's ROLLBACK if ``pool_reset_on_return=None`` is given; else both are sent.
-    (That by which an engine's connection ends its own transaction, if it is closed
-    without a commit, is sent in any case.) A further one is only needed for what
-    listeners had set. A server that does not know the command (before MySQL 5.7.3 and
-    MariaDB 10.2.4, and some proxies) gets a ROLLBACK.
+    A loan that is known to have left nothing costs nothing: its statements only read or
+    write, they call no functions but such as compute, and the server has reported no
+    change of the session. Otherwise the reset is sent at the return, and its replies
+    are read when the connection is used next; only a loan that may hold locks waits for
+    them. It takes the place of the pool's ROLLBACK if ``pool_reset_on_return=None`` is
+    given; else both are sent. (That by which an engine's connection ends its own
+    transaction, if it is closed without a commit, is sent in any case.) A server that
+    does not know the command (before MySQL 5.7.3 and MariaDB 10.2.4, and some proxies)
+    gets a ROLLBACK.
 
     The engine's connections are those of :mod:`geventpool.mysql`, which also notice
     interrupted writes and foreign greenlets and share one TLS context. After an error
@@ -94,8 +98,7 @@ class _Sessions:
         #: what each greenlet that connects wants to connect with
         self._wanted: dict[Any, Mapping[str, Any]] = {}
         self._connector = MySQLConnector(lambda: self._wanted[getcurrent()])
-        self._clean = Session(self._configured)
-        self._configure = configure
+        self._clean = Session(configure, _setup)
 
     # Listeners
 
@@ -108,12 +111,13 @@ class _Sessions:
         :return: the connection; one of another listener's if that has returned one.
         """
         self._come_last()
-        listeners = iter(dialect.dispatch.do_connect)
-        if self.connect in listeners:
-            for listener in listeners:
-                theirs = listener(dialect, record, args, options)
-                if theirs is not None:
-                    return theirs
+        listeners = dropwhile(
+            lambda listener: listener != self.connect, dialect.dispatch.do_connect
+        )
+        for listener in islice(listeners, 1, None):
+            theirs = listener(dialect, record, args, options)
+            if theirs is not None:
+                return theirs
         current = getcurrent()
         self._wanted[current] = options
         try:
@@ -174,16 +178,23 @@ class _Sessions:
             record.invalidate()
             return
         stays = self._clean.is_possible(conn)
-        needed = self._clean.is_needed(conn)
         try:
-            if needed:
-                self._clean(conn)
+            self._reset(conn)
         finally:
             # Also one that is to be closed must be let.
             conn.end_loan()
             conn.lend(self)
         if not stays:
             record.invalidate(soft=True)
+
+    def _reset(self, conn: Connection) -> None:
+        clean = self._clean
+        if clean.spares(conn) or not clean.is_needed(conn):
+            return
+        # Whoever holds locks must find them released when this returns.
+        waits = conn.may_hold_transaction or conn.may_hold_locks
+        if waits or not clean.begin(conn):
+            clean(conn)
 
     def _obey(self, verdict: Exception) -> None:
         """Renew all if the server is no primary any more. Never switches."""
@@ -192,21 +203,6 @@ class _Sessions:
         if reaction(verdict) is Reaction.DRAIN and isinstance(pool, GreenletPool):
             pool.core.drain()
 
-    # After a reset
-
-    def _configured(self, conn: Any) -> None:
-        statements: list[str] = conn.setup
-        if statements and self._clean._pipelines:
-            commands = [(_QUERY, text.encode(conn.encoding)) for text in statements]
-            for answer in conn.pipeline(commands):
-                if answer is not None:
-                    raise answer
-        else:
-            for text in statements:
-                conn.query(text)
-        if self._configure is not None:
-            self._configure(conn)
-
     # The lender, for connections
 
     def release(self, conn: Connection) -> None:
@@ -214,6 +210,11 @@ class _Sessions:
         conn.lender = None
         if conn.open:
             conn.say_goodbye()
+
+
+def _setup(conn: Any) -> list[tuple[int, bytes]]:
+    """The commands that listeners of ``connect`` have set the session up with."""
+    return [(_QUERY, text.encode(conn.encoding)) for text in conn.setup]
 
 
 def _noted(

@@ -98,13 +98,18 @@ def make(migrated: MariaDBServer) -> Iterator[MakeWrapper]:
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What has been sent to servers, one entry for each round trip."""
     sent: list[bytes] = []
-    write = Wire._write_bytes
+    write, send_ahead = Wire._write_bytes, Wire.send_ahead
 
     def note(self: Wire, data: bytes) -> None:
         sent.append(bytes(data[5:]))
         write(self, data)
 
+    def note_ahead(self: Wire, data: bytes, replies: int) -> bool:
+        sent.append(bytes(data[5:]))
+        return send_ahead(self, data, replies)
+
     monkeypatch.setattr(Wire, "_write_bytes", note)
+    monkeypatch.setattr(Wire, "send_ahead", note_ahead)
     return sent
 
 

@@ -10,8 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
-from geventpool.django.mysql import options, reads, stock
-from geventpool.django.mysql.reads import is_read
+from geventpool.django.mysql import options, stock
 from geventpool.listeners import Counters
 from tests.django.conftest import value
 
@@ -98,68 +97,3 @@ def test_a_mysqlclient_stays_what_it_is(monkeypatch):
     assert "MySQLdb.converters" not in sys.modules
     assert loaded.Database.Error is pymysql.Error
     assert loaded.DatabaseWrapper is not stock.base.DatabaseWrapper
-
-
-# What leaves nothing behind
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "SELECT `a`.`id`, `a`.`name` FROM `a` WHERE `a`.`id` = %s LIMIT 21",
-        "SELECT COUNT(*) AS `__count` FROM `a`",
-        "SELECT `a`.`id` FROM `a` WHERE `a`.`id` IN (%s, %s) ORDER BY `a`.`id` ASC",
-        "SELECT 1 AS `a` FROM `b` WHERE (`b`.`x` = %s AND NOT (`b`.`y` = %s))",
-        "(SELECT `a`.`id` FROM `a`) UNION (SELECT `b`.`id` FROM `b`)",
-        "SELECT MAX( `a`.`x`), coalesce(`a`.`y`, %s) FROM `a` FOR UPDATE",
-    ],
-)
-def test_a_read_is_known(statement):
-    """As ORMs write them."""
-    assert is_read(statement)
-    assert is_read(statement)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "INSERT INTO `a` (`id`) VALUES (%s)",
-        "UPDATE `a` SET `x` = %s",
-        "SET time_zone = '+00:00'",
-        "CALL p()",
-        " SELECT 1",
-        "WITH c AS (SELECT 1) DELETE FROM `a`",
-        "SELECT @a := 1",
-        "SELECT 1 INTO @a",
-        "SELECT GET_LOCK(%s, 1)",
-        "SELECT get_lock (%s, 1)",
-        "SELECT GET_LOCK/**/(%s, 1)",
-        "SELECT GET_LOCK -- \n(%s, 1)",
-        "SELECT GET_LOCK # \n(%s, 1)",
-        "SELECT /*! GET_LOCK(%s, 1) */",
-        "SELECT `f`(1)",
-        "SELECT `f` (1)",
-        "SELECT `db`.`max`(1)",
-        "SELECT db.max(1)",
-        "SELECT db . max(1)",
-        "SELECT db. max(1)",
-        "SELECT \u20acmax(1)",
-        "SELECT my_function(`a`.`x`) FROM `a`",
-        "SELECT 1; SET @a = 1",
-        b"SELECT 1",
-        None,
-        "SELECT " + "1, " * 7000 + "1",
-    ],
-)
-def test_what_is_no_read_is_not_taken_for_one(statement):
-    """What may set a variable, take a lock, or call what may."""
-    assert not is_read(statement)
-
-
-def test_what_is_known_of_statements_does_not_grow_for_ever(monkeypatch):
-    """A project may put values into its text."""
-    monkeypatch.setattr(reads, "_known", {})
-    monkeypatch.setattr(reads, "_MAX_KNOWN", 3)
-    for number in range(10):
-        assert is_read(f"SELECT {number}")
-    assert len(reads._known) <= 3

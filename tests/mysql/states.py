@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pymysql
+import pytest
 from pymysql.cursors import DictCursor, SSCursor
 
 from tests.mysql.conftest import rows, value
@@ -42,8 +43,22 @@ def run(conn: Any, *statements: str) -> None:
 
 def sql(*statements: str) -> Callable[[Any, Scene], None]:
     return lambda conn, scene: run(
-        conn, *(each.format(table=scene.table) for each in statements)
+        conn,
+        *(
+            each.format(table=scene.table, database=scene.server.database)
+            for each in statements
+        ),
     )
+
+
+def failing(statement: str) -> Callable[[Any, Scene], None]:
+    """What a statement has done before it failed."""
+
+    def soil(conn: Any, scene: Scene) -> None:
+        with pytest.raises(pymysql.MySQLError):
+            sql(statement)(conn, scene)
+
+    return soil
 
 
 def seen(question: str) -> Callable[[Any, Scene, Any], Any]:
@@ -192,6 +207,63 @@ STATES = [
     State("encoders", replace_encoders,
           lambda conn, scene, left: value(conn, "SELECT %s", 5)),
     State("stale cursor", lambda conn, scene: conn.cursor(), stale),
+    State("user variable of a SELECT", sql("SELECT @secret := 1"),
+          seen("SELECT @secret")),
+    State("user variable by INTO", sql("SELECT 1 INTO @secret"),
+          seen("SELECT @secret")),
+    State("lock by DO", sql("DO GET_LOCK('secret', 0)"), lambda conn, scene, left:
+          scene.server.ask("SELECT IS_FREE_LOCK('secret')")),
+    State("procedure that fails", failing("CALL {database}.sets_and_fails()"),
+          seen("SELECT @@time_zone")),
+    State("statement that fails", failing("SELECT * FROM {database}.no_such"),
+          seen("SELECT 1")),
+    State("function that sets", sql("SELECT {database}.setting()"),
+          seen("SELECT @secret")),
+    State("function that locks", sql("SELECT {database}.locking()"),
+          lambda conn, scene, left: scene.server.ask("SELECT IS_FREE_LOCK('secret')")),
+    State("function with a built-in name", sql("SELECT {database}.sum (1)"),
+          seen("SELECT @secret")),
+    State("id of an INSERT", sql("INSERT INTO {database}.ids (v) VALUES (1)"),
+          seen("SELECT LAST_INSERT_ID()")),
+    State("id of a RETURNING",
+          sql("INSERT INTO {database}.ids (v) VALUES (1) RETURNING id"),
+          seen("SELECT LAST_INSERT_ID()")),
+    State("sequence", sql("SELECT NEXT VALUE FOR {database}.numbered"),
+          lambda conn, scene, left: answer(
+              conn, f"SELECT PREVIOUS VALUE FOR {scene.server.database}.numbered")),
+    State("EXECUTE IMMEDIATE", sql("EXECUTE IMMEDIATE 'SET @secret=1'"),
+          seen("SELECT @secret")),
+    State("several statements in one", sql("BEGIN NOT ATOMIC SET @secret=1; END"),
+          seen("SELECT @secret")),
+    State("comment that is SQL", sql("SELECT 1 /*! INTO @secret */"),
+          seen("SELECT @secret")),
+]  # fmt: skip
+
+#: What code does that the text of a statement does not show: each state with what makes
+#: the code. With it a pool vouches for less.
+HIDDEN = [
+    (State("view that locks", sql("SELECT * FROM {database}.hidden"),
+           lambda conn, scene, left: scene.server.ask("SELECT IS_FREE_LOCK('secret')")),
+     "CREATE OR REPLACE VIEW {database}.hidden AS SELECT {database}.locking() AS l",
+     "DROP VIEW {database}.hidden"),
+    (State("view that sets", sql("SELECT * FROM {database}.hidden"),
+           seen("SELECT @secret")),
+     "CREATE OR REPLACE VIEW {database}.hidden AS SELECT {database}.setting() AS l",
+     "DROP VIEW {database}.hidden"),
+    (State("view of a built-in lock", sql("SELECT * FROM {database}.hidden"),
+           lambda conn, scene, left: scene.server.ask("SELECT IS_FREE_LOCK('secret')")),
+     "CREATE OR REPLACE VIEW {database}.hidden AS SELECT GET_LOCK('secret', 0) AS l",
+     "DROP VIEW {database}.hidden"),
+    (State("trigger that locks", sql("UPDATE {database}.ids SET v=2"),
+           lambda conn, scene, left: scene.server.ask("SELECT IS_FREE_LOCK('secret')")),
+     "CREATE OR REPLACE TRIGGER {database}.hidden BEFORE UPDATE ON {database}.ids "
+     "FOR EACH ROW SET NEW.v = GET_LOCK('secret', 0)",
+     "DROP TRIGGER {database}.hidden"),
+    (State("trigger that sets", sql("UPDATE {database}.ids SET v=2"),
+           seen("SELECT @secret")),
+     "CREATE OR REPLACE TRIGGER {database}.hidden BEFORE UPDATE ON {database}.ids "
+     "FOR EACH ROW SELECT 1 INTO @secret",
+     "DROP TRIGGER {database}.hidden"),
 ]  # fmt: skip
 
 

@@ -631,6 +631,15 @@ def test_a_callable_cannot_change_the_options_of_the_pool(make_pool):
         MySQLConnector("mysql://h?max_idle=60")
 
 
+def test_a_connector_of_its_own_takes_a_url(mariadb_server):
+    """Without the options of a pool, which it is not."""
+    where = "{user}:{password}@{host}:{port}".format(**mariadb_server.client_options)
+    connector = MySQLConnector(f"mysql://{where}/?charset=latin1", charset="utf8mb4")
+    conn = connector.open()
+    assert conn.charset == "utf8mb4"
+    connector.close(conn)
+
+
 def test_a_callable_is_asked_before_each_connect(make_pool, mariadb_server):
     """For credentials that change: as keywords, or as a URL."""
     answers = [

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from geventpool.testing import wait_until
-from tests.mysql.states import STATES, Scene, State
+from tests.mysql.conftest import rows
+from tests.mysql.states import HIDDEN, STATES, Scene, State
 from tests.servers import MariaDBServer
 
 #: Never left to anybody, in whatever mode: what a pool ends itself.
-ALWAYS = {"unread rows", "unread results", "stale cursor"}
+ALWAYS = {"unread rows", "unread results", "stale cursor", "statement that fails"}
 
 #: Of the connection object, not of the server's session.
 ATTRIBUTES = {"cursor class", "time limits", "decoders", "encoders"}
@@ -29,6 +30,19 @@ def rollback(conn):
     """A clean-up of the user's own."""
     conn.rollback()
 
+
+#: What may be called, in the database of the tests.
+CODE = [
+    "CREATE FUNCTION {database}.setting() RETURNS INT BEGIN SELECT 5 INTO @secret; "
+    "RETURN 1; END",
+    "CREATE FUNCTION {database}.locking() RETURNS INT RETURN GET_LOCK('secret', 0)",
+    "CREATE FUNCTION {database}.sum(x INT) RETURNS INT BEGIN SET @secret=1; "
+    "RETURN x; END",
+    "CREATE PROCEDURE {database}.sets_and_fails() BEGIN "
+    "SET SESSION time_zone='+09:00'; SIGNAL SQLSTATE '45000'; END",
+    "CREATE TABLE {database}.ids (id INT AUTO_INCREMENT PRIMARY KEY, v INT)",
+    "CREATE SEQUENCE {database}.numbered",
+]
 
 #: Mode to what is clean afterwards.
 CLEAN = {
@@ -51,14 +65,26 @@ def scene(mariadb_server: MariaDBServer) -> Iterator[Scene]:
         f"CREATE PROCEDURE {server.database}.two_results() BEGIN "
         "SELECT 1; SELECT 2; END"
     )
+    for statement in CODE:
+        server.ask(statement.format(database=server.database))
     yield Scene(server, name)
+    for statement in reversed(CODE):
+        kind, what = statement.split("{database}.")[0], statement.split()[2]
+        what = what.partition("(")[0].format(database=server.database)
+        server.ask(f"DROP {kind.split()[1]} {what}")
     server.ask(f"DROP PROCEDURE {server.database}.two_results")
     server.ask("DROP ROLE secret_role")
     server.ask(f"DROP TABLE {name}")
 
 
-def is_clean(make_pool, scene: Scene, state: State, **options) -> bool:
-    """Whether the second borrower finds what a first one does."""
+def is_clean(
+    make_pool, scene: Scene, state: State, worn: bool = False, **options
+) -> bool:
+    """
+    Whether the second borrower finds what a first one does.
+
+    :param worn: the pool has cleaned a connection before, and knows its server.
+    """
     pool = make_pool(
         unix_socket=scene.server.unix_socket,
         user="root",
@@ -71,6 +97,10 @@ def is_clean(make_pool, scene: Scene, state: State, **options) -> bool:
     first = state.look(conn, scene, None)
     pool.drop(conn)
     conn = pool.acquire()
+    if worn:
+        rows(conn, "SELECT @worn := 1")
+        pool.release(conn)
+        conn = pool.acquire()
     left = state.soil(conn, scene)
     pool.release(conn)
     conn = pool.acquire()
@@ -95,6 +125,27 @@ def test_what_a_mode_cleans(make_pool, scene, state, autocommit, mode):
     """Each mode ends exactly the states that it is said to end."""
     clean = is_clean(make_pool, scene, state, autocommit=autocommit, reset=mode)
     assert clean == (state.name in CLEAN[mode])
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "manual"])
+def test_the_default_cleans_everything_when_it_knows_its_server(
+    make_pool, scene, state, autocommit
+):
+    """Then it sends the reset ahead, or nothing if nothing was left."""
+    assert is_clean(make_pool, scene, state, worn=True, autocommit=autocommit)
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=lambda hidden: hidden[0].name)
+@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "manual"])
+def test_what_hidden_code_leaves_is_cleaned(make_pool, scene, hidden, autocommit):
+    """No text of a statement shows it, and the server reports it in part only."""
+    state, create, drop = hidden
+    scene.server.ask(create.format(database=scene.server.database))
+    try:
+        assert is_clean(make_pool, scene, state, worn=True, autocommit=autocommit)
+    finally:
+        scene.server.ask(drop.format(database=scene.server.database))
 
 
 def test_the_default_is_the_mode_that_cleans_everything(make_pool, scene):

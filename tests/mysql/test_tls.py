@@ -13,7 +13,9 @@ from gevent.event import Event
 from pymysql import err
 
 from geventpool.mysql.tls import TLSContexts, _outcome
+from geventpool.testing import no_switch, wait_until
 from tests.mysql.conftest import rows, value
+from tests.mysql.test_reset import use
 from tests.servers import MariaDBServer
 
 #: PyMySQL 1.1 uses TLS only when told to.
@@ -156,3 +158,22 @@ def test_no_certificate_no_connection(make_pool, tls_server):
     pool = make_pool(**tls_server.client_options, ssl_ca="/does/not/exist")
     with pytest.raises(OSError):
         pool.acquire()
+
+
+def test_a_reset_is_sent_ahead_over_tls_too(make_pool, tls_server, authority):
+    """There a socket that is asked too early answers in another way."""
+    pool = make_pool(
+        **tls_server.client_options,
+        ssl_ca=str(authority / "ca.pem"),
+        max_connections=1,
+        autocommit=True,
+    )
+    use(pool)
+    conn = pool.acquire()
+    value(conn, "SELECT 1")
+    rows(conn, "SET @used=1")
+    with no_switch():
+        pool.release(conn)
+    assert conn.pending and conn.ask is None
+    wait_until(lambda: conn.is_quiet() and not conn.pending, "replies")
+    assert value(pool.acquire(), "SELECT @used") is None

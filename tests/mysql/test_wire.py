@@ -12,7 +12,7 @@ from pymysql import err
 from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
-from geventpool.mysql import ConnectionInUseError, protocol
+from geventpool.mysql import ConnectionInUseError, packets, protocol
 from geventpool.testing import no_switch, wait_until
 from tests.mysql.conftest import rows, value
 from tests.peers import open_sockets
@@ -378,12 +378,12 @@ def test_columns_are_described_once(make_pool):
     first = conn._result.fields[0]
     cursor.execute("SELECT 1 AS one")
     assert conn._result.fields[0] is first
-    protocol._columns.update(
-        {(b"%d" % number, ""): first for number in range(protocol._MAX_COLUMNS)}
+    packets._columns.update(
+        {(b"%d" % number, ""): first for number in range(packets._MAX_COLUMNS)}
     )
     cursor.execute("SELECT 1 AS another")
     assert cursor.description[0][0] == "another"
-    assert len(protocol._columns) < 10
+    assert len(packets._columns) < 10
 
 
 def test_time_limits_of_reading_and_writing_hold(make_pool, through, proxy):

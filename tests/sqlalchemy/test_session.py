@@ -111,17 +111,57 @@ def said(proxy):
     return messages
 
 
-def test_it_is_one_round_trip(clean_engine, proxy):
-    """And none for a loan that has said nothing."""
+#: Leaves something, but no locks.
+SOIL = "SET @used=1"
+
+
+def replied(engine):
+    """Wait until the reset of the idle connection is answered."""
+    (record,) = core(engine).idle_connections()
+    conn = record.dbapi_connection
+    wait_until(lambda: record.is_quiet() and not conn.pending, "replies")
+
+
+def test_it_is_sent_when_the_connection_comes_back(clean_engine, proxy):
+    """In one message, for whose answer nobody waits."""
     engine = clean_engine(through(proxy))
     use(engine)
     said(proxy)
-    use(engine)
+    use(engine, SOIL)
+    assert core(engine).idle_connections()[0].dbapi_connection.pending
+    replied(engine)
     query, commit, reset = said(proxy)
-    assert reset.startswith(RESET) and b"SET NAMES utf8mb4, autocommit=0" in reset
+    assert reset.startswith(RESET) and b"NAMES utf8mb4, autocommit=0" in reset
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT @used")) is None
+
+
+def test_nothing_is_sent_for_a_loan_that_has_left_nothing(clean_engine, proxy, table):
+    """Also not for one that has said nothing."""
+    engine = clean_engine(through(proxy))
+    use(engine)
+    said(proxy)
+    use(engine, f"SELECT v FROM {table}")
+    assert [message[5:] for message in said(proxy)] == [
+        f"SELECT v FROM {table}".encode(),
+        b"COMMIT",
+    ]
     with engine.connect():
         pass
     assert said(proxy) == []
+
+
+@pytest.mark.parametrize("statement", ["SELECT GET_LOCK('it', 0)", "BEGIN"])
+def test_a_loan_that_may_hold_locks_waits_for_its_reset(clean_engine, proxy, statement):
+    """Others must find them released when close() returns."""
+    engine = clean_engine(through(proxy))
+    use(engine)
+    conn = engine.raw_connection()
+    conn.cursor().execute(statement)
+    raw = conn.dbapi_connection
+    conn.close()
+    assert not raw.pending
+    assert proxy.server.ask("SELECT IS_FREE_LOCK('it')") == [(1,)]
 
 
 def test_with_sqlalchemys_own_reset_there_are_two(clean_engine, proxy):
@@ -166,10 +206,10 @@ def test_a_proxy_gets_what_listeners_had_set_one_by_one_too(clean_engine, proxy)
     """If it wants no reset with others, it wants no two settings together either."""
     engine = make_settings(clean_engine, through(proxy))
     proxy.question = hates_several
-    use(engine)
-    use(engine)
+    use(engine, SOIL)
+    use(engine, SOIL)
     said(proxy)
-    use(engine)
+    use(engine, SOIL)
     messages = said(proxy)
     assert [b"SET @a" in message for message in messages].count(True) == 1
     assert not any(
@@ -179,16 +219,14 @@ def test_a_proxy_gets_what_listeners_had_set_one_by_one_too(clean_engine, proxy)
         assert conn.execute(text("SELECT @a, @b")).one() == (1, 2)
 
 
-def test_what_listeners_had_set_is_one_round_trip_more(clean_engine, proxy):
+def test_what_listeners_had_set_is_set_in_the_same_message(clean_engine, proxy):
     """However much it is."""
     engine = make_settings(clean_engine, through(proxy))
     use(engine)
-    said(proxy)
-    use(engine)
-    assert b"SET @a" in said(proxy)[-1]
-    use(engine)
-    *_, settings = said(proxy)
-    assert b"SET @a=1" in settings and b"SET @b=2" in settings
+    use(engine, SOIL)
+    replied(engine)
+    reset = said(proxy)[-1]
+    assert RESET in reset and b"SET @a=1" in reset and b"SET @b=2" in reset
 
 
 def make_settings(clean_engine, url):
@@ -203,14 +241,27 @@ def make_settings(clean_engine, url):
     return engine
 
 
-def test_a_setting_that_fails_ends_the_connection(clean_engine, proxy, caplog):
+def test_a_setting_that_fails_ends_the_connection(clean_engine, proxy):
     """It would not be what the next borrower expects."""
     engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
     use(engine)
     with engine.connect() as conn:
         before = conn.scalar(text("SELECT CONNECTION_ID()"))
     proxy.question = lambda data: data.replace(b"READ COMMITTED", b"READ WHATEVERX")
-    use(engine)
+    use(engine, SOIL)
+    (record,) = core(engine).idle_connections()
+    wait_until(lambda: not record.is_quiet(), "an error")
+    proxy.question = lambda data: data
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT CONNECTION_ID()")) != before
+
+
+def test_the_first_setting_that_fails_ends_the_connection(clean_engine, proxy, caplog):
+    """Before the pool knows its server it waits for the replies."""
+    engine = clean_engine(through(proxy), isolation_level="READ COMMITTED")
+    with engine.connect() as conn:
+        before = conn.scalar(text("SELECT CONNECTION_ID()"))
+        proxy.question = lambda data: data.replace(b"READ COMMITTED", b"READ WHATEVERX")
     proxy.question = lambda data: data
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT CONNECTION_ID()")) != before

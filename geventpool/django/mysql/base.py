@@ -12,7 +12,6 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pymysql
@@ -26,7 +25,6 @@ from geventpool.django.mysql import stock
 from geventpool.django.mysql.creation import DatabaseCreation
 from geventpool.django.mysql.options import wants_pool
 from geventpool.django.mysql.pools import DjangoPool, pools
-from geventpool.django.mysql.reads import is_read
 from geventpool.errors import PoolError
 
 __all__ = ["DatabaseWrapper"]
@@ -34,22 +32,6 @@ __all__ = ["DatabaseWrapper"]
 log = logging.getLogger("geventpool")
 
 _Stock: Any = stock.base.DatabaseWrapper
-
-
-class _Cursor(stock.base.CursorWrapper):  # type: ignore[misc]
-    """
-    Django's cursor, which vouches for what it knows to leave nothing behind.
-    """
-
-    def execute(self, query: Any, args: Any = None) -> Any:
-        conn = self.cursor.connection
-        if conn is None or conn.spoken:
-            # Closed; or something was sent before that nobody vouches for.
-            return super().execute(query, args)
-        result = super().execute(query, args)
-        if is_read(query):
-            conn.spoken = False
-        return result
 
 
 class DatabaseWrapper(_Stock):  # type: ignore[misc]
@@ -167,36 +149,6 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
         if self.features.is_sql_auto_is_null_enabled:
             with self.cursor() as cursor:
                 cursor.execute("SET SQL_AUTO_IS_NULL = 0")
-
-    def create_cursor(self, name: str | None = None) -> Any:
-        """
-        A cursor on the connection there is.
-        """
-        pool = self._lent_by
-        if pool is not None and pool.spares_readers:
-            return _Cursor(self.connection.cursor())
-        return super().create_cursor(name)
-
-    # What a transaction leaves behind is seen by the state the server reports.
-
-    def _set_autocommit(self, autocommit: bool) -> None:
-        self._vouch_for(super()._set_autocommit, autocommit)
-
-    def _commit(self) -> Any:
-        return self._vouch_for(super()._commit)
-
-    def _rollback(self) -> Any:
-        return self._vouch_for(super()._rollback)
-
-    def _vouch_for(self, act: Callable[..., Any], *args: Any) -> Any:
-        pool = self._lent_by
-        if pool is None or not pool.spares_readers:
-            return act(*args)
-        conn = self.connection
-        spoken = conn.spoken
-        result = act(*args)
-        conn.spoken = spoken
-        return result
 
     def _close(self) -> None:
         pool, self._lent_by = self._lent_by, None

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from gevent.lock import RLock
 
 from geventpool.django.mysql.options import Settings, check_age, pool_options
-from geventpool.django.mysql.session import Opening, SessionReset
+from geventpool.django.mysql.session import Opening, session_reset
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.mysql import Connection, ConnectionPool, MySQLConnector
 
@@ -43,13 +43,11 @@ class DjangoPool(ConnectionPool):
         if configure is not None and not callable(configure):
             raise TypeError(f"configure must be a callable or None, not {configure!r}")
         mode = options.pop("reset", "needed")
-        #: whether a connection that has only read is not reset
-        self.spares_readers = mode == "needed"
         opening = Opening(statement, configure)
         super().__init__(
             **connect,
             **options,
-            reset="session" if self.spares_readers else mode,
+            reset="session" if mode == "needed" else mode,
             configure=opening,
         )
         #: what the server says of itself, asked once
@@ -57,11 +55,12 @@ class DjangoPool(ConnectionPool):
         self._end = _End(weakref.ref(self))
         if mode in ("needed", "session"):
             connector = cast(MySQLConnector, self._connector)
+            always = mode == "session"
             if connect.get("init_command"):
                 # That of the project comes first, and ours after it.
-                reset = SessionReset(None, opening)
+                reset = session_reset(None, opening, always)
             else:
-                reset = SessionReset(statement, configure)
+                reset = session_reset(statement, configure, always)
             connector._reset = reset
 
     def lend(self) -> Connection:

@@ -14,10 +14,9 @@ from pymysql.constants import COMMAND
 from pymysql.cursors import Cursor
 
 from geventpool.mysql import Connection
-from geventpool.mysql.protocol import AUTOCOMMIT, IN_TRANS
 from geventpool.mysql.reset import Session
 
-__all__ = ["Opening", "SessionReset"]
+__all__ = ["Opening", "session_reset"]
 
 
 class Opening:
@@ -47,30 +46,15 @@ class Opening:
             self._configure(conn)
 
 
-class SessionReset(Session):
+def session_reset(
+    statement: str | None, configure: Callable[[Any], object] | None, always: bool
+) -> Session:
     """
-    A session as new, and *statement* after it, all in one round trip; none, if nothing
-    has spoken but what was vouched for, and no transaction is open.
+    A session as new, and *statement* after it, in the same round trip.
 
     :param statement: SQL; None: there is nothing to say.
     :param configure: called after that.
+    :param always: also if the loan is known to have left nothing.
     """
-
-    def __init__(
-        self, statement: str | None, configure: Callable[[Any], object] | None
-    ) -> None:
-        super().__init__(configure)
-        self._more = (
-            [] if statement is None else [(COMMAND.COM_QUERY, statement.encode())]
-        )
-
-    def is_needed(self, conn: Connection) -> bool:
-        # In a transaction a SELECT leaves its locks and its view of the data.
-        status = conn.server_status & (IN_TRANS | AUTOCOMMIT)
-        return super().is_needed(conn) or status != AUTOCOMMIT
-
-    def _reset(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
-        super()._reset(conn, [*commands, *self._more])
-
-    def _run(self, conn: Connection, commands: list[tuple[int, bytes]]) -> None:
-        super()._run(conn, [*commands, *self._more])
+    commands = [] if statement is None else [(COMMAND.COM_QUERY, statement.encode())]
+    return Session(configure, lambda conn: commands, always)

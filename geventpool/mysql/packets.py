@@ -1,0 +1,395 @@
+"""Packets: how a PyMySQL connection under gevent dials, reads, writes and lets go.
+
+Knows bytes and sockets; who may use the connection, and what a packet means to the
+session, is in :mod:`geventpool.mysql.protocol`.
+"""
+
+from __future__ import annotations
+
+import select
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.monkey
+import gevent.socket
+from gevent import getcurrent
+from pymysql import err
+from pymysql.connections import MAX_PACKET_LEN, Connection
+from pymysql.constants import CLIENT, CR, SERVER_STATUS
+from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+
+from geventpool import sockets
+from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
+
+__all__ = [
+    "AUTOCOMMIT",
+    "CHANGED",
+    "IN_TRANS",
+    "SHELF",
+    "SMALL",
+    "Packets",
+    "command_head",
+    "lost",
+]
+
+#: Typed as Any because the private members are not in the published stubs.
+_pymysql: Any = Connection
+
+IN_TRANS = SERVER_STATUS.SERVER_STATUS_IN_TRANS
+AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+#: The statement has changed the session. Sent if CLIENT_SESSION_TRACK was agreed on,
+#: and the session's variable session_track_state_change is on.
+CHANGED = 0x4000
+
+#: Length in three bytes, number of the packet in one.
+_header = struct.Struct("<HBB").unpack_from
+_HEADER = 4
+command_head = struct.Struct("<iB").pack
+#: Bytes: what is longer is left to PyMySQL and gevent to cut into pieces.
+SMALL = 16 * 1024
+
+#: A patched poll switches even when told not to wait.
+_poll = gevent.monkey.get_original("select", "poll")
+#: The first bytes of an error and of the packet that ends a result set. A row may
+#: begin with the latter too; then it is longer.
+_ERROR = 0xFF
+_END = b"\xfe"
+_LONGEST_END = 8
+
+#: Columns as they were described, with the encoding of their names.
+_columns: dict[tuple[bytes, str], FieldDescriptorPacket] = {}
+_MAX_COLUMNS = 2000
+
+#: Bytes asked of the socket at a time, and after how many such blocks others may run.
+_BLOCK = 32 * 1024
+_BLOCKS = 16
+
+
+class _Shelf:
+    """Stands where the speaking greenlet would while the connection is in its pool."""
+
+    def __repr__(self) -> str:
+        return "its pool"
+
+
+SHELF: Any = _Shelf()
+
+
+class Packets(Connection):
+    """A PyMySQL connection that reads, writes and closes as gevent needs it."""
+
+    # Declared here because the published stubs leave PyMySQL's own names out.
+    _sock: Any
+    _rfile: Any
+    _result: Any
+    _closed: bool
+    _secure: bool
+    _current_timeout: float | None = None
+    _read_timeout: float | None
+    _write_timeout: float | None
+    _next_seq_id: int
+    server_status: int
+    server_capabilities: int
+    server_version: str
+
+    #: The greenlet whose command is not answered yet.
+    _speaker: greenlet | None = None
+    #: The greenlet that waits for bytes.
+    _reader: greenlet | None = None
+    #: What cut a write short; LOAD DATA would replace it by an error of its own.
+    _interruption: BaseException | None = None
+
+    #: What was received, and how far it is read; None during the handshake.
+    _buffer: bytes | None = None
+    _at = 0
+    _blocks = 0
+    #: Asks a plain socket whether there is something to read.
+    ask: Callable[[int], Any] | None = None
+    #: Of reading and writing, as every borrower finds them.
+    _limits: tuple[float | None, float | None] = (None, None)
+    #: One command may carry several statements: none is known by how it begins.
+    _may_chain = False
+    #: Replies that are still to be read, of commands that were sent ahead.
+    pending = 0
+
+    #: An error that says this connection must not be used again.
+    verdict: Exception | None = None
+    #: The last packet of an answer has told ``server_status``: it is the server's own.
+    exact = False
+    #: An answer without a status came since then, and may hide one.
+    doubt = False
+    #: The loan may have left something in the session that only a reset removes.
+    left = False
+
+    def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
+        self._tls = tls
+        super().__init__(**options)
+
+    # Opening and closing
+
+    def connect(self, sock: Any = None) -> None:
+        """Dial, shake hands and set up the session. May switch.
+
+        :param sock: a connected socket to use instead of dialling.
+        :raises pymysql.err.OperationalError: whatever PyMySQL raised.
+        :raises ConnectionInUseError: another greenlet uses it, or it has gone back.
+        """
+        if self._speaker is not None:
+            raise self._in_use(self._speaker)
+        self._force_close()
+        self._reader = self._buffer = self.ask = None
+        self._current_timeout = None
+        self._may_chain = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
+        if sock is None and self.bind_address is None:
+            sock = self._dial()
+        super().connect(sock)
+        # PyMySQL's own reader is left at the end of the handshake.
+        self._rfile, rfile = None, self._rfile
+        rfile.close()
+        self._buffer, self._at = b"", 0
+        if type(self._sock) is gevent.socket.socket:
+            poll = _poll()
+            poll.register(self._sock.fileno(), select.POLLIN)
+            self.ask = poll.poll
+
+    def _dial(self) -> Any:
+        # Not PyMySQL's way: that sends every numeric address through the resolver's
+        # threads, and leaves a vanished server to the system's two hours of patience.
+        try:
+            if self.unix_socket:
+                path: Any = self.unix_socket
+                sock = sockets.dial_unix(path, timeout=self.connect_timeout)
+                self.host_info = "Localhost via UNIX socket"
+                self._secure = True
+            else:
+                sock = sockets.dial(self.host, self.port, timeout=self.connect_timeout)
+                self.host_info = f"socket {self.host}:{self.port}"
+        except OSError as error:
+            failure = err.OperationalError(
+                CR.CR_CONN_HOST_ERROR,
+                f"Can't connect to MySQL server on {self.host!r} ({error})",
+            )
+            failure.original_exception = error  # type: ignore[attr-defined]
+            raise failure from error
+        return sock
+
+    def _create_ssl_ctx(self, sslp: Any) -> Any:
+        return self._tls(sslp, _pymysql._create_ssl_ctx.__get__(self))
+
+    def _force_close(self) -> None:
+        """Let go of the socket without a word. Never switches; safe beside a reader."""
+        sock, self._sock = self._sock, None
+        self.ask = None
+        self.pending = 0
+        # Only during the handshake; closing it could switch, and would be refused
+        # beside a reader.
+        self._rfile = None
+        self._buffer, self._at = b"", 0
+        if sock is not None:
+            sockets.abandon(sock)
+
+    __del__ = _force_close
+
+    def hang_up(self) -> None:
+        """Drop the connection: no goodbye, never switches, safe whoever uses it.
+
+        A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
+        """
+        self._closed = True
+        self._force_close()
+
+    def _in_use(self, user: Any) -> ConnectionInUseError:
+        if user is SHELF:
+            return ConnectionInUseError(
+                "this connection is back in its pool: its loan has ended"
+            )
+        if user is getcurrent():
+            return ConnectionInUseError(
+                "this connection has not answered the last command yet"
+            )
+        return ConnectionInUseError(
+            f"this connection is in use by another greenlet: {user!r}"
+        )
+
+    # Bytes
+
+    def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
+        buffer = self._buffer
+        if buffer is None:
+            return _pymysql._read_packet(self, packet_type)
+        at = self._at
+        if at == len(buffer):
+            buffer, at = self._block(), 0
+            self._buffer, self._at = buffer, 0
+        start = at + _HEADER
+        if start <= len(buffer):
+            low, high, number = _header(buffer, at)
+            end = start + low + (high << 16)
+        if (
+            start > len(buffer)
+            or end > len(buffer)
+            or number != self._next_seq_id
+            or high == 255
+        ):
+            # Not here as a whole, or out of order, or perhaps one of several parts.
+            data = self._receive()
+        else:
+            data = buffer[start:end]
+            self._at = end
+            self._next_seq_id = (number + 1) & 255
+        if data[:1] >= _END:
+            self._note_end(data)
+        if packet_type is FieldDescriptorPacket:
+            return self._column(data)
+        return packet_type(data, self.encoding)
+
+    def _column(self, data: bytes) -> Any:
+        # Statements come again and again, and with them the descriptions of their
+        # columns: parsing one takes twenty times as long as finding it here.
+        key = data, self.encoding
+        column = _columns.get(key)
+        if column is None:
+            if len(_columns) >= _MAX_COLUMNS:
+                _columns.clear()
+            column = _columns[key] = FieldDescriptorPacket(data, self.encoding)
+        return column
+
+    def _note_end(self, data: bytes) -> None:
+        if data[0] == _ERROR:
+            self._read_error(data)
+        elif len(data) <= _LONGEST_END:
+            # PyMySQL drops the status, which is behind the number of warnings.
+            self._note_status(data[3] | data[4] << 8)
+
+    def _note_status(self, status: int) -> None:
+        self.server_status = status
+        self.exact = True
+        self.doubt = False
+        if status & CHANGED:
+            self.left = True
+
+    def _read_error(self, data: bytes) -> None:
+        # It carries no status, nor what was changed before it.
+        self.doubt = self.left = True
+        self.exact = False
+        result = self._result
+        if result is not None and result.unbuffered_active:
+            result.unbuffered_active = False
+        try:
+            MysqlPacket(data, self.encoding).raise_for_error()
+        except err.MySQLError as error:
+            if reaction(error) in (Reaction.DISCARD, Reaction.DRAIN):
+                self.verdict = error
+            raise
+
+    def _receive(self) -> bytes:
+        """The next packet, when it is not in the buffer whole. May switch."""
+        parts = []
+        while True:
+            low, high, number = _header(self._take(_HEADER))
+            if number != self._next_seq_id:
+                self._force_close()
+                if number == 0:
+                    # MariaDB numbers its last words so when it shuts down.
+                    raise lost("the server is shutting down")
+                raise err.InternalError(
+                    f"Packet sequence number wrong - got {number} "
+                    f"expected {self._next_seq_id}"
+                )
+            self._next_seq_id = (number + 1) & 255
+            length = low + (high << 16)
+            parts.append(self._take(length))
+            if length < MAX_PACKET_LEN:
+                return b"".join(parts)
+
+    def _take(self, count: int) -> bytes:
+        buffer = self._buffer or b""
+        have = len(buffer) - self._at
+        if have < count:
+            parts = [buffer[self._at :]]
+            while have < count:
+                parts.append(self._block())
+                have += len(parts[-1])
+            buffer = self._buffer = b"".join(parts)
+            self._at = 0
+        start, self._at = self._at, self._at + count
+        return buffer[start : self._at]
+
+    def _block(self) -> bytes:
+        if self._reader is not None:
+            # Refused before a byte is taken: the other goes on undisturbed.
+            raise self._in_use(self._reader)
+        if self._sock is None:
+            raise lost("it was closed")
+        self._reader = getcurrent()
+        try:
+            if self._current_timeout != self._read_timeout:
+                self._set_timeout(self._read_timeout)
+            block: bytes = self._sock.recv(_BLOCK)
+            if len(block) == _BLOCK:
+                self._let_others_run()
+        except OSError as error:
+            self._force_close()
+            raise lost(repr(error)) from error
+        except BaseException:
+            # The rest of the answer would be taken for the next one.
+            self._force_close()
+            raise
+        finally:
+            self._reader = None
+        if not block:
+            self._force_close()
+            raise lost("the server hung up")
+        return block
+
+    def _let_others_run(self) -> None:
+        # While there is something to read gevent never switches. Not sleep(0): that
+        # lets no event of another socket in.
+        self._blocks += 1
+        if self._blocks % _BLOCKS == 0:
+            gevent.sleep(0.0001)
+
+    def _write_bytes(self, data: bytes) -> None:
+        if self._sock is None:
+            raise err.InterfaceError(0, "")
+        try:
+            if self._current_timeout != self._write_timeout:
+                self._set_timeout(self._write_timeout)
+            # What fits into the kernel's buffer, as most do, is sent at less cost.
+            sent = self._sock.send(data) if len(data) <= SMALL else 0
+            if sent < len(data):
+                self._sock.sendall(memoryview(data)[sent:])
+        except OSError as error:
+            self._force_close()
+            raise err.OperationalError(
+                CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})"
+            ) from error
+        except BaseException as error:
+            # Half a packet may be on its way: whatever follows would be its other half.
+            self._interruption = error
+            self._force_close()
+            raise
+
+    def remember_limits(self) -> None:
+        """Take the present limits of reading and writing as those of every borrower."""
+        self._limits = self._read_timeout, self._write_timeout
+
+    def restore_limits(self) -> None:
+        """Put the limits of reading and writing back."""
+        self._read_timeout, self._write_timeout = self._limits
+
+    def _set_timeout(self, seconds: float | None) -> None:
+        self._sock.settimeout(seconds)
+        self._current_timeout = seconds
+
+
+def lost(why: str) -> err.OperationalError:
+    """The error of a connection that is lost."""
+    return err.OperationalError(
+        CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({why})"
+    )
