@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
-from geventpool.deadline import LATE, MOMENT, Deadline
+from geventpool.deadline import FAR, LATE, MOMENT, Deadline
 from geventpool.ledger import Slot
 
 __all__ = ["Alarms", "Sleeper"]
@@ -51,6 +51,17 @@ class Sleeper(Slot[C]):
         if self.call is None:
             self.call = self.loop.run_callback(self.greenlet.switch)
 
+    def sleep(self, hub: Any) -> None:
+        """Return when it was woken, and not when another greenlet switches to it.
+
+        *May switch.*
+        """
+        hub.switch()
+        while self.call is None:
+            hub.switch()
+        # If another greenlet's switch came first, the hub's must not follow.
+        self.call.stop()
+
     def let_be(self) -> None:
         """It is up already, by another's doing: do not switch to it any more."""
         if self.call is not None:
@@ -84,18 +95,18 @@ class Alarms:
         :param limit: None: without end.
         """
         if limit is None:
-            hub.switch()
+            sleeper.sleep(hub)
         elif limit == self._usual:
             sleeper.due = monotonic() + limit
             if self._timer is None:
                 if self._whole is None:
-                    self._whole = hub.loop.timer(limit)
+                    self._whole = hub.loop.timer(min(limit, FAR))
                 self._start(self._whole, sleeper.due)
-            hub.switch()
+            sleeper.sleep(hub)
         else:
             deadline = Deadline(hub.loop, limit, sleeper.wake)
             try:
-                hub.switch()
+                sleeper.sleep(hub)
             finally:
                 deadline.close()
 
@@ -134,5 +145,5 @@ class Alarms:
                 sleeper.wake()
             else:
                 pause = max(sleeper.due - now, passed * STRIDE)
-                self._start(sleeper.loop.timer(pause), now + pause)
+                self._start(sleeper.loop.timer(min(pause, FAR)), now + pause)
                 break

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-__all__ = ["LATE", "MOMENT", "Deadline"]
+__all__ = ["FAR", "LATE", "MOMENT", "Deadline"]
 
 #: A timer that is so many seconds late was held up by somebody.
 LATE = 0.02
 #: Seconds that are granted then: enough for what takes a few turns of the loop.
 MOMENT = 0.05
+#: Seconds that a timer runs at most, about thirty years: libuv takes no more
+#: milliseconds than 64 bits hold.
+FAR = 1e9
 
 
 class Deadline:
@@ -39,7 +42,7 @@ class Deadline:
 
     def _start(self, pause: float, callback: Callable[[], object]) -> None:
         # A low priority: in the same turn of the loop sockets come first.
-        self._timer = self._loop.timer(pause, priority=-1)
+        self._timer = self._loop.timer(min(pause, FAR), priority=-1)
         # update: else it would count from when this turn of the loop began.
         self._timer.start(callback, update=True)
 

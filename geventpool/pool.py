@@ -36,6 +36,7 @@ from greenlet import greenlet
 from geventpool import sockets
 from geventpool.alarms import Alarms, Sleeper
 from geventpool.connector import Connector, as_connector
+from geventpool.deadline import FAR
 from geventpool.deadlocks import is_deadlocked, waiting
 from geventpool.errors import (
     ConnectionNotFoundError,
@@ -378,7 +379,9 @@ class Pool(Generic[C]):
         a kill or a :exc:`gevent.Timeout`: the answer to an interrupted request is
         still under way, and would go to the next borrower.
 
-        Entering *may switch*; leaving does not.
+        Entering *may switch*; leaving does not. A block calls neither :meth:`acquire`
+        nor :meth:`release`, which a derived class may override: to change what all
+        loans do, use listeners or a :class:`~geventpool.Connector`.
 
         :param timeout: seconds to wait at most; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
@@ -639,11 +642,11 @@ class Pool(Generic[C]):
             pause = self._backoff.delay(attempt)
             if patience is not None:
                 pause = min(pause, started + patience - self._clock())
-            if pause < 0 or patience == 0:
+            if pause < 0 or patience == 0 or getcurrent() is get_hub():
                 break
             self._pollers.add(getcurrent())
             try:
-                gevent.sleep(pause)
+                gevent.sleep(min(pause, FAR))
             finally:
                 self._pollers.discard(getcurrent())
             if self._closed:
@@ -967,7 +970,8 @@ class Pool(Generic[C]):
     def close(self, timeout: float | None = None) -> list[Loan]:
         """Close for good: afterwards nothing can be borrowed, and nothing is open.
 
-        Those who wait get :exc:`~geventpool.PoolClosedError` at once. Then it waits
+        The waiters get :exc:`~geventpool.PoolClosedError` at once, with *handoff* False
+        when their pause is over. Then it waits
         until every connection is back and closed, but for those that the caller
         itself holds: they are closed when given back. What is left when the time is
         over is closed under its holder.
@@ -1028,6 +1032,13 @@ class Pool(Generic[C]):
 
     def __exit__(self, *error: object) -> None:
         self.close(self._timeout)
+
+    def __reduce__(self) -> str:
+        # A copy would have the same sockets, and close them at its end.
+        raise TypeError(
+            f"{type(self).__name__} {self.name!r} can be neither copied nor pickled: "
+            "make a pool where it is needed"
+        )
 
     def __del__(self) -> None:
         """Forgotten by everybody: the idle connections go, without a word.

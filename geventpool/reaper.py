@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
+from geventpool.deadline import FAR
+
 __all__ = ["Reaper"]
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ class Reaper(Generic[T]):
     ) -> None:
         self._target = weakref.ref(target, self._forgotten)
         self._sweep = sweep
-        self.interval = interval
+        self.interval = min(interval, FAR)
         self._loop = gevent.get_hub().loop
         self._stopped = False
         self._greenlet = gevent.spawn(self._run)

@@ -69,6 +69,36 @@ def test_patience_of_ones_own_does_not_change_the_others(pool):
     assert long.value >= 5 * SOON
 
 
+@pytest.mark.parametrize("timeout", [None, 60, 3600])
+def test_a_foreign_switch_ends_no_wait(timeout):
+    """It would be a refusal without a cause; and the waiter is woken once, later."""
+    pool = Pool(ScriptedConnector(), max_connections=1, timeout=60)
+    if timeout is None:
+        pool._usual = pool._timeout = None
+    conn = pool.acquire(reclaim=False)
+    waiter = gevent.spawn(
+        lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]
+    )
+    gevent.idle()
+    gevent.get_hub().loop.run_callback(waiter.switch)
+    gevent.idle()
+    assert pool.stats().waiting == 1
+    # The next one comes before the wake-up.
+    gevent.get_hub().loop.run_callback(waiter.switch)
+    pool.release(conn)
+    assert waiter.get() is conn
+
+
+def test_a_wait_of_ages_is_no_error(pool):
+    """libuv refuses what its counter of milliseconds cannot hold."""
+    conn = pool.lent_connections()[0]
+    waiter = gevent.spawn(lambda: pool.release(pool.acquire(timeout=1e300)))
+    gevent.idle()
+    pool.release(conn)
+    waiter.get()
+    assert pool.acquire() is conn
+
+
 def test_who_is_served_stops_the_timer(pool):
     """With nobody in line it would keep a program from ending."""
     conn = pool.lent_connections()[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -336,3 +338,12 @@ def test_a_wait_is_bounded_or_refused_and_never_breaks_a_timer(value: Any) -> No
     gevent.sleep(0.0001)
     if conn is not None:
         pool.release(conn)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_pool_is_neither_copied_nor_pickled(copied):
+    """A copy would close the sockets of the original when it goes."""
+    pool = Pool(ScriptedConnector(), name="p", initial_connections=1)
+    with pytest.raises(TypeError, match="Pool 'p' can be neither copied nor pickled"):
+        copied(pool)
+    assert [conn.end for conn in pool.idle_connections()] == [None]

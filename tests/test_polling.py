@@ -174,3 +174,20 @@ def test_polling_and_opening_share_one_timeout(pauses):
     gevent.idle()
     assert connector.opening == 1
     pool.close(timeout=0)
+
+
+def test_a_poll_in_the_hub_is_refused_at_once():
+    """The hub cannot pause."""
+    pool = Pool(ScriptedConnector(), max_connections=1, handoff=False)
+    conn = pool.acquire()
+    caught = []
+
+    def ask():
+        with pytest.raises(PoolExhaustedError) as refusal:
+            pool.acquire()
+        caught.append(refusal)
+
+    gevent.get_hub().loop.run_callback(ask)
+    gevent.idle()
+    assert caught
+    pool.release(conn)
