@@ -168,10 +168,7 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
         """
         pool = self._lent_by
         if pool is not None and self.connection is not None:
-            try:
-                pool.take_back(self.connection, usable=False)
-            except RuntimeError:
-                pass  # collected in a thread that is not the pool's
+            pool.take_back(self.connection, usable=False)
 
     # Is it still good?
 
