@@ -242,13 +242,20 @@ class Stock(Generic[C]):
         if self.is_calm:
             self._receive(entry, now)
         else:
-            audience = self.audience
-            audience.hold()
-            used = now - entry.since
-            try:
-                self._receive(entry, now)
-            finally:
-                audience.deliver("released", entry.conn, used)
+            self._receive_heard(entry, now, now - entry.since)
+
+    def _receive_heard(self, entry: Entry[C], now: float, used: float) -> None:
+        audience = self.audience
+        if not self.ledger.line and entry.doom is None and now < entry.expires:
+            # Nothing else is told, so nothing must be held back: that takes time.
+            self._receive(entry, now)
+            audience.tell("released", entry.conn, used)
+            return
+        audience.hold()
+        try:
+            self._receive(entry, now)
+        finally:
+            audience.deliver("released", entry.conn, used)
 
     def _receive(self, entry: Entry[C], now: float) -> None:
         doom = self.doom(entry)
