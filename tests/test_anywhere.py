@@ -11,11 +11,11 @@ import pytest
 
 from geventpool import ConnectionNotFoundError, Pool, PoolListener
 from geventpool.testing import (
+    PLACES,
     ScriptedConnector,
     disturb_everywhere,
     exhaust_stack_everywhere,
     fork_everywhere,
-    in_finaliser,
     in_greenlet,
     in_hub,
     tell_everywhere,
@@ -158,9 +158,9 @@ def drop(pool: Pool[Any]) -> None:
             pool.drop(conn, anyone=True)
 
 
-@pytest.mark.parametrize("place", [in_hub, in_greenlet, in_finaliser])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("act", [give_back, drop])
 @pytest.mark.parametrize("work", WORK)
 def test_a_loan_may_be_ended_anywhere(work: Any, act: Any, place: Any) -> None:
-    """In finalisers too; the borrower's own end finds it gone."""
+    """In native threads and finalisers too; the borrower's own end finds it gone."""
     assert disturb_everywhere(with_pool(work), act, place=place) >= 2
