@@ -164,3 +164,38 @@ def drop(pool: Pool[Any]) -> None:
 def test_a_loan_may_be_ended_anywhere(work: Any, act: Any, place: Any) -> None:
     """In native threads and finalisers too; the borrower's own end finds it gone."""
     assert disturb_everywhere(with_pool(work), act, place=place) >= 2
+
+
+@pytest.mark.parametrize("later", LATER)
+@pytest.mark.parametrize("places", [1, 2])
+def test_two_greenlets_may_meet_in_one_block(places: int, later: int) -> None:
+    """One of them is refused, or they come one after the other; nothing is shared."""
+    blocks: list[Any] = []
+    using: list[Any] = []
+
+    def enter() -> None:
+        with blocks[-1] as conn:
+            assert conn not in using, "two use one connection"
+            using.append(conn)
+            gevent.sleep(0)
+            using.remove(conn)
+
+    def scenario() -> Any:
+        pool: Pool[Any] = Pool(
+            ScriptedConnector(switching=True), max_connections=places
+        )
+        blocks.append(pool.connection())
+        return enter, [pool]
+
+    def enter_too(pool: Pool[Any]) -> None:
+        with contextlib.suppress(RuntimeError):
+            enter()
+
+    points = disturb_everywhere(
+        scenario,
+        enter_too,
+        place=in_greenlet,
+        later=later,
+        expected=(RuntimeError,),
+    )
+    assert points >= 2 and not using

@@ -6,7 +6,14 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import ConnectionNotFoundError, Counters, Pool, PoolListener, Reason
+from geventpool import (
+    ConnectionNotFoundError,
+    Counters,
+    Limits,
+    Pool,
+    PoolListener,
+    Reason,
+)
 from geventpool.testing import (
     ScriptedConnector,
     check,
@@ -376,3 +383,14 @@ def test_a_pool_that_nobody_watches_looks_too(connector):
     conn.is_usable = False
     pool.release(conn)
     assert waiter.get().number == 2 and conn.end == "discarded"
+
+
+def test_a_reset_without_end_is_cut_off(connector):
+    """The connection is closed, and its place is free."""
+    connector.script("reset", Event())
+    pool = Pool(connector, max_connections=1, limits=Limits(reset=0.001))
+    with pool.connection() as conn:
+        conn.needs_reset = True
+    with pool.connection(timeout=5) as other:
+        assert other is not conn
+    assert conn.end == "discarded"

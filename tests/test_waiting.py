@@ -417,3 +417,19 @@ def test_a_block_right_before_the_refusal_is_told():
     gevent.sleep(0)
     clock.advance(3)
     waiter.get()
+
+
+def test_a_loan_that_was_handed_over_counts_from_the_hand_over():
+    """Its age is not that of the loan of the holder before."""
+    pool = make()
+    clock = Clock()
+    clock.rule(pool)
+    conn = pool.acquire()
+    waiter = gevent.spawn(pool.acquire, reclaim=False)
+    gevent.idle()
+    clock.advance(100)
+    pool.release(conn)
+    waiter.join()
+    clock.advance(5)
+    (loan,) = pool.loans()
+    assert loan.seconds == 5
