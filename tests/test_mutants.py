@@ -12,15 +12,33 @@ from tests.mutants.__main__ import HUNG, NOTICED, SURVIVED, run
 MUTANTS = read_all()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.where)
-def test_a_mistake_can_be_made(mutant: Mutant) -> None:
-    """What it replaces is there once, what results is Python, its tests exist."""
-    path = mutant.locate(ROOT)
+def is_lost(mutant: Mutant) -> str:
+    """Why the mistake cannot be made any more; empty: it can."""
+    try:
+        path = mutant.locate(ROOT)
+    except ValueError as error:
+        return str(error)
     before = path.read_text()
     after = mutant.applied_to(before)
-    assert after != before
+    assert after != before, f"{mutant.where} changes nothing"
     compile(after, str(path), "exec")
-    assert mutant.tests and all((ROOT / test).exists() for test in mutant.tests)
+    return ""
+
+
+def test_nearly_every_mistake_can_still_be_made() -> None:
+    """What it replaces is in the code once, and what results is Python.
+
+    A few may be lost to a change of the code: they are to be written anew, or removed.
+    """
+    lost = [why for mutant in MUTANTS if (why := is_lost(mutant))]
+    assert len(lost) <= 0.05 * len(MUTANTS), "\n".join(lost)
+
+
+def test_the_tests_of_each_mistake_exist() -> None:
+    """A path that is none would be an error of pytest, and pass for a failure."""
+    for mutant in MUTANTS:
+        missing = [test for test in mutant.tests if not (ROOT / test).exists()]
+        assert mutant.tests and not missing, f"{mutant.where}: {missing}"
 
 
 def test_there_are_enough_mistakes() -> None:
