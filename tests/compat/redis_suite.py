@@ -48,6 +48,15 @@ NOT_KEPT = (
     "connected again; here its place is free at once and the next one is new"
 )
 
+BY_OPENER = (
+    "looks for the timeout that the calling thread has set on a socket; here a "
+    "greenlet of the pool opens the connection"
+)
+
+_PROXIES = (
+    "tests/maint_notifications/test_maint_notifications_handling.py::"
+    "TestMaintenanceNotificationsHandlingMultipleProxies::"
+)
 _HANDLING = (
     "tests/maint_notifications/test_maint_notifications_handling.py::"
     "TestMaintenanceNotificationsHandlingSingleProxy::"
@@ -60,6 +69,8 @@ REASONS = {
     _HANDLING + "test_update_oss_handler_wires_existing_connections": BY_HAND,
     _HANDLING + "test_update_config_on_oss_pool_updates_oss_handler": BY_HAND,
     _HANDLING + "test_pool_get_connection_handles_pending_push_after_rec": BY_HAND,
+    _HANDLING + "test_migrating_notification_with_disabled_relaxed": BY_OPENER,
+    _PROXIES + "test_migrating_after_moving_multiple_proxies": NOT_KEPT,
     _COUNT + "test_get_connection_count_with_connections_in_use": BY_HAND,
     _COUNT + "test_get_connection_count_with_available_connections": BY_HAND,
     _COUNT + "test_get_connection_count_mixed_connections": BY_HAND,

@@ -29,7 +29,7 @@ def put_ours_in_place(shares):
     import geventpool.redis
 
     def choose(kwargs):
-        kwargs.setdefault("timeout", 0.5)
+        kwargs.setdefault("timeout", 2)
         if shares and kwargs.get("max_connections") != 1:
             kwargs.setdefault("auto_pipeline", True)
 
@@ -38,10 +38,6 @@ def put_ours_in_place(shares):
             # Their tests expect a refusal at once; ours may take a moment.
             choose(kwargs)
             super().__init__(*args, **kwargs)
-
-        def _retry_by_default(self):
-            # Many of their tests fail on purpose, and would be retried for seconds.
-            return None
 
     class SentinelConnectionPool(geventpool.redis.SentinelConnectionPool):
         def __init__(self, *args, **kwargs):
