@@ -218,14 +218,3 @@ def test_loans_tell_who_holds_what_and_where_he_stands():
     assert "keep" in loan.holder and "in keep" in loan.place
     keeper.kill()
     assert pool.loans() == []
-
-
-def test_a_thread_is_known_by_its_own_number_and_not_by_a_greenlets():
-    """Every greenlet of the pool's thread may borrow; no other thread may."""
-    pool = make()
-    assert gevent.spawn(lambda: pool.acquire(reclaim=False)).get() is not None
-    pool._home += 1
-    for borrow in (pool.acquire, pool.connection().__enter__, pool.drain):
-        with pytest.raises(RuntimeError, match="belongs to the event loop of another"):
-            borrow()
-    pool._home -= 1

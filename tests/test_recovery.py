@@ -19,6 +19,7 @@ from geventpool import (
 )
 from geventpool.ledger import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
+from tests.peers import run_script
 
 #: So many of the deepest calls that the interpreter allows are tried.
 DEPTHS = 80
@@ -67,13 +68,26 @@ def transfer(pool: Pool[Any]) -> None:
 DEEDS = [acquire, acquire_unwatched, block, failed_block, drop, transfer]
 
 
-@pytest.mark.parametrize("is_calm", [True, False])
-@pytest.mark.parametrize("waits", [False, True, None])
-@pytest.mark.parametrize("deed", DEEDS)
-def test_a_stack_overflow_at_any_depth_loses_no_place(
+def test_a_stack_overflow_at_any_depth_loses_no_place() -> None:
+    """No waiter stays in line that does not wait, and each place can be lent."""
+    # In a process of its own: an overflow ends the tracing that measures coverage.
+    script = "from tests.test_recovery import overflow_everywhere as go; go()"
+    assert run_script(script) == "done\n"
+
+
+def overflow_everywhere() -> None:
+    """Try each deed, for each state of the pool, with and without listeners."""
+    for deed in DEEDS:
+        for waits in (False, True, None):
+            for is_calm in (True, False):
+                overflow(deed, waits, is_calm)
+    print("done")
+
+
+def overflow(
     deed: Callable[[Pool[Any]], None], waits: bool | None, is_calm: bool
 ) -> None:
-    """No waiter stays in line that does not wait, and each place can be lent.
+    """Let *deed* overflow the stack at each of the deepest calls.
 
     :param waits: for a connection that is in use; None: for one to be opened.
     """
@@ -107,6 +121,33 @@ def test_a_stack_overflow_at_any_depth_loses_no_place(
         check_capacity(pool)
         pool.close(timeout=0)
     assert 0 < overflows < DEPTHS
+
+
+def test_an_interrupted_end_of_a_block_ends_the_loan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A block is left once; nobody could give its connection back later."""
+    pool = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_after_error", interrupt)
+        with pytest.raises(KeyboardInterrupt), pool.connection() as conn:
+            raise ValueError
+    gevent.idle()
+    assert conn.end == "discarded"
+    check_capacity(pool)
+
+
+def test_an_interrupted_note_of_the_holder_ends_the_loan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The borrower never gets to know its connection."""
+    pool = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._holders, "enlist", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.acquire()
+    gevent.idle()
+    check_capacity(pool)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, gevent.Timeout])
