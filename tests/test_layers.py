@@ -29,7 +29,7 @@ CORE: dict[str, set[str]] = {
     "home": set(),
     "deadlocks": {"holders", "ledger"},
     "pulse": set(),
-    "reaper": {"policies"},
+    "reaper": {"deadline", "policies"},
     "reports": {"errors", "ledger"},
     "refusals": {"errors", "ledger", "reports"},
     "staff": {"deadline"},
@@ -59,6 +59,7 @@ CORE: dict[str, set[str]] = {
     "pool": {
         "alarms",
         "connector",
+        "deadline",
         "deadlocks",
         "errors",
         "holders",
