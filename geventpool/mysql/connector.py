@@ -34,6 +34,7 @@ from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import POOL_ARGUMENTS, parse_url
+from geventpool.patching import is_patched
 from geventpool.policies import shown
 from geventpool.sockets import find_socket
 
@@ -166,8 +167,10 @@ class MySQLConnector(Connector[Connection]):
     def _connect(self, options: dict[str, Any]) -> Connection:
         conn = Connection(tls=self._tls, defer_connect=True, **options)
         # PyMySQL's own limit ends where the server accepts; one that says nothing
-        # after that would hold us for ever.
-        limit = gevent.Timeout.start_new(conn.connect_timeout)
+        # after that would hold us for ever. Without an event loop there is no other.
+        limit = gevent.Timeout(conn.connect_timeout)
+        if is_patched("socket"):
+            limit.start()
         try:
             conn.connect()
             self._look_at_role(conn)

@@ -22,6 +22,7 @@ from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from geventpool import sockets
 from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
+from geventpool.patching import is_patched
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -108,6 +109,8 @@ class Packets(Connection):
     _buffer: bytes | None = None
     _at = 0
     _blocks = 0
+    #: Whether other greenlets can run while this one waits.
+    _yields = True
     #: Asks a plain socket whether there is something to read.
     ask: Callable[[int], Any] | None = None
     #: Of reading and writing, as every borrower finds them.
@@ -145,7 +148,8 @@ class Packets(Connection):
         self._reader = self._buffer = self.ask = None
         self._current_timeout = None
         self._may_chain = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
-        if sock is None and self.bind_address is None:
+        self._yields = is_patched("socket")
+        if sock is None and self.bind_address is None and self._yields:
             sock = self._dial()
         super().connect(sock)
         # PyMySQL's own reader is left at the end of the handshake.
@@ -331,7 +335,7 @@ class Packets(Connection):
             if self._current_timeout != self._read_timeout:
                 self._set_timeout(self._read_timeout)
             block: bytes = self._sock.recv(_BLOCK)
-            if len(block) == _BLOCK:
+            if len(block) == _BLOCK and self._yields:
                 self._let_others_run()
         except OSError as error:
             self._force_close()

@@ -25,9 +25,11 @@ from geventpool.errors import (
 )
 from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import refuse_unknown
+from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import Limits, whole
 from geventpool.sqlalchemy.places import Places
 from geventpool.sqlalchemy.records import Fairy, Record, broken_off, cut
+from geventpool.sqlalchemy.threaded import become_thread_pool
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -96,6 +98,9 @@ class GreenletPool(QueuePool):
     :param listeners: :class:`~geventpool.PoolListener` objects; they are told of
         records.
     :param Limits limits: how long the pool's own greenlets may take.
+    :param str unpatched: what to do in a process whose ``socket`` gevent has not
+        patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
+        :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
     :param kw: as for ``sqlalchemy.pool.Pool``.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
@@ -124,6 +129,7 @@ class GreenletPool(QueuePool):
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
         limits: Limits = Limits(),
+        unpatched: str = STOCK,
         **kw: Any,
     ) -> None:
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
@@ -152,6 +158,9 @@ class GreenletPool(QueuePool):
             "listeners": listeners,
             "limits": limits,
         }
+        self._unpatched = check_unpatched(unpatched)
+        #: Is it not yet known whether gevent has patched this process?
+        self._is_undecided = True
         is_bounded = self._max_overflow >= 0
         self._pool = Places(
             self,
@@ -175,7 +184,15 @@ class GreenletPool(QueuePool):
 
         :raises sqlalchemy.exc.TimeoutError: no place in time, or too many wait.
         :raises Exception: what the driver or a listener raised.
+        :raises NotPatchedError: gevent has not patched this process, and *unpatched* is
+            ``"error"``.
         """
+        if self._is_undecided:
+            stock = "SQLAlchemy's QueuePool"
+            if not pools_here("geventpool.sqlalchemy", self._unpatched, stock):
+                become_thread_pool(self)
+                return QueuePool.connect(self)
+            self._is_undecided = False
         fairy = _ConnectionFairy._checkout(self)
         fairy.__class__ = Fairy
         if sys.exc_info()[1] is not None:
@@ -304,7 +321,8 @@ class GreenletPool(QueuePool):
     def recreate(self) -> GreenletPool:
         """A new pool with the same arguments; nothing is opened."""
         self.logger.info("Pool recreating")
-        return type(self)(
+        kind: type[GreenletPool] = getattr(self, "_greenlet_pool", type(self))
+        return kind(
             self._creator,
             pool_size=self.size(),
             max_overflow=self._max_overflow,
@@ -317,6 +335,7 @@ class GreenletPool(QueuePool):
             reset_on_return=self._reset_on_return,
             _dispatch=self.dispatch,
             dialect=self._dialect,
+            unpatched=self._unpatched,
             **self._options,
         )
 
