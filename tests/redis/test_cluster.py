@@ -307,7 +307,9 @@ def test_no_more_pipelines_are_sent_than_a_node_has_connections(
     client = by_host(cluster.nodes[0], max_connections=1, timeout=5)
     with client._turns():
         job = gevent.spawn(client.pipeline().set("key", "value").execute)
-        gevent.idle()
+        # Time enough for a pipeline that does not wait for its turn.
+        for number in range(20):
+            client.set(f"another{number}", "value")
         assert not job.ready()
     assert job.get(timeout=10) == [True]
     client.close()
