@@ -4,22 +4,26 @@ PyMySQL connections, lent by a pool.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit, monkey
+from gevent import GreenletExit
 from pymysql import err
 from pymysql.cursors import Cursor
 
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import Changing, MySQLConnector
+from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool
 from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
+from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.pool import Borrowed, Pool
+from geventpool.reports import Loan as LoanReport
 from geventpool.staff import within
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool"]
 
+
+_deciding = threading.Lock()
 
 #: If neither a keyword nor the URL says it.
 DEFAULT_MAX_CONNECTIONS = 10
@@ -65,7 +71,10 @@ class ConnectionPool(Pool[Connection]):
         :exc:`Exception`, the connection is dropped and the next one tried.
     :param max_connections: None: what the URL says, or 10. A MariaDB server serves 151
         clients in all.
-    :raises RuntimeError: the program is not monkey-patched.
+    :param str unpatched: what to do in a process whose ``socket`` gevent has not
+        patched: ``"stock"`` is a plain pool for threads with the same limit and
+        clean-up; ``"error"`` is :exc:`~geventpool.NotPatchedError`. Asked at the first
+        loan.
     :raises TypeError: an unknown argument, or one of the wrong kind.
     :raises ValueError: an argument is out of its range, or contradicts another.
     """
@@ -82,9 +91,14 @@ class ConnectionPool(Pool[Connection]):
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
+        unpatched: str = STOCK,
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
-        _refuse_unpatched()
+        self._unpatched = check_unpatched(unpatched)
+        #: Is it not yet known whether gevent has patched this process?
+        self._is_undecided = True
+        #: what lends where it has not
+        self._threads: ThreadedPool | None = None
         if check is not None and not callable(check):
             raise TypeError(f"check must be a callable or None, not {check!r}")
         self._check_loan = check
@@ -115,6 +129,8 @@ class ConnectionPool(Pool[Connection]):
             configure=configure,
             **options,
         )
+        if own.get("initial_connections") and not self._pools_here():
+            own["initial_connections"] = 0
         super().__init__(connector, max_connections=max_connections, **own)
         self._unsettled = connector.unsettled
         self._wait_for_locks = connector.wait_for_locks
@@ -130,6 +146,59 @@ class ConnectionPool(Pool[Connection]):
         :param options: as for the class; they win over what the URL says.
         """
         return cls(url, **options)
+
+    # A process that gevent has not patched
+
+    def _pools_here(self) -> bool:
+        return pools_here("geventpool.mysql", self._unpatched, "a pool for threads")
+
+    def _decide(self) -> ThreadedPool | None:
+        """
+        What lends in this process; None: this pool.
+
+        Asked again until gevent has patched: a server may use the pool, fork, and
+        patch in the child.
+        """
+        if self._pools_here():
+            self._is_undecided = False
+            return None
+        with _deciding:
+            if self._threads is None:
+                self._threads = ThreadedPool(
+                    self._connector,  # type: ignore[arg-type]
+                    self.max_connections,
+                    self._timeout,
+                    self._check_loan,
+                )
+        return self._threads
+
+    def release(self, conn: Connection, anyone: bool = False) -> None:
+        """
+        Give back a connection; see :meth:`geventpool.Pool.release`.
+        """
+        if self._threads is not None and self._threads.is_lent(conn):
+            self._threads.release(conn)
+        else:
+            super().release(conn, anyone)
+
+    def drop(self, conn: Connection, anyone: bool = False) -> None:
+        """
+        Part with a connection; see :meth:`geventpool.Pool.drop`.
+        """
+        if self._threads is not None and self._threads.is_lent(conn):
+            self._threads.drop(conn)
+        else:
+            super().drop(conn, anyone)
+
+    def close(self, timeout: float | None = None) -> list[LoanReport]:
+        """
+        Close for good; see :meth:`geventpool.Pool.close`.
+        """
+        if self._threads is not None:
+            self._threads.close()
+            if self._is_undecided:
+                return []
+        return super().close(timeout)
 
     # Borrowing
 
@@ -148,6 +217,8 @@ class ConnectionPool(Pool[Connection]):
         :raises PoolError: as :meth:`acquire`, on entering.
         :raises pymysql.err.Error: the commit failed, on leaving.
         """
+        if self._is_undecided and (threads := self._decide()) is not None:
+            return ThreadedLoan(threads, timeout)  # type: ignore[return-value]
         return Loan().of(self, timeout)
 
     def cursor(
@@ -180,6 +251,8 @@ class ConnectionPool(Pool[Connection]):
         :raises PoolError: as there.
         :raises pymysql.err.Error: what opening a connection raised.
         """
+        if self._is_undecided and (threads := self._decide()) is not None:
+            return threads.acquire(retry, timeout)
         started = self._clock()
         conn = super().acquire(retry, timeout=timeout, reclaim=reclaim)
         if self._unsettled:
@@ -329,7 +402,7 @@ class CursorLoan:
     def __init__(
         self, pool: ConnectionPool, cursorclass: Any, timeout: float | None
     ) -> None:
-        self._loan = Loan().of(pool, timeout)
+        self._loan = pool.connection(timeout)
         self._cursorclass = cursorclass
         self._cursor: Any = None
 
@@ -376,12 +449,3 @@ def _verdict(
     except BaseException as error:
         return error
     return True
-
-
-def _refuse_unpatched() -> None:
-    if not monkey.is_module_patched("socket"):
-        raise RuntimeError(
-            "PyMySQL needs a monkey-patched program here, else it would block all "
-            "greenlets at each query: before anything else is imported, "
-            "'from gevent import monkey; monkey.patch_all()'"
-        )

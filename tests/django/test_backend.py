@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 
 import gevent
 import pymysql
@@ -22,7 +21,13 @@ from django.db import (
 from gevent import monkey
 from gevent.event import Event
 
-from geventpool import PoolClosedError, PoolExhaustedError
+from geventpool import (
+    NotPatchedError,
+    NotPatchedWarning,
+    PoolClosedError,
+    PoolExhaustedError,
+    patching,
+)
 from geventpool.django.mysql import pools as room
 from geventpool.mysql import Connection
 from geventpool.testing import wait_until
@@ -569,15 +574,17 @@ def transaction_of(wrapper):
     return Block()
 
 
-def test_without_monkey_patching_there_is_no_pool(make, monkeypatch, caplog):
+def test_without_monkey_patching_there_is_no_pool(make, monkeypatch):
     """As under ``manage.py``, where nothing but one thread asks."""
-    monkeypatch.setattr(monkey, "is_module_patched", lambda name: False)
+    monkeypatch.setattr(monkey, "is_object_patched", lambda *name: False)
+    monkeypatch.setattr(patching, "_warned", type(patching._warned)())
     wrapper = make()
-    with caplog.at_level(logging.INFO, "geventpool"):
+    with pytest.warns(NotPatchedWarning, match="Django's own backend"):
         assert wrapper.pool is None
-    assert "not monkey-patched" in caplog.text
     assert value(wrapper, "SELECT 1") == 1
     assert type(wrapper.connection) is pymysql.Connection
+    with pytest.raises(NotPatchedError, match="geventpool.django.mysql would block"):
+        make({"unpatched": "error"}).ensure_connection()
 
 
 def test_two_that_come_at_once_share_one_pool(make):

@@ -219,7 +219,11 @@ def test_runserver_serves_and_reloads(accounts, web_user):
 def run(server: MariaDBServer, script: str) -> str:
     """What a script prints, with the project's variables."""
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        # That nothing is patched there is said once.
+        [
+            *(sys.executable, "-W", "error", "-W", "ignore:geventpool:RuntimeWarning"),
+            *("-c", textwrap.dedent(script)),
+        ],
         env={**os.environ, **environment(server)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -97,3 +97,9 @@ def test_a_mysqlclient_stays_what_it_is(monkeypatch):
     assert "MySQLdb.converters" not in sys.modules
     assert loaded.Database.Error is pymysql.Error
     assert loaded.DatabaseWrapper is not stock.base.DatabaseWrapper
+
+
+def test_what_to_do_where_nothing_is_patched_is_checked(make):
+    """The words are those of every adapter."""
+    with pytest.raises(ImproperlyConfigured, match="'stock' or 'error', not 'ignore'"):
+        make({"unpatched": "ignore"}).pool

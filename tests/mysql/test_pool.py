@@ -9,7 +9,6 @@ import weakref
 import gevent
 import pymysql
 import pytest
-from gevent import monkey
 from gevent.event import Event
 from pymysql import err
 from pymysql.constants import CLIENT
@@ -29,7 +28,7 @@ from geventpool.mysql import (
 )
 from geventpool.testing import interrupt_everywhere, switches, wait_until
 from tests.mysql.conftest import rows, value
-from tests.peers import Deaf, Unruly, run_script
+from tests.peers import Deaf, Unruly
 
 
 class Stop(BaseException):
@@ -930,25 +929,6 @@ def test_listeners_hear_of_loans(make_pool):
 
 
 # Not patched, not answered
-
-
-def test_without_patching_the_pool_refuses_and_names_the_remedy():
-    """Better no connection than one that blocks every greenlet."""
-    words = run_script(
-        "import geventpool.mysql\n"
-        "try:\n"
-        "    geventpool.mysql.ConnectionPool(host='127.0.0.1')\n"
-        "except RuntimeError as refusal:\n"
-        "    print(refusal)\n"
-    )
-    assert "monkey.patch_all()" in words
-
-
-def test_patching_is_looked_for_before_anything_else(monkeypatch):
-    """Not even the arguments are looked at."""
-    monkeypatch.setattr(monkey, "is_module_patched", lambda name: name != "socket")
-    with pytest.raises(RuntimeError, match="monkey"):
-        ConnectionPool(colour="red")
 
 
 def test_a_server_that_never_answers_is_given_up(make_pool):

@@ -8,7 +8,6 @@ wrapper may remember of it. Everything that is not about that is Django's own.
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import time
 import weakref
@@ -19,17 +18,17 @@ from django.conf import settings as project
 from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.functional import cached_property
-from gevent import getcurrent, monkey
+from gevent import getcurrent
 
 from geventpool.django.mysql import stock
 from geventpool.django.mysql.creation import DatabaseCreation
-from geventpool.django.mysql.options import wants_pool
+from geventpool.django.mysql.options import unpatched, wants_pool
 from geventpool.django.mysql.pools import DjangoPool, pools
 from geventpool.errors import PoolError
+from geventpool.patching import pools_here
 
 __all__ = ["DatabaseWrapper"]
 
-log = logging.getLogger("geventpool")
 
 _Stock: Any = stock.base.DatabaseWrapper
 
@@ -75,10 +74,11 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
         return pools.find(self.alias, settings) or self._make_pool()
 
     def _make_pool(self) -> DjangoPool | None:
-        if not monkey.is_module_patched("socket"):
-            log.info(
-                "no pool for database %r: the program is not monkey-patched", self.alias
-            )
+        if not pools_here(
+            "geventpool.django.mysql",
+            unpatched(self.alias, self.settings_dict),
+            "Django's own backend, with a connection for each thread",
+        ):
             return None
         connect = self.get_connection_params()
         level = self.isolation_level

@@ -14,8 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from geventpool.mysql import ConnectionPool
 from geventpool.options import names, unknown
+from geventpool.patching import STOCK, check_unpatched
 
-__all__ = ["Settings", "check_age", "pool_options", "wants_pool"]
+__all__ = ["Settings", "check_age", "pool_options", "unpatched", "wants_pool"]
 
 #: One of ``DATABASES``, as Django has completed it.
 Settings = Mapping[str, Any]
@@ -67,6 +68,20 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
     if settings["CONN_HEALTH_CHECKS"]:
         options.setdefault("ping_after", PING_AFTER)
     return options
+
+
+def unpatched(alias: str, settings: Settings) -> str:
+    """
+    What to do in a process that gevent has not patched.
+
+    :raises ImproperlyConfigured: the settings are not right.
+    """
+    try:
+        return check_unpatched(pool_options(alias, settings).get("unpatched", STOCK))
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"DATABASES[{alias!r}]['OPTIONS']['pool']: {error}"
+        ) from error
 
 
 def check_age(alias: str, settings: Settings) -> None:

@@ -1,0 +1,166 @@
+"""What the pool is in a process that gevent has not patched: one for threads.
+
+There is no event loop that greenlets could share. So this is a plain pool with the same
+limit, the same connections and the same clean-up, all in the thread that asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+from geventpool.errors import PoolClosedError, PoolExhaustedError
+from geventpool.mysql.connection import Connection
+from geventpool.mysql.connector import MySQLConnector
+
+__all__ = ["ThreadedLoan", "ThreadedPool"]
+
+
+class ThreadedPool:
+    """A bounded pool for threads.
+
+    :param connector: opens, cleans and closes the connections.
+    :param max_connections: so many may be open.
+    :param timeout: seconds to wait for one; None: without end.
+    :param check: called with a connection before it is lent.
+    """
+
+    def __init__(
+        self,
+        connector: MySQLConnector,
+        max_connections: int,
+        timeout: float | None,
+        check: Any,
+    ) -> None:
+        self._connector = connector
+        self._timeout = timeout
+        self._check = check
+        self._room = threading.Semaphore(max_connections)
+        self._idle: list[Connection] = []
+        self._lent: dict[int, Connection] = {}
+        self._closed = False
+
+    def acquire(
+        self,
+        retry: int | None = None,
+        timeout: float | None = None,
+        reclaim: bool = True,
+    ) -> Connection:
+        """A connection. Blocks the thread.
+
+        :param retry: makes no difference, as *reclaim*: they are about greenlets.
+        :raises PoolExhaustedError: none in time.
+        :raises PoolClosedError: the pool is closed.
+        """
+        patience = self._timeout if timeout is None else timeout
+        if not self._room.acquire(timeout=-1 if patience is None else patience):
+            raise PoolExhaustedError(f"no connection within {patience:.1f} s")
+        try:
+            while True:
+                conn = self._ready()
+                conn.lend(self)
+                if self._passes(conn):
+                    break
+                self._connector.discard(conn)
+        except BaseException:
+            self._room.release()
+            raise
+        self._lent[id(conn)] = conn
+        return conn
+
+    def _ready(self) -> Connection:
+        if self._closed:
+            raise PoolClosedError("the pool is closed")
+        while True:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                return self._connector.open()
+            if self._connector.is_usable(conn):
+                return conn
+            self._connector.discard(conn)
+
+    def _passes(self, conn: Connection) -> bool:
+        if self._check is None:
+            return True
+        try:
+            self._check(conn)
+        except Exception:
+            return False
+        return True
+
+    def release(self, conn: Connection, anyone: bool = False) -> None:
+        """Clean a connection that is on loan, and give it back. Blocks the thread."""
+        del self._lent[id(conn)]
+        try:
+            if self._connector.needs_reset(conn):
+                self._connector.reset(conn)
+        except Exception:
+            self._connector.discard(conn)
+        else:
+            self._keep(conn)
+        finally:
+            self._room.release()
+
+    def _keep(self, conn: Connection) -> None:
+        if self._closed:
+            self._connector.discard(conn)
+        else:
+            self._idle.append(conn)
+
+    def drop(self, conn: Connection, anyone: bool = False) -> None:
+        """Close a connection that is on loan."""
+        del self._lent[id(conn)]
+        self._connector.discard(conn)
+        self._room.release()
+
+    def is_lent(self, conn: Connection) -> bool:
+        """Is the connection on loan?"""
+        return self._lent.get(id(conn)) is conn
+
+    def close(self) -> None:
+        """Close the idle connections; those on loan when they come back."""
+        self._closed = True
+        while self._idle:
+            self._connector.discard(self._idle.pop())
+
+
+class ThreadedLoan:
+    """A loan for the length of a ``with`` block; see ``ConnectionPool.connection``.
+
+    :param timeout: seconds to wait at most.
+    """
+
+    def __init__(self, pool: ThreadedPool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._conn: Connection | None = None
+
+    def __enter__(self) -> Connection:
+        self._conn = self._pool.acquire(timeout=self._timeout)
+        return self._conn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        conn, self._conn = self._conn, None
+        if conn is None or not self._pool.is_lent(conn):
+            return  # given back in the block
+        try:
+            if error is None:
+                conn.commit_if_open()
+            elif isinstance(error, Exception):
+                conn.rollback_if_open()
+        except Exception:
+            self._pool.drop(conn)
+            if error is None:
+                raise
+            return
+        if error is None or isinstance(error, Exception):
+            self._pool.release(conn)
+        else:
+            self._pool.drop(conn)

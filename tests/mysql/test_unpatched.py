@@ -1,0 +1,199 @@
+"""PyMySQL connections in a process that gevent has not patched."""
+
+from __future__ import annotations
+
+import pytest
+from gevent import monkey
+from pymysql import err
+
+from geventpool import (
+    ConnectionNotFoundError,
+    NotPatchedError,
+    PoolClosedError,
+    PoolExhaustedError,
+    patching,
+)
+from geventpool.mysql import ConnectionPool
+from tests.mysql.conftest import rows, value
+from tests.peers import run_script
+
+THREADS = """
+import threading, warnings
+warnings.simplefilter("ignore")
+import geventpool.mysql
+pool = geventpool.mysql.ConnectionPool(max_connections=2, autocommit=True,
+    initial_connections=1, **{where!r})
+seen, left = set(), set()
+def work():
+    for _ in range(20):
+        with pool.connection() as conn, conn.cursor() as cursor:
+            cursor.execute("SELECT CONNECTION_ID(), @mine")
+            number, mine = cursor.fetchone()
+            seen.add(number)
+            left.add(mine)
+            cursor.execute("SET @mine=1")
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(seen) <= 2, left)
+pool.close()
+"""
+
+
+@pytest.fixture()
+def unpatched(monkeypatch):
+    """As in a process that gevent has not patched; to be undone in the test."""
+    with monkeypatch.context() as patch:
+        patch.setattr(monkey, "is_object_patched", lambda *name: False)
+        patch.setattr(patching, "warn_once", lambda *text: None)
+        yield patch
+
+
+@pytest.fixture()
+def pool(unpatched, mariadb_server):
+    """A pool of one connection for threads."""
+    pool = ConnectionPool(
+        **mariadb_server.client_options, max_connections=1, timeout=5, autocommit=False
+    )
+    yield pool
+    pool.close()
+
+
+def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server):
+    """With its limit and its clean sessions."""
+    source = THREADS.format(where=mariadb_server.client_options)
+    assert run_script(source) == "True {None}\n"
+
+
+def test_a_block_ends_as_with_greenlets(pool, mariadb_server, table):
+    """A clean end commits, an error rolls back, and anything else closes."""
+    statement = f"INSERT INTO {table} VALUES (%s, 0)"
+    with pool.connection() as conn:
+        rows(conn, statement, 1)
+    with pytest.raises(ZeroDivisionError):
+        with pool.connection() as again:
+            rows(again, statement, 2)
+            1 // 0
+    assert again is conn
+    with pytest.raises(KeyboardInterrupt):
+        with pool.connection() as again:
+            raise KeyboardInterrupt
+    assert not again.open
+    with pool.cursor() as cursor:
+        cursor.execute(f"SELECT i FROM {table}")
+        assert cursor.fetchall() == ((1,),)
+
+
+def test_a_commit_that_fails_is_the_blocks_error(pool):
+    """And a rollback that fails hides no other."""
+    with pytest.raises(err.InterfaceError):
+        with pool.connection() as conn:
+            rows(conn, "SET @x=1")
+            conn.server_status |= 1
+            conn.hang_up()
+    with pytest.raises(ZeroDivisionError):
+        with pool.connection() as conn:
+            conn.rollback_if_open = lambda: int("no")
+            1 // 0
+    assert value(pool.acquire(), "SELECT 1") == 1
+
+
+def test_a_loan_by_hand_ends_once(pool):
+    """By release, drop, or the connection's own close."""
+    for end in (pool.release, pool.drop, lambda conn: conn.close()):
+        conn = pool.acquire()
+        rows(conn, "SELECT 1")
+        end(conn)
+        with pytest.raises(ConnectionNotFoundError):
+            pool.release(conn)
+    with pool.connection() as conn:
+        conn.close()
+    with pytest.raises(PoolExhaustedError):
+        held = pool.acquire()
+        pool.acquire(timeout=0)
+    pool.drop(held)
+
+
+def test_a_dead_connection_is_not_lent(pool):
+    """Whether it died in its loan or later."""
+    conn = pool.acquire()
+    pool.release(conn)
+    conn.hang_up()
+    again = pool.acquire()
+    assert again is not conn
+    again.hang_up()
+    pool.release(again)
+    assert pool.acquire() is not again
+
+
+def test_a_connection_that_could_not_be_cleaned_is_closed(unpatched, mariadb_server):
+    """As one that died in its loan."""
+    pool = ConnectionPool(
+        **mariadb_server.client_options, max_connections=1, reset=lambda conn: 1 // 0
+    )
+    conn = pool.acquire()
+    rows(conn, "SELECT 1")
+    pool.release(conn)
+    assert not conn.open
+    with pool.connection() as again:
+        assert again is not conn
+    pool.close()
+
+
+def test_a_check_is_asked(unpatched, mariadb_server):
+    """Until a connection passes it."""
+    outcomes = [ValueError, None, KeyboardInterrupt]
+
+    def check(conn):
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    pool = ConnectionPool(
+        **mariadb_server.client_options, max_connections=1, check=check
+    )
+    conn = pool.acquire()
+    assert outcomes == [KeyboardInterrupt]
+    pool.release(conn)
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire(timeout=0)
+    pool.close()
+    with pytest.raises(PoolClosedError):
+        pool.acquire(timeout=0)
+
+
+def test_what_comes_back_to_a_closed_pool_is_closed(pool):
+    """As of every pool."""
+    conn = pool.acquire()
+    pool.close()
+    pool.release(conn)
+    assert not conn.open
+
+
+def test_greenlets_share_the_pool_from_the_patch_on(pool, unpatched):
+    """A server may use it, fork, and patch in the child."""
+    pool.release(pool.acquire())
+    unpatched.undo()
+    with pool.connection() as conn:
+        assert value(conn, "SELECT 1") == 1
+    assert pool.stats().size == 1
+
+
+def test_no_connection_is_opened_before_a_thread_asks(unpatched, mariadb_server):
+    """There is nobody else who could open it."""
+    pool = ConnectionPool(**mariadb_server.client_options, initial_connections=1)
+    assert pool.stats().size == 0
+    pool.close()
+
+
+def test_it_may_be_an_error(unpatched):
+    """At the first loan, or when the first connections are opened."""
+    pool = ConnectionPool(host="127.0.0.1", unpatched="error")
+    with pytest.raises(NotPatchedError, match="geventpool.mysql would block"):
+        pool.acquire()
+    with pytest.raises(NotPatchedError):
+        pool.connection()
+    with pytest.raises(NotPatchedError):
+        ConnectionPool(host="127.0.0.1", unpatched="error", initial_connections=1)
+    with pytest.raises(ValueError, match="unpatched must be 'stock' or 'error'"):
+        ConnectionPool(unpatched="ignore")
