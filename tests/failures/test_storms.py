@@ -26,6 +26,7 @@ SHORT = 0.2
 #: What differs with the driver goes over both; the rest over one of them.
 CELLS = [
     *((storm, "redis") for storm in STORMS),
+    *((storm, "redis-shared") for storm in STORMS),
     *(
         (storm, "mysql")
         for storm in ("restart", "freeze", "kill-all", "idle", "full", "cut", "drop")
