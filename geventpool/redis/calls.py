@@ -19,18 +19,18 @@ class Call:
     :param int units: how much of the room for calls under way it takes.
     """
 
-    __slots__ = (
-        "count",
-        "data",
-        "error",
-        "is_refused",
-        "left",
-        "replies",
-        "since",
-        "tries",
-        "units",
-        "waiter",
-    )
+    # Most calls never need their own: one is made for each command.
+
+    #: why there will be no reply
+    error: BaseException | None = None
+    #: was it never sent, because there was no connection?
+    is_refused = False
+    #: the greenlet that is to be switched to; None: no greenlet waits
+    waiter: Any = None
+    #: seconds of the monotonic clock at which it was written; before: was queued
+    since = 0.0
+    #: connections that ended before a byte of it was taken
+    tries = 0
 
     def __init__(self, data: bytes, count: int, units: int) -> None:
         self.data = data
@@ -40,16 +40,6 @@ class Call:
         self.left = count
         #: the reply, or the list of replies if there are several
         self.replies: Any = None if count == 1 else []
-        #: why there will be no reply
-        self.error: BaseException | None = None
-        #: was it never sent, because there was no connection?
-        self.is_refused = False
-        #: the greenlet that is to be switched to; None: no greenlet waits
-        self.waiter: Any = None
-        #: seconds of the monotonic clock at which it was written; before: was queued
-        self.since = 0.0
-        #: connections that ended before a byte of it was taken
-        self.tries = 0
 
 
 def copy_of(error: BaseException) -> BaseException:

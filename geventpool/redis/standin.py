@@ -40,7 +40,14 @@ class StandIn:
     redis-py may make it slower, but not wrong.
     """
 
-    __slots__ = ("_call", "_index", "_multiplexer", "_own", "_refusal", "_sharing")
+    #: what was sent last over the shared connection
+    _call: Call | None = None
+    #: which of its replies is read next
+    _index = 0
+    #: the connection of its own
+    _own: Any = None
+    #: why nothing was sent
+    _refusal: BaseException | None = None
 
     # Nothing was prepared on this connection.
     himport_registry = None
@@ -50,14 +57,6 @@ class StandIn:
     def __init__(self, sharing: Sharing, multiplexer: Multiplexer) -> None:
         self._sharing = sharing
         self._multiplexer = multiplexer
-        #: what was sent last over the shared connection
-        self._call: Call | None = None
-        #: which of its replies is read next
-        self._index = 0
-        #: the connection of its own
-        self._own: Any = None
-        #: why nothing was sent
-        self._refusal: BaseException | None = None
 
     # Sending.
 
@@ -71,7 +70,11 @@ class StandIn:
             if args[0] in sharing.names or sharing.allows(args):
                 data = sharing.pack(args)
                 if len(data) <= sharing.max_size:
-                    self._send(data, 1)
+                    try:
+                        self._call = self._multiplexer.send(data, 1)
+                    except PoolError as error:
+                        self._refusal = error
+                        raise
                     return
             self._promote(args)
         self._own.send_command(*args, **options)
@@ -98,19 +101,16 @@ class StandIn:
         *May switch.*
         """
         if self._own is None and isinstance(command, Packed):
-            self._send(b"".join(command), command.number)
+            self._index = 0
+            try:
+                self._call = self._multiplexer.send(b"".join(command), command.number)
+            except PoolError as error:
+                self._refusal = error
+                raise
             return
         if self._own is None:
             self._promote(())
         self._own.send_packed_command(command, check_health)
-
-    def _send(self, data: bytes, count: int) -> None:
-        self._index = 0
-        try:
-            self._call = self._multiplexer.send(data, count)
-        except PoolError as error:
-            self._refusal = error
-            raise
 
     def _promote(self, args: Sequence[Any]) -> None:
         """Take a connection of its own.
