@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import getcurrent
+from gevent.event import AsyncResult
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.calls import Call, copy_of
@@ -301,6 +302,26 @@ class Multiplexer:
         """The server sent something without being asked."""
         self._source.pushed(conn, reply)
 
+    def take(self) -> Any:
+        """Return the connection, when all is answered, for this greenlet alone.
+
+        **May switch.** What others send meanwhile waits for the next connection.
+
+        :return: None: there is none, or another has taken it.
+        """
+        shared = self.shared
+        if shared is None or shared.taker is not None:
+            return None
+        taker = shared.taker = AsyncResult()
+        self.renew()
+        try:
+            return taker.get()
+        except BaseException:
+            shared.taker = None
+            if taker.ready() and taker.value is not None:
+                self._source.give_back(taker.value)
+            raise
+
     def lost(self, shared: SharedConnection, error: BaseException) -> None:
         """The connection has ended: what was written fails, what was not goes on."""
         self.shared = None
@@ -311,13 +332,17 @@ class Multiplexer:
             self._fail(call, error)
         shared.sent.clear()
         self._source.drop(shared.conn, error)
+        if shared.taker is not None:
+            shared.taker.set(None)
         if self.out:
             self.schedule()
 
     def finished(self, shared: SharedConnection) -> None:
         """The connection is quiet and is not used any more."""
         self.shared = None
-        if shared.is_spoiled:
+        if shared.taker is not None:
+            shared.taker.set(shared.conn)
+        elif shared.is_spoiled:
             self._source.drop(shared.conn, None)
         else:
             self._source.give_back(shared.conn)

@@ -96,6 +96,8 @@ class SharedConnection:
         self.is_retiring = False
         #: is nobody to use it any more?
         self.is_spoiled = False
+        #: an ``AsyncResult`` for the greenlet that gets it when it is quiet
+        self.taker: Any = None
         #: does the socket take nothing at present?
         self.is_blocked = False
         now = monotonic()

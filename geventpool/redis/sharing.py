@@ -246,11 +246,19 @@ class Sharing:
 
     # What a stand-in asks.
 
-    def own_connection(self) -> Any:
+    def own_connection(self, multiplexer: Multiplexer, args: Sequence[Any]) -> Any:
         """Return a connection on loan to this greenlet.
 
-        *May switch.*
+        *May switch.* ``WAIT`` waits until replicas have the writes of its own connection, and those
+        of this greenlet went over the shared one. So it gets that one.
+
+        :param args: the command that needs it; empty: it is not known.
         """
+        if args and waits_for_replicas(args):
+            conn = multiplexer.take()
+            if conn is not None:
+                self._core.transfer(conn, getcurrent())
+                return conn
         pool = self._pool()
         if pool is None:
             raise ReferenceError("the pool has been collected")
@@ -259,11 +267,8 @@ class Sharing:
     def prepare(self, conn: Any, args: Sequence[Any]) -> None:
         """See to it that *args* mean the same over *conn*.
 
-        *May switch.*
-
-        ``WAIT`` waits until replicas have the writes of its own connection. The writes
-        of this greenlet went over a shared one. A message is replicated as they are,
-        behind them; so it makes *conn* a writer that came later.
+        *May switch.* For ``WAIT`` over a connection that has written nothing: a message is replicated
+        as the writes are, behind them. (Not in a cluster.)
         """
         if args and waits_for_replicas(args):
             conn.send_command("PUBLISH", CHANNEL, "")

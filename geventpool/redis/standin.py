@@ -119,7 +119,7 @@ class StandIn:
         """
         self._abandon()
         try:
-            self._own = self._sharing.own_connection()
+            self._own = self._sharing.own_connection(self._multiplexer, args)
         except Exception as error:
             self._refusal = error
             raise

@@ -294,7 +294,7 @@ def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
         wait_until(lambda: gc.collect() >= 0 and forgotten() is None)
         assert sharing is not None
         with pytest.raises(ReferenceError):
-            sharing.own_connection()
+            sharing.own_connection(sharing._only, ())
         assert not sharing._start()
         error = ValueError("any")
         assert sharing.explained(error) is error
@@ -370,6 +370,67 @@ def test_a_queue_that_all_have_left_needs_no_connection() -> None:
         wait_until(lambda: queue._opener is None)
         assert queue.shared is None
         assert not server.received
+
+
+def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
+    """WAIT means the writes of its own connection; others go on over the next."""
+    with talking() as (client, server):
+        job = gevent.spawn(client.set, "a", "1")
+        wait_until(lambda: server.received)
+        waits = [gevent.spawn(client.wait, 1, 0) for _ in range(2)]
+        other = gevent.spawn(client.get, "other")
+        wait_until(lambda: multiplexer(client).shared.taker is not None)
+        server.answer = lambda command: b":1\r\n"
+        server.sockets[0].sendall(b"+OK\r\n")
+        assert job.get(timeout=5)
+        assert [wait.get(timeout=5) for wait in waits] == [1, 1]
+        assert other.get(timeout=5) == 1
+        names = [each[0] for each in server.received]
+        # The second found the connection taken, and needs a write of its own.
+        assert names.count(b"PUBLISH") == 2
+        assert len(server.sockets) >= 2
+        assert client.connection_pool.stats().size <= 3
+
+
+def test_who_is_killed_while_it_takes_the_connection_loses_nothing() -> None:
+    """Before it is quiet, and after, when the greenlet has not run yet."""
+    for is_ready in (False, True):
+        with talking() as (client, server):
+            pool = client.connection_pool
+            job = gevent.spawn(client.get, "a")
+            wait_until(lambda: server.received)
+            taking = gevent.spawn(client.wait, 1, 0)
+            wait_until(lambda: multiplexer(client).shared.taker is not None)
+            shared = multiplexer(client).shared
+            server.answer = echo
+            if is_ready:
+                taking.kill(block=False)
+                shared.taker.set(shared.conn)
+                shared.taker = None
+                shared._close_watchers()
+                shared.is_lost = True
+                multiplexer(client).shared = None
+                gevent.sleep(0)
+                job.kill()
+            else:
+                taking.kill()
+                server.sockets[0].sendall(b"+a\r\n")
+                assert job.get(timeout=5) == b"a"
+            assert client.get("b") == b"b"
+            assert pool.stats().size <= 2
+
+
+def test_a_connection_that_is_lost_is_taken_by_nobody() -> None:
+    """Who wanted it takes another."""
+    with talking() as (client, server):
+        job = gevent.spawn(outcome, client.get, "a")
+        wait_until(lambda: server.received)
+        taking = gevent.spawn(client.wait, 1, 0)
+        wait_until(lambda: multiplexer(client).shared.taker is not None)
+        server.answer = lambda command: b":1\r\n"
+        server.sockets[0].close()
+        assert isinstance(job.get(timeout=5), redis.ConnectionError)
+        assert taking.get(timeout=5) == 1
 
 
 # Connections.
