@@ -249,8 +249,9 @@ class Sharing:
     def own_connection(self, multiplexer: Multiplexer, args: Sequence[Any]) -> Any:
         """Return a connection on loan to this greenlet.
 
-        *May switch.* ``WAIT`` waits until replicas have the writes of its own connection, and those
-        of this greenlet went over the shared one. So it gets that one.
+        *May switch.* ``WAIT`` waits until replicas have the writes of its own
+        connection, and those of this greenlet went over the shared one. So it gets
+        that one.
 
         :param args: the command that needs it; empty: it is not known.
         """
@@ -267,8 +268,8 @@ class Sharing:
     def prepare(self, conn: Any, args: Sequence[Any]) -> None:
         """See to it that *args* mean the same over *conn*.
 
-        *May switch.* For ``WAIT`` over a connection that has written nothing: a message is replicated
-        as the writes are, behind them. (Not in a cluster.)
+        *May switch.* For ``WAIT`` over a connection that has written nothing: a message
+        is replicated as the writes are, behind them. (Not in a cluster.)
         """
         if args and waits_for_replicas(args):
             conn.send_command("PUBLISH", CHANNEL, "")

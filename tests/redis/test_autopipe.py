@@ -549,6 +549,8 @@ def test_what_is_under_way_is_bounded() -> None:
         assert all(isinstance(each, redis.MaxConnectionsError) for each in errors)
         assert "max_in_flight 2" in str(errors[0])
         assert "too many wait" in str(errors[-1])
+        pipe = client.pipeline(transaction=False).get("a").get("b")
+        assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")
         wait_until(lambda: pool._sharing._multiplexers[0].room.line)
         server.sockets[0].sendall(b"+one\r\n")
