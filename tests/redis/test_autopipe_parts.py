@@ -374,13 +374,16 @@ def test_a_queue_that_all_have_left_needs_no_connection() -> None:
 
 def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
     """WAIT means the writes of its own connection; others go on over the next."""
-    with talking() as (client, server):
+
+    def answer(command: list[bytes]) -> bytes | None:
+        return None if command[0] == b"SET" else b":1\r\n"
+
+    with talking(answer) as (client, server):
         job = gevent.spawn(client.set, "a", "1")
         wait_until(lambda: server.received)
         waits = [gevent.spawn(client.wait, 1, 0) for _ in range(2)]
         other = gevent.spawn(client.get, "other")
         wait_until(lambda: multiplexer(client).shared.taker is not None)
-        server.answer = lambda command: b":1\r\n"
         server.sockets[0].sendall(b"+OK\r\n")
         assert job.get(timeout=5)
         assert [wait.get(timeout=5) for wait in waits] == [1, 1]
@@ -422,12 +425,15 @@ def test_who_is_killed_while_it_takes_the_connection_loses_nothing() -> None:
 
 def test_a_connection_that_is_lost_is_taken_by_nobody() -> None:
     """Who wanted it takes another."""
-    with talking() as (client, server):
+
+    def answer(command: list[bytes]) -> bytes | None:
+        return None if command[0] == b"GET" else b":1\r\n"
+
+    with talking(answer) as (client, server):
         job = gevent.spawn(outcome, client.get, "a")
         wait_until(lambda: server.received)
         taking = gevent.spawn(client.wait, 1, 0)
         wait_until(lambda: multiplexer(client).shared.taker is not None)
-        server.answer = lambda command: b":1\r\n"
         server.sockets[0].close()
         assert isinstance(job.get(timeout=5), redis.ConnectionError)
         assert taking.get(timeout=5) == 1
