@@ -510,7 +510,7 @@ def test_a_constructor_that_is_killed_ends_its_dials_at_once():
 
 
 def test_a_connection_that_is_being_reset_is_under_way():
-    """Whoever waits gets it: one greenlet alone never needs a second connection."""
+    """The waiter gets it: one greenlet alone never needs a second connection."""
     connector = ScriptedConnector(switching=True)
     pool = make(connector)
 

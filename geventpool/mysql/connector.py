@@ -166,8 +166,8 @@ class MySQLConnector(Connector[Connection]):
 
     def _connect(self, options: dict[str, Any]) -> Connection:
         conn = Connection(tls=self._tls, defer_connect=True, **options)
-        # PyMySQL's own limit ends where the server accepts; one that says nothing
-        # after that would hold us for ever. Without an event loop there is no other.
+        # PyMySQL's own limit ends where the server accepts; one that says nothing after
+        # that would block this greenlet without limit. It takes an event loop.
         limit = gevent.Timeout(conn.connect_timeout)
         if is_patched("socket"):
             limit.start()
@@ -308,7 +308,7 @@ class MySQLConnector(Connector[Connection]):
         conn.end_loan()
         conn.due = conn.unfit is not None or self._reset.is_needed(conn)
         if conn.due and conn.unfit is None:
-            # Whoever borrows another connection must find the locks released. And it
+            # The next borrower of another connection must find the locks released. It
             # may take long, so a greenlet of the pool waits for it.
             waits = conn.may_hold_transaction or conn.may_hold_locks
             if waits:

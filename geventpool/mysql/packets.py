@@ -186,7 +186,7 @@ class Packets(Connection):
         return self._tls(sslp, _pymysql._create_ssl_ctx.__get__(self))
 
     def _force_close(self) -> None:
-        """Let go of the socket without a word. Never switches; safe beside a reader."""
+        """Close the socket without a goodbye. Never switches; safe beside a reader."""
         sock, self._sock = self._sock, None
         self.ask = None
         self.pending = 0
@@ -200,7 +200,7 @@ class Packets(Connection):
     __del__ = _force_close
 
     def hang_up(self) -> None:
-        """Drop the connection: no goodbye, never switches, safe whoever uses it.
+        """Drop the connection: no goodbye, never switches, safe beside a user.
 
         A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
         """

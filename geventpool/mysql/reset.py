@@ -35,7 +35,7 @@ class Reset(Protocol):
         """
         Whether nothing at all is to be done, neither here nor at the server.
 
-        Asked while the loan lasts; this is the short way. Never switches.
+        Asked while the loan lasts; this is the fast path. Never switches.
         """
 
     def is_possible(self, conn: Connection) -> bool:

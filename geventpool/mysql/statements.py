@@ -143,7 +143,7 @@ def family(version: str) -> frozenset[bytes]:
 _QUOTED = re.compile(rb"(`)[^`]*`|'(?:[^'\\]+|\\.|'')*'", re.DOTALL)
 
 #: Variables, comments (which may hold SQL), second statements, quotes that are left,
-#: letters in names that are none here, and names in two pieces.
+#: letters beyond ASCII, and names in two pieces.
 _STRANGE = re.compile(rb"[@;#\"'\\\x80-\xff]|--|/\*|\s\.|\.\s")
 
 #: Words that leave something, or may.

@@ -132,7 +132,7 @@ class Record(_ConnectionRecord):
 
 
 class Fairy(_ConnectionFairy):
-    """A lent connection that notices how its borrower parted with it."""
+    """A lent connection that notices how its loan ended."""
 
     __slots__ = ()
 
@@ -142,7 +142,7 @@ class Fairy(_ConnectionFairy):
             if error is not None:
                 # Killed, or timed out: the answer to what was sent last, or the other
                 # half of it, may still be under way. A ROLLBACK would be taken for
-                # that half, and wait for ever.
+                # that half, and wait without limit.
                 stop_streaming(self.dbapi_connection)
                 self.invalidate(error)
                 return
@@ -230,7 +230,7 @@ def reference(error: BaseException) -> Callable[[], BaseException | None]:
 
 
 def stop_streaming(connection: Any) -> bool:
-    """Forget the rows of PyMySQL that are still to be read; False: there are none.
+    """Forget the rows of PyMySQL that are still to be read; False: no rows.
 
     The connection must be closed then. Never switches.
     """

@@ -160,7 +160,7 @@ class _Sessions:
     ) -> None:
         """Clean a connection that comes back. *May switch.*
 
-        :raises pymysql.err.Error: it could not; SQLAlchemy parts with it then.
+        :raises pymysql.err.Error: it could not; SQLAlchemy closes it then.
         """
         if state.terminate_only:
             return
@@ -191,7 +191,7 @@ class _Sessions:
         clean = self._clean
         if clean.spares(conn) or not clean.is_needed(conn):
             return
-        # Whoever holds locks must find them released when this returns.
+        # The locks of a loan must be released when this returns.
         waits = conn.may_hold_transaction or conn.may_hold_locks
         if waits or not clean.begin(conn):
             clean(conn)

@@ -240,7 +240,7 @@ STATES = [
 ]  # fmt: skip
 
 #: What code does that the text of a statement does not show: each state with what makes
-#: the code. With it a pool vouches for less.
+#: the code. With it a pool trusts fewer statements.
 HIDDEN = [
     (State("view that locks", sql("SELECT * FROM {database}.hidden"),
            lambda conn, scene, left: scene.server.ask("SELECT IS_FREE_LOCK('secret')")),

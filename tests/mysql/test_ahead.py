@@ -128,7 +128,7 @@ def test_text_of_another_charset_is_not_trusted(make_pool):
         use(pool)
 
 
-def test_several_statements_in_one_are_not_vouched_for(make_pool):
+def test_several_statements_in_one_are_not_trusted(make_pool):
     """Only the first of them is known by how it begins."""
     pool = make_pool(
         max_connections=1, autocommit=True, client_flag=CLIENT.MULTI_STATEMENTS
@@ -158,7 +158,7 @@ def test_a_server_that_does_not_report_changes_gets_its_resets(through, proxy):
 
 
 def test_another_refusal_of_the_settings_is_no_answer_to_that(through, proxy):
-    """It is the error of whoever wants the connection."""
+    """It is the error of the opening."""
     proxy.question = lambda data: data.replace(b"NAMES utf8mb4", b"NAMES utf8mbX")
     with pytest.raises(err.OperationalError, match="utf8mbX"):
         through().acquire()
@@ -270,7 +270,7 @@ def test_a_look_leaves_a_connection_that_waits_for_its_replies(worn, gate, monke
 
 
 def test_an_unused_loan_of_late_replies_is_seen_to_by_the_pool(worn, gate, monkeypatch):
-    """Whoever is next does not wait for them in its own greenlet."""
+    """The next borrower does not wait for them in its own greenlet."""
     pool = worn()
     conn = soil_at(pool, gate)
     assert pool.acquire() is conn
@@ -386,7 +386,7 @@ def test_a_connection_lost_while_replies_are_read_is_an_error(worn, proxy):
 
 
 def test_replies_may_come_in_pieces(worn, proxy):
-    """They are put together whoever reads them."""
+    """They are put together."""
     pool = worn()
     pieces = []
 
@@ -528,7 +528,7 @@ def held_back(pool, gate):
 
 @pytest.mark.parametrize("way", ["block", "acquire", "checked"])
 def test_the_wait_for_locks_may_be_interrupted(worn, gate, way):
-    """Whoever waits has a connection already, which is not lost."""
+    """The waiter has a connection already, which is not lost."""
     check = {"check": bool} if way == "checked" else {}
     pool = worn(max_connections=2, **check)
     other = pool.acquire()
@@ -564,7 +564,7 @@ def test_a_long_reset_does_not_hold_up_the_loans_of_others(worn, gate):
 
 @pytest.fixture()
 def kinds(make_pool):
-    """What a pool vouches for, after it has looked at its server."""
+    """What a pool trusts, after it has looked at its server."""
 
     def look(**options):
         pool = make_pool(max_connections=1, **options)
@@ -574,12 +574,12 @@ def kinds(make_pool):
     return look
 
 
-def test_without_views_and_triggers_everything_plain_is_vouched_for(kinds):
-    """If the account can see that there are none."""
+def test_without_views_and_triggers_everything_plain_is_trusted(kinds):
+    """If the account can see that there is nothing of the kind."""
     assert kinds() == frozenset(Kind)
 
 
-def test_an_account_that_sees_no_triggers_is_vouched_for_when_it_reads(
+def test_an_account_that_sees_no_triggers_is_trusted_when_it_reads(
     kinds, mariadb_server
 ):
     """Its writes may meet some that it cannot see."""
@@ -609,7 +609,7 @@ def test_views_are_looked_through(kinds, mariadb_server, body, expected):
         mariadb_server.ask(f"DROP VIEW {name}")
 
 
-def test_if_nothing_can_be_seen_nothing_is_vouched_for(kinds, proxy):
+def test_if_nothing_can_be_seen_nothing_is_trusted(kinds, proxy):
     """A server may have no such tables, or take too long over them."""
     proxy.question = lambda data: data.replace(
         b"information_schema", b"information_schemX"

@@ -105,7 +105,7 @@ def test_the_ends_of_transactions_are_known(text):
         "SELECT 'open",
     ],
 )
-def test_what_may_leave_something_is_not_vouched_for(text):
+def test_what_may_leave_something_is_not_trusted(text):
     """What may set a variable, take a lock, or call what may."""
     for functions in (MARIADB, MYSQL, OLD_MYSQL):
         assert kind_of(text.encode(), functions) is None

@@ -406,7 +406,7 @@ def test_what_listeners_of_connect_read_leaves_no_read_view(
 
 @pytest.mark.parametrize("poolclass", [None, QueuePool])
 def test_after_a_fail_over_connections_are_renewed(make_engine, own_server, poolclass):
-    """All of a GreenletPool; a QueuePool parts with the one that met it."""
+    """All of a GreenletPool; a QueuePool closes the one that met it."""
     account = {**own_server.client_options}
     url = "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(**account)
     if poolclass is None:
