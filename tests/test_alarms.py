@@ -1,4 +1,4 @@
-"""Sleeping in line: by whom and when a waiter is woken, and that it is once."""
+"""Waiting: what wakes a waiter, when, and that it is woken once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOON = 0.02
 
 @pytest.fixture
 def pool():
-    """One connection, which is lent; whoever asks waits *SOON* and no longer."""
+    """One connection, which is lent; a caller waits *SOON* and no longer."""
     with Pool(ScriptedConnector(), max_connections=1, timeout=SOON) as pool:
         conn = pool.acquire()
         yield pool
@@ -48,7 +48,7 @@ def waiting(pool, greenlet):
 
 
 def test_each_waits_as_long_as_he_asked(pool):
-    """One timer serves those who ask for nothing special, whenever they came."""
+    """One timer serves all waiters without a timeout of their own."""
     first = patience(pool)
     gevent.sleep(SOON / 2)
     second = patience(pool)
@@ -112,7 +112,7 @@ def test_who_is_served_stops_the_timer(pool):
 
 
 def test_who_is_killed_stops_the_timer(pool):
-    """As if he had never been in line."""
+    """As if it had never been in line."""
     victims = [gevent.spawn(pool.acquire) for _ in range(2)]
     gevent.idle()
     victims[0].kill()
@@ -145,7 +145,7 @@ def test_a_timer_set_anew_is_stopped_too(pool):
 
 
 def test_who_is_woken_twice_is_switched_to_once(pool):
-    """A second switch would end whatever he waits for next."""
+    """A second switch would end whatever it waits for next."""
     woken = []
 
     def ask():

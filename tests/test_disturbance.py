@@ -99,7 +99,7 @@ def test_an_error_that_a_disturbance_may_not_cause_is_found() -> None:
 
 
 def test_a_closed_pool_with_a_connection_is_found() -> None:
-    """Whoever closes it closes all."""
+    """Closing it closes all."""
 
     def half_close(pool: Pool[Any]) -> None:
         pool._closed = True

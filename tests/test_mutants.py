@@ -35,7 +35,7 @@ def test_nearly_every_mistake_can_still_be_made() -> None:
 
 
 def test_the_tests_of_each_mistake_exist() -> None:
-    """A path that is none would be an error of pytest, and pass for a failure."""
+    """A missing path would be an error of pytest, and pass for a failure."""
     for mutant in MUTANTS:
         missing = [test for test in mutant.tests if not (ROOT / test).exists()]
         assert mutant.tests and not missing, f"{mutant.where}: {missing}"

@@ -327,7 +327,7 @@ def test_who_was_served_before_a_close_or_a_fork_gets_no_closed_connection(
         if event == "fork" and order:
             with pytest.raises(ConnectionNotFoundError):
                 turn()
-            # Its copy in the child waits for ever.
+            # Its copy in the child waits forever.
             waiter.kill()
         else:
             turn()

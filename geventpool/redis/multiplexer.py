@@ -358,13 +358,13 @@ class Multiplexer:
         """
         if self.shared is not None:
             self.shared.retire(spoiled)
-            # In the hub, whoever has called.
+            # In the hub, whichever greenlet has called.
             self.schedule()
 
     def close(self, error: BaseException) -> None:
         """Send nothing any more; what is written is still answered. Never switches.
 
-        :param error: for those who are in the queue, and for those who come.
+        :param error: for the calls in the queue, and for later ones.
         """
         self._refusal = error
         self._fail_queued(error)

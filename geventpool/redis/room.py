@@ -54,7 +54,7 @@ class Room:
         self.size = size
         #: units that are not taken
         self.free = size
-        #: who waits, longest first
+        #: the waiters, longest first
         self.line: deque[_Place] = deque()
         self._hub = hub
         self._name = name
@@ -139,7 +139,7 @@ class Room:
             self._hub.loop.run_callback(place.wake)
 
     def refuse(self, error: BaseException) -> None:
-        """All who wait get *error*. Never switches."""
+        """All waiters get *error*. Never switches."""
         while self.line:
             place = self.line.popleft()
             place.error = error

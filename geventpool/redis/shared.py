@@ -111,7 +111,7 @@ class SharedConnection:
         self._readable.start(self._on_readable)
         self._timer: Any = None
         self._start_timer(self._period())
-        # Whoever closes it closes it through here, so that no descriptor is closed
+        # Every close goes through here, so that no descriptor is closed
         # while the event loop watches it.
         conn.disconnect = self._disconnect
 

@@ -29,7 +29,7 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (
 )
 
 
-#: Makes everything anew; gives what the main greenlet shall do, and the pools.
+#: Makes everything anew; gives what the main greenlet is to do, and the pools.
 Scenario: TypeAlias = "Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]]"
 
 #: Is this greenlet one to strike? None: the main greenlet of the scenario.
@@ -59,7 +59,7 @@ def interrupt_everywhere(
     After each run the pool's books are checked and every place is lent once.
     May switch.
 
-    :param scenario: makes everything anew; gives what the main greenlet shall do, and
+    :param scenario: makes everything anew; gives what the main greenlet is to do, and
         the pools to be checked.
     :param errors: what is thrown; several in a tuple are thrown one after the other
         within one turn of the loop, as by nested time-outs that end together: the
@@ -76,7 +76,7 @@ def interrupt_everywhere(
     :param float patience: seconds after which one run should have ended, and every
         place be free.
     :param afterwards: called after each run, before the pools are closed: to see, for
-        instance, that the next borrower gets an answer of his own.
+        instance, that the next borrower gets an answer of its own.
     :raises AssertionError: an invariant broke; the message says where.
     """
     points = 0

@@ -88,7 +88,7 @@ class Mutant:
 def read(path: Path) -> list[Mutant]:
     """The mistakes of one list.
 
-    :raises ValueError: a line is none of those that a list may have.
+    :raises ValueError: a line is not one of those that a list may have.
     """
     mutants: list[Mutant] = []
     settings = {"file": "", "tests": ""}

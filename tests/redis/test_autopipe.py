@@ -127,7 +127,7 @@ def test_a_reply_wakes_its_greenlet_before_later_ones_arrive() -> None:
 
 
 def test_large_pieces_go_both_ways_at_once(make_pool: MakePool) -> None:
-    """Who writes all before it reads waits for ever for a server that does the same."""
+    """A client that writes all before it reads waits forever for a server like it."""
     pool = make_pool(
         auto_pipeline=AutoPipeline(max_size=10_000_000), max_in_flight=5000
     )
@@ -380,7 +380,7 @@ def test_a_single_connection_client_has_a_connection_of_its_own(
 
 
 def test_a_connection_taken_by_hand_is_a_connection(make_pool: MakePool) -> None:
-    """Whoever asks for a connection wants one."""
+    """A caller that asks for a connection wants one."""
     pool = make_pool(auto_pipeline=True)
     conn = pool.get_connection()
     assert isinstance(conn, redis.Connection)

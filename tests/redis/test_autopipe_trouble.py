@@ -553,7 +553,7 @@ def test_shutdown_ends_what_takes_too_long() -> None:
 
 
 def test_a_server_that_is_away_is_told_of_once_for_all() -> None:
-    """One attempt for all who wait, and no more retries than for a connection."""
+    """One attempt for all waiters, and no more retries than for a connection."""
     with scripted_redis() as server:
         port = server.port
     attempts: list[Any] = []

@@ -17,7 +17,7 @@ def make_room(size: int = 2) -> Room:
 
 
 def test_room_is_given_in_the_order_of_asking() -> None:
-    """A large request is not overtaken for ever by small ones."""
+    """A large request is not overtaken forever by small ones."""
     room = make_room()
     room.take(2, None, None)
     got: list[int] = []

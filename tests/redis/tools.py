@@ -34,7 +34,7 @@ def outcome(work: Callable[..., Any], *args: Any) -> Any:
 def outcome_elsewhere(work: Callable[..., Any], *args: Any) -> Any:
     """The outcome of *work* in another greenlet, for a caller that holds connections.
 
-    That greenlet waits for ever afterwards, so its end gives nothing back.
+    That greenlet waits forever afterwards, so its end gives nothing back.
     """
     result: AsyncResult[Any] = AsyncResult()
 
