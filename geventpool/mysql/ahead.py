@@ -91,13 +91,14 @@ class Ahead(Packets):
         """Whether replies are missing for longer than a moment. Never switches."""
         return self.pending > 0 and monotonic() - self._sent_at > LATE
 
-    def send_ahead(self, data: bytes, replies: int) -> bool:
+    def send_ahead(self, data: bytes, replies: int, tracks: bool = False) -> bool:
         """Send commands that are each answered by OK or an error. Never switches.
 
         The connection must be in step, and no replies be missing.
 
         :param data: what :func:`packed` has made of them.
         :param replies: the number of commands.
+        :param tracks: whether changes are still reported after these commands.
         :return: False: they could not be sent at once; nothing was sent, or the
             connection is closed.
         """
@@ -110,7 +111,7 @@ class Ahead(Packets):
             return False
         self._sent = data, replies
         self.pending = replies
-        self.tracks = False
+        self.tracks = tracks
         self._sent_at = monotonic()
         return True
 

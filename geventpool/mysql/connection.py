@@ -188,7 +188,7 @@ class Connection(Wire):
 
     def left_nothing(self, kinds: frozenset[Kind]) -> bool:
         """
-        Whether it is known that the loan has left nothing that a reset would remove.
+        Whether it is known that the loan has left nothing but an id that it has made.
 
         :param kinds: of statements of which this can be known on this server.
         """
@@ -253,7 +253,7 @@ class Connection(Wire):
         self.lender = lender
         self._speaker = None
         self.spoken = False
-        self.left = False
+        self.left = self.made_id = False
         if self._said:
             self._said.clear()
         if not self.plain:

@@ -128,6 +128,8 @@ class Packets(Connection):
     doubt = False
     #: The loan may have left something in the session that only a reset removes.
     left = False
+    #: It has made an id, which could be asked for later.
+    made_id = False
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
         self._tls = tls

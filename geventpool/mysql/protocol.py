@@ -273,7 +273,7 @@ class Wire(Ahead):
             if self.can_track and result.message:
                 result.message = _info(result.message)
             if result.insert_id:
-                self.left = True  # it can be asked for later
+                self.made_id = True
         elif unbuffered:
             result.__class__ = _Stream
             self._streamer = me

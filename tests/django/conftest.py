@@ -104,9 +104,9 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         sent.append(bytes(data[5:]))
         write(self, data)
 
-    def note_ahead(self: Wire, data: bytes, replies: int) -> bool:
+    def note_ahead(self: Wire, data: bytes, *more: int, **options: bool) -> bool:
         sent.append(bytes(data[5:]))
-        return send_ahead(self, data, replies)
+        return send_ahead(self, data, *more, **options)
 
     monkeypatch.setattr(Wire, "_write_bytes", note)
     monkeypatch.setattr(Wire, "send_ahead", note_ahead)
