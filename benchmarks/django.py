@@ -87,7 +87,7 @@ def _project(server: Any) -> Iterator[Callable[[str], int]]:
         import_module("django").setup()
     db = import_module("django.db")
     utils = import_module("django.test.utils")
-    stock = import_module("geventpool.django.mysql.stock")
+    stock = import_module("geventpool.django.mysql.upstream")
     # Django finds a backend by its name. Its own would need MySQLdb.
     sys.modules["benchmarks.stock_mysql.base"] = stock.base
     databases = _databases(server)

@@ -89,7 +89,7 @@ def _adapter(name: str, one: Any) -> PoolAdapter:
 
 def _contestants(url: str) -> dict[str, PoolAdapter]:
     clean = engine(url, pool_reset_on_return=None)
-    import_module("geventpool.sqlalchemy").reset_session_on_return(clean)
+    import_module("geventpool.sqlalchemy").reset_server_session(clean)
     engines = {
         OURS: engine(url),
         STOCK: engine(url, STOCK),

@@ -24,16 +24,16 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
-from geventpool.ledger import Reason
+from geventpool.ledger import CloseReason
 from geventpool.listeners import (
     Counters,
-    Counts,
     LogListener,
     PoolListener,
     PoolStats,
+    Totals,
 )
 from geventpool.patching import NotPatchedError, NotPatchedWarning
-from geventpool.policies import Backoff, Expiry, Limits, Outage
+from geventpool.policies import Backoff, Expiry, Outage, Timeouts
 from geventpool.pool import Pool
 from geventpool.reports import Loan
 from geventpool.sockets import is_quiet
@@ -46,10 +46,10 @@ __all__ = [
     "ConnectionNotFoundError",
     "Connector",
     "Counters",
-    "Counts",
+    "Totals",
     "Expiry",
     "FactoryConnector",
-    "Limits",
+    "Timeouts",
     "Loan",
     "LogListener",
     "NotPatchedError",
@@ -62,7 +62,7 @@ __all__ = [
     "PoolExhaustedError",
     "PoolListener",
     "PoolStats",
-    "Reason",
+    "CloseReason",
     "TcpConnection",
     "TooManyWaitingError",
     "__version__",

@@ -50,7 +50,7 @@ class Breaker:
         #: is nothing opened but by the one who looks for the server?
         self.paused = False
         #: has anybody wanted a connection since the last try?
-        self.asked = False
+        self.demand = False
         #: was a connection ever opened?
         self.reached = False
         #: did the last failure come of a lost connection?
@@ -82,7 +82,7 @@ class Breaker:
         self._failures += 1
         if self.paused or not self._is_too_much(now):
             return False
-        self.paused = self._told = self.asked = True
+        self.paused = self._told = self.demand = True
         return True
 
     def _is_too_much(self, now: float) -> bool:
@@ -131,7 +131,7 @@ class Breaker:
             pause = min(pause, LOOK * (1 - backoff.jitter * random.random()))
         return pause
 
-    def relent(self) -> None:
+    def half_open(self) -> None:
         """Nobody looks for the server any more: the next who asks may try it."""
         self.paused = False
         self._admitted = 1

@@ -13,7 +13,7 @@ from errno import EISCONN, ENOTCONN
 from typing import TYPE_CHECKING, Any
 
 from geventpool import sockets
-from geventpool.policies import optional_seconds, shown
+from geventpool.policies import check_optional_seconds, safe_repr
 from geventpool.sockets import KeepAlive
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Connection:
             self.close()
         self.open()
 
-    def discard(self) -> bool | None:
+    def terminate(self) -> bool | None:
         """
         Let go of the socket, without a goodbye. Never switches.
 
@@ -76,7 +76,7 @@ class Connection:
         sock = sockets.find_socket(self)
         if sock is None:
             return False
-        sockets.abandon(sock)
+        sockets.terminate(sock)
         return True
 
     def is_quiet(self) -> bool:
@@ -151,7 +151,7 @@ class TcpConnection(Connection):
         self._host = host
         self._port = port
         self._path = path
-        lasts = optional_seconds("lifetime", lifetime)
+        lasts = check_optional_seconds("lifetime", lifetime)
         self._lasts = math.inf if lasts is None else lasts
         self._timeout = _patience("timeout", timeout)
         self._connect_timeout = _patience("connect_timeout", connect_timeout)
@@ -211,9 +211,9 @@ class TcpConnection(Connection):
 
         TLS is not unwound, because that would wait for the peer.
         """
-        self.discard()
+        self.terminate()
 
-    def discard(self) -> None:
+    def terminate(self) -> None:
         """
         Let go of the socket: :meth:`close`, for those who must not say goodbye.
 
@@ -222,7 +222,7 @@ class TcpConnection(Connection):
         """
         sock, self._sock = self._sock, None
         if sock is not None:
-            sockets.abandon(sock)
+            sockets.terminate(sock)
 
     # Asking. None of these switches.
 
@@ -284,7 +284,7 @@ class TcpConnection(Connection):
                 rest = rest[sock.send(rest) :]
         except BaseException:
             # A kill or a Timeout too may have cut a message in two.
-            self.discard()
+            self.terminate()
             raise
 
     def recv(self, size: int = 1024) -> bytes:
@@ -302,10 +302,10 @@ class TcpConnection(Connection):
             data = sock.recv(size)
         except BaseException:
             # After a kill or a Timeout too the answer would meet the next question.
-            self.discard()
+            self.terminate()
             raise
         if not data and size:
-            self.discard()
+            self.terminate()
         return data
 
 
@@ -320,26 +320,28 @@ def _check_address(host: Any, port: Any, path: Any) -> None:
                 f"not beside {host!r} and {port!r}"
             )
         if not isinstance(path, (str, bytes, os.PathLike)):
-            raise TypeError(f"path must be a str, bytes or a path, not {shown(path)}")
+            raise TypeError(
+                f"path must be a str, bytes or a path, not {safe_repr(path)}"
+            )
         name = os.fsencode(path)
         if not name:
             raise ValueError(f"path must not be empty: {path!r}")
         # An abstract one begins with a null byte and may contain more.
         if b"\0" in name and name[:1] != b"\0":
-            raise ValueError(f"path must not contain a null byte: {shown(path)}")
+            raise ValueError(f"path must not contain a null byte: {safe_repr(path)}")
         return
     if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {shown(host)}")
+        raise TypeError(f"host must be a str, not {safe_repr(host)}")
     if not host:
         raise ValueError(f"host must not be empty: {host!r}")
     if not host.isprintable() or " " in host:
         raise ValueError(
-            f"host must contain no space or control character: {shown(host)}"
+            f"host must contain no space or control character: {safe_repr(host)}"
         )
     if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be an int, not {shown(port)}")
+        raise TypeError(f"port must be an int, not {safe_repr(port)}")
     if not 1 <= port <= 65535:
-        raise ValueError(f"port must be between 1 and 65535, not {shown(port)}")
+        raise ValueError(f"port must be between 1 and 65535, not {safe_repr(port)}")
 
 
 def _check_tls(ssl: Any, server_hostname: Any) -> None:
@@ -356,7 +358,7 @@ def _check_tls(ssl: Any, server_hostname: Any) -> None:
 
 
 def _patience(name: str, value: Any) -> float | None:
-    span = optional_seconds(name, value)
+    span = check_optional_seconds(name, value)
     if span == 0:
         # A socket takes 0 for "do not block", and gsocketpool took it for "no limit".
         raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")

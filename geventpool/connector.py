@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geventpool import sockets
 from geventpool.connection import Connection
-from geventpool.policies import shown
+from geventpool.policies import safe_repr
 
 if TYPE_CHECKING:
     from gevent.socket import socket
 
-__all__ = ["Connector", "FactoryConnector", "as_connector", "asked", "let_go"]
+__all__ = ["Connector", "FactoryConnector", "as_connector", "asked", "terminate"]
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +75,19 @@ class Connector(Generic[C]):
 
     # Anywhere, the hub included; these never switch.
 
-    def discard(self, conn: C) -> bool | None:
+    def terminate(self, conn: C) -> bool | None:
         """
         Let go of the descriptor, without a goodbye. Never switches or raises.
 
         For connections in mid-conversation, in a forked child (where a goodbye would
-        end the parent's session) and in finalizers. Default: :func:`let_go`.
+        end the parent's session) and in finalizers. Default: :func:`terminate`.
 
         :return: False: it found no descriptor. Then the pool has :meth:`close` called
             by a greenlet of its own, under its time limit, and the place stays taken
             until that has ended; in a forked child and in a finalizer the connection
             is only forgotten.
         """
-        return let_go(conn)
+        return terminate(conn)
 
     def is_usable(self, conn: C) -> bool:
         """
@@ -224,7 +224,7 @@ class FactoryConnector(Connector[Any]):
                 begin()
             except BaseException:
                 # Interrupted as well: nobody else knows of the half-made connection.
-                self.discard(conn)
+                self.terminate(conn)
                 raise
         return conn
 
@@ -245,13 +245,13 @@ class FactoryConnector(Connector[Any]):
                     finish()
         finally:
             if sock is not None:
-                sockets.abandon(sock)
+                sockets.terminate(sock)
 
-    def discard(self, conn: Any) -> bool:
+    def terminate(self, conn: Any) -> bool:
         """
-        See :func:`let_go`; an object without a ``close`` needs nothing.
+        See :func:`terminate`; an object without a ``close`` needs nothing.
         """
-        return let_go(conn) or not callable(getattr(conn, "close", None))
+        return terminate(conn) or not callable(getattr(conn, "close", None))
 
     def ping(self, conn: Any) -> None:
         """
@@ -340,11 +340,11 @@ def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) 
     try:
         return bool(getattr(connector, verb)(about))
     except Exception:
-        log.exception("%s failed, asked about %s", verb, shown(about))
+        log.exception("%s failed, asked about %s", verb, safe_repr(about))
         return otherwise
 
 
-def let_go(conn: Any) -> bool:
+def terminate(conn: Any) -> bool:
     """
     Let go of the descriptor under *conn*, without a goodbye. Never switches or raises.
 
@@ -356,15 +356,15 @@ def let_go(conn: Any) -> bool:
     """
     try:
         if isinstance(conn, Connection):
-            return conn.discard() is not False
+            return conn.terminate() is not False
         sock = sockets.find_socket(conn)
         if sock is not None:
-            sockets.abandon(sock)
+            sockets.terminate(sock)
             return True
         return _severed(conn)
     except Exception:
         # Called from finalizers and at-fork hooks, which have nobody to raise it to.
-        log.warning("could not let go of %s", shown(conn), exc_info=True)
+        log.warning("could not let go of %s", safe_repr(conn), exc_info=True)
         return False
 
 
@@ -374,7 +374,7 @@ def _severed(conn: Any) -> bool:
     descriptor = _fileno(conn)
     if descriptor >= 0:
         # The object will close the number itself some day: it must stay its own.
-        sockets.sever(descriptor)
+        sockets.redirect_to_null(descriptor)
     return True
 
 

@@ -9,13 +9,13 @@ from collections.abc import Hashable
 from typing import Any
 
 from geventpool.holders import Holder
-from geventpool.ledger import FOREVER, Entry, Ledger, Slot
+from geventpool.ledger import FOREVER, Entry, Ledger, Waiter
 
 __all__ = ["is_deadlocked", "waiting"]
 
 #: the slot of each greenlet that waits, whatever pool it waits for; of all threads,
 #: because no greenlet is of two
-waiting: dict[Hashable, Slot[Any]] = {}
+waiting: dict[Hashable, Waiter[Any]] = {}
 
 
 def is_deadlocked(
@@ -36,23 +36,23 @@ def is_deadlocked(
     for each in ledgers:
         # The first holder nearly always answers it.
         for entry in each.entries.values():
-            slot = _wait_of_holder(entry)
-            if slot is None:
+            waiter = _wait_of_holder(entry)
+            if waiter is None:
                 return False
-            if certain and not _is_proof(each, entry, slot, until):
+            if certain and not _is_proof(each, entry, waiter, until):
                 return False
-            if slot.ledger is not None and slot.ledger not in ledgers:
-                ledgers.append(slot.ledger)
+            if waiter.ledger is not None and waiter.ledger not in ledgers:
+                ledgers.append(waiter.ledger)
         if each.in_use < each.max_connections:
             return False
     return True
 
 
 def _is_proof(
-    ledger: Ledger[Any], entry: Entry[Any], slot: Slot[Any], until: float
+    ledger: Ledger[Any], entry: Entry[Any], waiter: Waiter[Any], until: float
 ) -> bool:
-    """Whether *entry* cannot come back while its holder waits in *slot*."""
-    if slot.ends < until:
+    """Whether *entry* cannot come back while its holder waits in *waiter*."""
+    if waiter.ends < until:
         return False
     # A loan without reclaim is meant to be given back by another greenlet.
     return entry.block is not None or (
@@ -60,10 +60,10 @@ def _is_proof(
     )
 
 
-def _wait_of_holder(entry: Entry[Any]) -> Slot[Any] | None:
+def _wait_of_holder(entry: Entry[Any]) -> Waiter[Any] | None:
     """The slot in which the holder of *entry* waits."""
     holder = None if entry.holder is None else entry.holder()
-    slot = None if holder is None else waiting.get(holder)
-    if slot is None or slot.entry is not None or slot.error is not None:
+    waiter = None if holder is None else waiting.get(holder)
+    if waiter is None or waiter.entry is not None or waiter.error is not None:
         return None
-    return slot
+    return waiter

@@ -44,7 +44,7 @@ class Holder(weakref.ref[greenlet]):
         """What it holds; a copy."""
         return [*self._others, *([] if self.loan is None else [self.loan])]
 
-    def took(self, loan: Any) -> None:
+    def set_loan(self, loan: Any) -> None:
         """It borrowed *loan*."""
         if self.loan is not None:
             self._others.add(self.loan)
@@ -67,16 +67,16 @@ class Holders:
     """
 
     def __init__(self, died: Callable[[Holder], None], watch: bool = True) -> None:
-        self._tell = weakref.WeakMethod(died)
+        self._notify = weakref.WeakMethod(died)
         self._watch = watch
         #: of the hub of those who borrow; a pool never used has touched no hub
         self._loop: Any = None
         #: by the id of the greenlet, which is its own as long as it lives
-        self.known: dict[int, Holder] = {}
+        self.by_id: dict[int, Holder] = {}
 
-    def enlist(self, target: greenlet) -> Holder:
+    def register(self, target: greenlet) -> Holder:
         """The holder of a greenlet; linked, if it is new here."""
-        holder = self.known.get(id(target))
+        holder = self.by_id.get(id(target))
         if holder is None:
             self._loop = gevent.get_hub().loop
             holder = Holder(target, self._collected)
@@ -86,30 +86,30 @@ class Holders:
             if self._watch and rawlink is not None:
                 rawlink(self._ended)
             # Last: one that could not be linked is not known.
-            self.known[id(target)] = holder
+            self.by_id[id(target)] = holder
         return holder
 
     def sweep(self) -> None:
         """Look for greenlets that ended without a link that could have told."""
-        for holder in list(self.known.values()):
+        for holder in list(self.by_id.values()):
             target = holder()
             if target is not None and target.dead and self._forget(holder):
                 self._report(holder)
 
-    def disband(self) -> None:
+    def clear(self) -> None:
         """Forget them all; a greenlet that outlives many pools must not collect links.
 
         Does not switch.
         """
-        for holder in list(self.known.values()):
+        for holder in list(self.by_id.values()):
             target = holder()
             unlink = getattr(target, "unlink", None)
             if unlink is not None:
                 unlink(self._ended)
-        self.known.clear()
+        self.by_id.clear()
 
     def _ended(self, target: greenlet) -> None:
-        holder = self.known.get(id(target))
+        holder = self.by_id.get(id(target))
         if holder is not None and self._forget(holder):
             self._report(holder)
 
@@ -127,12 +127,12 @@ class Holders:
 
     def _forget(self, holder: Holder) -> bool:
         """Is there something to report? Once at most, whatever comes first."""
-        if self.known.get(holder.key) is not holder:
+        if self.by_id.get(holder.key) is not holder:
             return False
-        del self.known[holder.key]
+        del self.by_id[holder.key]
         return self._watch and holder.has_loans
 
     def _report(self, holder: Holder) -> None:
-        tell = self._tell()
-        if tell is not None:
-            tell(holder)
+        notify = self._notify()
+        if notify is not None:
+            notify(holder)

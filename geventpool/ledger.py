@@ -23,12 +23,12 @@ from queue import Empty
 from typing import Any, Generic, Protocol, TypeVar
 
 from geventpool.errors import ConnectionNotFoundError
-from geventpool.policies import shown
+from geventpool.policies import safe_repr
 
-__all__ = ["Entry", "IdleQueue", "Ledger", "Reason", "Slot", "State", "anyone"]
+__all__ = ["Entry", "IdleQueue", "Ledger", "CloseReason", "Waiter", "State", "anyone"]
 
 C = TypeVar("C")
-S = TypeVar("S", bound="Slot[Any]")
+S = TypeVar("S", bound="Waiter[Any]")
 
 FOREVER = float("inf")
 
@@ -68,7 +68,7 @@ MOVES: dict[State, frozenset[State]] = {
 }
 
 
-class Reason(enum.Enum):
+class CloseReason(enum.Enum):
     """Why a connection was closed."""
 
     EXPIRED = "expired"
@@ -97,26 +97,26 @@ class Entry(Generic[C]):
         "state",
         "conn",
         "expires",
-        "fit_until",
+        "ready_until",
         "used",
         "alive",
         "since",
         "holder",
         "block",
-        "doom",
+        "close_reason",
         "suspect",
-        "slot",
+        "waiter",
         "__weakref__",
     )
 
     conn: C
 
-    def __init__(self, slot: Slot[C] | None = None) -> None:
+    def __init__(self, waiter: Waiter[C] | None = None) -> None:
         self.state = OPENING
         #: when its lifetime ends
         self.expires = FOREVER
         #: until when it may be lent without a further look
-        self.fit_until = FOREVER
+        self.ready_until = FOREVER
         #: when it was last used
         self.used = 0.0
         #: when it was last known to be alive
@@ -129,17 +129,17 @@ class Entry(Generic[C]):
         #: the ``with`` block it is lent to; None: to a bare ``acquire``
         self.block: object | None = None
         #: set while it may not be lent again: why it will be closed
-        self.doom: Reason | None = None
+        self.close_reason: CloseReason | None = None
         #: whether it must be pinged because other connections were lost
         self.suspect = False
         #: for whom it is being opened; or whom it was handed to, until that one runs
-        self.slot = slot
+        self.waiter = waiter
 
     def __repr__(self) -> str:
-        return f"<Entry {self.state.value} {shown(getattr(self, 'conn', None))}>"
+        return f"<Entry {self.state.value} {safe_repr(getattr(self, 'conn', None))}>"
 
 
-class Slot(Generic[C]):
+class Waiter(Generic[C]):
     """A place in the line: to be filled with an entry, or failed with an error.
 
     Either is done once, and at once takes the slot out of the line. So an entry in a
@@ -153,7 +153,7 @@ class Slot(Generic[C]):
         "greenlet",
         "entry",
         "error",
-        "dialled",
+        "has_attempt",
         "interrupted",
         "ledger",
         "ends",
@@ -168,7 +168,7 @@ class Slot(Generic[C]):
         #: when its owner leaves by a time limit of its own call; FOREVER: it has none
         self.ends = FOREVER
         #: is a connection being opened for this slot?
-        self.dialled = False
+        self.has_attempt = False
         #: how many attempts to open a connection for this slot were killed
         self.interrupted = 0
 
@@ -225,7 +225,7 @@ class Ledger(Generic[C]):
             CLOSING: self.closing,
         }
         #: who waits, first come first; a greenlet can stand in it only once
-        self.line: OrderedDict[Hashable, Slot[C]] = OrderedDict()
+        self.waiters: OrderedDict[Hashable, Waiter[C]] = OrderedDict()
         #: whether an exception, such as a RecursionError, interrupted the handling of
         #: an entry: then there may be one that nothing has. To note it takes no call,
         #: so it works at any depth of the stack.
@@ -288,15 +288,15 @@ class Ledger(Generic[C]):
         if entry is None:
             entry = Entry()
         self.opening[entry] = None
-        if entry.slot is not None:
-            entry.slot.dialled = True
+        if entry.waiter is not None:
+            entry.waiter.has_attempt = True
         return entry
 
     def settle(self, entry: Entry[C]) -> None:
         """The attempt to open for a certain waiter has ended, one way or the other."""
-        if entry.slot is not None:
-            entry.slot.dialled = False
-            entry.slot = None
+        if entry.waiter is not None:
+            entry.waiter.has_attempt = False
+            entry.waiter = None
 
     def opened(self, entry: Entry[C], conn: C) -> None:
         """The connection of a place that was being opened is there.
@@ -308,9 +308,9 @@ class Ledger(Generic[C]):
         entry.conn = conn
         self.entries[id(conn)] = entry
 
-    def supply(self, entry: Entry[C], now: float) -> None:
+    def assign(self, entry: Entry[C], now: float) -> None:
         """Give a fit connection to the first in line, or else to the idle ones."""
-        if self.line:
+        if self.waiters:
             if entry in self.away:
                 # It was checked at its place in the queue, which it leaves now. With
                 # a line there is nothing in the queue but such places.
@@ -318,33 +318,36 @@ class Ledger(Generic[C]):
                 self.away.clear()
                 self._compact()
             self.move(entry, IN_USE)
-            self.hand_over(entry, now)
+            self.assign_to_waiter(entry, now)
         else:
             self.move(entry, IDLE)
-            self.put_idle(entry)
+            self.make_idle(entry)
 
-    def hand_over(self, entry: Entry[C], now: float) -> None:
+    def assign_to_waiter(self, entry: Entry[C], now: float) -> None:
         """An entry in use becomes the first waiter's, who is woken for it."""
-        while self.line:
-            slot = next(iter(self.line.values()))
+        while self.waiters:
+            waiter = next(iter(self.waiters.values()))
             # The wake-up comes first, because it can fail: then nothing is changed.
             # It may also run a finaliser that serves this waiter. From the next line
             # on there is no call, so nothing can come between.
-            slot.wake()
-            if slot.greenlet in self.line and self.line[slot.greenlet] is slot:
-                del self.line[slot.greenlet]
+            waiter.wake()
+            if (
+                waiter.greenlet in self.waiters
+                and self.waiters[waiter.greenlet] is waiter
+            ):
+                del self.waiters[waiter.greenlet]
                 entry.since = now
                 entry.holder = None
                 entry.block = None
-                entry.slot = slot
-                slot.entry = entry
+                entry.waiter = waiter
+                waiter.entry = entry
                 return
         self.move(entry, IDLE)
-        self.put_idle(entry)
+        self.make_idle(entry)
 
     # The idle ones.
 
-    def put_idle(self, entry: Entry[C]) -> None:
+    def make_idle(self, entry: Entry[C]) -> None:
         """Back into the queue; at its old place if it still stands there."""
         if entry in self.away:
             self.away.remove(entry)
@@ -370,7 +373,7 @@ class Ledger(Generic[C]):
         """Take an idle entry, wherever it stands in the queue, for something else."""
         (self.away if state is CHECKING else self.absent).add(entry)
         # Whoever meets it in the queue and looks no further than this must not lend it.
-        entry.fit_until = -FOREVER
+        entry.ready_until = -FOREVER
         self.move(entry, state)
         if 2 * len(self.absent) > self.idle_queue.qsize():
             self._compact()
@@ -397,35 +400,42 @@ class Ledger(Generic[C]):
         """
         entry = self.entries.get(id(conn))
         if entry is None or entry.conn is not conn or entry.state is not IN_USE:
-            raise ConnectionNotFoundError(f"not on loan from this pool: {shown(conn)}")
+            raise ConnectionNotFoundError(
+                f"not on loan from this pool: {safe_repr(conn)}"
+            )
         return entry
 
     # The line.
 
-    def join(self, slot: S) -> S:
-        """Put *slot* at the end of the line; it is returned."""
-        assert slot.greenlet not in self.line, f"waits already: {slot.greenlet!r}"
-        self.line[slot.greenlet] = slot
-        slot.ledger = self
-        return slot
+    def add_waiter(self, waiter: S) -> S:
+        """Put *waiter* at the end of the line; it is returned."""
+        assert waiter.greenlet not in self.waiters, (
+            f"waits already: {waiter.greenlet!r}"
+        )
+        self.waiters[waiter.greenlet] = waiter
+        waiter.ledger = self
+        return waiter
 
-    def leave(self, slot: Slot[C]) -> None:
+    def remove_waiter(self, waiter: Waiter[C]) -> None:
         """Out of the line, if still in it."""
-        if self.line.get(slot.greenlet) is slot:
-            del self.line[slot.greenlet]
+        if self.waiters.get(waiter.greenlet) is waiter:
+            del self.waiters[waiter.greenlet]
 
-    def fail(self, slot: Slot[C], error: BaseException) -> None:
+    def fail(self, waiter: Waiter[C], error: BaseException) -> None:
         """Let the owner of a slot that is still in the line have *error*."""
-        if self.line.get(slot.greenlet) is slot:
-            # In this order for the reasons given in hand_over().
-            slot.wake()
-            if slot.greenlet in self.line and self.line[slot.greenlet] is slot:
-                del self.line[slot.greenlet]
-                slot.error = error
+        if self.waiters.get(waiter.greenlet) is waiter:
+            # In this order for the reasons given in assign_to_waiter().
+            waiter.wake()
+            if (
+                waiter.greenlet in self.waiters
+                and self.waiters[waiter.greenlet] is waiter
+            ):
+                del self.waiters[waiter.greenlet]
+                waiter.error = error
 
-    def undialled(self) -> Slot[C] | None:
+    def next_unattempted(self) -> Waiter[C] | None:
         """The first in line for whom no connection is being opened."""
-        for slot in self.line.values():
-            if not slot.dialled:
-                return slot
+        for waiter in self.waiters.values():
+            if not waiter.has_attempt:
+                return waiter
         return None

@@ -15,9 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from geventpool.ledger import Reason
+from geventpool.ledger import CloseReason
 
-__all__ = ["Audience", "Counters", "Counts", "LogListener", "PoolListener", "PoolStats"]
+__all__ = [
+    "Listeners",
+    "Counters",
+    "Totals",
+    "LogListener",
+    "PoolListener",
+    "PoolStats",
+]
 
 log = logging.getLogger("geventpool")
 
@@ -50,7 +57,7 @@ class PoolListener:
     def released(self, conn: Any, used: float) -> None:
         """A connection was given back after having been *used*; it may be reused."""
 
-    def closed(self, conn: Any, reason: Reason) -> None:
+    def closed(self, conn: Any, reason: CloseReason) -> None:
         """A connection left the pool; its socket is closed now or very soon."""
 
 
@@ -78,11 +85,11 @@ class LogListener(PoolListener):
     def exhausted(self, waited: float) -> None:
         self.log.warning("no connection to be had within %.3f s", waited)
 
-    def closed(self, conn: Any, reason: Reason) -> None:
+    def closed(self, conn: Any, reason: CloseReason) -> None:
         self.log.debug("closed %r: %s", conn, reason.value)
 
 
-class _Frozen(dict[Reason, int]):
+class _Frozen(dict[CloseReason, int]):
     """A dict that cannot be changed; unlike a mapping proxy it can be pickled."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,16 +98,16 @@ class _Frozen(dict[Reason, int]):
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
-    def __reduce__(self) -> tuple[type[_Frozen], tuple[dict[Reason, int]]]:
+    def __reduce__(self) -> tuple[type[_Frozen], tuple[dict[CloseReason, int]]]:
         return _Frozen, (dict(self),)
 
 
 @dataclass(frozen=True)
-class Counts:
+class Totals:
     """What happened so far; times are sums of seconds.
 
     :param paused: how often the server could not be reached.
-    :param closed: how many connections were closed, by :class:`Reason`.
+    :param closed: how many connections were closed, by :class:`CloseReason`.
     """
 
     opened: int = 0
@@ -115,16 +122,16 @@ class Counts:
     outage_seconds: float = 0.0
     waiting_seconds: float = 0.0
     using_seconds: float = 0.0
-    closed: Mapping[Reason, int] = field(default_factory=lambda: _Frozen())
+    closed: Mapping[CloseReason, int] = field(default_factory=lambda: _Frozen())
 
 
 class Counters(PoolListener):
-    """Counts everything; :meth:`snapshot` and ``pool.stats().counts`` tell it."""
+    """Counts everything; :meth:`snapshot` and ``pool.stats().totals`` tell it."""
 
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
         self._seconds = dict.fromkeys(("opening", "outage", "waiting", "using"), 0.0)
-        self._closed: Counter[Reason] = Counter()
+        self._closed: Counter[CloseReason] = Counter()
 
     def opened(self, conn: Any, seconds: float) -> None:
         self._sums["opened"] += 1
@@ -154,12 +161,12 @@ class Counters(PoolListener):
         self._sums["released"] += 1
         self._seconds["using"] += used
 
-    def closed(self, conn: Any, reason: Reason) -> None:
+    def closed(self, conn: Any, reason: CloseReason) -> None:
         self._closed[reason] += 1
 
-    def snapshot(self) -> Counts:
+    def snapshot(self) -> Totals:
         """What happened so far; does not change any more."""
-        return Counts(
+        return Totals(
             **self._sums,
             outage_seconds=self._seconds["outage"],
             opening_seconds=self._seconds["opening"],
@@ -191,10 +198,10 @@ class PoolStats:
     closing: int
     waiting: int
     paused: bool = False
-    counts: Counts | None = None
+    totals: Totals | None = None
 
 
-class Audience:
+class Listeners:
     """The listeners of one pool, and the place where their mistakes end.
 
     :param listeners: asked in this order.
@@ -245,13 +252,13 @@ class Audience:
         interruption: BaseException | None = None
         try:
             if first:
-                self.tell(*first)
+                self.notify(*first)
         except BaseException as error:
             interruption = error
         while self._news and not self._blocks:
             event, details = self._news.popleft()
             try:
-                self.tell(event, *details)
+                self.notify(event, *details)
             except BaseException as error:
                 interruption = interruption or error
         if interruption is not None:
@@ -263,7 +270,7 @@ class Audience:
             self._blocks = 1
             self.deliver()
 
-    def tell(self, event: str, *details: Any) -> None:
+    def notify(self, event: str, *details: Any) -> None:
         """Call the method *event* of every listener, once the state is consistent."""
         if self._blocks:
             if self.listeners:
@@ -280,7 +287,7 @@ class Audience:
         if interruption is not None:
             raise interruption
 
-    def counts(self) -> Counts | None:
+    def totals(self) -> Totals | None:
         """What the first :class:`Counters` among them counted."""
         for listener in self.listeners:
             if isinstance(listener, Counters):

@@ -3,7 +3,7 @@
 Decides when to open, and does it in greenlets of the pool. Three things may be in the
 way: nothing (a connection is opened if the waiters outnumber those under way), a
 server that is full (one attempt at a time is repeated), and a server that cannot be
-reached (it is looked for; see ``search.py``). What becomes of an open connection
+reached (it is looked for; see ``server_probe.py``). What becomes of an open connection
 is the stock's business.
 """
 
@@ -20,13 +20,13 @@ import gevent
 
 from geventpool.breaker import Breaker
 from geventpool.connector import Connector, asked
-from geventpool.ledger import GONE, OPENING, Entry, Ledger, Slot
-from geventpool.listeners import Audience
-from geventpool.policies import Backoff, shown
-from geventpool.search import Search
-from geventpool.staff import Staff, within
+from geventpool.ledger import GONE, OPENING, Entry, Ledger, Waiter
+from geventpool.listeners import Listeners
+from geventpool.policies import Backoff, safe_repr
+from geventpool.server_probe import ServerProbe
+from geventpool.workers import WorkerGroup, within
 
-__all__ = ["CHECKERS", "RESETTERS", "Opener", "silently"]
+__all__ = ["CHECKERS", "RESETTERS", "Opener", "log_failure"]
 
 C = TypeVar("C")
 
@@ -46,7 +46,7 @@ class Home(Protocol[C]):
 
     ledger: Ledger[C]
     connector: Connector[C]
-    audience: Audience
+    listeners: Listeners
     closed: bool
     min_connections: int
     #: seconds, monotonic
@@ -54,7 +54,7 @@ class Home(Protocol[C]):
 
     def serve(self) -> None: ...
     def arrived(self, entry: Entry[C]) -> None: ...
-    def keep_reaping(self) -> None: ...
+    def ensure_reaper(self) -> None: ...
 
 
 class Opener(Generic[C]):
@@ -67,7 +67,7 @@ class Opener(Generic[C]):
     def __init__(
         self,
         home: Home[C],
-        staff: Staff,
+        workers: WorkerGroup,
         breaker: Breaker,
         backoff: Backoff,
         limit: float,
@@ -75,8 +75,8 @@ class Opener(Generic[C]):
         self._home = home
         self._ledger = home.ledger
         self._connector = home.connector
-        self._audience = home.audience
-        self._staff = staff
+        self._listeners = home.listeners
+        self._workers = workers
         self.breaker = breaker
         self.backoff = backoff
         self._limit = limit
@@ -88,7 +88,7 @@ class Opener(Generic[C]):
         self.successes = 0
         #: the last failure to open and when it was; None after a success
         self.failure: tuple[float, BaseException] | None = None
-        self.search = Search(home, staff, breaker, self._look)
+        self.search = ServerProbe(home, workers, breaker, self._look)
         #: the timer of the next attempt for *min_connections*, and how many have failed
         self._retry: Any = None
         self._missed = 0
@@ -105,28 +105,28 @@ class Opener(Generic[C]):
             idle connection may serve.
         """
         ledger = self._ledger
-        if self.breaker.paused and ledger.line:
-            self._turn_away()
+        if self.breaker.paused and ledger.waiters:
+            self._fail_waiters()
         limit = self.dial_limit
-        while ledger.line and ledger.has_room and self._under_way < limit:
+        while ledger.waiters and ledger.has_room and self._under_way < limit:
             under_way = self._under_way
             under_way += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
             if unless_checking:
                 under_way += min(len(ledger.checking), CHECKERS)
-            slot = ledger.undialled()
-            if slot is None or under_way >= len(ledger.line):
+            waiter = ledger.next_unattempted()
+            if waiter is None or under_way >= len(ledger.waiters):
                 return
-            self._begin(slot)
+            self._begin(waiter)
 
-    def _begin(self, slot: Slot[C] | None = None) -> gevent.Greenlet[..., Any]:
+    def _begin(self, waiter: Waiter[C] | None = None) -> gevent.Greenlet[..., Any]:
         """Take a place and have a connection opened for it. Does not switch.
 
         :param slot: the waiter it is for; None: for the stock.
         :return: the greenlet that does it; see :meth:`_dial`.
         """
         # The place is taken last: if spawning fails, nothing has to be undone.
-        entry: Entry[C] = Entry(slot)
-        dial = self._staff.spawn(self._dial, entry)
+        entry: Entry[C] = Entry(waiter)
+        dial = self._workers.spawn(self._dial, entry)
         # A link and no ``finally``: a greenlet that is killed before it has started
         # runs no line.
         dial.rawlink(lambda dial: self._ended(entry))
@@ -154,7 +154,7 @@ class Opener(Generic[C]):
         """
         if entry not in self._ledger.opening:
             return None
-        self._home.keep_reaping()
+        self._home.ensure_reaper()
         started = self._home.clock()
         try:
             conn = self._open_patiently(entry)
@@ -168,7 +168,7 @@ class Opener(Generic[C]):
                 self._interrupted(entry, error)
             raise
         if entry.state is GONE:
-            silently(self._connector.discard, conn)
+            log_failure(self._connector.terminate, conn)
             return None
         if (unfit := self._unfit(conn)) is not None:
             self._not_opened(entry, unfit, started)
@@ -179,22 +179,22 @@ class Opener(Generic[C]):
     def _unfit(self, conn: C) -> Exception | None:
         """Why what the connector opened cannot be lent; None: it can."""
         if conn is None:
-            return TypeError(f"{shown(self._connector)}: open() returned None")
+            return TypeError(f"{safe_repr(self._connector)}: open() returned None")
         if id(conn) in self._ledger.entries:
-            return RuntimeError(f"opened twice, without being new: {shown(conn)}")
+            return RuntimeError(f"opened twice, without being new: {safe_repr(conn)}")
         return None
 
     def _interrupted(self, entry: Entry[C], error: BaseException) -> None:
         """An attempt to open ended by something that is no failure, like a kill."""
-        slot = entry.slot
+        waiter = entry.waiter
         self._ledger.settle(entry)
         self._ledger.move(entry, GONE)
-        if slot is not None:
-            slot.interrupted += 1
+        if waiter is not None:
+            waiter.interrupted += 1
             # Once is tried again, for it was aimed at a greenlet of the pool. An
             # open() that always ends so must not be called without end.
-            if slot.interrupted > 1:
-                self._ledger.fail(slot, _told(error))
+            if waiter.interrupted > 1:
+                self._ledger.fail(waiter, _told(error))
         self._home.serve()
 
     def _open_patiently(self, entry: Entry[C]) -> C:
@@ -212,7 +212,7 @@ class Opener(Generic[C]):
                 gevent.sleep(self.backoff.delay(attempt))
             finally:
                 self.refused.discard(entry)
-            if not self._ledger.line:
+            if not self._ledger.waiters:
                 # Served or gone, or the pool is closed: nothing is opened any more.
                 raise failure
             attempt += 1
@@ -235,7 +235,7 @@ class Opener(Generic[C]):
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self.backoff.retries
         # One at a time: while another pauses, this one gives way.
-        if entry.state is GONE or not self._ledger.line or self.refused:
+        if entry.state is GONE or not self._ledger.waiters or self.refused:
             return False
         if retries is not None and attempt >= retries:
             return False
@@ -254,42 +254,42 @@ class Opener(Generic[C]):
         # half-opened socket of every failure.
         traceback.clear_frames(error.__traceback__)
         # A copy: the error itself goes to a borrower, and collects its frames.
-        self.failure = (self._home.clock(), _twin(error))
+        self.failure = (self._home.clock(), _copy_error(error))
 
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
         now = self._home.clock()
         self.failure = None
         self._missed = 0
         self.successes += 1
-        with self._audience.held():
+        with self._listeners.held():
             self._ledger.settle(entry)
             self._ledger.opened(entry, conn)
             outage = self.breaker.succeeded(now)
-            self._audience.tell("opened", conn, now - started)
+            self._listeners.notify("opened", conn, now - started)
             if outage is not None:
-                self._audience.tell("resumed", outage)
+                self._listeners.notify("resumed", outage)
             self._home.arrived(entry)
             self._home.serve()
-            self.make_up()
+            self.replace_lost()
 
     def _not_opened(
         self, entry: Entry[C], error: BaseException, started: float
     ) -> None:
-        slot = entry.slot
-        with self._audience.held():
+        waiter = entry.waiter
+        with self._listeners.held():
             self._ledger.settle(entry)
             self._ledger.move(entry, GONE)
             self._note_failure(error)
-            self._audience.tell("open_failed", error, self._home.clock() - started)
+            self._listeners.notify("open_failed", error, self._home.clock() - started)
             if self._is_exhausted(error):
                 # While one opening pauses because the server is full, the others that
                 # it refuses give way: their waiters stay in line.
                 stays = bool(self.refused)
             else:
                 self._failed(error, started)
-                stays = self.search.spares_line()
-            if slot is not None and not stays:
-                self._ledger.fail(slot, error)
+                stays = self.search.can_still_serve()
+            if waiter is not None and not stays:
+                self._ledger.fail(waiter, error)
             self._home.serve()
 
     # While the server cannot be reached.
@@ -298,7 +298,7 @@ class Opener(Generic[C]):
         """An attempt has failed, and not because the server is full."""
         if self.breaker.failed(self._home.clock(), self._is_loss(error), started):
             self.search.begin()
-            self._audience.tell("paused", error)
+            self._listeners.notify("paused", error)
         if self._is_short and self._retry is None:
             # Nobody may ask for long, and the next sweep may be minutes away.
             loop = gevent.get_hub().loop
@@ -312,16 +312,16 @@ class Opener(Generic[C]):
             return True
         return asked(self._connector, "is_disconnect", error, otherwise=False)
 
-    def _turn_away(self) -> None:
+    def _fail_waiters(self) -> None:
         """Fail the waiters that nothing can serve, with the last error."""
-        self.breaker.asked = True
-        if self.failure is None or self.search.spares_line():
+        self.breaker.demand = True
+        if self.failure is None or self.search.can_still_serve():
             return
-        slow = [entry.slot for entry in self.slow]
-        for slot in list(self._ledger.line.values()):
+        slow = [entry.waiter for entry in self.slow]
+        for waiter in list(self._ledger.waiters.values()):
             # The others have an attempt under way that may soon tell.
-            if not slot.dialled or slot in slow:
-                self._ledger.fail(slot, _twin(self.failure[1]))
+            if not waiter.has_attempt or waiter in slow:
+                self._ledger.fail(waiter, _copy_error(self.failure[1]))
 
     def _look(self) -> None:
         """Try the server once; not longer than SLOW. *May switch.*"""
@@ -350,7 +350,7 @@ class Opener(Generic[C]):
             dials = [self._begin() for _ in range(batch)]
             if not dials:
                 # Others are being opened for *min_connections*.
-                self._staff.wait_for_one()
+                self._workers.wait_for_one()
             # Each is asked: a success after it wipes out the last failure.
             for dial in gevent.joinall(dials):
                 if (error := dial.value or dial.exception) is not None:
@@ -361,7 +361,7 @@ class Opener(Generic[C]):
         """Is anything missing of *min_connections*?"""
         return not self._home.closed and self._ledger.size < self._home.min_connections
 
-    def stock_up(self) -> None:
+    def fill_to_minimum(self) -> None:
         """Begin to open what is missing of *min_connections*."""
         while self._is_short and self._under_way < self.dial_limit:
             self._begin()
@@ -377,11 +377,11 @@ class Opener(Generic[C]):
         if timer is not None:
             timer.close()
 
-    def make_up(self) -> None:
+    def replace_lost(self) -> None:
         """Stock up for one that went, unless the server is down."""
         # After a failure a timer tries again, and so does the next sweep.
         if self.failure is None:
-            self.stock_up()
+            self.fill_to_minimum()
 
 
 def _told(error: BaseException) -> BaseException:
@@ -394,20 +394,20 @@ def _told(error: BaseException) -> BaseException:
     return told
 
 
-def _twin(error: BaseException) -> BaseException:
+def _copy_error(error: BaseException) -> BaseException:
     """A copy to be raised elsewhere; the same error if it cannot be copied."""
     # One and the same would grow a line of its traceback for each who gets it.
     try:
-        twin = copy.copy(error)
+        duplicate = copy.copy(error)
     except Exception:
         return error
-    twin.__context__ = error.__context__
-    twin.__cause__ = error.__cause__
-    twin.__suppress_context__ = error.__suppress_context__
-    return twin.with_traceback(error.__traceback__)
+    duplicate.__context__ = error.__context__
+    duplicate.__cause__ = error.__cause__
+    duplicate.__suppress_context__ = error.__suppress_context__
+    return duplicate.with_traceback(error.__traceback__)
 
 
-def silently(work: Callable[[Any], object], conn: Any) -> object:
+def log_failure(work: Callable[[Any], object], conn: Any) -> object:
     """What *work* returns, which lets go of *conn*.
 
     :return: None if it raised; that is only logged, for debugging.

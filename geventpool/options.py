@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
-from geventpool.listeners import Audience, PoolListener
+from geventpool.listeners import Listeners, PoolListener
 from geventpool.policies import (
     Backoff,
     Expiry,
-    Limits,
     Outage,
-    flag,
-    optional_seconds,
-    optional_whole,
-    seconds,
-    shown,
-    whole,
+    Timeouts,
+    check_bool,
+    check_int,
+    check_optional_int,
+    check_optional_seconds,
+    check_seconds,
+    safe_repr,
 )
 
 __all__ = [
@@ -70,44 +70,46 @@ def option(default: Any, rule: str, check: Check, text: str, meaning: str) -> An
 
 
 def _at_least_one(name: str, value: Any) -> int:
-    return whole(name, value, 1)
+    return check_int(name, value, 1)
 
 
 def _above_zero(name: str, value: Any) -> float:
-    interval = seconds(name, value)
+    interval = check_seconds(name, value)
     if not interval:
-        raise ValueError(f"{name} must be above 0, not {shown(value)}")
+        raise ValueError(f"{name} must be above 0, not {safe_repr(value)}")
     return interval
 
 
 def _text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {shown(value)}")
+        raise TypeError(f"{name} must be a string, not {safe_repr(value)}")
     return value
 
 
 def _is_a(kind: type) -> Check:
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, not {shown(value)}")
+            raise TypeError(f"{name} must be a {kind.__name__}, not {safe_repr(value)}")
         return value
 
     return check
 
 
 def _listeners(name: str, value: Any) -> tuple[PoolListener, ...]:
-    return Audience(value).listeners
+    return Listeners(value).listeners
 
 
 # Kinds of options.
 
 
 def _flag(default: bool, meaning: str) -> Any:
-    return option(default, "True or False", flag, "boolean", meaning)
+    return option(default, "True or False", check_bool, "boolean", meaning)
 
 
 def _duration(default: float | None, meaning: str) -> Any:
-    return option(default, "seconds, or None", optional_seconds, "number", meaning)
+    return option(
+        default, "seconds, or None", check_optional_seconds, "number", meaning
+    )
 
 
 def _count(default: int, rule: str, check: Check, meaning: str) -> Any:
@@ -129,7 +131,7 @@ class PoolOptions:
     """
 
     initial_connections: int = _count(
-        0, "0 to max_connections", whole, "opened before the constructor returns"
+        0, "0 to max_connections", check_int, "opened before the constructor returns"
     )
     max_connections: int = _count(
         200,
@@ -155,7 +157,7 @@ class PoolOptions:
         "what messages and metrics call the pool; None: pool-1, pool-2, ...",
     )
     min_connections: int = _count(
-        0, "0 to max_connections", whole, "kept open in the background"
+        0, "0 to max_connections", check_int, "kept open in the background"
     )
     timeout: float | None = _duration(
         30.0, "how long a borrower waits; 0: not at all; None: without limit"
@@ -163,7 +165,7 @@ class PoolOptions:
     max_waiting: int | None = option(
         None,
         "at least 0, or None",
-        optional_whole,
+        check_optional_int,
         "integer",
         "how many may wait; one more is refused at once; None: any number",
     )
@@ -200,8 +202,10 @@ class PoolOptions:
     listeners: Iterable[PoolListener] = option(
         (), "PoolListener objects", _listeners, "", "they are told what happens"
     )
-    limits: Limits = _value(
-        Limits(), Limits, "how long opening, pinging, resetting and closing may take"
+    timeouts: Timeouts = _value(
+        Timeouts(),
+        Timeouts,
+        "how long opening, pinging, resetting and closing may take",
     )
     outage: Outage = _value(
         Outage(), Outage, "what is done while the server cannot be reached"
@@ -270,7 +274,7 @@ class MoreKeywords(TypedDict, total=False):
     owner_only: bool
     reclaim: bool
     listeners: Iterable[PoolListener]
-    limits: Limits
+    timeouts: Timeouts
     outage: Outage
 
 
@@ -301,7 +305,7 @@ def unknown(owner: str, name: object, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(name), sorted(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{owner} has no option {shown(name)}{hint}"
+    return f"{owner} has no option {safe_repr(name)}{hint}"
 
 
 def refuse_unknown(owner: str, given: Iterable[object], known: Iterable[str]) -> None:
@@ -352,7 +356,7 @@ def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> An
     each = next(each for each in fields(kind) if each.name == name)
     form = each.metadata["text"]
     if not form:
-        raise ValueError(f"{name} can't be given in a URL: {shown(text)}")
+        raise ValueError(f"{name} can't be given in a URL: {safe_repr(text)}")
     wanted, read = TEXT_FORMS[form]
     # A pool may be called "none".
     if "None" in str(each.type) and form != "text":
@@ -362,7 +366,7 @@ def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> An
     try:
         return read(text)
     except ValueError:
-        raise ValueError(f"{name} must be {wanted}, not {shown(text)}") from None
+        raise ValueError(f"{name} must be {wanted}, not {safe_repr(text)}") from None
 
 
 # The signature.

@@ -15,14 +15,14 @@ from typing import Any
 __all__ = [
     "Backoff",
     "Expiry",
-    "Limits",
+    "Timeouts",
     "Outage",
-    "flag",
-    "optional_seconds",
-    "optional_whole",
-    "seconds",
-    "shown",
-    "whole",
+    "check_bool",
+    "check_optional_seconds",
+    "check_optional_int",
+    "check_seconds",
+    "safe_repr",
+    "check_int",
 ]
 
 FOREVER = math.inf
@@ -34,7 +34,7 @@ ENOUGH = 1000
 MANY = 10**12
 
 
-def shown(value: Any) -> str:
+def safe_repr(value: Any) -> str:
     """The value for a message, not too long, whatever it is."""
     try:
         text = repr(value)
@@ -52,14 +52,14 @@ def _number(
     maximum: float = sys.float_info.max,
 ) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {rule}, not {shown(value)}")
+        raise TypeError(f"{name} must be {rule}, not {safe_repr(value)}")
     # A whole number too big for a float is above every maximum; NaN is nowhere.
     if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be {rule}, not {shown(value)}")
+        raise ValueError(f"{name} must be {rule}, not {safe_repr(value)}")
     return float(value)
 
 
-def seconds(name: str, value: Any) -> float:
+def check_seconds(name: str, value: Any) -> float:
     """The duration as a float: finite and not negative.
 
     A NaN that reaches an event loop's heap of timers stops *every* timer of the
@@ -77,12 +77,12 @@ def _share(name: str, value: Any) -> float:
     return _number(name, value, "a number from 0 to 1", maximum=1)
 
 
-def optional_seconds(name: str, value: Any) -> float | None:
-    """Like :func:`seconds`; None, for "no limit", stays None."""
-    return None if value is None else seconds(name, value)
+def check_optional_seconds(name: str, value: Any) -> float | None:
+    """Like :func:`check_seconds`; None, for "no limit", stays None."""
+    return None if value is None else check_seconds(name, value)
 
 
-def whole(name: str, value: Any, minimum: int = 0) -> int:
+def check_int(name: str, value: Any, minimum: int = 0) -> int:
     """The whole number, at least *minimum*.
 
     :raises TypeError: not an ``int`` (``bool`` is not one).
@@ -90,26 +90,26 @@ def whole(name: str, value: Any, minimum: int = 0) -> int:
     """
     rule = f"a whole number of at least {minimum}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {rule}, not {shown(value)}")
+        raise TypeError(f"{name} must be {rule}, not {safe_repr(value)}")
     if value > sys.maxsize:
         rule += f" and at most {sys.maxsize}"
     if not minimum <= value <= sys.maxsize:
-        raise ValueError(f"{name} must be {rule}, not {shown(value)}")
+        raise ValueError(f"{name} must be {rule}, not {safe_repr(value)}")
     return value
 
 
-def optional_whole(name: str, value: Any, minimum: int = 0) -> int | None:
-    """Like :func:`whole`; None, for "no limit", stays None."""
-    return None if value is None else whole(name, value, minimum)
+def check_optional_int(name: str, value: Any, minimum: int = 0) -> int | None:
+    """Like :func:`check_int`; None, for "no limit", stays None."""
+    return None if value is None else check_int(name, value, minimum)
 
 
-def flag(name: str, value: Any) -> bool:
+def check_bool(name: str, value: Any) -> bool:
     """The truth value: True or False and nothing that merely resembles them.
 
     :raises TypeError: not a ``bool``.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {shown(value)}")
+        raise TypeError(f"{name} must be True or False, not {safe_repr(value)}")
     return value
 
 
@@ -139,14 +139,14 @@ class Backoff:
     retries: int | None = None
 
     def __post_init__(self) -> None:
-        initial = seconds("initial", self.initial)
+        initial = check_seconds("initial", self.initial)
         _number("factor", self.factor, "a finite number of at least 1", minimum=1)
-        if seconds("maximum", self.maximum) < initial:
+        if check_seconds("maximum", self.maximum) < initial:
             raise ValueError(
                 f"maximum must be at least initial ({initial!r}), not {self.maximum!r}"
             )
         _share("jitter", self.jitter)
-        optional_whole("retries", self.retries)
+        check_optional_int("retries", self.retries)
 
     def delay(self, attempt: int, chance: Callable[[], float] = random.random) -> float:
         """Seconds that pause number *attempt* lasts.
@@ -214,12 +214,12 @@ class Outage:
     backoff: Backoff = Backoff(initial=0.05, maximum=0.25, jitter=0.2)
 
     def __post_init__(self) -> None:
-        optional_whole("outage.failures", self.failures, 1)
-        seconds("outage.grace", self.grace)
-        flag("outage.wait", self.wait)
+        check_optional_int("outage.failures", self.failures, 1)
+        check_seconds("outage.grace", self.grace)
+        check_bool("outage.wait", self.wait)
         if not isinstance(self.backoff, Backoff):
             raise TypeError(
-                f"outage.backoff must be a Backoff, not {shown(self.backoff)}"
+                f"outage.backoff must be a Backoff, not {safe_repr(self.backoff)}"
             )
         if self.wait and self.failures is None:
             raise ValueError(
@@ -229,7 +229,7 @@ class Outage:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """How long the pool lets its own greenlets talk to a server, in seconds.
 
     :param float open: to open a connection, handshake included.
@@ -247,7 +247,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("open", "ping", "reset", "close"):
-            seconds(f"limits.{name}", getattr(self, name))
+            check_seconds(f"timeouts.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,11 @@ class Expiry:
 
     def __post_init__(self) -> None:
         for name in ("max_lifetime", "max_idle", "ping_after", "ping_interval"):
-            optional_seconds(name, getattr(self, name))
+            check_optional_seconds(name, getattr(self, name))
         _share("jitter", self.jitter)
 
     @property
-    def is_timed(self) -> bool:
+    def has_age_limits(self) -> bool:
         """Does any limit ask when a connection was used?"""
         limits = (self.max_lifetime, self.max_idle, self.ping_after)
         return any(limit is not None for limit in (*limits, self.ping_interval))
@@ -291,7 +291,7 @@ class Expiry:
             return FOREVER
         return opened + self.max_lifetime * (1 - self.jitter * chance())
 
-    def fit_until(self, expires: float, used: float, alive: float) -> float:
+    def ready_until(self, expires: float, used: float, alive: float) -> float:
         """Until when an idle connection may be lent without a further look.
 
         :param expires: what :meth:`expires` said.

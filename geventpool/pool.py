@@ -1,6 +1,6 @@
 """The pool: who gets a connection, and when one is opened, checked, cleaned and closed.
 
-The only module that waits. ``ledger.py`` says what is; ``stock.py`` opens, checks,
+The only module that waits. ``ledger.py`` says what is; ``lifecycle.py`` opens, checks,
 cleans and closes; this lends and takes back. Two thoughts carry it:
 
 * The borrower's wait is the single switch point of :meth:`Pool.acquire`; whatever else
@@ -34,7 +34,6 @@ from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool import sockets
-from geventpool.alarms import Alarms, Sleeper
 from geventpool.connector import Connector, as_connector
 from geventpool.deadline import FAR
 from geventpool.deadlocks import is_deadlocked, waiting
@@ -47,22 +46,28 @@ from geventpool.errors import (
 )
 from geventpool.holders import Holder, Holders
 from geventpool.home import Home, thread_of
-from geventpool.ledger import FOREVER, IDLE, IN_USE, Entry, Reason, State, anyone
-from geventpool.listeners import Audience, PoolStats
+from geventpool.hub_lag import HubLag
+from geventpool.ledger import FOREVER, IDLE, IN_USE, CloseReason, Entry, State, anyone
+from geventpool.lifecycle import Lifecycle
+from geventpool.listeners import Listeners, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
-from geventpool.policies import optional_seconds, seconds, shown, whole
-from geventpool.pulse import Pulse
+from geventpool.policies import (
+    check_int,
+    check_optional_seconds,
+    check_seconds,
+    safe_repr,
+)
 from geventpool.refusals import Refusal
-from geventpool.reports import Loan, counts, loans, name_of
-from geventpool.stock import Stock
+from geventpool.reports import Loan, loans, name_of, summary
+from geventpool.wait_timers import TimedWaiter, WaitTimers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Borrowed", "Pool"]
+__all__ = ["ConnectionContext", "Pool"]
 
 C = TypeVar("C")
-B = TypeVar("B", bound="Borrowed[Any]")
+B = TypeVar("B", bound="ConnectionContext[Any]")
 
 log = logging.getLogger("geventpool")
 
@@ -70,7 +75,7 @@ _numbers = itertools.count(1)
 _pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 
 
-class _Nobody:
+class _NoHolder:
     """Stands for the holder where there is none: it takes no short way."""
 
     class loan:
@@ -82,14 +87,14 @@ class _Nobody:
         return None
 
 
-_nobody = _Nobody()
+_NO_HOLDER = _NoHolder()
 #: stands for the entry of a block whose greenlet waits for one
 _PENDING: Entry[Any] = Entry()
 #: errors that may strike in the middle of anything
 _OVERFLOWS = frozenset({RecursionError, MemoryError})
 
 
-class Borrowed(Generic[C]):
+class ConnectionContext(Generic[C]):
     """A loan for the length of a ``with`` block; see :meth:`Pool.connection`."""
 
     __slots__ = ("_pool", "_timeout", "_entry")
@@ -113,11 +118,11 @@ class Borrowed(Generic[C]):
             raise RuntimeError("this block is in use: ask connection() for another")
         # The short way, as in Pool.acquire.
         current = getcurrent()
-        holder = pool._last
+        holder = pool._last_block_owner
         if holder() is not current:
             pool._check_thread()
-            holder = pool._last = ref(current)
-        if self._timeout is None and pool._is_calm and not pool._line:
+            holder = pool._last_block_owner = ref(current)
+        if self._timeout is None and pool._is_unobserved and not pool._waiters:
             try:
                 entry = pool._get_idle()
             except Empty:
@@ -126,17 +131,17 @@ class Borrowed(Generic[C]):
                 try:
                     now = pool._clock()
                     probe = pool._probe
-                    if now < entry.fit_until and (probe is None or probe(entry.conn)):
+                    if now < entry.ready_until and (probe is None or probe(entry.conn)):
                         entry.state = IN_USE
                         entry.since = now
                         entry.holder = holder
                         entry.block = self
                         self._entry = entry
                         return entry.conn
-                    pool._put_idle(entry)
+                    pool._make_idle(entry)
                 except BaseException:
                     pool._ledger.is_torn = True
-                    get_hub().loop.run_callback(pool._stock.recover)
+                    get_hub().loop.run_callback(pool._lifecycle.recover)
                     raise
         return self._wait(current)
 
@@ -171,19 +176,19 @@ class Borrowed(Generic[C]):
                 if error is not None:
                     entry.holder = None
                     pool._after_error(entry, error)
-                elif not pool._is_simple or entry.doom is not None:
+                elif not pool._release_is_trivial or entry.close_reason is not None:
                     entry.holder = None
-                    pool._stock.take_back(entry)
-                elif not pool._line:
+                    pool._lifecycle.end_loan_normally(entry)
+                elif not pool._waiters:
                     entry.state = IDLE
-                    pool._put_idle(entry)
+                    pool._make_idle(entry)
                 else:
                     entry.holder = None
-                    pool._stock.hand_on(entry)
+                    pool._lifecycle.return_clean(entry)
             except BaseException:
                 # Without a call of the pool's own, because it may be a RecursionError.
                 pool._ledger.is_torn = True
-                get_hub().loop.run_callback(pool._stock.recover)
+                get_hub().loop.run_callback(pool._lifecycle.recover)
                 raise
 
 
@@ -231,7 +236,8 @@ class Pool(Generic[C]):
     :param bool reclaim: a greenlet that dies with a connection it took by
         :meth:`acquire` loses it: the connection is closed and its place is free.
     :param listeners: :class:`~geventpool.PoolListener` objects.
-    :param Limits limits: seconds that opening, pinging, resetting and closing may take.
+    :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
+        take.
     :param Outage outage: what is done while the server cannot be reached.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
@@ -241,24 +247,24 @@ class Pool(Generic[C]):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_alarms",
+        "_timers",
         "_clock",
         "_closed",
         "_get_idle",
         "_holders",
         "_home",
-        "_is_calm",
-        "_is_simple",
-        "_known",
-        "_last",
+        "_is_unobserved",
+        "_release_is_trivial",
+        "_holders_by_id",
+        "_last_block_owner",
         "_ledger",
-        "_line",
+        "_waiters",
         "_probe",
-        "_pulse",
-        "_put_idle",
-        "_recent",
-        "_stock",
-        "_usual",
+        "_hub_lag",
+        "_make_idle",
+        "_last_holder",
+        "_lifecycle",
+        "_default_timeout",
     )
 
     @documented(PoolOptions)
@@ -289,20 +295,20 @@ class Pool(Generic[C]):
         self._max_waiting = chosen.max_waiting
         self._min_connections = chosen.min_connections
         self._backoff = chosen.backoff
-        self._limits = chosen.limits
+        self._timeouts = chosen.timeouts
         self._handoff = chosen.handoff
         #: the patience of those who ask for none of their own
-        self._usual = self._patience(None, None)
+        self._default_timeout = self._patience(None, None)
         self._reclaim = chosen.reclaim
         self._owner_only = chosen.owner_only
-        self._audience = Audience(chosen.listeners)
-        self._make_stock: Callable[..., Stock[C]] = partial(
-            Stock,
+        self._listeners = Listeners(chosen.listeners)
+        self._make_lifecycle: Callable[..., Lifecycle[C]] = partial(
+            Lifecycle,
             self._connector,
-            self._audience,
+            self._listeners,
             chosen.expiry,
             chosen.backoff,
-            chosen.limits,
+            chosen.timeouts,
             chosen.outage,
             min_connections=chosen.min_connections,
             max_connecting=chosen.max_connecting,
@@ -318,7 +324,7 @@ class Pool(Generic[C]):
         if chosen.min_connections or chosen.initial_connections:
             self._check_thread()
         if chosen.min_connections:
-            self._stock.keep_reaping()
+            self._lifecycle.ensure_reaper()
         if chosen.initial_connections:
             self._prefill(chosen.initial_connections)
 
@@ -326,34 +332,36 @@ class Pool(Generic[C]):
         """Start with nothing: at construction, and in the child after a fork."""
         self._home = Home()
         self._holders = Holders(self._holder_died, self._reclaim)
-        stock = self._stock = self._make_stock(
-            max_connections=max_connections, chore=self._holders.sweep
+        lifecycle = self._lifecycle = self._make_lifecycle(
+            max_connections=max_connections, on_sweep=self._holders.sweep
         )
-        stock.clock = self._clock
-        ledger = self._ledger = stock.ledger
+        lifecycle.clock = self._clock
+        ledger = self._ledger = lifecycle.ledger
         ledger.owner_only = self._owner_only and self._reclaim
-        self._alarms = Alarms(self._usual, ledger.line)
-        self._pulse = Pulse(stock.attend, stock.now)
+        self._timers = WaitTimers(self._default_timeout, ledger.waiters)
+        self._hub_lag = HubLag(lifecycle.attend, lifecycle.now)
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
 
         # What the uncontended loan touches, bound once.
-        self._known = self._holders.known if stock.is_calm else {}
+        self._holders_by_id = self._holders.by_id if lifecycle.is_unobserved else {}
         #: who borrowed or gave back last: most often the one who does next
-        self._recent: Any = _nobody
+        self._last_holder: Any = _NO_HOLDER
         #: who entered a block last
-        self._last: Callable[[], greenlet | None] = _nobody
-        self._line = ledger.line
+        self._last_block_owner: Callable[[], greenlet | None] = _NO_HOLDER
+        self._waiters = ledger.waiters
         self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
-        self._put_idle = ledger.idle_queue.put_nowait
-        self._probe = stock.probe
-        self._is_calm = stock.is_calm
+        self._make_idle = ledger.idle_queue.put_nowait
+        self._probe = lifecycle.probe
+        self._is_unobserved = lifecycle.is_unobserved
         #: a connection that comes back is only to be noted
-        self._is_simple = stock.is_plain and stock.needs_reset is None
+        self._release_is_trivial = (
+            lifecycle.return_is_trivial and lifecycle.needs_reset is None
+        )
 
     def _prefill(self, number: int) -> None:
         try:
-            self._stock.opener.prefill(number)
+            self._lifecycle.opener.prefill(number)
         except BaseException:
             # Whoever is interrupted while constructing has no pool to close.
             self.close(timeout=0)
@@ -361,11 +369,11 @@ class Pool(Generic[C]):
 
     def _rule(self, clock: Callable[[], float]) -> None:
         """Tell the time by *clock* from now on: seconds, monotonic. For tests."""
-        self._clock = self._stock.clock = clock
+        self._clock = self._lifecycle.clock = clock
 
     # Borrowing.
 
-    def connection(self, timeout: float | None = None) -> Borrowed[C]:
+    def connection(self, timeout: float | None = None) -> ConnectionContext[C]:
         """A connection for the length of a ``with`` block.
 
         ::
@@ -386,7 +394,7 @@ class Pool(Generic[C]):
         :param timeout: seconds to wait at most; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
         """
-        block: Borrowed[C] = Borrowed()
+        block: ConnectionContext[C] = ConnectionContext()
         block._pool = self
         block._timeout = timeout
         block._entry = None
@@ -425,11 +433,13 @@ class Pool(Generic[C]):
         current = getcurrent()
         # The short way: a whole uncontended loan, written out, for each call would cost
         # a tenth of it. A greenlet that is known is one of this thread.
-        holder = self._recent
+        holder = self._last_holder
         if holder() is not current:
-            holder = self._recent = self._known.get(id(current), _nobody)
+            holder = self._last_holder = self._holders_by_id.get(
+                id(current), _NO_HOLDER
+            )
         if retry is None and timeout is None and reclaim:
-            if holder.loan is None and not self._line:
+            if holder.loan is None and not self._waiters:
                 try:
                     entry = self._get_idle()
                 except Empty:
@@ -438,7 +448,7 @@ class Pool(Generic[C]):
                     try:
                         now = self._clock()
                         probe = self._probe
-                        if now < entry.fit_until and (
+                        if now < entry.ready_until and (
                             probe is None or probe(entry.conn)
                         ):
                             entry.state = IN_USE
@@ -446,24 +456,24 @@ class Pool(Generic[C]):
                             entry.holder = holder
                             holder.loan = entry
                             return entry.conn
-                        self._put_idle(entry)
+                        self._make_idle(entry)
                     except BaseException:
                         self._ledger.is_torn = True
-                        get_hub().loop.run_callback(self._stock.recover)
+                        get_hub().loop.run_callback(self._lifecycle.recover)
                         raise
         entry = self._borrow(retry, timeout)
         try:
-            if holder is _nobody:
-                holder = self._holders.enlist(current)
+            if holder is _NO_HOLDER:
+                holder = self._holders.register(current)
             if reclaim:
                 entry.holder = holder
-                holder.took(entry)
+                holder.set_loan(entry)
             else:
                 entry.holder = ref(current)
         except BaseException:
             entry.holder = None
             self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._stock.recover)
+            get_hub().loop.run_callback(self._lifecycle.recover)
             raise
         return entry.conn
 
@@ -471,46 +481,46 @@ class Pool(Generic[C]):
         """An entry that is in use; its holder is still to be noted. *May switch.*"""
         self._check_thread()
         if timeout is not None:
-            timeout = seconds("timeout", timeout)
+            timeout = check_seconds("timeout", timeout)
         if retry is not None:
-            whole("retry", retry)
+            check_int("retry", retry)
         if self._closed:
             raise PoolClosedError(f"Pool {self.name!r} is closed")
         if self._ledger.is_torn:
-            self._stock.recover()
+            self._lifecycle.recover()
         started = self._clock()
         entry = self._fit(started)
         waited = 0.0
         if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
-            waited = 0.0 if self._is_calm else self._clock() - started
-        if not self._is_calm:
+            waited = 0.0 if self._is_unobserved else self._clock() - started
+        if not self._is_unobserved:
             self._tell_acquired(entry, waited)
         return entry
 
     def _fit(self, now: float) -> Entry[C] | None:
         """An idle entry, in use from now on, if nobody waits and one is fit."""
-        if self._line:
+        if self._waiters:
             return None
         try:
-            entry = self._stock.fit(now)
+            entry = self._lifecycle.take_ready(now)
             if entry is not None:
                 self._lend(entry, now)
         except BaseException:
             self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._stock.recover)
+            get_hub().loop.run_callback(self._lifecycle.recover)
             raise
         return entry
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
         try:
-            self._audience.tell("acquired", entry.conn, waited)
+            self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
             # A listener was interrupted: the borrower will never know of the entry.
             self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._stock.recover)
+            get_hub().loop.run_callback(self._lifecycle.recover)
             if entry.state is IN_USE:
-                self._stock.pass_on(entry)
+                self._lifecycle.assign_or_close(entry)
             raise
         if entry.state is not IN_USE:
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
@@ -543,11 +553,11 @@ class Pool(Generic[C]):
     ) -> Entry[C]:
         """An entry that was returned or opened meanwhile. *May switch.*"""
         ledger = self._ledger
-        patience = self._usual
+        patience = self._default_timeout
         if retry is not None or timeout is not None:
             patience = self._patience(retry, timeout)
         if self._max_waiting is not None:
-            if len(ledger.line) + len(self._pollers) >= self._max_waiting:
+            if len(ledger.waiters) + len(self._pollers) >= self._max_waiting:
                 raise self._refusal(TooManyWaitingError, started)
         if not self._handoff and not ledger.has_room:
             entry = self._poll(retry, patience, started)
@@ -568,64 +578,64 @@ class Pool(Generic[C]):
         ledger = self._ledger
         hub = get_hub()
         current = getcurrent()
-        slot: Sleeper[C] = Sleeper(current, hub.loop)
+        waiter: TimedWaiter[C] = TimedWaiter(current, hub.loop)
         if is_own and limit is not None:
-            slot.ends = started + limit
-        lost = self._pulse.lost
+            waiter.ends = started + limit
+        lost = self._hub_lag.total
         kind = PoolExhaustedError
         try:
-            ledger.join(slot)
-            waiting[current] = slot
+            ledger.add_waiter(waiter)
+            waiting[current] = waiter
             if ledger.has_room or ledger.idle:
-                self._stock.serve()
+                self._lifecycle.serve()
             elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
             if limit != 0 and current is not hub:
-                if not self._pulse.is_beating:
-                    self._pulse.start()
-                self._alarms.sleep(hub, slot, limit)
-            if slot.entry is None and slot.error is None:
+                if not self._hub_lag.is_running:
+                    self._hub_lag.start()
+                self._timers.sleep(hub, waiter, limit)
+            if waiter.entry is None and waiter.error is None:
                 if is_deadlocked(ledger, certain=False):
                     kind = PoolDeadlockError
-                ledger.leave(slot)
+                ledger.remove_waiter(waiter)
             waiting.pop(current, None)
-            self._alarms.rest()
+            self._timers.stop_if_unused()
         except BaseException as error:
             # A kill, a foreign Timeout, a LoopExit; or an error of the pool's own, such
             # as a RecursionError. So the slot leaves the line without a call.
-            if current in ledger.line and ledger.line[current] is slot:
-                del ledger.line[current]
-            if current in waiting and waiting[current] is slot:
+            if current in ledger.waiters and ledger.waiters[current] is waiter:
+                del ledger.waiters[current]
+            if current in waiting and waiting[current] is waiter:
                 del waiting[current]
             if error.__class__ in _OVERFLOWS:
                 ledger.is_torn = True
-            self._step_out(slot)
+            self._step_out(waiter)
             raise
-        if slot.entry is not None:
-            if slot.entry.slot is not slot:
+        if waiter.entry is not None:
+            if waiter.entry.waiter is not waiter:
                 raise self._lost_at_hand_over()
-            slot.entry.slot = None
-            return slot.entry
-        if slot.error is not None:
-            raise slot.error
+            waiter.entry.waiter = None
+            return waiter.entry
+        if waiter.error is not None:
+            raise waiter.error
         raise self._refusal(kind, started, lost)
 
-    def _step_out(self, slot: Sleeper[C]) -> None:
+    def _step_out(self, waiter: TimedWaiter[C]) -> None:
         """An exception ended a wait. What was handed over goes on to the next."""
-        entry = slot.entry
+        entry = waiter.entry
         try:
-            slot.let_be()
-            self._alarms.rest()
-            if entry is not None and entry.slot is slot:
-                entry.slot = None
-                self._stock.pass_on(entry)
+            waiter.cancel_wake()
+            self._timers.stop_if_unused()
+            if entry is not None and entry.waiter is waiter:
+                entry.waiter = None
+                self._lifecycle.assign_or_close(entry)
             if self._ledger.is_torn:
-                get_hub().loop.run_callback(self._stock.recover)
+                get_hub().loop.run_callback(self._lifecycle.recover)
         except BaseException:
-            if entry is not None and entry.slot is slot:
-                entry.slot = None
+            if entry is not None and entry.waiter is waiter:
+                entry.waiter = None
             self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._stock.recover)
+            get_hub().loop.run_callback(self._lifecycle.recover)
             raise
 
     def _lost_at_hand_over(self) -> PoolClosedError:
@@ -665,18 +675,18 @@ class Pool(Generic[C]):
         now = self._clock()
         waited = now - started
         remarks = []
-        if lost is not None and (blocked := self._pulse.so_far() - lost) > 0.1:
+        if lost is not None and (blocked := self._hub_lag.measured() - lost) > 0.1:
             remarks.append(("the hub was blocked for {:.1f} s of it", blocked))
-        since = self._stock.opener.breaker.since
+        since = self._lifecycle.opener.breaker.since
         if since is not None:
             remarks.append(("no connection could be opened for {:.1f} s", now - since))
         error = kind(Refusal(self.name, kind, waited, self._ledger, now, remarks))
         if (
-            self._stock.opener.failure is not None
-            and self._stock.opener.failure[0] >= started
+            self._lifecycle.opener.failure is not None
+            and self._lifecycle.opener.failure[0] >= started
         ):
-            error.__cause__ = self._stock.opener.failure[1]
-        self._audience.tell("exhausted", waited)
+            error.__cause__ = self._lifecycle.opener.failure[1]
+        self._listeners.notify("exhausted", waited)
         return error
 
     # Giving back.
@@ -702,32 +712,38 @@ class Pool(Generic[C]):
             Nothing is changed.
         """
         current = getcurrent()
-        holder = self._recent
+        holder = self._last_holder
         if holder() is not current:
-            holder = self._recent = self._known.get(id(current), _nobody)
+            holder = self._last_holder = self._holders_by_id.get(
+                id(current), _NO_HOLDER
+            )
         entry = holder.loan
         if entry is not None and entry.conn is conn:
             # The short way: what it borrowed last.
             holder.loan = None
             try:
-                if not self._is_simple or entry.doom is not None:
+                if not self._release_is_trivial or entry.close_reason is not None:
                     entry.holder = None
-                    self._stock.take_back(entry)
-                elif not self._line:
+                    self._lifecycle.end_loan_normally(entry)
+                elif not self._waiters:
                     entry.state = IDLE
-                    self._put_idle(entry)
+                    self._make_idle(entry)
                 else:
                     entry.holder = None
-                    self._stock.hand_on(entry)
+                    self._lifecycle.return_clean(entry)
             except BaseException:
                 self._ledger.is_torn = True
-                get_hub().loop.run_callback(self._stock.recover)
+                get_hub().loop.run_callback(self._lifecycle.recover)
                 raise
             return
         if self._home.is_this_thread:
-            self._finish_loan(self._claim(conn, anyone), self._stock.take_back)
+            self._finish_loan(
+                self._claim(conn, anyone), self._lifecycle.end_loan_normally
+            )
         else:
-            self._send_home(self._lent_to_other(conn, anyone), self._stock.take_back)
+            self._send_home(
+                self._lent_to_other(conn, anyone), self._lifecycle.end_loan_normally
+            )
 
     def drop(self, conn: C, anyone: bool = False) -> None:
         """Part with a connection that is lent to the caller, or idle.
@@ -748,12 +764,14 @@ class Pool(Generic[C]):
             return
         self._check_thread()
         if entry is not None and entry.conn is conn and entry.state is IDLE:
-            self._finish_loan(entry, self._stock.retire, Reason.DROPPED)
+            self._finish_loan(entry, self._lifecycle.close_entry, CloseReason.DROPPED)
         elif self._is_own(conn):
-            self._finish_loan(self._claim(conn), self._stock.discard, Reason.DROPPED)
+            self._finish_loan(
+                self._claim(conn), self._lifecycle.terminate, CloseReason.DROPPED
+            )
         else:
             entry = self._claim(conn, anyone)
-            self._finish_loan(entry, self._stock.discard_soon, Reason.DROPPED)
+            self._finish_loan(entry, self._lifecycle.discard_soon, CloseReason.DROPPED)
 
     def _is_own(self, conn: C) -> bool:
         """Whether *conn* is on loan to the caller."""
@@ -768,7 +786,7 @@ class Pool(Generic[C]):
             work(entry, *args)
         except BaseException:
             self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._stock.recover)
+            get_hub().loop.run_callback(self._lifecycle.recover)
             raise
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
@@ -797,15 +815,15 @@ class Pool(Generic[C]):
         self._on_loan(conn)
         if greenlet is not None:
             # Before the loan is changed, for it may fail.
-            self._holders.enlist(greenlet)
+            self._holders.register(greenlet)
         self._hand_to(greenlet, self._claim(conn))
 
     def _hand_to(self, greenlet: greenlet | None, entry: Entry[C]) -> None:
         if greenlet is None:
             entry.holder = anyone
         else:
-            entry.holder = holder = self._holders.enlist(greenlet)
-            holder.took(entry)
+            entry.holder = holder = self._holders.register(greenlet)
+            holder.set_loan(entry)
 
     def _lent_to_other(self, conn: C, anyone: bool = False) -> Entry[C]:
         """The entry of a loan that the caller, no greenlet of this thread, may end."""
@@ -830,21 +848,21 @@ class Pool(Generic[C]):
     ) -> None:
         if (entry.state, entry.holder, entry.since) == (state, holder, since):
             if state is IN_USE:
-                self._stock.end_loan(entry)
+                self._lifecycle.end_loan(entry)
             self._finish_loan(entry, work)
 
     def _part_with(self, entry: Entry[C]) -> None:
         if entry.state is IDLE:
-            self._stock.retire(entry, Reason.DROPPED)
+            self._lifecycle.close_entry(entry, CloseReason.DROPPED)
         else:
-            self._stock.discard(entry, Reason.DROPPED)
+            self._lifecycle.terminate(entry, CloseReason.DROPPED)
 
     def _on_loan(self, conn: C) -> Entry[C]:
         """The entry of a connection that somebody has borrowed."""
         entry = self._ledger.lent(conn)
-        if entry.slot is not None:
+        if entry.waiter is not None:
             # Its loan has ended: a waiter will have it that has not run yet.
-            raise ConnectionNotFoundError(f"given back before: {shown(conn)}")
+            raise ConnectionNotFoundError(f"given back before: {safe_repr(conn)}")
         return entry
 
     def _claim(self, conn: C, anyone: bool = False) -> Entry[C]:
@@ -853,7 +871,7 @@ class Pool(Generic[C]):
         entry = self._on_loan(conn)
         if not anyone:
             self._check_right(entry)
-        self._stock.end_loan(entry)
+        self._lifecycle.end_loan(entry)
         return entry
 
     def _check_right(self, entry: Entry[C]) -> None:
@@ -865,7 +883,7 @@ class Pool(Generic[C]):
         if not self._may_help(entry, current):
             raise ConnectionNotFoundError(
                 f"lent to {name_of(holder)}, not to the caller {name_of(current)}: "
-                f"{shown(entry.conn)}; "
+                f"{safe_repr(entry.conn)}; "
                 "transfer() hands a loan over"
             )
 
@@ -876,7 +894,7 @@ class Pool(Generic[C]):
         if current is get_hub_if_exists():
             return True
         # One that borrows itself may be releasing for the second time.
-        return not self._owner_only and id(current) not in self._holders.known
+        return not self._owner_only and id(current) not in self._holders.by_id
 
     def _check_thread(self) -> None:
         """See to it that the calling thread is the pool's, and its hub the same."""
@@ -889,7 +907,7 @@ class Pool(Generic[C]):
 
     def _start_over(self) -> None:
         """Begin with nothing: the event loop was destroyed, and all that it served."""
-        for waiter in self._line:
+        for waiter in self._waiters:
             waiting.pop(waiter, None)
         self._forked()
         self._home.enter()
@@ -897,26 +915,26 @@ class Pool(Generic[C]):
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: keep its connection only if it is in step."""
         connector = self._connector
-        condemned = survives = False
+        must_renew_all = survives = False
         if isinstance(error, Exception):
             try:
-                condemned = connector.condemns(error)
-                survives = not condemned and connector.survives(error)
+                must_renew_all = connector.condemns(error)
+                survives = not must_renew_all and connector.survives(error)
             except Exception:
                 log.exception("asked about %r, %r failed", error, connector)
         if survives:
-            self._stock.take_back(entry)
+            self._lifecycle.end_loan_normally(entry)
         else:
-            self._stock.suspect_after(error)
-            self._stock.discard(entry, Reason.BORROWER_FAILED)
-        if condemned:
+            self._lifecycle.revalidate_after(error)
+            self._lifecycle.terminate(entry, CloseReason.BORROWER_FAILED)
+        if must_renew_all:
             self.drain()
 
     def _holder_died(self, holder: Holder) -> None:
         """In the hub: a greenlet has ended with connections it never gave back."""
         for entry in holder.loans:
             if entry.state is IN_USE and entry.holder is holder:
-                self._stock.discard(entry, Reason.HOLDER_DIED)
+                self._lifecycle.terminate(entry, CloseReason.HOLDER_DIED)
 
     # Letting go.
 
@@ -929,7 +947,7 @@ class Pool(Generic[C]):
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
         self._check_thread()
-        self._stock.drop_expired()
+        self._lifecycle.drop_expired()
 
     def drain(self) -> None:
         """Renew all connections and stay open. Never switches.
@@ -940,9 +958,9 @@ class Pool(Generic[C]):
         reached, the next who asks tries it at once.
         """
         self._check_thread()
-        self._stock.drain()
+        self._lifecycle.drain()
 
-    def suspect(self) -> None:
+    def revalidate(self) -> None:
         """Lend no idle connection before it was seen to be alive. Never switches.
 
         For those who learn otherwise than by an error in a ``with`` block that the
@@ -952,7 +970,7 @@ class Pool(Generic[C]):
         requests it broke, and nobody else.
         """
         self._check_thread()
-        self._stock.suspect()
+        self._lifecycle.revalidate()
 
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
@@ -963,9 +981,9 @@ class Pool(Generic[C]):
         :raises TypeError: *max_connections* is no whole number.
         :raises ValueError: it is below 1 or below the pool's *min_connections*.
         """
-        whole("max_connections", max_connections, max(1, self._min_connections))
+        check_int("max_connections", max_connections, max(1, self._min_connections))
         self._check_thread()
-        self._stock.resize(max_connections)
+        self._lifecycle.resize(max_connections)
 
     def close(self, timeout: float | None = None) -> list[Loan]:
         """Close for good: afterwards nothing can be borrowed, and nothing is open.
@@ -983,16 +1001,16 @@ class Pool(Generic[C]):
         :raises TypeError: *timeout* is no number.
         :raises ValueError: *timeout* is negative, NaN or infinite.
         """
-        timeout = optional_seconds("timeout", timeout)
+        timeout = check_optional_seconds("timeout", timeout)
         self._check_thread()
         if not self._closed:
             self._closed = True
-            for slot in list(self._line.values()):
+            for waiter in list(self._waiters.values()):
                 error = PoolClosedError(
                     f"Pool {self.name!r} was closed while you waited"
                 )
-                self._ledger.fail(slot, error)
-            self._stock.close()
+                self._ledger.fail(waiter, error)
+            self._lifecycle.close()
         if getcurrent() is not gevent.get_hub():
             self._wait_for_all(timeout)
         return self._cut_off()
@@ -1003,8 +1021,8 @@ class Pool(Generic[C]):
             left = None if deadline is None else deadline - self._clock()
             if left is not None and left <= 0:
                 return
-            self._stock.changed.clear()
-            self._stock.changed.wait(left)
+            self._lifecycle.changed.clear()
+            self._lifecycle.changed.wait(left)
 
     def _others(self) -> list[Entry[C]]:
         """What is not yet closed and not held by the caller."""
@@ -1024,7 +1042,7 @@ class Pool(Generic[C]):
             return []
         lent = [entry for entry in left if entry.state is IN_USE]
         report = loans(lent, self._clock())
-        self._stock.cut_off(left)
+        self._lifecycle.cut_off(left)
         return report
 
     def __enter__(self) -> Pool[C]:
@@ -1048,18 +1066,18 @@ class Pool(Generic[C]):
         and some drivers' connections know their pool. What is lent stays with its
         borrower.
         """
-        stock = getattr(self, "_stock", None)
-        if stock is not None:
+        lifecycle = getattr(self, "_lifecycle", None)
+        if lifecycle is not None:
             if self._home.is_this_thread:
-                _let_go(self._holders, stock)
+                _let_go(self._holders, lifecycle)
             else:
                 # What the loop knows of, no other thread may touch.
-                self._home.call(_let_go, self._holders, stock)
+                self._home.call(_let_go, self._holders, lifecycle)
 
     def _forked(self) -> None:
         """In the child: begin with nothing, and leave the parent's sockets alone."""
-        self._holders.known.clear()
-        self._stock.forget()
+        self._holders.by_id.clear()
+        self._lifecycle.forget()
         self._begin(self._ledger.max_connections)
 
     # Being looked at.
@@ -1104,23 +1122,23 @@ class Pool(Generic[C]):
             checking=len(ledger.checking),
             resetting=len(ledger.resetting),
             closing=len(ledger.closing),
-            waiting=len(ledger.line) + len(self._pollers),
-            paused=self._stock.opener.breaker.paused,
-            counts=self._audience.counts(),
+            waiting=len(ledger.waiters) + len(self._pollers),
+            paused=self._lifecycle.opener.breaker.paused,
+            totals=self._listeners.totals(),
         )
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
-        if self._stock.opener.breaker.paused and not state:
+        if self._lifecycle.opener.breaker.paused and not state:
             state = " paused"
-        return f"<{type(self).__name__} {self.name!r}{state} {counts(self._ledger)}>"
+        return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"
 
 
-def _let_go(holders: Holders, stock: Stock[Any]) -> None:
+def _let_go(holders: Holders, lifecycle: Lifecycle[Any]) -> None:
     """Let go of what a pool kept that nobody knows any more. Never switches."""
     # A greenlet that outlives many pools must not collect their links.
-    holders.disband()
-    stock.let_go()
+    holders.clear()
+    lifecycle.terminate_all()
 
 
 #: A name that a parameter called "greenlet" does not hide.

@@ -19,7 +19,7 @@ import greenlet
 
 from geventpool.ledger import Entry, Ledger, anyone
 
-__all__ = ["Loan", "Sighting", "counts", "loans", "name_of", "numbers", "worded"]
+__all__ = ["Loan", "Sighting", "summary", "loans", "name_of", "numbers", "worded"]
 
 #: A name is shown up to so many characters.
 NAME = 60
@@ -56,13 +56,13 @@ def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:
         ledger.in_use,
         len(ledger.opening),
         len(ledger.closing),
-        len(ledger.line),
+        len(ledger.waiters),
         len(ledger.checking),
         len(ledger.resetting),
     )
 
 
-def counts(ledger: Ledger[Any]) -> str:
+def summary(ledger: Ledger[Any]) -> str:
     """The counts of a pool, as its ``repr`` shows them."""
     return worded(numbers(ledger))
 
@@ -103,8 +103,8 @@ class Sighting:
         self._place: tuple[Any, ...] | str
         if holder is not None:
             self._who, self._place = _who(holder), _stands(holder)
-        elif entry.slot is not None:
-            self._who, self._place = _who(entry.slot.greenlet), "the end of its wait"
+        elif entry.waiter is not None:
+            self._who, self._place = _who(entry.waiter.greenlet), "the end of its wait"
         elif entry.holder is anyone:
             self._who = "nobody in particular"
             self._place = "no line: it was handed over by transfer(conn, None)"

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeepAlive",
-    "abandon",
+    "terminate",
     "abort",
     "after_fork",
     "dial",
     "dial_unix",
     "find_socket",
     "is_quiet",
-    "sever",
+    "redirect_to_null",
 ]
 
 log = logging.getLogger(__name__)
@@ -169,10 +169,10 @@ def dial_unix(
     with _deadline(timeout, repr(path)):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _knock(sock, os.fspath(path))
+            _connect_unix(sock, os.fspath(path))
         except BaseException:
             # Killed or timed out as well: nobody else knows of this descriptor.
-            abandon(sock)
+            terminate(sock)
             raise
         return _secure(sock, ssl, server_hostname)
 
@@ -248,7 +248,7 @@ def _reach(
         sock.settimeout(None)
     except BaseException:
         # Killed or timed out as well: nobody else knows of this descriptor.
-        abandon(sock)
+        terminate(sock)
         raise
     return sock
 
@@ -260,7 +260,7 @@ def _refuse_itself(sock: socket.socket) -> None:
         raise ConnectionRefusedError(ECONNREFUSED, "connected to itself: no server")
 
 
-def _knock(sock: socket.socket, path: str | bytes) -> None:
+def _connect_unix(sock: socket.socket, path: str | bytes) -> None:
     # A Unix socket whose backlog is full answers EAGAIN, yet counts as writable:
     # gevent's connect would then spin on the processor until the server accepts.
     sock.settimeout(0.0)
@@ -284,13 +284,13 @@ def _secure(
         tls = _wrapped(sock, ssl, server_hostname)
     except BaseException:
         # Nobody else knows of this descriptor.
-        abandon(sock)
+        terminate(sock)
         raise
     try:
         tls.do_handshake()
     except BaseException:
         # Killed or timed out as well; the wrapper is the owner now.
-        abandon(tls)
+        terminate(tls)
         raise
     return tls
 
@@ -407,11 +407,12 @@ def after_fork() -> Iterator[None]:
     """
     A block in which sockets are let go of as a forked child must.
 
-    For ``os.register_at_fork(after_in_child=...)``: within it :func:`abandon`,
-    :func:`abort` and :func:`sever` close the child's copy of the descriptor and
-    nothing else. The copies of the parent's greenlets which wait on it are not woken
-    (they would go on with the parent's work in the child), and :func:`abort` resets
-    nothing, since the parent's connection is the same. The block must not switch.
+    For ``os.register_at_fork(after_in_child=...)``: within it :func:`terminate`,
+    :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor
+    and nothing else. The copies of the parent's greenlets that wait on it are not
+    woken, since they would go on with the parent's work in the child. :func:`abort`
+    resets nothing, since the parent's connection is the same. The block must not
+    switch.
     """
     global _in_child
     _in_child = True
@@ -421,7 +422,7 @@ def after_fork() -> Iterator[None]:
         _in_child = False
 
 
-def abandon(sock: Any) -> None:
+def terminate(sock: Any) -> None:
     """
     Let go of the descriptor at once, without a goodbye. Never switches or raises.
 
@@ -455,7 +456,7 @@ def abandon(sock: Any) -> None:
 
 def abort(sock: Any) -> None:
     """
-    Like :func:`abandon`, but the peer gets a reset and nothing is delivered any more.
+    Like :func:`terminate`, but the peer gets a reset and nothing is delivered any more.
 
     For a stream that is out of step: it spares this side the minute of TIME_WAIT
     which each closed connection costs. Never switches or raises.
@@ -466,10 +467,10 @@ def abort(sock: Any) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         except OSError:
             pass  # closed already, or of a kind without it
-    abandon(sock)
+    terminate(sock)
 
 
-def sever(descriptor: int) -> None:
+def redirect_to_null(descriptor: int) -> None:
     """
     Cut a connection whose descriptor somebody else owns. Never switches.
 

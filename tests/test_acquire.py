@@ -136,7 +136,7 @@ def test_a_connector_without_opinions_is_not_asked():
             pass
 
     pool = warm(make(Plain()))
-    assert pool._probe is None and pool._stock.needs_reset is None
+    assert pool._probe is None and pool._lifecycle.needs_reset is None
     assert pool.acquire() is not None
 
 
@@ -170,7 +170,7 @@ def test_counters_tell_direct_loans_from_waited_ones():
     pool = warm(make(listeners=[counters]))
     with pool.connection():
         pass
-    counts = pool.stats().counts
+    counts = pool.stats().totals
     assert (counts.acquired, counts.waited, counts.opened) == (2, 1, 1)
     assert counts.released == 2
 
@@ -194,7 +194,7 @@ def test_stats_are_a_snapshot():
     with pool.connection():
         stats = pool.stats()
     assert before.size == 0 and stats.in_use == stats.size == 1
-    assert stats.counts is None
+    assert stats.totals is None
     with pytest.raises(AttributeError):
         stats.size = 3
 

@@ -74,7 +74,7 @@ def test_one_who_may_try_first_and_succeeds_ends_the_outage():
     """Also if the pause had been given up meanwhile."""
     breaker = Breaker(Outage(failures=1), 4)
     breaker.failed(10)
-    breaker.relent()
+    breaker.half_open()
     assert breaker.limit == 1 and not breaker.paused
     assert breaker.succeeded(30) == 20
     assert breaker.limit == 1
@@ -84,7 +84,7 @@ def test_one_who_may_try_first_and_fails_begins_the_next_pause():
     """One failure, not as many as at first."""
     breaker = Breaker(Outage(failures=3), 4)
     failing(breaker, 3)
-    breaker.relent()
+    breaker.half_open()
     assert breaker.failed(30)
 
 
@@ -100,7 +100,7 @@ def test_the_pauses_grow_until_a_success():
 
 @settings(deadline=None)
 @given(
-    st.lists(st.sampled_from(("failed", "succeeded", "relent")), max_size=40),
+    st.lists(st.sampled_from(("failed", "succeeded", "half_open")), max_size=40),
     st.integers(1, 8),
     st.none() | st.integers(1, 4),
 )
@@ -108,8 +108,8 @@ def test_it_is_either_paused_or_lets_somebody_try(events, most, failures):
     """Whatever happens, in whatever order."""
     breaker = Breaker(Outage(failures=failures), most)
     for moment, event in enumerate(events):
-        if event == "relent":
-            breaker.relent()
+        if event == "half_open":
+            breaker.half_open()
         else:
             getattr(breaker, event)(moment)
         assert (breaker.limit == 0) == breaker.paused

@@ -40,13 +40,13 @@ def test_one_loan_pings_one_idle_connection(lifo, suspects):
     pool, clock = make(connector, 20, lifo=lifo, ping_after=None if suspects else 10.0)
     clock.advance(60)
     if suspects:
-        pool.suspect()
+        pool.revalidate()
     for number in range(1, 4):
         with pool.connection():
             assert pings(connector) == number or not suspects
         clock.advance(60)
         if suspects:
-            pool.suspect()
+            pool.revalidate()
     gevent.idle()
     assert pings(connector) == 3
     check(pool)
@@ -91,7 +91,7 @@ def test_one_that_need_not_be_checked_is_lent_though_others_must_be(lifo):
     clock.advance(60)
     entries = list(pool._ledger.all_in(_IDLE))
     fresh = entries[0] if lifo else entries[-1]
-    fresh.fit_until = clock() + 5
+    fresh.ready_until = clock() + 5
     assert pool.acquire() is fresh.conn
     assert pings(connector) == 0
     pool.release(fresh.conn)
@@ -104,7 +104,7 @@ def test_who_joins_the_line_has_the_idle_ones_looked_through_as_well():
     pool, clock = make(connector, 10, ping_after=10.0)
     clock.advance(60)
     fresh = next(iter(pool._ledger.all_in(_IDLE)))
-    fresh.fit_until = clock() + 5
+    fresh.ready_until = clock() + 5
     waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
     gevent.idle()
     assert [waiter.ready() for waiter in waiters] == [True, False]
@@ -121,7 +121,7 @@ def test_one_behind_that_is_broken_or_too_old_is_seen_to():
     pool, clock = make(connector, 6, ping_after=10.0, min_connections=2)
     clock.advance(60)
     entries = list(pool._ledger.all_in(_IDLE))
-    entries[1].fit_until = clock() + 5
+    entries[1].ready_until = clock() + 5
     entries[1].conn.is_usable = False
     entries[0].expires = clock()
     with pool.connection():
@@ -153,7 +153,7 @@ def test_a_failed_routine_ping_makes_suspects_of_the_others():
     for entry in pool._ledger.all_in(_IDLE):
         entry.alive = entry.alive if entry is first else clock()
     connector.script("ping", ConnectionResetError())
-    pool._stock.sweep()
+    pool._lifecycle.sweep()
     gevent.idle()
     assert pings(connector) == 1
     with pool.connection():
@@ -192,7 +192,7 @@ def test_a_look_at_a_connection_that_is_interrupted_costs_no_place(error):
 
     usable, connector.is_usable = connector.is_usable, fail
     with pytest.raises(error):
-        pool._stock.fit(clock())
+        pool._lifecycle.take_ready(clock())
     connector.is_usable = usable
     check_capacity(pool)
 
@@ -212,9 +212,9 @@ def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
 
     entry = next(iter(pool._ledger.all_in(_IDLE)))
     work = {
-        "lend": lambda: pool._stock.fit(clock()),
+        "lend": lambda: pool._lifecycle.take_ready(clock()),
         "return": lambda: pool.release(entry.conn, anyone=True),
-        "sweep": lambda: pool._stock._look_at(entry, clock()),
+        "sweep": lambda: pool._lifecycle._look_at(entry, clock()),
     }[verb]
     waiter = gevent.Greenlet(_refused, pool)
     if verb == "return":

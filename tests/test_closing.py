@@ -12,13 +12,13 @@ from gevent.event import Event
 
 from geventpool import (
     Backoff,
+    CloseReason,
     ConnectionNotFoundError,
-    Limits,
     Pool,
     PoolClosedError,
     PoolExhaustedError,
-    Reason,
     TcpConnection,
+    Timeouts,
 )
 from geventpool.listeners import PoolListener
 from geventpool.testing import (
@@ -39,9 +39,9 @@ class Witness(PoolListener):
     """Remembers why each connection was closed."""
 
     def __init__(self) -> None:
-        self.reasons: list[Reason] = []
+        self.reasons: list[CloseReason] = []
 
-    def closed(self, conn: Any, reason: Reason) -> None:
+    def closed(self, conn: Any, reason: CloseReason) -> None:
         self.reasons.append(reason)
 
 
@@ -445,7 +445,7 @@ def test_a_goodbye_that_fails_lets_go_all_the_same(
     script = OSError("reset by peer") if end == "raises" else Event()
     connector.script("close", script)
     limit = 0 if end == "takes too long" else 5
-    pool = Pool(connector, limits=Limits(close=limit))
+    pool = Pool(connector, timeouts=Timeouts(close=limit))
     conns = fill(pool, 2)
     assert pool.close(timeout=0.01 if end == "is cut off" else None) == []
     gevent.idle()
@@ -538,7 +538,7 @@ def test_nothing_is_opened_after_close(connector: ScriptedConnector) -> None:
     """Not for the stock, and not by the reaper, which has ended."""
     pool = Pool(connector, min_connections=2)
     gevent.idle()
-    reaper = pool._stock.reaper
+    reaper = pool._lifecycle.reaper
     pool.close()
     pool.drop_expired()
     pool.drain()
@@ -661,7 +661,7 @@ def test_drain_renews_the_idle_ones_now(connector: ScriptedConnector) -> None:
     assert seen == []
     gevent.idle()
     assert [conn.end for conn in old] == ["closed"] * 3
-    assert witness.reasons == [Reason.DRAINED] * 3
+    assert witness.reasons == [CloseReason.DRAINED] * 3
     assert pool.acquire() not in old
 
 
@@ -785,7 +785,7 @@ def test_less_room_closes_idle_ones(connector: ScriptedConnector) -> None:
         pool.resize(2)
     assert seen == []
     gevent.idle()
-    assert witness.reasons == [Reason.SURPLUS] * 3
+    assert witness.reasons == [CloseReason.SURPLUS] * 3
     assert pool.stats().idle == 2
     check_capacity(pool)
 

@@ -103,7 +103,7 @@ def test_any_connection_with_a_socket_can_be_asked_and_discarded(echo: Echo) -> 
     conn._sock = sockets.dial(echo.host, echo.port, timeout=5)
     with no_switch():
         assert conn.is_quiet()
-        assert conn.discard() is True
+        assert conn.terminate() is True
         assert not conn.is_quiet()
     assert conn.calls == []
     echo.wait_open(0)
@@ -113,7 +113,7 @@ def test_without_a_socket_nothing_can_be_discarded() -> None:
     """Where no socket is found, nothing speaks against it; close() might wait."""
     conn = Minimal()
     assert conn.is_quiet()
-    assert conn.discard() is False
+    assert conn.terminate() is False
     assert conn.calls == []
 
 
@@ -214,7 +214,7 @@ def test_closing_is_seen_by_the_peer_and_may_be_repeated(echo: Echo) -> None:
     with no_switch():
         conn.close()
         conn.close()
-        conn.discard()
+        conn.terminate()
     assert not conn.is_connected()
     assert conn.fileno() == -1
     echo.wait_open(0)
@@ -414,7 +414,7 @@ def test_whoever_waits_on_a_discarded_connection_is_told(
         receiver = gevent.spawn(conn.recv)
         gevent.idle()
         with no_switch():
-            conn.discard()
+            conn.terminate()
         with pytest.raises(OSError) as raised:
             receiver.get(timeout=5)
         assert raised.value.errno == EBADF

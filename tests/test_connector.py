@@ -15,7 +15,7 @@ from gevent import socket
 
 from geventpool import sockets
 from geventpool.connection import Connection, TcpConnection
-from geventpool.connector import Connector, FactoryConnector, as_connector, let_go
+from geventpool.connector import Connector, FactoryConnector, as_connector, terminate
 from geventpool.testing import no_switch
 from tests.peers import Echo, Unruly
 
@@ -108,7 +108,7 @@ def test_the_socket_is_taken_from_under_a_strangers_object(
     sock = dialled(echo)
     conn = SimpleNamespace(**{name: sock})
     with no_switch():
-        Connector[Any]().discard(conn)
+        Connector[Any]().terminate(conn)
     assert sock.fileno() == -1
     echo.wait_open(0)
 
@@ -117,8 +117,8 @@ def test_a_bare_socket_can_be_discarded(echo: Echo) -> None:
     """The connection may be a socket itself."""
     sock = dialled(echo)
     with no_switch():
-        let_go(sock)
-        let_go(sock)
+        terminate(sock)
+        terminate(sock)
     assert sock.fileno() == -1
     echo.wait_open(0)
 
@@ -129,11 +129,11 @@ def test_a_connection_discards_itself() -> None:
     class Mine(Connection):
         discarded = False
 
-        def discard(self) -> None:
+        def terminate(self) -> None:
             self.discarded = True
 
     conn = Mine()
-    let_go(conn)
+    terminate(conn)
     assert conn.discarded
 
 
@@ -143,7 +143,7 @@ def test_a_descriptor_that_is_the_drivers_own_is_cut_not_closed(echo: Echo) -> N
     closed = []
     conn = SimpleNamespace(fileno=sock.fileno, close=lambda: closed.append(1))
     with no_switch():
-        let_go(conn)
+        terminate(conn)
     echo.wait_open(0)
     os.fstat(sock.fileno())
     assert not closed
@@ -162,7 +162,7 @@ def test_a_driver_without_a_descriptor_is_taken_for_closed(
         return answer
 
     conn = SimpleNamespace(fileno=fileno)
-    assert let_go(conn)
+    assert terminate(conn)
     assert FactoryConnector(dict).fileno(conn) == -1
     assert not caplog.records
 
@@ -170,14 +170,14 @@ def test_a_driver_without_a_descriptor_is_taken_for_closed(
 def test_an_object_without_a_descriptor_is_not_closed_at_once() -> None:
     """Its close() may wait for an answer, and letting go must not."""
     conn = Recorder()
-    assert let_go(conn) is False
-    assert FactoryConnector(dict).discard(conn) is False
+    assert terminate(conn) is False
+    assert FactoryConnector(dict).terminate(conn) is False
     assert conn.calls == []
 
 
 def test_an_object_without_a_close_needs_no_discarding() -> None:
     """There is nothing that a greenlet of the pool could do for it."""
-    assert FactoryConnector(dict).discard(object()) is True
+    assert FactoryConnector(dict).terminate(object()) is True
 
 
 class Stubborn(Connection):
@@ -186,13 +186,13 @@ class Stubborn(Connection):
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def discard(self) -> None:
+    def terminate(self) -> None:
         raise self.error
 
 
 def test_letting_go_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """An error while letting go is logged, for there is nobody to raise it to."""
-    assert let_go(Stubborn(RuntimeError("broken"))) is False
+    assert terminate(Stubborn(RuntimeError("broken"))) is False
     assert "could not let go of" in caplog.text
     assert "broken" in caplog.text
 
@@ -200,7 +200,7 @@ def test_letting_go_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_kill_while_letting_go_is_not_swallowed() -> None:
     """Only errors are logged; whoever is to die dies."""
     with pytest.raises(gevent.GreenletExit):
-        let_go(Stubborn(gevent.GreenletExit()))
+        terminate(Stubborn(gevent.GreenletExit()))
 
 
 # Factories
@@ -398,7 +398,7 @@ def test_one_that_cannot_say_is_not_usable() -> None:
 def test_a_discarded_socket_leaves_nothing_to_complain_about(echo: Echo) -> None:
     """Once discarded, the garbage collector finds no open socket to warn of."""
     connector = FactoryConnector(lambda: dialled(echo))
-    connector.discard(connector.open())
+    connector.terminate(connector.open())
     gc.collect()
     echo.wait_open(0)
 

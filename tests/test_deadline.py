@@ -10,11 +10,11 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import Limits, Pool, PoolExhaustedError, sockets
+from geventpool import Pool, PoolExhaustedError, Timeouts, sockets
 from geventpool.connector import Connector
 from geventpool.deadline import LATE, MOMENT, Deadline
-from geventpool.staff import within
 from geventpool.testing import wait_until
+from geventpool.workers import within
 
 #: Seconds of a limit that is over while the loop is blocked.
 LIMIT = 0.02
@@ -101,7 +101,7 @@ def test_a_limit_of_the_pool_is_not_over_because_the_loop_was_blocked(
 ) -> None:
     """The answer was there; only nobody could read it."""
     connector = Dialogue(verb)
-    pool = Pool(connector, limits=Limits(**{verb: LIMIT}), ping_after=0)
+    pool = Pool(connector, timeouts=Timeouts(**{verb: LIMIT}), ping_after=0)
     with pool.connection() as first:
         pass
     wait_until(lambda: not pool.stats().resetting)

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Limits, Pool
+from geventpool import Pool, Timeouts
 from geventpool.testing import check, check_capacity
 
 
@@ -86,9 +86,9 @@ def test_a_close_that_waits_does_so_in_a_greenlet_of_the_pool(end, hidden):
 
 
 def test_a_close_that_never_ends_is_given_up():
-    """limits.close bounds it, and then the place is free."""
+    """timeouts.close bounds it, and then the place is free."""
     pool = Pool(
-        lambda: Hidden(Event(), []), max_connections=1, limits=Limits(close=0.001)
+        lambda: Hidden(Event(), []), max_connections=1, timeouts=Timeouts(close=0.001)
     )
     pool.drop(pool.acquire())
     check_capacity(pool)

@@ -13,7 +13,7 @@ import pytest
 from gevent.event import Event
 from gevent.select import select
 
-from geventpool import Limits, Pool, PoolExhaustedError, Reason, TcpConnection
+from geventpool import CloseReason, Pool, PoolExhaustedError, TcpConnection, Timeouts
 from geventpool.listeners import PoolListener
 from geventpool.testing import (
     Clock,
@@ -32,9 +32,9 @@ class Witness(PoolListener):
     """Remembers why each connection was closed."""
 
     def __init__(self) -> None:
-        self.reasons: list[Reason] = []
+        self.reasons: list[CloseReason] = []
 
-    def closed(self, conn: Any, reason: Reason) -> None:
+    def closed(self, conn: Any, reason: CloseReason) -> None:
         self.reasons.append(reason)
 
 
@@ -76,7 +76,7 @@ def test_an_expired_connection_is_replaced_within_the_same_acquire() -> None:
     assert new is not old
     assert old.end == "closed"
     assert stage.connector.peak == 1
-    assert stage.witness.reasons == [Reason.EXPIRED]
+    assert stage.witness.reasons == [CloseReason.EXPIRED]
 
 
 def test_before_its_lifetime_ends_a_connection_is_lent_again() -> None:
@@ -99,7 +99,7 @@ def test_a_connection_that_expired_while_lent_is_closed_when_it_comes_back() -> 
     stage.pool.release(conn)
     gevent.idle()
     assert conn.end == "closed"
-    assert stage.witness.reasons == [Reason.EXPIRED]
+    assert stage.witness.reasons == [CloseReason.EXPIRED]
 
 
 def test_a_connection_that_expired_in_a_block_is_closed_after_it() -> None:
@@ -155,7 +155,7 @@ def test_an_idle_connection_too_old_is_replaced_at_acquire() -> None:
     (old,) = stage.fill(1)
     stage.clock.advance(10)
     assert stage.pool.acquire() is not old
-    assert stage.witness.reasons == [Reason.IDLE]
+    assert stage.witness.reasons == [CloseReason.IDLE]
 
 
 def test_use_makes_a_connection_young_in_idleness() -> None:
@@ -179,7 +179,7 @@ def test_a_sweep_for_idleness_stops_at_min_connections() -> None:
     stage.sweep()
     stage.sweep()
     assert stage.pool.stats().idle == 4
-    assert stage.witness.reasons == [Reason.IDLE] * 6
+    assert stage.witness.reasons == [CloseReason.IDLE] * 6
 
 
 def test_min_connections_are_not_too_idle_to_be_lent() -> None:
@@ -258,7 +258,7 @@ def test_a_connection_that_does_not_answer_is_replaced_within_the_same_acquire()
     stage.clock.advance(5)
     assert stage.pool.acquire() is not dead
     assert dead.end == "discarded"
-    assert stage.witness.reasons == [Reason.PING_FAILED]
+    assert stage.witness.reasons == [CloseReason.PING_FAILED]
 
 
 def test_after_a_failed_check_nobody_waits_for_the_next_one() -> None:
@@ -276,12 +276,12 @@ def test_after_a_failed_check_nobody_waits_for_the_next_one() -> None:
 
 def test_a_ping_without_end_is_cut_off_and_the_connection_replaced() -> None:
     """A ping takes no longer than its limit."""
-    stage = Stage(max_connections=1, ping_after=5, limits=Limits(ping=0))
+    stage = Stage(max_connections=1, ping_after=5, timeouts=Timeouts(ping=0))
     (deaf,) = stage.fill(1)
     stage.connector.script("ping", Event())
     stage.clock.advance(5)
     assert stage.pool.acquire() is not deaf
-    assert stage.witness.reasons == [Reason.PING_FAILED]
+    assert stage.witness.reasons == [CloseReason.PING_FAILED]
 
 
 def test_a_ping_gives_a_connection_another_ping_after() -> None:
@@ -314,9 +314,9 @@ def test_idle_connections_are_pinged_every_ping_interval() -> None:
 
 def test_the_reaper_comes_as_often_as_keep_alive_needs() -> None:
     """A *ping_interval* shorter than *reap_interval* is kept all the same."""
-    assert Stage(ping_interval=30).pool._stock.reap_interval == 30
-    assert Stage(ping_interval=300).pool._stock.reap_interval == 180
-    assert Stage().pool._stock.reap_interval == 180
+    assert Stage(ping_interval=30).pool._lifecycle.reap_interval == 30
+    assert Stage(ping_interval=300).pool._lifecycle.reap_interval == 180
+    assert Stage().pool._lifecycle.reap_interval == 180
 
 
 def test_pings_do_not_make_a_connection_less_idle() -> None:
@@ -328,7 +328,7 @@ def test_pings_do_not_make_a_connection_less_idle() -> None:
         stage.sweep()
     assert conn.end == "closed"
     assert len(stage.asked("ping")) == 2
-    assert stage.witness.reasons == [Reason.IDLE]
+    assert stage.witness.reasons == [CloseReason.IDLE]
 
 
 @pytest.mark.parametrize("lifo", [True, False])
@@ -408,7 +408,7 @@ def test_an_idle_connection_that_broke_is_replaced_within_the_same_acquire() -> 
     first.is_usable = False
     stage.pool.release(first)
     assert stage.pool.acquire() not in (first, second)
-    assert stage.witness.reasons == [Reason.UNUSABLE] * 2
+    assert stage.witness.reasons == [CloseReason.UNUSABLE] * 2
 
 
 def test_a_sweep_finds_what_broke() -> None:
@@ -578,7 +578,7 @@ def test_without_reaping_nothing_is_closed_in_the_background() -> None:
     """*reap_expired_connections* False starts no reaper; acquire looks all the same."""
     stage = Stage(reap_expired_connections=False, max_lifetime=100)
     (old,) = stage.fill(1)
-    assert stage.pool._stock.reaper is None
+    assert stage.pool._lifecycle.reaper is None
     stage.clock.advance(101)
     gevent.idle()
     assert old.end is None
@@ -628,7 +628,10 @@ def test_the_reaper_outlives(trouble: str, hub_errors: list[HubError]) -> None:
     stage.sweep()
     assert conns[0].end is not None
     hub_errors.clear()
-    assert stage.pool._stock.reaper is not None and stage.pool._stock.reaper.is_alive
+    assert (
+        stage.pool._lifecycle.reaper is not None
+        and stage.pool._lifecycle.reaper.is_alive
+    )
     stage.sweep()
     check_capacity(stage.pool)
 
@@ -651,14 +654,14 @@ def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
     swept: list[object] = []
     again = Event()
 
-    def fail_at_first(*stock: object) -> None:
-        swept.append(stock)
+    def fail_at_first(*lifecycle: object) -> None:
+        swept.append(lifecycle)
         if len(swept) == 1:
             raise error
         again.set()
 
     stage.fill(1)
-    reaper = stage.pool._stock.reaper
+    reaper = stage.pool._lifecycle.reaper
     assert reaper is not None
     reaper._sweep = fail_at_first
     assert again.wait(5)
@@ -670,12 +673,15 @@ def test_a_killed_reaper_is_replaced() -> None:
     """Somebody who kills every greenlet he finds does not end the sweeping."""
     stage = Stage(max_connections=2)
     stage.fill(1)
-    reaper = stage.pool._stock.reaper
+    reaper = stage.pool._lifecycle.reaper
     assert reaper is not None
     reaper._greenlet.kill()
     stage.fill(2)
-    assert stage.pool._stock.reaper is not None
-    assert stage.pool._stock.reaper is not reaper and stage.pool._stock.reaper.is_alive
+    assert stage.pool._lifecycle.reaper is not None
+    assert (
+        stage.pool._lifecycle.reaper is not reaper
+        and stage.pool._lifecycle.reaper.is_alive
+    )
 
 
 def test_a_long_sweep_lets_the_others_run() -> None:
@@ -690,7 +696,7 @@ def test_a_long_sweep_lets_the_others_run() -> None:
         return True
 
     stage.connector.is_usable = is_usable  # type: ignore[method-assign]
-    sweep = gevent.Greenlet(stage.pool._stock.sweep)
+    sweep = gevent.Greenlet(stage.pool._lifecycle.sweep)
     with switches(sweep) as seen:
         sweep.start()
         sweep.join(5)
@@ -705,13 +711,13 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
     conns = stage.fill(12)
     stage.clock.advance(101)
 
-    def is_overdue_and_slow(entry: Any, now: float) -> Reason | None:
+    def is_overdue_and_slow(entry: Any, now: float) -> CloseReason | None:
         stage.clock.advance(0.003)
-        return overdue(entry, now)
+        return expiry_reason(entry, now)
 
-    overdue = stage.pool._stock.overdue
-    stage.pool._stock.overdue = is_overdue_and_slow  # type: ignore[method-assign]
-    sweep = gevent.spawn(stage.pool._stock.sweep)
+    expiry_reason = stage.pool._lifecycle.expiry_reason
+    stage.pool._lifecycle.expiry_reason = is_overdue_and_slow  # type: ignore[method-assign]
+    sweep = gevent.spawn(stage.pool._lifecycle.sweep)
     gevent.sleep(0)
     for conn in stage.pool.idle_connections()[:3]:
         stage.pool.drop(conn)
@@ -726,7 +732,7 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
 def test_a_forgotten_pool_is_collected_though_it_has_a_reaper() -> None:
     """The reaper's reference is weak, and it ends with the pool."""
     stage = Stage(initial_connections=1)
-    reaper = stage.pool._stock.reaper
+    reaper = stage.pool._lifecycle.reaper
     forgotten = weakref.ref(stage.pool)
     assert reaper is not None and reaper.is_alive
     # Into its sleep first: there it must hold nothing.
@@ -747,7 +753,7 @@ from geventpool import Pool
 from geventpool.testing import ScriptedConnector
 pool = Pool(ScriptedConnector(), initial_connections=1, reap_interval=3600)
 gevent.wait()
-print(pool._stock.reaper.is_alive)
+print(pool._lifecycle.reaper.is_alive)
 """)
         == "True\n"
     )

@@ -361,7 +361,7 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     first, second = pool.acquire(), pool.acquire()
     pool.release(first)
     clock.advance(4)
-    pool._stock.sweep()
+    pool._lifecycle.sweep()
     second.needs_reset = True
     pool.release(second)
     connector.script("open", work)
@@ -369,7 +369,7 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     gevent.idle()
     stats = pool.stats()
     assert (stats.checking, stats.resetting, stats.opening) == (1, 1, 1)
-    reaper = pool._stock.reaper
+    reaper = pool._lifecycle.reaper
     pool._forked()
     work.set()
     gevent.idle()
@@ -435,14 +435,14 @@ def test_a_connection_that_cannot_be_let_go_spoils_nothing() -> None:
     connector = ScriptedConnector()
     pool = Pool(connector, initial_connections=2)
     first, second = pool.idle_connections()
-    discard = connector.discard
+    terminate = connector.terminate
 
     def fail(conn: Any) -> None:
         if conn is first:
             raise OSError
-        discard(conn)
+        terminate(conn)
 
-    connector.discard = fail  # type: ignore[method-assign]
+    connector.terminate = fail  # type: ignore[method-assign]
     pool._forked()
     assert second.end == "discarded" and pool.size == 0
     check_capacity(pool, timeout=5)

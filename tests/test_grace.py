@@ -8,9 +8,9 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Backoff, Outage, Pool, PoolExhaustedError, Reason, opener
+from geventpool import Backoff, CloseReason, Outage, Pool, PoolExhaustedError, opener
 from geventpool.breaker import APART, LOOK, Breaker
-from geventpool.search import YOUNG
+from geventpool.server_probe import SHORT_LOAN
 from geventpool.testing import (
     Clock,
     ScriptedConnector,
@@ -171,9 +171,9 @@ def test_closing_in_the_grace_ends_its_timer():
     pool._connector.script("open", *down(3))
     waiter = gevent.spawn(outcome, pool)
     gevent.idle()
-    assert pool._stock.opener.search._timer is not None
+    assert pool._lifecycle.opener.search._timer is not None
     pool.close()
-    assert pool._stock.opener.search._timer is None
+    assert pool._lifecycle.opener.search._timer is None
     waiter.join()
 
 
@@ -223,7 +223,7 @@ def test_a_loan_that_lasts_is_no_reason_to_wait():
     """A subscription must not switch off failing fast."""
     pool, clock, conn, waiters = lost(ScriptedConnector(), max_connections=5)
     assert pool.stats().waiting == 1, "the loan has only begun"
-    clock.advance(YOUNG)
+    clock.advance(SHORT_LOAN)
     assert isinstance(outcome(pool, 3600), ConnectionRefusedError)
     assert all(isinstance(waiter.get(), OSError) for waiter in waiters)
     pool.release(conn)
@@ -250,11 +250,11 @@ def test_a_connection_that_is_being_reset_may_serve_and_one_being_closed_not(
     waiter = gevent.spawn(outcome, pool, 3600)
     gevent.idle()
     if verb == "close":
-        clock.advance(YOUNG)
-        pool._stock.condemn(Reason.DRAINED)
+        clock.advance(SHORT_LOAN)
+        pool._lifecycle.evict_all(CloseReason.DRAINED)
     pool.release(conn)
-    clock.advance(YOUNG)
-    pool._stock.serve()
+    clock.advance(SHORT_LOAN)
+    pool._lifecycle.serve()
     assert pool.stats().waiting == waiting
     gate.set()
     gevent.joinall([*waiters, waiter])
@@ -282,7 +282,7 @@ def test_min_connections_are_looked_for_though_nobody_asks():
     pool, clock = reached(connector, min_connections=1, backoff=NEVER)
     wait_until(lambda: pool.size == 1)
     connector.script("open", *down(2))
-    pool._stock.opener.backoff = AT_ONCE
+    pool._lifecycle.opener.backoff = AT_ONCE
     connector.opened[-1].is_usable = False
     pool.drop_expired()
     wait_until(lambda: pool.stats().idle == 1)
@@ -295,7 +295,7 @@ def test_nothing_is_looked_for_that_is_not_missing(end):
     connector = ScriptedConnector(open=[OSError("down"), Event()])
     pool = Pool(connector, min_connections=1, max_connecting=1)
     gevent.idle()
-    stock = pool._stock
+    stock = pool._lifecycle
     assert stock.opener._retry is not None and pool.size == 0
     if end == "close":
         pool.close()
@@ -304,7 +304,7 @@ def test_nothing_is_looked_for_that_is_not_missing(end):
     if end == "enough":
         stock.min_connections = 0
     else:
-        stock.opener.stock_up()
+        stock.opener.fill_to_minimum()
     tried = len(connector.calls)
     stock.opener._stock_up_again()
     gevent.idle()

@@ -88,12 +88,12 @@ def test_a_holder_knows_what_it_holds():
     """However many, and in whatever order they end."""
     holder = Holder(gevent.getcurrent(), print)
     assert not holder.has_loans
-    holder.took("a")
+    holder.set_loan("a")
     assert holder.has_loans and holder.loans == ["a"]
     holder.loan = None
     assert not holder.has_loans
-    holder.took("b")
-    holder.took("c")
+    holder.set_loan("b")
+    holder.set_loan("c")
     assert sorted(holder.loans) == ["b", "c"]
     holder.ended("b")
     assert holder.loans == ["c"]
@@ -104,7 +104,7 @@ def test_a_holder_knows_what_it_holds():
 def test_a_holder_does_not_keep_its_greenlet_alive(office):
     """Calling it gives the greenlet as long as there is one."""
     target = gevent.Greenlet(never)
-    holder = office.holders.enlist(target)
+    holder = office.holders.register(target)
     assert holder() is target
     del target
     assert holder() is None
@@ -116,10 +116,10 @@ def test_a_holder_does_not_keep_its_greenlet_alive(office):
 def test_a_greenlet_is_linked_once(office):
     """Enlisting it again gives the same holder, and no second link."""
     target = Counting.spawn(never)
-    holder = office.holders.enlist(target)
-    assert office.holders.enlist(target) is holder
+    holder = office.holders.register(target)
+    assert office.holders.register(target) is holder
     assert target.linked == 1
-    holder.took("loan")
+    holder.set_loan("loan")
     target.kill()
     gevent.idle()
     assert office.lost == ["loan"]
@@ -138,8 +138,8 @@ def test_a_death_is_told_once_and_in_the_hub(office, hub_errors, die):
     """However the greenlet ends, whoever it owes a loan hears of it."""
     gate = Event()
     target = gevent.spawn(gate.wait)
-    holder = office.holders.enlist(target)
-    holder.took("loan")
+    holder = office.holders.register(target)
+    holder.set_loan("loan")
     gevent.idle()
     die(target, gate)
     gevent.idle()
@@ -149,14 +149,14 @@ def test_a_death_is_told_once_and_in_the_hub(office, hub_errors, die):
     gevent.idle()
     assert office.deaths == [holder] and office.lost == ["loan"]
     assert office.told_in == [gevent.get_hub()]
-    assert not office.holders.known
+    assert not office.holders.by_id
     hub_errors.clear()
 
 
 def test_a_death_before_the_start_is_told(office):
     """A loan may be given to a greenlet that never gets to run."""
     target = gevent.spawn(never)
-    office.holders.enlist(target).took("loan")
+    office.holders.register(target).set_loan("loan")
     target.kill(block=False)
     gevent.idle()
     assert office.lost == ["loan"]
@@ -166,7 +166,7 @@ def test_a_loan_to_the_dead_is_told(office):
     """A greenlet that had ended when it was enlisted is no exception."""
     target = gevent.spawn(int)
     target.join()
-    office.holders.enlist(target).took("loan")
+    office.holders.register(target).set_loan("loan")
     gevent.idle()
     assert office.lost == ["loan"]
 
@@ -174,11 +174,11 @@ def test_a_loan_to_the_dead_is_told(office):
 def test_a_death_without_loans_is_not_told(office):
     """Who gave everything back leaves nothing but is forgotten."""
     target = gevent.spawn(int)
-    holder = office.holders.enlist(target)
-    holder.took("loan")
+    holder = office.holders.register(target)
+    holder.set_loan("loan")
     holder.loan = None
     gevent.idle()
-    assert not office.deaths and not office.holders.known
+    assert not office.deaths and not office.holders.by_id
 
 
 @pytest.mark.parametrize("end", ["death", "collection", "sweep"])
@@ -187,25 +187,25 @@ def test_nobody_is_told_who_does_not_watch(end):
     office = Office(watch=False)
     if end == "death":
         target = Counting.spawn(int)
-        office.holders.enlist(target).took("loan")
+        office.holders.register(target).set_loan("loan")
         assert not target.linked
         target.join()
         del target
     elif end == "collection":
-        office.holders.enlist(gevent.Greenlet(never)).took("loan")
+        office.holders.register(gevent.Greenlet(never)).set_loan("loan")
     else:
         target = raw(int)
-        office.holders.enlist(target).took("loan")
+        office.holders.register(target).set_loan("loan")
         office.holders.sweep()
     gevent.idle()
-    assert not office.deaths and not office.holders.known
+    assert not office.deaths and not office.holders.by_id
 
 
 def test_a_watcher_is_not_kept_alive():
     """A pool that everybody has forgotten does not live on in its borrowers' links."""
     office = Office()
     target = gevent.spawn(never)
-    office.holders.enlist(target).took("loan")
+    office.holders.register(target).set_loan("loan")
     gone = weakref.ref(office)
     del office
     gc.collect()
@@ -222,9 +222,9 @@ def test_after_disbanding_nobody_is_known(watch):
     target = Counting.spawn(never)
     others = [raw(main.switch), raw(int)]
     for each in (target, *others, raw(main.switch)):
-        office.holders.enlist(each).took("loan")
-    office.holders.disband()
-    assert not office.holders.known
+        office.holders.register(each).set_loan("loan")
+    office.holders.clear()
+    assert not office.holders.by_id
     assert not target.has_links()
     target.kill()
     others.clear()
@@ -239,17 +239,17 @@ def test_a_raw_greenlet_that_ended_is_found_by_a_sweep(office):
     """It has no links; somebody has to look, and leaves those who live alone."""
     main = gevent.getcurrent()
     dead, alive = raw(int), raw(main.switch)
-    office.holders.enlist(dead).took("lost")
-    office.holders.enlist(alive).took("kept")
+    office.holders.register(dead).set_loan("lost")
+    office.holders.register(alive).set_loan("kept")
     office.holders.sweep()
     assert office.lost == ["lost"]
-    assert [holder() for holder in office.holders.known.values()] == [alive]
+    assert [holder() for holder in office.holders.by_id.values()] == [alive]
 
 
 def test_a_sweep_finds_nothing_twice(office):
     """Whoever was told of once is forgotten."""
     dead = raw(int)
-    office.holders.enlist(dead).took("lost")
+    office.holders.register(dead).set_loan("lost")
     office.holders.sweep()
     office.holders.sweep()
     assert office.lost == ["lost"]
@@ -259,20 +259,20 @@ def test_a_forgotten_greenlet_is_told_of_in_the_hub(office):
     """Collecting it ends it; that may happen anywhere, so it is only scheduled."""
     main = gevent.getcurrent()
     target = raw(main.switch)
-    office.holders.enlist(target).took("loan")
+    office.holders.register(target).set_loan("loan")
     del target
     assert not office.deaths
     # Not even a sweep in between comes first.
     office.holders.sweep()
     gevent.idle()
     assert office.lost == ["loan"] and office.told_in == [gevent.get_hub()]
-    assert not office.holders.known
+    assert not office.holders.by_id
 
 
 def test_a_greenlet_collected_by_another_thread_is_told_of(office):
     """The garbage collector runs in any thread; the telling is for the hub."""
     box = [gevent.Greenlet(never)]
-    office.holders.enlist(box[0]).took("loan")
+    office.holders.register(box[0]).set_loan("loan")
     in_a_thread(box.clear)
     assert not office.deaths
     gevent.idle()
@@ -288,7 +288,7 @@ def test_the_next_at_the_same_address_is_somebody_else(office):
         target = raw(main.switch)
         before = seen.get(id(target))
         shared += before is not None
-        holder = office.holders.enlist(target)
+        holder = office.holders.register(target)
         assert holder is not before and holder() is target
         seen[id(target)] = holder
         del target
@@ -304,13 +304,13 @@ def test_the_loan_of_a_collected_greenlet_is_not_the_next_ones(office):
     living = []
     for number in range(50):
         target = raw(main.switch)
-        office.holders.enlist(target).took(("lost", number))
+        office.holders.register(target).set_loan(("lost", number))
         del target
         living.append(raw(main.switch))
-        office.holders.enlist(living[-1]).took(("kept", number))
+        office.holders.register(living[-1]).set_loan(("kept", number))
     gevent.idle()
     assert sorted(office.lost) == [("lost", number) for number in range(50)]
-    assert {holder() for holder in office.holders.known.values()} == set(living)
+    assert {holder() for holder in office.holders.by_id.values()} == set(living)
 
 
 def test_a_finaliser_after_the_end_of_the_loop_is_silent():
@@ -320,7 +320,7 @@ def test_a_finaliser_after_the_end_of_the_loop_is_silent():
     def work():
         office = Office()
         target = gevent.Greenlet(never)
-        office.holders.enlist(target).took("loan")
+        office.holders.register(target).set_loan("loan")
         gevent.get_hub().destroy(destroy_loop=True)
         left.extend((office, target))
 
@@ -329,4 +329,4 @@ def test_a_finaliser_after_the_end_of_the_loop_is_silent():
     # What goes wrong in a finaliser is a warning, and warnings are errors.
     left.clear()
     gc.collect()
-    assert not office.deaths and not office.holders.known
+    assert not office.deaths and not office.holders.by_id

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from geventpool import (
     Backoff,
     ConnectionNotFoundError,
-    Limits,
     Pool,
     PoolExhaustedError,
     TcpConnection,
+    Timeouts,
 )
 from geventpool.testing import ScriptedConnector, check, check_capacity, switches
 
@@ -84,8 +84,8 @@ REFUSED: dict[str, list[tuple[Any, type[Exception]]]] = {
     "handoff": NO_FLAG,
     "reclaim": NO_FLAG,
     "name": [(1, TypeError), (b"redis", TypeError), (["redis"], TypeError)],
-    "backoff": [*NONE, (1, TypeError), (Limits(), TypeError), (Backoff, TypeError)],
-    "limits": [*NONE, (1, TypeError), (Backoff(), TypeError), (Limits, TypeError)],
+    "backoff": [*NONE, (1, TypeError), (Timeouts(), TypeError), (Backoff, TypeError)],
+    "timeouts": [*NONE, (1, TypeError), (Backoff(), TypeError), (Timeouts, TypeError)],
     "listeners": [*NONE, (1, TypeError), ([1], TypeError), (object(), TypeError)],
 }
 

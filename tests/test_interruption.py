@@ -70,9 +70,9 @@ def stale(pool):
     """The idle connection has to be pinged first."""
     with pool.connection():
         pass
-    pool._stock.expiry, pool._stock.is_timed = Expiry(ping_after=0), True
+    pool._lifecycle.expiry, pool._lifecycle.has_age_limits = Expiry(ping_after=0), True
     for entry in pool._ledger.entries.values():
-        entry.fit_until = 0
+        entry.ready_until = 0
 
 
 def dead(pool):
@@ -103,7 +103,7 @@ def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_err
         return target, made
 
     def is_ours(victim):
-        return bool(pools) and victim in pools[0]._stock.staff._at_work
+        return bool(pools) and victim in pools[0]._lifecycle.workers._running
 
     points = interrupt_everywhere(
         scenario, victims=is_ours, errors=[gevent.GreenletExit]

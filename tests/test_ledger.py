@@ -36,8 +36,8 @@ from geventpool.ledger import (
     RESETTING,
     Entry,
     Ledger,
-    Slot,
     State,
+    Waiter,
 )
 
 FOREVER = float("inf")
@@ -95,7 +95,7 @@ def idle(ledger, number):
     """So many entries that are idle, in the order they became so."""
     entries = [lent(ledger) for _ in range(number)]
     for entry in entries:
-        ledger.supply(entry, 0)
+        ledger.assign(entry, 0)
     return entries
 
 
@@ -290,7 +290,7 @@ def test_one_that_was_checked_keeps_its_place(lifo, place):
     ledger = make(lifo=lifo)
     entries = idle(ledger, 5)
     ledger.withdraw(entries[place], CHECKING)
-    ledger.supply(entries[place], 0)
+    ledger.assign(entries[place], 0)
     assert ledger.idle == 5 and not ledger.away
     assert taken(ledger) == (entries[::-1] if lifo else entries)
 
@@ -304,7 +304,7 @@ def test_all_may_be_checked_at_once_and_keep_their_order(lifo):
         ledger.withdraw(entry, CHECKING)
     assert ledger.idle == 0
     for place in (2, 0, 4, 1, 3):
-        ledger.supply(entries[place], 0)
+        ledger.assign(entries[place], 0)
     assert taken(ledger) == (entries[::-1] if lifo else entries)
 
 
@@ -322,14 +322,14 @@ def test_one_that_failed_its_check_loses_its_place(state):
 
 
 def test_the_short_way_does_not_lend_what_was_withdrawn():
-    """It looks at nothing but *fit_until* of what it finds in the queue."""
+    """It looks at nothing but *ready_until* of what it finds in the queue."""
     ledger = make()
     entries = idle(ledger, 5)
     for entry in entries:
-        assert entry.fit_until == FOREVER
+        assert entry.ready_until == FOREVER
     for entry, state in zip(entries, (CHECKING, CLOSING, GONE)):
         ledger.withdraw(entry, state)
-        assert entry.fit_until == -FOREVER
+        assert entry.ready_until == -FOREVER
 
 
 @pytest.mark.parametrize("lifo", [True, False])
@@ -385,20 +385,20 @@ def test_a_foreign_connection_is_not_found():
 # The line.
 
 
-class Waiter(Slot):
+class NamedWaiter(Waiter):
     """Joins the line and counts how often it is woken."""
 
     def __init__(self, ledger, name):
         super().__init__(name)
         self.name = name
         self.woken = 0
-        self.slot = ledger.join(self)
+        self.waiter = ledger.add_waiter(self)
 
     def wake(self):
         self.woken += 1
 
 
-class Noted(Slot):
+class Noted(Waiter):
     """Its name is put down when it is woken."""
 
     def __init__(self, name, woken):
@@ -413,15 +413,15 @@ def test_first_come_first_served():
     """A connection goes to the first in line, who is woken for it, and to no other."""
     ledger = make()
     entries = [lent(ledger) for _ in range(3)]
-    waiters = [Waiter(ledger, name) for name in "abc"]
+    waiters = [NamedWaiter(ledger, name) for name in "abc"]
     for number, entry in enumerate(entries):
-        ledger.supply(entry, 7.0)
+        ledger.assign(entry, 7.0)
         assert [waiter.woken for waiter in waiters] == [1] * (number + 1) + [0] * (
             2 - number
         )
-        assert waiters[number].slot.entry is entry
+        assert waiters[number].waiter.entry is entry
         assert (entry.state, entry.since) == (IN_USE, 7.0)
-    assert not ledger.line and ledger.idle == 0
+    assert not ledger.waiters and ledger.idle == 0
 
 
 def test_a_connection_handed_over_is_nobodys_yet():
@@ -429,19 +429,19 @@ def test_a_connection_handed_over_is_nobodys_yet():
     ledger = make()
     entry = lent(ledger)
     entry.holder, entry.block = (lambda: "somebody"), object()
-    waiter = Waiter(ledger, "a")
-    ledger.hand_over(entry, 7.0)
-    assert waiter.slot.entry is entry and waiter.woken == 1
+    waiter = NamedWaiter(ledger, "a")
+    ledger.assign_to_waiter(entry, 7.0)
+    assert waiter.waiter.entry is entry and waiter.woken == 1
     assert (entry.holder, entry.block, entry.since) == (None, None, 7.0)
-    assert entry.state is IN_USE and not ledger.line
+    assert entry.state is IN_USE and not ledger.waiters
 
 
-class Served(Waiter):
+class Served(NamedWaiter):
     """A finaliser that runs in its wake-up takes it out of the line."""
 
     def wake(self):
         super().wake()
-        self.ledger.leave(self)
+        self.ledger.remove_waiter(self)
 
 
 def test_who_leaves_the_line_while_woken_gets_nothing_and_the_next_one_is_served():
@@ -450,14 +450,14 @@ def test_who_leaves_the_line_while_woken_gets_nothing_and_the_next_one_is_served
     entry = lent(ledger)
     gone = Served(ledger, "a")
     gone.ledger = ledger
-    waiter = Waiter(ledger, "b")
-    ledger.hand_over(entry, 7.0)
-    assert gone.slot.entry is None and waiter.slot.entry is entry
+    waiter = NamedWaiter(ledger, "b")
+    ledger.assign_to_waiter(entry, 7.0)
+    assert gone.waiter.entry is None and waiter.waiter.entry is entry
     gone = Served(ledger, "c")
     gone.ledger = ledger
     again = lent(ledger)
-    ledger.hand_over(again, 7.0)
-    assert gone.slot.entry is None and again.state is IDLE and ledger.idle == 1
+    ledger.assign_to_waiter(again, 7.0)
+    assert gone.waiter.entry is None and again.state is IDLE and ledger.idle == 1
     gone = Served(ledger, "d")
     gone.ledger = ledger
     ledger.fail(gone, KeyError())
@@ -473,11 +473,11 @@ def test_wherever_it_comes_from_it_goes_to_who_waits(state, waits):
     if state is OPENING:
         ledger.opened(entry, Conn())
     if waits:
-        waiter = Waiter(ledger, "a")
-    ledger.supply(entry, 1.0)
+        waiter = NamedWaiter(ledger, "a")
+    ledger.assign(entry, 1.0)
     assert entry.state is (IN_USE if waits else IDLE)
     assert (ledger.in_use, ledger.idle) == ((1, 0) if waits else (0, 1))
-    assert not waits or waiter.slot.entry is entry
+    assert not waits or waiter.waiter.entry is entry
     assert not shelves_with(ledger, entry)
 
 
@@ -488,12 +488,12 @@ def test_one_that_was_checked_at_its_place_leaves_it_for_who_waits(lifo):
     first, second, third = idle(ledger, 3)
     for entry in (first, second, third):
         ledger.withdraw(entry, CHECKING)
-    waiter = Waiter(ledger, "a")
-    ledger.supply(second, 1.0)
-    assert waiter.slot.entry is second
+    waiter = NamedWaiter(ledger, "a")
+    ledger.assign(second, 1.0)
+    assert waiter.waiter.entry is second
     assert (ledger.in_use, ledger.idle) == (1, 0)
-    ledger.supply(third, 1.0)
-    ledger.supply(first, 1.0)
+    ledger.assign(third, 1.0)
+    ledger.assign(first, 1.0)
     assert ledger.idle == 2
     # The others lost their places with it: they stand in the order of their return.
     assert taken(ledger) == ([first, third] if lifo else [third, first])
@@ -502,79 +502,79 @@ def test_one_that_was_checked_at_its_place_leaves_it_for_who_waits(lifo):
 def test_nobody_stands_in_the_line_twice():
     """A greenlet can wait for one thing at a time."""
     ledger = make()
-    ledger.join(Slot("a"))
+    ledger.add_waiter(Waiter("a"))
     with pytest.raises(AssertionError, match="^waits already: 'a'$"):
-        ledger.join(Slot("a"))
+        ledger.add_waiter(Waiter("a"))
 
 
 def test_a_slot_that_cannot_wake_its_owner_says_so():
     """A waiter who is served and never told would wait for ever."""
     ledger = make()
-    ledger.join(Slot("a"))
+    ledger.add_waiter(Waiter("a"))
     with pytest.raises(NotImplementedError):
-        ledger.supply(lent(ledger), 0)
+        ledger.assign(lent(ledger), 0)
 
 
 def test_who_leaves_the_line_is_not_served():
     """Leaving is quiet, and may be done again."""
     ledger = make()
     entry = lent(ledger)
-    first, second = Waiter(ledger, "a"), Waiter(ledger, "b")
-    ledger.leave(first.slot)
-    ledger.leave(first.slot)
-    assert list(ledger.line) == ["b"]
-    ledger.supply(entry, 0)
+    first, second = NamedWaiter(ledger, "a"), NamedWaiter(ledger, "b")
+    ledger.remove_waiter(first.waiter)
+    ledger.remove_waiter(first.waiter)
+    assert list(ledger.waiters) == ["b"]
+    ledger.assign(entry, 0)
     assert (first.woken, second.woken) == (0, 1)
 
 
 def test_a_slot_of_before_does_not_end_the_present_wait():
     """Who was served, and waits again, is not put out by his former slot."""
     ledger = make()
-    former = Waiter(ledger, "a")
-    ledger.supply(lent(ledger), 0)
-    present = Waiter(ledger, "a")
-    ledger.leave(former.slot)
-    ledger.fail(former.slot, OSError())
-    assert ledger.line == {"a": present.slot}
-    assert former.slot.error is None and (former.woken, present.woken) == (1, 0)
+    former = NamedWaiter(ledger, "a")
+    ledger.assign(lent(ledger), 0)
+    present = NamedWaiter(ledger, "a")
+    ledger.remove_waiter(former.waiter)
+    ledger.fail(former.waiter, OSError())
+    assert ledger.waiters == {"a": present.waiter}
+    assert former.waiter.error is None and (former.woken, present.woken) == (1, 0)
 
 
 def test_who_is_failed_is_woken_once_and_out_of_the_line():
     """The error is for him alone; what comes later does not change it."""
     ledger = make()
-    first, second = Waiter(ledger, "a"), Waiter(ledger, "b")
+    first, second = NamedWaiter(ledger, "a"), NamedWaiter(ledger, "b")
     error = OSError("refused")
-    ledger.fail(first.slot, error)
-    ledger.fail(first.slot, OSError("again"))
-    assert first.slot.error is error and first.slot.entry is None
+    ledger.fail(first.waiter, error)
+    ledger.fail(first.waiter, OSError("again"))
+    assert first.waiter.error is error and first.waiter.entry is None
     assert (first.woken, second.woken) == (1, 0)
-    assert list(ledger.line) == ["b"]
+    assert list(ledger.waiters) == ["b"]
 
 
 def test_a_slot_that_was_filled_is_not_failed():
     """Whichever comes first counts."""
     ledger = make()
-    waiter = Waiter(ledger, "a")
-    ledger.supply(lent(ledger), 0)
-    ledger.fail(waiter.slot, OSError())
-    assert waiter.slot.error is None and waiter.woken == 1
+    waiter = NamedWaiter(ledger, "a")
+    ledger.assign(lent(ledger), 0)
+    ledger.fail(waiter.waiter, OSError())
+    assert waiter.waiter.error is None and waiter.woken == 1
 
 
 def test_connections_are_opened_for_those_who_wait_in_turn():
     """The first for whom none is being opened; when that has ended, him again."""
     ledger = make()
-    assert ledger.undialled() is None
-    first, second = (Waiter(ledger, name).slot for name in "ab")
+    assert ledger.next_unattempted() is None
+    first, second = (NamedWaiter(ledger, name).waiter for name in "ab")
     entry = ledger.reserve(Entry(first))
-    assert ledger.undialled() is second
+    assert ledger.next_unattempted() is second
     ledger.reserve(Entry(second))
-    assert ledger.undialled() is None
+    assert ledger.next_unattempted() is None
     ledger.settle(entry)
-    assert ledger.undialled() is first
+    assert ledger.next_unattempted() is first
     # Of an entry for the stock there is nothing to settle.
     ledger.settle(entry)
     ledger.settle(ledger.reserve())
-    assert ledger.undialled() is first
+    assert ledger.next_unattempted() is first
 
 
 # Everything at once: as the pool uses it, beside a model too simple to be wrong.
@@ -607,7 +607,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.states = {}
         #: idle or checked at their place, the oldest first
         self.row = []
-        self.line = []
+        self.waiters = []
         #: slots of those who wait, and of those who were woken but have not run yet
         self.slots = {}
         self.woken = []
@@ -646,7 +646,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(short=st.booleans())
     def acquire(self, short):
         self.now += 1
-        if self.ledger.line:
+        if self.ledger.waiters:
             entry = None
         elif short and self.lend_the_short_way():
             return
@@ -658,8 +658,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.shelve(entry, IN_USE)
         else:
             name = min(set(range(6)) - self.slots.keys())
-            self.slots[name] = self.ledger.join(Noted(name, self.woken))
-            self.line.append(name)
+            self.slots[name] = self.ledger.add_waiter(Noted(name, self.woken))
+            self.waiters.append(name)
             self.serve()
 
     def lend_the_short_way(self):
@@ -669,7 +669,7 @@ class LedgerMachine(RuleBasedStateMachine):
             entry = queue.get_nowait()
         except Empty:
             return False
-        if entry.fit_until < self.now:
+        if entry.ready_until < self.now:
             queue.put_nowait(entry)
             if entry in self.row and not self.lifo:
                 self.row.append(self.row.pop(0))
@@ -687,15 +687,15 @@ class LedgerMachine(RuleBasedStateMachine):
         slot = self.slots.pop(name)
         assert (slot.entry is None) != (slot.error is None)
         if killed:
-            self.ledger.leave(slot)
+            self.ledger.remove_waiter(slot)
             if slot.entry is not None:
                 self.supply(slot.entry)
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.waiters)
     @rule(pick=st.integers(0, 99))
     def lose_patience(self, pick):
-        name = self.line.pop(pick % len(self.line))
-        self.ledger.leave(self.slots.pop(name))
+        name = self.waiters.pop(pick % len(self.waiters))
+        self.ledger.remove_waiter(self.slots.pop(name))
 
     # Giving back.
 
@@ -703,16 +703,16 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99), short=st.booleans())
     def give_back(self, pick, short):
         entry = self.a_loan(pick)
-        if not self.line:
+        if not self.waiters:
             if short:
                 entry.state = IDLE
                 self.ledger.idle_queue.put_nowait(entry)
             else:
-                self.ledger.supply(entry, self.now)
+                self.ledger.assign(entry, self.now)
             self.shelve(entry, IDLE)
             self.row.append(entry)
         elif short:
-            self.expect_served(entry, self.ledger.hand_over)
+            self.expect_served(entry, self.ledger.assign_to_waiter)
         else:
             self.supply(entry)
 
@@ -727,17 +727,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def supply(self, entry):
         """Fit to be lent: to the first in line, or else to the idle ones."""
-        entry.fit_until = FOREVER
-        if self.line:
-            self.expect_served(entry, self.ledger.supply)
+        entry.ready_until = FOREVER
+        if self.waiters:
+            self.expect_served(entry, self.ledger.assign)
         else:
-            self.ledger.supply(entry, self.now)
+            self.ledger.assign(entry, self.now)
             self.shelve(entry, IDLE)
             if entry not in self.row:
                 self.row.append(entry)
 
     def expect_served(self, entry, serve):
-        name = self.line.pop(0)
+        name = self.waiters.pop(0)
         slot, woken = self.slots[name], list(self.woken)
         assert slot.entry is None
         entry.holder, entry.block = (lambda: "former"), object()
@@ -788,7 +788,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @if_any(CHECKING, RESETTING)
     @rule(pick=st.integers(0, 99))
-    def pass_on(self, pick):
+    def assign_or_close(self, pick):
         """A check or a clean-up went well."""
         self.supply(self.some(pick, CHECKING, RESETTING))
 
@@ -813,28 +813,30 @@ class LedgerMachine(RuleBasedStateMachine):
     def serve(self):
         """As many are opened as wait, if there is room."""
         ledger = self.ledger
-        while ledger.line and ledger.has_room:
-            slot = ledger.undialled()
-            undialled = [name for name in self.line if not self.slots[name].dialled]
-            assert (slot is None) == (not undialled)
+        while ledger.waiters and ledger.has_room:
+            slot = ledger.next_unattempted()
+            next_unattempted = [
+                name for name in self.waiters if not self.slots[name].has_attempt
+            ]
+            assert (slot is None) == (not next_unattempted)
             if slot is None:
                 return
-            assert slot is self.slots[undialled[0]]
+            assert slot is self.slots[next_unattempted[0]]
             self.states[ledger.reserve(Entry(slot))] = OPENING
-            assert slot.dialled
+            assert slot.has_attempt
 
     @precondition(lambda self: self.ledger.has_room)
     @rule()
-    def stock_up(self):
+    def fill_to_minimum(self):
         self.states[self.ledger.reserve()] = OPENING
 
     @if_any(OPENING)
     @rule(pick=st.integers(0, 99))
     def opened(self, pick):
         entry = self.some(pick, OPENING)
-        slot = entry.slot
+        slot = entry.waiter
         self.ledger.settle(entry)
-        assert entry.slot is None and (slot is None or not slot.dialled)
+        assert entry.waiter is None and (slot is None or not slot.has_attempt)
         self.ledger.opened(entry, Conn())
         self.supply(entry)
         self.serve()
@@ -843,18 +845,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     def not_opened(self, pick):
         entry = self.some(pick, OPENING)
-        slot, error = entry.slot, OSError("refused")
+        slot, error = entry.waiter, OSError("refused")
         self.ledger.settle(entry)
         self.ledger.move(entry, GONE)
         self.shelve(entry, GONE)
         if slot is not None:
-            waits = [name for name in self.line if self.slots[name] is slot]
+            waits = [name for name in self.waiters if self.slots[name] is slot]
             woken = list(self.woken)
             self.ledger.fail(slot, error)
             assert self.woken == woken + waits
             assert (slot.error is error) == bool(waits)
             for name in waits:
-                self.line.remove(name)
+                self.waiters.remove(name)
         self.serve()
 
     @rule(limit=st.integers(1, 12))
@@ -907,20 +909,24 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_an_idle_one(self):
-        assert not (self.ledger.line and self.ledger.idle)
+        assert not (self.ledger.waiters and self.ledger.idle)
         # Nor one that is checked at its place: whoever joins the line has looked
         # through the whole queue before.
-        assert not (self.line and self.row)
+        assert not (self.waiters and self.row)
 
     @invariant()
     def somebody_works_for_those_who_wait(self):
-        assert not self.ledger.line or self.ledger.opening or not self.ledger.has_room
+        assert (
+            not self.ledger.waiters or self.ledger.opening or not self.ledger.has_room
+        )
 
     @invariant()
     def the_line_is_in_the_order_of_arrival(self):
-        assert list(self.ledger.line) == self.line
-        assert list(self.ledger.line.values()) == [self.slots[n] for n in self.line]
-        for slot in self.ledger.line.values():
+        assert list(self.ledger.waiters) == self.waiters
+        assert list(self.ledger.waiters.values()) == [
+            self.slots[n] for n in self.waiters
+        ]
+        for slot in self.ledger.waiters.values():
             assert slot.entry is None and slot.error is None
 
     @invariant()
@@ -929,7 +935,7 @@ class LedgerMachine(RuleBasedStateMachine):
         given = [entry for entry in given if entry is not None]
         assert len(given) == len(set(given))
         assert set(given) <= set(self.all(IN_USE))
-        assert sorted(self.slots) == sorted(self.line + self.woken)
+        assert sorted(self.slots) == sorted(self.waiters + self.woken)
 
     @invariant()
     def the_queue_is_as_in_the_model(self):
@@ -942,7 +948,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.away == {e for e in self.row if self.states[e] is CHECKING}
         for entry in queued:
             withdrawn = entry in ledger.absent or entry in ledger.away
-            assert (entry.fit_until == -FOREVER) == withdrawn
+            assert (entry.ready_until == -FOREVER) == withdrawn
 
     def emptied(self):
         """What stands in a queue that can't be looked into, the oldest first."""
@@ -958,8 +964,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """At the end all can be brought home, and everything is counted out."""
         if not hasattr(self, "ledger"):
             return
-        for name in list(self.line):
-            self.ledger.leave(self.slots[name])
+        for name in list(self.waiters):
+            self.ledger.remove_waiter(self.slots[name])
         for entry in [*self.ledger.entries.values(), *self.ledger.opening]:
             if entry.state is IDLE:
                 self.ledger.withdraw(entry, GONE)

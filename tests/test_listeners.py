@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geventpool.ledger import Reason
+from geventpool.ledger import CloseReason
 from geventpool.listeners import (
-    Audience,
     Counters,
-    Counts,
+    Listeners,
     LogListener,
     PoolListener,
     PoolStats,
+    Totals,
 )
 
 CONN = object()
@@ -34,7 +34,7 @@ EVENTS = {
     "acquired": (CONN, 2.0),
     "exhausted": (3.0,),
     "released": (CONN, 4.0),
-    "closed": (CONN, Reason.EXPIRED),
+    "closed": (CONN, CloseReason.EXPIRED),
 }
 
 
@@ -122,8 +122,8 @@ def test_loans_are_not_logged(caplog, event):
 
 def test_before_anything_happened_all_counts_are_zero():
     """A fresh snapshot equals the default."""
-    assert Counters().snapshot() == Counts()
-    assert dict(Counts().closed) == {}
+    assert Counters().snapshot() == Totals()
+    assert dict(Totals().closed) == {}
 
 
 def test_each_event_is_counted_and_its_seconds_added():
@@ -131,7 +131,7 @@ def test_each_event_is_counted_and_its_seconds_added():
     counters = Counters()
     for event, details in EVENTS.items():
         getattr(counters, event)(*details)
-    assert counters.snapshot() == Counts(
+    assert counters.snapshot() == Totals(
         opened=1,
         open_failed=1,
         paused=1,
@@ -144,7 +144,7 @@ def test_each_event_is_counted_and_its_seconds_added():
         outage_seconds=8.0,
         waiting_seconds=5.0,
         using_seconds=4.0,
-        closed={Reason.EXPIRED: 1},
+        closed={CloseReason.EXPIRED: 1},
     )
 
 
@@ -160,10 +160,10 @@ def test_who_did_not_wait_is_not_counted_as_waiting():
 def test_closings_are_counted_by_reason():
     """Why connections go is what one wants to know."""
     counters = Counters()
-    for reason in (Reason.EXPIRED, Reason.DROPPED, Reason.EXPIRED):
+    for reason in (CloseReason.EXPIRED, CloseReason.DROPPED, CloseReason.EXPIRED):
         counters.closed(CONN, reason)
     closed = counters.snapshot().closed
-    assert dict(closed) == {Reason.EXPIRED: 2, Reason.DROPPED: 1}
+    assert dict(closed) == {CloseReason.EXPIRED: 2, CloseReason.DROPPED: 1}
 
 
 @settings(deadline=None)
@@ -182,17 +182,17 @@ def test_nothing_is_counted_twice_or_lost(events):
 def test_a_snapshot_does_not_change():
     """Neither by what happens later nor by who was given it."""
     counters = Counters()
-    counters.closed(CONN, Reason.EXPIRED)
+    counters.closed(CONN, CloseReason.EXPIRED)
     counts = counters.snapshot()
-    counters.closed(CONN, Reason.EXPIRED)
+    counters.closed(CONN, CloseReason.EXPIRED)
     counters.opened(CONN, 1.0)
-    assert counts == Counts(closed={Reason.EXPIRED: 1})
+    assert counts == Totals(closed={CloseReason.EXPIRED: 1})
     with pytest.raises(dataclasses.FrozenInstanceError):
         counts.opened = 7
     with pytest.raises(TypeError):
-        counts.closed[Reason.EXPIRED] = 7
+        counts.closed[CloseReason.EXPIRED] = 7
     with pytest.raises(TypeError):
-        Counts().closed[Reason.EXPIRED] = 7
+        Totals().closed[CloseReason.EXPIRED] = 7
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_a_snapshot_does_not_change():
 def test_a_snapshot_can_be_exported(export):
     """To another process, to a file, to a page of figures."""
     counters = Counters()
-    counters.closed(CONN, Reason.EXPIRED)
+    counters.closed(CONN, CloseReason.EXPIRED)
     counts = counters.snapshot()
     assert export(counts) == counts
-    assert dataclasses.asdict(counts)["closed"] == {Reason.EXPIRED: 1}
+    assert dataclasses.asdict(counts)["closed"] == {CloseReason.EXPIRED: 1}
     with pytest.raises(TypeError, match="do not change"):
         export(counts).closed.clear()
 
@@ -214,7 +214,7 @@ def test_stats_do_not_change():
     """They tell how it was at one moment; counted is only if somebody counts."""
     names = [field.name for field in dataclasses.fields(PoolStats)]
     stats = PoolStats(**dict.fromkeys(names[:-1], 1))
-    assert names[-1] == "counts" and stats.counts is None
+    assert names[-1] == "totals" and stats.totals is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.size = 2
 
@@ -226,17 +226,17 @@ def test_stats_do_not_change():
 def test_all_listeners_are_told_in_order(event):
     """Each hears of each event, with the details, in the order they were given in."""
     book = []
-    audience = Audience(Diary(book, name) for name in "abc")
-    audience.tell(event, *EVENTS[event])
+    audience = Listeners(Diary(book, name) for name in "abc")
+    audience.notify(event, *EVENTS[event])
     assert book == [(name, event, *EVENTS[event]) for name in "abc"]
 
 
 def test_a_mistake_of_one_listener_ends_with_it(caplog):
     """It is logged, goes no further, and the others are told all the same."""
     book = []
-    audience = Audience([Broken(), Diary(book), Broken()])
+    audience = Listeners([Broken(), Diary(book), Broken()])
     with caplog.at_level(logging.ERROR, "geventpool"):
-        audience.tell("exhausted", 1.0)
+        audience.notify("exhausted", 1.0)
     assert book == [("", "exhausted", 1.0)]
     assert [str(record.exc_info[1]) for record in caplog.records] == ["exhausted"] * 2
     assert "failed at 'exhausted'" in caplog.text
@@ -251,21 +251,21 @@ def test_the_end_of_the_program_is_no_mistake(ending):
             raise ending
 
     with pytest.raises(ending):
-        Audience([Ending()]).tell("exhausted", 1.0)
+        Listeners([Ending()]).notify("exhausted", 1.0)
 
 
 def test_an_audience_without_listeners_is_false():
     """The pool asks once, and then pays nothing."""
-    assert not Audience(())
-    assert Audience([PoolListener()])
-    Audience(()).tell("exhausted", 1.0)
+    assert not Listeners(())
+    assert Listeners([PoolListener()])
+    Listeners(()).notify("exhausted", 1.0)
 
 
 @pytest.mark.parametrize("wrong", [PoolListener, print, "x", None, 3], ids=repr)
 def test_only_listeners_are_told(wrong):
     """Anything else is refused at the door, with its value."""
     with pytest.raises(TypeError) as caught:
-        Audience([PoolListener(), wrong])
+        Listeners([PoolListener(), wrong])
     assert str(caught.value) == f"listeners must be PoolListeners, not {wrong!r}"
 
 
@@ -273,7 +273,7 @@ def test_only_listeners_are_told(wrong):
 def test_listeners_come_as_several(wrong):
     """A listener alone is no sequence of listeners; the error names the argument."""
     with pytest.raises(TypeError) as caught:
-        Audience(wrong)
+        Listeners(wrong)
     assert (
         str(caught.value) == f"listeners must be several PoolListeners, not {wrong!r}"
     )
@@ -282,7 +282,7 @@ def test_listeners_come_as_several(wrong):
 def test_the_first_counters_speak_for_the_audience():
     """Whoever gives two gets the counts of one; without any there are none."""
     first, second = Counters(), Counters()
-    audience = Audience([PoolListener(), first, second])
+    audience = Listeners([PoolListener(), first, second])
     first.opened(CONN, 1.0)
-    assert audience.counts() == first.snapshot() != second.snapshot()
-    assert Audience([PoolListener()]).counts() is None
+    assert audience.totals() == first.snapshot() != second.snapshot()
+    assert Listeners([PoolListener()]).totals() is None

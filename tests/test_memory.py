@@ -98,14 +98,14 @@ def test_a_connection_that_cannot_be_let_go_does_not_hinder_the_collector() -> N
     connector = ScriptedConnector()
     pool = Pool(connector, initial_connections=2)
     first, second = pool.idle_connections()
-    discard = connector.discard
+    terminate = connector.terminate
 
     def fail(conn: ScriptedConnection) -> None:
         if conn is first:
             raise OSError
-        discard(conn)
+        terminate(conn)
 
-    connector.discard = fail  # type: ignore[method-assign]
+    connector.terminate = fail  # type: ignore[method-assign]
     del pool
     settle()
     assert second.end == "discarded"
@@ -301,7 +301,7 @@ def test_greenlets_that_ended_are_not_remembered() -> None:
         gevent.spawn(borrow, number % 10 == 0).join()
     pool.release(pool.acquire())
     settle()
-    assert len(pool._holders.known) == 1
+    assert len(pool._holders.by_id) == 1
     check_capacity(pool)
 
 
@@ -390,7 +390,7 @@ def test_nothing_grows_over_many_cycles() -> None:
         settle()
         sizes.append(len(gc.get_objects()))
     assert sizes[2] - sizes[1] < 20, sizes
-    assert pool.size <= 2 and len(pool._holders.known) <= 1
+    assert pool.size <= 2 and len(pool._holders.by_id) <= 1
     check_capacity(pool)
 
 
@@ -426,7 +426,7 @@ def test_a_failed_opening_is_not_kept_in_memory() -> None:
     with pytest.raises(OSError, match="handshake failed"):
         pool.acquire()
     settle()
-    assert pool._stock.opener.failure is not None
+    assert pool._lifecycle.opener.failure is not None
     assert refs[0]() is None
 
 

@@ -12,11 +12,11 @@ from geventpool import (
     Backoff,
     Connector,
     Counters,
-    Limits,
     Outage,
     Pool,
     PoolExhaustedError,
     PoolListener,
+    Timeouts,
     opener,
 )
 from geventpool.testing import (
@@ -216,14 +216,14 @@ def test_an_opening_whose_place_could_not_be_taken_opens_nothing(monkeypatch):
     """The greenlet is there before the place, so that no place can be lost."""
     connector = ScriptedConnector()
     pool = make(connector)
-    pool._stock.min_connections = 1
+    pool._lifecycle.min_connections = 1
 
     def fail(entry):
         raise MemoryError
 
     monkeypatch.setattr(pool._ledger, "reserve", fail)
     with pytest.raises(MemoryError):
-        pool._stock.opener.stock_up()
+        pool._lifecycle.opener.fill_to_minimum()
     monkeypatch.undo()
     gevent.idle()
     assert not connector.calls
@@ -264,7 +264,7 @@ def test_a_pause_because_the_server_is_full_is_not_a_slow_opening(monkeypatch):
 def test_opening_has_a_time_limit():
     """A server that accepts and never answers does not hold the place without limit."""
     connector = ScriptedConnector(open=[Event()])
-    pool = make(connector, limits=Limits(open=0.001))
+    pool = make(connector, timeouts=Timeouts(open=0.001))
     with pytest.raises(TimeoutError, match="opening took longer than 0.001 s"):
         pool.acquire()
     check_capacity(pool)
@@ -342,7 +342,7 @@ def test_a_greenlet_of_the_pool_killed_in_its_pause_loses_no_place():
     pool = make(connector, backoff=Backoff(30, maximum=30))
     waiter = gevent.spawn(pool.acquire)
     gevent.idle()
-    pool._stock.staff.dismiss()
+    pool._lifecycle.workers.kill_all()
     assert waiter.get().number == 1
     check(pool)
 
@@ -536,4 +536,4 @@ def test_a_reset_that_takes_long_holds_nobody_up():
     assert second is not first and pool.stats().resetting == 1
     clean.set()
     wait_until(lambda: pool.stats().idle == 1, "reset")
-    assert not pool._stock.ledger.lagging
+    assert not pool._lifecycle.ledger.lagging

@@ -11,12 +11,12 @@ from gevent.event import Event
 
 from geventpool import (
     Backoff,
+    CloseReason,
     Counters,
     Outage,
     Pool,
     PoolClosedError,
     PoolExhaustedError,
-    Reason,
 )
 from geventpool.connection import Connection
 from geventpool.testing import (
@@ -188,7 +188,7 @@ def test_a_full_server_is_no_outage():
     connector = ScriptedConnector(open=[Full() for _ in range(9)])
     connector.exhausting = (Full,)
     pool = make(connector, failures=1, backoff=NEVER)
-    pool._stock.opener.backoff = Backoff(0, maximum=0, retries=3)
+    pool._lifecycle.opener.backoff = Backoff(0, maximum=0, retries=3)
     assert isinstance(outcome(pool), Full)
     assert not pool.stats().paused
 
@@ -321,7 +321,7 @@ def test_whoever_looks_for_the_server_may_be_killed():
     """The next who asks tries it then."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    pool._stock.opener.search.greenlet.kill()
+    pool._lifecycle.opener.search.greenlet.kill()
     gevent.idle()
     assert outcome(pool) is connector.opened[0]
     check(pool)
@@ -332,15 +332,15 @@ def test_killed_before_it_began_it_is_missed_as_well():
     connector = ScriptedConnector(open=down(1))
     pool = make(connector, failures=1, wait=True, backoff=NEVER)
     waiter = gevent.spawn(outcome, pool)
-    spawn = pool._stock.staff.spawn
+    spawn = pool._lifecycle.workers.spawn
 
     def stillborn(work, *args):
         worker = spawn(work, *args)
-        if work == pool._stock.opener.search._run:
+        if work == pool._lifecycle.opener.search._run:
             worker.kill(block=False)
         return worker
 
-    pool._stock.staff.spawn = stillborn
+    pool._lifecycle.workers.spawn = stillborn
     assert waiter.get() is connector.opened[0]
 
 
@@ -370,9 +370,9 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
     """There is never a second one who looks for the server."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    opener = pool._stock.opener
+    opener = pool._lifecycle.opener
     searcher = opener.search.greenlet
-    opener.breaker.relent()
+    opener.breaker.half_open()
     assert outcome(pool) is connector.opened[0]
     pool.drop(pool.idle_connections()[0])
     connector.script("open", *down(3))
@@ -398,7 +398,7 @@ def test_closing_ends_the_pause_and_the_line():
     pool.close()
     assert isinstance(waiter.get(), PoolClosedError)
     gevent.idle()
-    assert pool._stock.opener.search.greenlet.dead
+    assert pool._lifecycle.opener.search.greenlet.dead
 
 
 def test_closed_while_it_knocks_the_scout_goes_home():
@@ -452,8 +452,8 @@ def test_what_has_passed_is_no_suspect_any_more():
     """One ping, not one a loan."""
     connector = ScriptedConnector()
     pool, *_ = two_idle(connector)
-    pool.suspect()
-    pool.suspect()
+    pool.revalidate()
+    pool.revalidate()
     for _ in range(3):
         with pool.connection(), pool.connection():
             pass
@@ -496,13 +496,13 @@ def test_a_routine_ping_that_is_lost_makes_suspects_of_the_others():
         clock.advance(20)
     connector.script("ping", ConnectionResetError("gone"))
     suspicions = []
-    pool._stock.suspect_after = suspicions.append
+    pool._lifecycle.revalidate_after = suspicions.append
     clock.advance(5)
     with pool.connection(), pool.connection():
         pass
     assert len(suspicions) == 1
     connector.script("ping", ConnectionResetError("gone"))
-    pool.suspect()
+    pool.revalidate()
     with pool.connection(), pool.connection():
         pass
     assert len(suspicions) == 1
@@ -535,7 +535,7 @@ def test_what_cannot_be_pinged_is_renewed_after_a_loss():
             raise EOFError
     with pool.connection() as conn:
         assert conn is not first
-    assert counters.snapshot().closed[Reason.SUSPECT] == 1
+    assert counters.snapshot().closed[CloseReason.SUSPECT] == 1
 
 
 def test_a_connector_that_fails_to_judge_a_loss_costs_nothing(caplog):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from geventpool import ConnectionNotFoundError, Counters, Pool, Reason
+from geventpool import CloseReason, ConnectionNotFoundError, Counters, Pool
 from geventpool.testing import ScriptedConnector, check, check_capacity, sweep
 
 
@@ -53,7 +53,7 @@ def test_a_dead_holder_gives_its_place_back(calm, counters):
         assert connector.opened[-2].end == "discarded"
         pool.drop(conn)
     if not calm:
-        assert counters.snapshot().closed[Reason.HOLDER_DIED] == 2
+        assert counters.snapshot().closed[CloseReason.HOLDER_DIED] == 2
     check_capacity(pool)
 
 
@@ -230,4 +230,4 @@ def test_a_greenlet_in_a_block_is_not_linked(pool):
         )
 
     gevent.spawn(borrow).get()
-    assert not pool._holders.known
+    assert not pool._holders.by_id

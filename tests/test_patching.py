@@ -52,7 +52,7 @@ def test_the_switch_makes_it_an_error_that_says_what_is_missing() -> None:
     assert "monkey.patch_all()" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [None, True, "", "Stock", "warn", ["stock"]])
+@pytest.mark.parametrize("value", [None, True, "", "Lifecycle", "warn", ["stock"]])
 def test_the_switch_takes_two_words_alone(value: object) -> None:
     """The error names the argument, the value and the rule."""
     with pytest.raises(ValueError, match="unpatched must be 'stock' or 'error'") as got:

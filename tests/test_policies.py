@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from geventpool.policies import (
     Backoff,
     Expiry,
-    Limits,
     Outage,
-    flag,
-    optional_seconds,
-    optional_whole,
-    seconds,
-    whole,
+    Timeouts,
+    check_bool,
+    check_int,
+    check_optional_int,
+    check_optional_seconds,
+    check_seconds,
 )
 
 HUGE = 10**400
@@ -40,7 +40,7 @@ untimed = settings(deadline=None)
 @given(st.floats(0, allow_infinity=False) | st.integers(0, 10**300))
 def test_a_duration_becomes_a_float(value):
     """What is finite and not negative is accepted, whole numbers too."""
-    accepted = seconds("timeout", value)
+    accepted = check_seconds("timeout", value)
     assert accepted == float(value)
     assert type(accepted) is float
 
@@ -49,7 +49,7 @@ def test_a_duration_becomes_a_float(value):
 def test_a_duration_must_be_a_number(value):
     """No bool, string or other thing passes for seconds; the error names all three."""
     with pytest.raises(TypeError) as caught:
-        seconds("reap_interval", value)
+        check_seconds("reap_interval", value)
     assert str(caught.value) == (
         "reap_interval must be a number of seconds, finite and not negative, "
         f"not {value!r}"
@@ -60,7 +60,7 @@ def test_a_duration_must_be_a_number(value):
 def test_a_duration_must_be_finite_and_not_negative(value):
     """NaN would stop every timer of the process; it and its like are refused."""
     with pytest.raises(ValueError) as caught:
-        seconds("timeout", value)
+        check_seconds("timeout", value)
     assert str(caught.value) == (
         f"timeout must be a number of seconds, finite and not negative, not {value!r}"
     )
@@ -68,10 +68,10 @@ def test_a_duration_must_be_finite_and_not_negative(value):
 
 def test_the_longest_duration_is_the_largest_float():
     """The bound is that of floats, to the last one."""
-    assert seconds("timeout", sys.float_info.max) == sys.float_info.max
+    assert check_seconds("timeout", sys.float_info.max) == sys.float_info.max
 
 
-@pytest.mark.parametrize("check", [optional_seconds, optional_whole])
+@pytest.mark.parametrize("check", [check_optional_seconds, check_optional_int])
 def test_none_means_no_limit(check):
     """Where a limit is optional None stays None, and all else is checked."""
     assert check("limit", None) is None
@@ -87,10 +87,10 @@ def test_none_means_no_limit(check):
 def test_a_whole_number_has_a_minimum(value, minimum):
     """It is refused below its minimum, and only there."""
     if value >= minimum:
-        assert whole("max_connections", value, minimum) == value
+        assert check_int("max_connections", value, minimum) == value
     else:
         with pytest.raises(ValueError) as caught:
-            whole("max_connections", value, minimum)
+            check_int("max_connections", value, minimum)
         assert str(caught.value) == (
             "max_connections must be a whole number of at least "
             f"{minimum}, not {value!r}"
@@ -102,43 +102,43 @@ def test_a_whole_number_has_a_minimum(value, minimum):
 )
 def test_a_whole_number_is_one_that_can_be_counted(value):
     """Beyond that it is refused, and shown if it can be."""
-    assert whole("max_waiting", sys.maxsize) == sys.maxsize
+    assert check_int("max_waiting", sys.maxsize) == sys.maxsize
     with pytest.raises(ValueError, match=f"^max_waiting .* at most {sys.maxsize}, not"):
-        whole("max_waiting", value)
+        check_int("max_waiting", value)
 
 
 def test_an_optional_whole_number_has_a_minimum_too():
     """None is the only way round it."""
-    assert optional_whole("max_waiting", 2, 2) == 2
+    assert check_optional_int("max_waiting", 2, 2) == 2
     with pytest.raises(ValueError, match="^max_waiting must be .* at least 2, not 1$"):
-        optional_whole("max_waiting", 1, 2)
+        check_optional_int("max_waiting", 1, 2)
 
 
 @pytest.mark.parametrize("value", [*NOT_NUMBERS, 1.0, math.nan])
 def test_a_whole_number_must_be_an_int(value):
     """A bool is none, nor a float that happens to be whole."""
     with pytest.raises(TypeError, match="^max_waiting must be a whole number"):
-        whole("max_waiting", value)
+        check_int("max_waiting", value)
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_a_flag_is_true_or_false(value):
     """The two truth values pass."""
-    assert flag("lifo", value) is value
+    assert check_bool("lifo", value) is value
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "", "yes", []])
 def test_a_flag_is_nothing_that_resembles_one(value):
     """What only counts as true or false is refused."""
     with pytest.raises(TypeError) as caught:
-        flag("lifo", value)
+        check_bool("lifo", value)
     assert str(caught.value) == f"lifo must be True or False, not {value!r}"
 
 
 # Values that configure.
 
 
-@pytest.mark.parametrize("kind", [Backoff, Limits, Expiry])
+@pytest.mark.parametrize("kind", [Backoff, Timeouts, Expiry])
 def test_a_policy_never_changes(kind):
     """It can be shared between pools, because nobody can alter it."""
     policy = kind()
@@ -150,7 +150,7 @@ def test_a_policy_never_changes(kind):
 
 REFUSED = [
     *((Backoff, name, ()) for name in ("initial", "factor", "maximum", "jitter")),
-    *((Limits, name, ()) for name in ("open", "ping", "reset", "close")),
+    *((Timeouts, name, ()) for name in ("open", "ping", "reset", "close")),
     (Expiry, "max_lifetime", (None,)),
     (Expiry, "max_idle", (None,)),
     (Expiry, "ping_after", (None,)),
@@ -186,13 +186,13 @@ def test_what_is_no_duration_is_not_called_one(name):
     """A factor and a share are not refused as seconds."""
     with pytest.raises(TypeError) as caught:
         Backoff(**{name: "x"})
-    assert "seconds" not in str(caught.value)
+    assert "check_seconds" not in str(caught.value)
 
 
 def test_limits_are_named_as_they_are_given():
-    """The error speaks of limits.open, for there are other things called open."""
-    with pytest.raises(ValueError, match=r"^limits\.open must be .*, not -1$"):
-        Limits(open=-1)
+    """The error speaks of timeouts.open, for there are other things called open."""
+    with pytest.raises(ValueError, match=r"^timeouts\.open must be .*, not -1$"):
+        Timeouts(open=-1)
 
 
 @pytest.mark.parametrize("kind", [Backoff, Expiry])
@@ -336,21 +336,21 @@ def test_the_lifetime_is_drawn_anew_each_time():
 def test_without_a_lifetime_nothing_expires():
     """None is for ever."""
     assert Expiry().expires(1000) == math.inf
-    assert Expiry().fit_until(math.inf, 0, 0) == math.inf
+    assert Expiry().ready_until(math.inf, 0, 0) == math.inf
 
 
 def test_the_nearest_limit_counts():
     """An idle connection is fit until the first of its limits."""
     expiry = Expiry(max_idle=20, ping_after=10)
-    assert expiry.fit_until(expires=115, used=100, alive=107) == 115
-    assert expiry.fit_until(expires=999, used=100, alive=111) == 120
-    assert expiry.fit_until(expires=999, used=100, alive=107) == 117
+    assert expiry.ready_until(expires=115, used=100, alive=107) == 115
+    assert expiry.ready_until(expires=999, used=100, alive=111) == 120
+    assert expiry.ready_until(expires=999, used=100, alive=107) == 117
 
 
 def test_a_ping_does_not_make_it_less_idle():
     """Only use starts the idle time anew; a ping, the time to the next check."""
-    assert Expiry(max_idle=20).fit_until(999, used=100, alive=110) == 120
-    assert Expiry(ping_after=20).fit_until(999, used=100, alive=110) == 130
+    assert Expiry(max_idle=20).ready_until(999, used=100, alive=110) == 120
+    assert Expiry(ping_after=20).ready_until(999, used=100, alive=110) == 130
 
 
 @untimed
@@ -370,7 +370,7 @@ def test_fit_until_is_the_least_of_the_limits(
     limits += [used + max_idle] if max_idle is not None else []
     limits += [alive + ping_after] if ping_after is not None else []
     expiry = Expiry(max_idle=max_idle, ping_after=ping_after)
-    assert expiry.fit_until(expires, used, alive) == min(limits)
+    assert expiry.ready_until(expires, used, alive) == min(limits)
 
 
 @pytest.mark.parametrize(
@@ -378,14 +378,14 @@ def test_fit_until_is_the_least_of_the_limits(
 )
 def test_any_limit_needs_the_time_of_a_use(name):
     """With one limit set, 0 included, the time of each use must be noted."""
-    assert Expiry(**{name: 0}).is_timed
-    assert not Expiry().is_timed
+    assert Expiry(**{name: 0}).has_age_limits
+    assert not Expiry().has_age_limits
 
 
 @pytest.mark.parametrize(
     ("policy", "defaults"),
     [
-        (Limits(), {"open": 30.0, "ping": 5.0, "reset": 5.0, "close": 5.0}),
+        (Timeouts(), {"open": 30.0, "ping": 5.0, "reset": 5.0, "close": 5.0}),
         (Outage(), {"failures": 3, "grace": 3.0, "wait": False}),
         (Outage().backoff, {"initial": 0.05, "maximum": 0.25, "jitter": 0.2}),
         (

@@ -25,11 +25,11 @@ class Pauses:
         self.seen = []
         self.after = after
 
-    def __call__(self, seconds, ref=True):
+    def __call__(self, check_seconds, ref=True):
         if not ref:
             # The reaper's.
-            return sleep(seconds, ref)
-        self.seen.append(seconds)
+            return sleep(check_seconds, ref)
+        self.seen.append(check_seconds)
         act = self.after.get(f"pause_{len(self.seen)}")
         if act is not None:
             act()

@@ -10,12 +10,12 @@ import gevent
 import pytest
 
 from geventpool import (
+    CloseReason,
     ConnectionNotFoundError,
     Counters,
     Pool,
     PoolClosedError,
     PoolExhaustedError,
-    Reason,
 )
 from geventpool.ledger import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
@@ -30,9 +30,9 @@ def dive(depth: int, work: Callable[[], object]) -> object:
     return dive(depth - 1, work) if depth else work()
 
 
-def made(is_calm: bool = True, **options: Any) -> Pool[Any]:
+def made(is_unobserved: bool = True, **options: Any) -> Pool[Any]:
     """A pool with one place and one idle connection."""
-    listeners = [] if is_calm else [Counters()]
+    listeners = [] if is_unobserved else [Counters()]
     options = {"max_connections": 1, "listeners": listeners, **options}
     return Pool(ScriptedConnector(), initial_connections=1, **options)
 
@@ -79,13 +79,13 @@ def overflow_everywhere() -> None:
     """Try each deed, for each state of the pool, with and without listeners."""
     for deed in DEEDS:
         for waits in (False, True, None):
-            for is_calm in (True, False):
-                overflow(deed, waits, is_calm)
+            for is_unobserved in (True, False):
+                overflow(deed, waits, is_unobserved)
     print("done")
 
 
 def overflow(
-    deed: Callable[[Pool[Any]], None], waits: bool | None, is_calm: bool
+    deed: Callable[[Pool[Any]], None], waits: bool | None, is_unobserved: bool
 ) -> None:
     """Let *deed* overflow the stack at each of the deepest calls.
 
@@ -104,7 +104,7 @@ def overflow(
             pass
 
     for depth in range(limit - DEPTHS, limit):
-        pool = made(is_calm)
+        pool = made(is_unobserved)
         if waits is None:
             pool.drop(pool.idle_connections()[0])
             gevent.idle()
@@ -143,7 +143,7 @@ def test_an_interrupted_note_of_the_holder_ends_the_loan(
     """The borrower never gets to know its connection."""
     pool = made()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._holders, "enlist", interrupt)
+        patch.setattr(pool._holders, "register", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.acquire()
     gevent.idle()
@@ -164,11 +164,11 @@ def test_an_interrupted_look_at_an_idle_connection_loses_no_place(
             raise error
 
         pool._connector.is_usable = interrupted  # type: ignore[method-assign]
-        pool._probe = pool._stock.probe = interrupted
+        pool._probe = pool._lifecycle.probe = interrupted
         with pytest.raises(error):
             deed(pool)
         gevent.idle()
-        pool._probe = pool._stock.probe = None
+        pool._probe = pool._lifecycle.probe = None
         check(pool)
         check_capacity(pool)
         assert conn.end == "discarded"
@@ -189,15 +189,15 @@ def interrupt(*args: Any) -> None:
 
 def test_an_interrupted_release_ends_the_loan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller need not try again: most cannot, being in a ``finally``."""
-    for name in "take_back", "discard":
+    for name in "end_loan_normally", "terminate":
         pool = made()
         conn = pool.acquire()
         with monkeypatch.context() as patch:
-            patch.setattr(pool._stock, name, interrupt)
+            patch.setattr(pool._lifecycle, name, interrupt)
             # As for a connector that resets sessions.
-            pool._is_simple = False
+            pool._release_is_trivial = False
             with pytest.raises(KeyboardInterrupt):
-                (pool.release if name == "take_back" else pool.drop)(conn)
+                (pool.release if name == "end_loan_normally" else pool.drop)(conn)
         gevent.idle()
         assert conn.end == "discarded"
         check_capacity(pool)
@@ -211,7 +211,7 @@ def test_an_interrupted_release_in_a_helper_ends_the_loan(
     conn = pool.acquire()
     pool.transfer(conn, None)
     with monkeypatch.context() as patch:
-        patch.setattr(pool._stock, "take_back", interrupt)
+        patch.setattr(pool._lifecycle, "end_loan_normally", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.release(conn)
     gevent.idle()
@@ -258,7 +258,7 @@ def test_an_entry_that_is_where_it_belongs_is_left_there_unless_nobody_has_it(
     if state is CLOSING:
         ledger.withdraw(entry, CLOSING)
     ledger.is_torn = True
-    pool._stock.recover()
+    pool._lifecycle.recover()
     if state in (IDLE, IN_USE):
         assert conn.end is None
     else:
@@ -275,7 +275,7 @@ def test_an_interrupted_end_of_a_wait_loses_nothing(
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._stock, "pass_on", interrupt)
+        patch.setattr(pool._lifecycle, "assign_or_close", interrupt)
         waiter.kill(ValueError(), block=False)
         pool.release(conn)
         assert isinstance(waiter.get(), KeyboardInterrupt)
@@ -293,7 +293,7 @@ def test_an_interrupted_step_out_of_the_line_leaves_no_waiter_behind(
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._alarms, "rest", interrupt)
+        patch.setattr(pool._timers, "stop_if_unused", interrupt)
         waiter.kill(ValueError(), block=False)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     assert not pool.stats().waiting
@@ -405,7 +405,7 @@ def test_a_connection_of_another_greenlet_is_closed_in_a_turn_of_its_own() -> No
         check(pool)
         assert waiter.get() is not conn
         assert conn.end == "discarded"
-    assert counters.snapshot().closed == {Reason.DROPPED: 1}
+    assert counters.snapshot().closed == {CloseReason.DROPPED: 1}
 
 
 def test_a_close_does_not_wait_for_the_turn_of_a_dropped_connection() -> None:

@@ -7,12 +7,12 @@ import pytest
 from gevent.event import Event
 
 from geventpool import (
+    CloseReason,
     ConnectionNotFoundError,
     Counters,
-    Limits,
     Pool,
     PoolListener,
-    Reason,
+    Timeouts,
 )
 from geventpool.testing import (
     ScriptedConnector,
@@ -64,7 +64,7 @@ def test_a_block_left_by_an_error_closes_its_connection(pool, counters, error):
         with pool.connection() as conn:
             raise error()
     assert conn.end == "discarded" and pool.size == 0
-    assert counters.snapshot().closed == {Reason.BORROWER_FAILED: 1}
+    assert counters.snapshot().closed == {CloseReason.BORROWER_FAILED: 1}
 
 
 def test_a_block_left_by_an_error_in_step_keeps_its_connection(pool):
@@ -302,7 +302,7 @@ def test_a_connection_that_cannot_be_reset_is_closed(pool, connector, counters):
         pool.release(conn)
     assert waiter.get().number == 3
     assert [conn.end for conn in lent] == ["discarded", "discarded"]
-    assert counters.snapshot().closed == {Reason.RESET_FAILED: 2}
+    assert counters.snapshot().closed == {CloseReason.RESET_FAILED: 2}
 
 
 def test_a_reset_that_is_killed_costs_no_place(pool, connector, hub_errors):
@@ -370,7 +370,7 @@ def test_the_released_one_is_looked_at_before_it_is_handed_over(pool, counters):
     one.is_usable = False
     pool.release(one)
     assert waiter.get().number == 3
-    assert counters.snapshot().closed == {Reason.UNUSABLE: 1}
+    assert counters.snapshot().closed == {CloseReason.UNUSABLE: 1}
     pool.release(two)
 
 
@@ -388,7 +388,7 @@ def test_a_pool_that_nobody_watches_looks_too(connector):
 def test_a_reset_without_end_is_cut_off(connector):
     """The connection is closed, and its place is free."""
     connector.script("reset", Event())
-    pool = Pool(connector, max_connections=1, limits=Limits(reset=0.001))
+    pool = Pool(connector, max_connections=1, timeouts=Timeouts(reset=0.001))
     with pool.connection() as conn:
         conn.needs_reset = True
     with pool.connection(timeout=5) as other:

@@ -22,10 +22,10 @@ from geventpool.ledger import (
     RESETTING,
     Entry,
     Ledger,
-    Slot,
+    Waiter,
     anyone,
 )
-from geventpool.reports import Loan, counts, loans, name_of
+from geventpool.reports import Loan, loans, name_of, summary
 
 
 def held(holder, since=0.0):
@@ -58,7 +58,7 @@ def works():
 
 def test_the_counts_of_an_empty_pool():
     """There are as many places as were asked for, and nothing in them."""
-    assert counts(Ledger(LifoQueue(), 10)) == (
+    assert summary(Ledger(LifoQueue(), 10)) == (
         "0/10: 0 idle, 0 in use, 0 opening, 0 closing, 0 waiting"
     )
 
@@ -73,7 +73,7 @@ def test_each_count_is_in_its_place():
             ledger.opened(entry, object())
             ledger.move(entry, IN_USE)
             if state is IDLE:
-                ledger.supply(entry, 0)
+                ledger.assign(entry, 0)
             elif state is CHECKING:
                 ledger.move(entry, IDLE)
                 ledger.move(entry, CHECKING)
@@ -82,8 +82,8 @@ def test_each_count_is_in_its_place():
     for _ in range(3):
         ledger.reserve()
     for number in range(7):
-        ledger.join(Slot(number))
-    assert counts(ledger) == (
+        ledger.add_waiter(Waiter(number))
+    assert summary(ledger) == (
         "21/30: 1 idle, 2 in use, 3 opening, 4 closing, 7 waiting, "
         "5 checking, 6 resetting"
     )
@@ -180,7 +180,7 @@ def test_a_loan_without_a_holder_is_said_to_be_what_it_is():
     transferred = held(None)
     transferred.holder = anyone
     handed = held(None)
-    handed.slot = Slot(gevent.getcurrent())
+    handed.waiter = Waiter(gevent.getcurrent())
     gone, nobodys, served = loans([forgotten, transferred, handed], 0)
     assert (gone.holder, gone.place) == ("a greenlet that is gone", "no line")
     assert nobodys.holder == "nobody in particular"

@@ -18,7 +18,7 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from geventpool import sockets
-from geventpool.sockets import KeepAlive, abandon, abort, dial, dial_unix, is_quiet
+from geventpool.sockets import KeepAlive, abort, dial, dial_unix, is_quiet, terminate
 from geventpool.testing import no_switch
 from tests.peers import (
     Deaf,
@@ -86,7 +86,7 @@ def test_dialling_gives_a_connected_gevent_socket_that_may_wait() -> None:
         assert isinstance(sock, socket.socket)
         assert sock.gettimeout() is None
         assert ask(sock) == b"hello"
-        abandon(sock)
+        terminate(sock)
 
 
 def test_without_a_time_limit_it_is_the_systems() -> None:
@@ -94,7 +94,7 @@ def test_without_a_time_limit_it_is_the_systems() -> None:
     with Echo() as peer:
         sock = dial(peer.host, peer.port)
         assert ask(sock) == b"hello"
-        abandon(sock)
+        terminate(sock)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -116,7 +116,7 @@ def test_a_name_is_resolved() -> None:
     with Echo() as peer:
         sock = dial("localhost", peer.port, timeout=5)
         assert ask(sock) == b"hello"
-        abandon(sock)
+        terminate(sock)
 
 
 def test_a_name_that_does_not_exist_is_the_resolvers_error(
@@ -140,7 +140,7 @@ def test_every_address_is_tried(resolver: list[tuple[str, int]]) -> None:
         resolver += [("127.0.0.1", refused_port()), peer.address]
         sock = dial("two.test", 1, timeout=5)
         assert sock.getpeername() == peer.address
-        abandon(sock)
+        terminate(sock)
 
 
 def test_the_first_of_two_addresses_leaves_no_limit_on_the_socket(
@@ -151,7 +151,7 @@ def test_the_first_of_two_addresses_leaves_no_limit_on_the_socket(
         resolver += [peer.address, peer.address]
         sock = dial("two.test", 1, timeout=5)
         assert sock.gettimeout() is None
-        abandon(sock)
+        terminate(sock)
 
 
 def test_the_last_addresss_error_is_raised(resolver: list[tuple[str, int]]) -> None:
@@ -169,7 +169,7 @@ def test_a_deaf_address_uses_up_its_share_and_no_more(
         resolver += [deaf.address, peer.address]
         sock = dial("two.test", 1, timeout=0.2)
         assert sock.getpeername() == peer.address
-        abandon(sock)
+        terminate(sock)
 
 
 def test_the_deadline_ends_a_connect_that_nobody_answers() -> None:
@@ -277,7 +277,7 @@ def test_a_vanished_peer_is_noticed_in_time() -> None:
             (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 13_000),
         ):
             assert sock.getsockopt(level, option) == value
-        abandon(sock)
+        terminate(sock)
 
 
 def test_options_that_a_platform_lacks_are_left_out(
@@ -313,7 +313,7 @@ def test_tls_is_spoken_and_the_name_checked() -> None:
         sock = dial(peer.host, peer.port, timeout=5, ssl=client)
         assert ask(sock) == b"hello"
         assert sock.gettimeout() is None
-        abandon(sock)
+        terminate(sock)
 
 
 def test_the_certificate_may_bear_another_name() -> None:
@@ -323,7 +323,7 @@ def test_the_certificate_may_bear_another_name() -> None:
         name = "peer.test"
         sock = dial(peer.host, peer.port, timeout=5, ssl=client, server_hostname=name)
         assert ask(sock) == b"hello"
-        abandon(sock)
+        terminate(sock)
         with pytest.raises(ssl.SSLCertVerificationError):
             dial(peer.host, peer.port, timeout=5, ssl=client, server_hostname="x.test")
         peer.wait_open(0)
@@ -341,7 +341,7 @@ def test_the_default_context_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
     sockets._shared_context.cache_clear()
     with Echo(tls=tls_contexts()[0]) as peer:
         for _ in range(2):
-            abandon(dial(peer.host, peer.port, timeout=5, ssl=True))
+            terminate(dial(peer.host, peer.port, timeout=5, ssl=True))
     assert len(made) == 1
     sockets._shared_context.cache_clear()
 
@@ -356,7 +356,7 @@ def test_a_unix_socket_is_dialled() -> None:
         assert ask(sock) == b"hello"
         assert sock.gettimeout() is None
         assert peer.open == 1
-        abandon(sock)
+        terminate(sock)
 
 
 def test_a_unix_socket_may_speak_tls() -> None:
@@ -365,7 +365,7 @@ def test_a_unix_socket_may_speak_tls() -> None:
     with unix_path() as path, Echo(path=path, tls=server):
         sock = dial_unix(path, timeout=5, ssl=client, server_hostname="peer.test")
         assert ask(sock) == b"hello"
-        abandon(sock)
+        terminate(sock)
 
 
 def test_a_socket_that_cannot_be_wrapped_is_let_go_of() -> None:
@@ -407,7 +407,7 @@ def test_a_backlog_that_clears_lets_one_in() -> None:
         gevent.idle()
         accepted = [deaf._listener.accept()[0]]
         sock = dialler.get(timeout=5)
-        abandon(sock)
+        terminate(sock)
         accepted[0].close()
 
 
@@ -537,7 +537,7 @@ def test_a_number_above_1023_makes_no_difference(pair: Pair) -> None:
     pair.there.sendall(b"?")
     until_readable(high)
     assert not is_quiet(high)
-    abandon(high)
+    terminate(high)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -563,7 +563,7 @@ def tls() -> Iterator[Pair]:
         sock = dial(peer.host, peer.port, timeout=5, ssl=client)
         peer.wait_until(lambda: bool(peer._talking), "handshake done")
         yield Pair(sock, peer)
-        abandon(sock)
+        terminate(sock)
 
 
 def test_session_tickets_are_no_noise(tls: Pair) -> None:
@@ -601,7 +601,7 @@ def test_the_end_of_a_tls_stream_is_noise(tls: Pair) -> None:
     tls.there.hang_up_all()
     until_readable(tls.here)
     assert not is_quiet(tls.here)
-    abandon(tls.here)
+    terminate(tls.here)
     assert not is_quiet(tls.here)
 
 
@@ -640,10 +640,10 @@ def test_an_abandoned_socket_is_closed_at_once(pair: Pair) -> None:
     """Without a switch the descriptor is gone, and the peer sees the end."""
     number = pair.here.fileno()
     with no_switch():
-        abandon(pair.here)
+        terminate(pair.here)
         with pytest.raises(OSError):
             os.fstat(number)
-        abandon(pair.here)
+        terminate(pair.here)
     assert pair.here.fileno() == -1
     assert ended(pair.there) == b""
 
@@ -651,14 +651,14 @@ def test_an_abandoned_socket_is_closed_at_once(pair: Pair) -> None:
 def test_what_was_sent_before_is_delivered(pair: Pair) -> None:
     """To abandon a socket takes nothing back."""
     pair.here.sendall(b"last")
-    abandon(pair.here)
+    terminate(pair.here)
     assert ended(pair.there) == b"last"
 
 
 def test_a_file_made_from_the_socket_does_not_keep_it_open(pair: Pair) -> None:
-    """Unlike close(), abandon() does not wait for the files to be closed."""
+    """Unlike close(), terminate() does not wait for the files to be closed."""
     with pair.here.makefile("rb") as file:
-        abandon(pair.here)
+        terminate(pair.here)
         assert ended(pair.there) == b""
         with pytest.raises((OSError, ValueError)):
             file.read(1)
@@ -673,7 +673,7 @@ def test_whoever_waits_on_an_abandoned_socket_is_told(make: Any) -> None:
     writer = gevent.spawn(here.sendall, bytes(50_000_000))
     gevent.idle()
     with no_switch():
-        abandon(here)
+        terminate(here)
         with pytest.raises(OSError):
             os.fstat(number)
     with contextlib.ExitStack() as stack:
@@ -690,7 +690,7 @@ def test_a_new_socket_may_get_the_same_number_at_once() -> None:
     reader = gevent.spawn(here.recv, 1)
     gevent.idle()
     number = here.fileno()
-    abandon(here)
+    terminate(here)
     new, other = gevent_unix()
     assert number in (new.fileno(), other.fileno())
     readers = [gevent.spawn(new.recv, 1), gevent.spawn(other.recv, 1)]
@@ -717,7 +717,7 @@ def test_whoever_selects_on_the_number_is_woken() -> None:
     waiter = gevent.spawn(socket.wait_read, here.fileno())
     gevent.idle()
     with no_switch():
-        abandon(here)
+        terminate(here)
     waiter.join(timeout=5)
     assert waiter.dead
     assert ended(there) == b""
@@ -732,7 +732,7 @@ def test_a_waiter_that_is_killed_at_the_same_moment_is_only_killed() -> None:
         gevent.idle()
         if kill_first:
             waiter.kill(block=False)
-        abandon(here)
+        terminate(here)
         waiter.kill(block=False)
         waiter.join(timeout=5)
         assert waiter.dead
@@ -742,21 +742,21 @@ def test_a_waiter_that_is_killed_at_the_same_moment_is_only_killed() -> None:
 def test_an_abandoned_tls_socket_says_no_goodbye(tls: Pair) -> None:
     """A TLS socket goes without unwrapping, which would wait for the peer."""
     with no_switch():
-        abandon(tls.here)
+        terminate(tls.here)
     assert tls.here.fileno() == -1
     tls.there.wait_open(0)
 
 
 def test_the_hub_may_abandon(pair: Pair) -> None:
     """Letting go works from a callback of the hub."""
-    gevent.get_hub().loop.run_callback(abandon, pair.here)
+    gevent.get_hub().loop.run_callback(terminate, pair.here)
     assert ended(pair.there) == b""
 
 
 def test_a_descriptor_closed_behind_its_back_raises_nothing(pair: Pair) -> None:
     """Letting go never raises, as finalizers need it."""
     socket.close(pair.here.fileno())
-    abandon(pair.here)
+    terminate(pair.here)
     assert pair.here.fileno() == -1
 
 
@@ -765,7 +765,7 @@ def test_another_thread_may_let_go() -> None:
     here, there = gevent_unix()
 
     def finalize() -> object:
-        abandon(here)
+        terminate(here)
         return get_hub_if_exists()
 
     assert gevent.get_hub().threadpool.apply(finalize) is None
@@ -804,7 +804,7 @@ def test_after_a_fork_the_parents_waiters_sleep_on() -> None:
     waiter = gevent.spawn(here.recv, 1)
     gevent.idle()
     with sockets.after_fork(), no_switch():
-        abandon(here)
+        terminate(here)
     gevent.idle()
     assert not waiter.dead
     waiter.kill()
@@ -814,7 +814,7 @@ def test_after_a_fork_the_parents_waiters_sleep_on() -> None:
 def test_after_a_fork_a_tls_copy_forgets_the_number(tls: Pair) -> None:
     """A number that is free again must not be read from by an old TLS object."""
     with sockets.after_fork(), no_switch():
-        abandon(tls.here)
+        terminate(tls.here)
     assert tls.here.fileno() == -1
     with pytest.raises(ValueError, match="closed or unwrapped"):
         tls.here.read(1)
@@ -824,7 +824,7 @@ def test_a_severed_descriptor_stays_its_owners(pair: Pair) -> None:
     """The connection is gone at once, but the number is not free for others."""
     number = pair.here.fileno()
     with no_switch():
-        sockets.sever(number)
+        sockets.redirect_to_null(number)
     assert ended(pair.there) == b""
     os.fstat(number)
     assert not os.get_inheritable(number)
@@ -839,7 +839,7 @@ def test_whoever_waits_on_a_severed_descriptor_is_woken() -> None:
     here, there = gevent_unix()
     waiter = gevent.spawn(socket.wait_read, here.fileno())
     gevent.idle()
-    sockets.sever(here.fileno())
+    sockets.redirect_to_null(here.fileno())
     waiter.join(timeout=5)
     assert waiter.dead
     here.close()
@@ -852,7 +852,7 @@ def test_after_a_fork_severing_wakes_nobody() -> None:
     waiter = gevent.spawn(socket.wait_read, here.fileno())
     gevent.idle()
     with sockets.after_fork():
-        sockets.sever(here.fileno())
+        sockets.redirect_to_null(here.fileno())
     assert ended(there) == b""
     gevent.idle()
     assert not waiter.dead
@@ -867,7 +867,7 @@ def test_there_is_nothing_to_sever_without_a_descriptor() -> None:
     number = here.detach()
     socket.close(number)
     with pytest.raises(OSError):
-        sockets.sever(-1)
+        sockets.redirect_to_null(-1)
     there.close()
 
 
@@ -914,7 +914,7 @@ with Unruly("late") as peer:
     assert waiter.get(timeout=5) == b"question"
     sock.sendall(b"again")
     assert sock.recv(10) == b"again"
-    sockets.abandon(sock)
+    sockets.terminate(sock)
 print("ok")
 """
 
@@ -945,7 +945,7 @@ for context in None, client:
         # The peer answers in this very thread, unless we block it.
         assert sock.recv(1) == b"x"
         assert sockets.is_quiet(sock)
-        sockets.abandon(sock)
+        sockets.terminate(sock)
 print("ok")
 """
 
@@ -962,10 +962,10 @@ from tests.peers import open_sockets
 
 here, there = gevent.socket.socketpair()
 gevent.get_hub().destroy(destroy_loop=True)
-sockets.abandon(here)
+sockets.terminate(here)
 assert here._sock.fileno() == -1
 assert open_sockets() == {there.fileno()}, open_sockets()
-sockets.abandon(there)
+sockets.terminate(there)
 print("ok")
 """
 
@@ -1002,7 +1002,7 @@ assert sock.gettimeout() is None
 steps[0].set()
 steps[1].wait()
 assert not sockets.is_quiet(sock)
-sockets.abandon(sock)
+sockets.terminate(sock)
 assert sock.fileno() == -1
 steps[2].set()
 thread.join()

@@ -13,10 +13,10 @@ from geventpool import (
     Backoff,
     Connector,
     Counters,
-    Limits,
     Pool,
     PoolExhaustedError,
     TcpConnection,
+    Timeouts,
 )
 from geventpool.testing import check, check_capacity, no_switch, wait_until
 from tests.peers import Peer
@@ -89,7 +89,7 @@ class Rough(Connector[TcpConnection]):
             self._fails(0.05)
         except BaseException:
             # Whatever ends it here, nobody else knows of the connection.
-            conn.discard()
+            conn.terminate()
             raise
         return conn
 
@@ -98,10 +98,10 @@ class Rough(Connector[TcpConnection]):
             self._fails(0.2)
             exchange(conn, b"goodbye".ljust(SIZE))
         finally:
-            conn.discard()
+            conn.terminate()
 
-    def discard(self, conn: TcpConnection) -> None:
-        conn.discard()
+    def terminate(self, conn: TcpConnection) -> None:
+        conn.terminate()
 
     def is_usable(self, conn: TcpConnection) -> bool:
         return conn.is_quiet()
@@ -152,7 +152,7 @@ class Storm:
             ping_interval=0.005,
             reap_interval=0.005,
             backoff=Backoff(0.001),
-            limits=Limits(open=0.2, ping=0.1, reset=0.1, close=0.1),
+            timeouts=Timeouts(open=0.2, ping=0.1, reset=0.1, close=0.1),
             **options,
         )
         self.served = 0

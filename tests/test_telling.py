@@ -14,7 +14,7 @@ from geventpool import (
     PoolExhaustedError,
     PoolListener,
 )
-from geventpool.ledger import Reason
+from geventpool.ledger import CloseReason
 from geventpool.testing import ScriptedConnector, check, check_capacity
 
 EVENTS = [
@@ -134,7 +134,7 @@ def test_a_listener_that_is_interrupted_loses_no_place(event, error, hub_errors)
             pool.drop(conn, anyone=True)
         except error:
             pass
-    pool._audience.listeners = ()
+    pool._listeners.listeners = ()
     check_capacity(pool)
     hub_errors.clear()
 
@@ -196,7 +196,7 @@ def test_what_happens_together_is_told_in_its_order():
     conn = pool.acquire()
     pool.drain()
     pool.release(conn)
-    assert book == ["opened", "released", Reason.DRAINED]
+    assert book == ["opened", "released", CloseReason.DRAINED]
 
 
 def test_an_entry_that_is_gone_is_not_passed_on_by_an_interrupted_listener():

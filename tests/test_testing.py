@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool
-from geventpool.ledger import CLOSING, IDLE, IN_USE, Entry, Slot
+from geventpool.ledger import CLOSING, IDLE, IN_USE, Entry, Waiter
 from geventpool.testing import (
     INTERRUPTIONS,
     Clock,
@@ -115,8 +115,8 @@ def test_a_connection_remembers_how_it_ended_first() -> None:
     closed, discarded = connector.open(), connector.open()
     with pytest.raises(OSError):
         connector.close(closed)
-    connector.discard(closed)
-    connector.discard(discarded)
+    connector.terminate(closed)
+    connector.terminate(discarded)
     connector.close(discarded)
     assert (closed.end, discarded.end) == ("closed", "discarded")
 
@@ -129,7 +129,7 @@ def test_a_connection_says_of_itself_what_it_was_told() -> None:
     conn.is_usable, conn.needs_reset = False, True
     assert not connector.is_usable(conn) and connector.needs_reset(conn)
     conn.is_usable = True
-    connector.discard(conn)
+    connector.terminate(conn)
     assert not connector.is_usable(conn)
 
 
@@ -249,7 +249,7 @@ def test_the_books_of_a_pool_in_any_state_are_in_order() -> None:
     pool.release(conns[0])
     clock = Clock(1e12)
     clock.rule(pool)
-    pool._stock.sweep()
+    pool._lifecycle.sweep()
     conns[1].needs_reset = True
     pool.release(conns[1])
     pool.release(conns[2])
@@ -295,7 +295,7 @@ def lend_from_the_queue(pool: Pool[Any], entry: Entry[Any]) -> None:
     entry.state = IN_USE
 
 
-class Somebody(Slot[Any]):
+class Somebody(Waiter[Any]):
     """Waits in line, but not for long."""
 
     def wake(self) -> None:
@@ -303,7 +303,7 @@ class Somebody(Slot[Any]):
 
 
 def sleep_beside(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.join(Somebody("somebody"))
+    pool._ledger.add_waiter(Somebody("somebody"))
 
 
 def rename(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -313,17 +313,17 @@ def rename(pool: Pool[Any], entry: Entry[Any]) -> None:
 
 def serve_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.join(Somebody("somebody")).entry = entry
+    pool._ledger.add_waiter(Somebody("somebody")).entry = entry
 
 
 def fail_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.join(Somebody("somebody")).error = OSError()
+    pool._ledger.add_waiter(Somebody("somebody")).error = OSError()
 
 
 def keep_a_loan(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.release(pool.acquire())
-    (holder,) = pool._holders.known.values()
+    (holder,) = pool._holders.by_id.values()
     holder.loan = entry
 
 
@@ -453,7 +453,7 @@ def test_a_mistake_in_the_books_after_an_interruption_is_found() -> None:
         pool = stocked(max_connections=2)
 
         def run() -> None:
-            pool._ledger.join(Somebody("nobody"))
+            pool._ledger.add_waiter(Somebody("nobody"))
 
         return run, [pool]
 
@@ -581,8 +581,8 @@ def test_a_pool_at_rest_has_no_greenlet_but_its_reaper() -> None:
     assert pool_greenlets(Pool(ScriptedConnector())) == set()
     pool = stocked()
     gevent.idle()
-    assert pool._stock.reaper is not None
-    assert pool_greenlets(pool) == {pool._stock.reaper._greenlet}
+    assert pool._lifecycle.reaper is not None
+    assert pool_greenlets(pool) == {pool._lifecycle.reaper._greenlet}
 
 
 def test_a_raw_greenlet_can_be_the_victim() -> None:

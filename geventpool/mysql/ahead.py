@@ -107,7 +107,7 @@ class Ahead(Packets):
         except OSError:
             return False
         if sent < len(data):
-            self.hang_up()
+            self.terminate()
             return False
         self._sent = data, replies
         self.pending = replies
@@ -145,7 +145,7 @@ class Ahead(Packets):
             try:
                 packet: Any = self._read_packet()
             except err.MySQLError as error:
-                if self._sock is None or self.verdict is not None:
+                if self._sock is None or self.fatal_error is not None:
                     raise
                 self.pending -= 1
                 failure = failure or error

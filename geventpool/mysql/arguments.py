@@ -17,7 +17,12 @@ from pymysql.connections import Connection
 
 from geventpool.mysql.hosts import MAX_PORT, is_name
 from geventpool.options import refuse_unknown
-from geventpool.policies import optional_seconds, optional_whole, shown, whole
+from geventpool.policies import (
+    check_int,
+    check_optional_int,
+    check_optional_seconds,
+    safe_repr,
+)
 
 __all__ = ["KEYWORDS", "check_account", "check_password", "checked", "merged"]
 
@@ -114,42 +119,42 @@ def _text(name: str, value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} must be a string or None, not {shown(value)}")
+        raise TypeError(f"{name} must be a string or None, not {safe_repr(value)}")
     try:
         data = value.encode() if isinstance(value, str) else value
     except UnicodeEncodeError:
-        raise ValueError(f"{name} must be text, not {shown(value)}") from None
+        raise ValueError(f"{name} must be text, not {safe_repr(value)}") from None
     # In the protocol, and for the system, a null byte is the end.
     if b"\0" in data:
-        raise ValueError(f"{name} must not contain a null byte: {shown(value)}")
+        raise ValueError(f"{name} must not contain a null byte: {safe_repr(value)}")
 
 
 def _host(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be a string or None, not {shown(value)}")
+        raise TypeError(f"{name} must be a string or None, not {safe_repr(value)}")
     # Without one PyMySQL means localhost.
     if value and not is_name(value):
-        raise ValueError(f"{name} must be a host's name, not {shown(value)}")
+        raise ValueError(f"{name} must be a host's name, not {safe_repr(value)}")
 
 
 def _port(name: str, value: Any) -> None:
     # 0 is PyMySQL's way to say 3306.
-    if (optional_whole(name, value) or 0) > MAX_PORT:
-        raise ValueError(f"{name} must be at most {MAX_PORT}, not {shown(value)}")
+    if (check_optional_int(name, value) or 0) > MAX_PORT:
+        raise ValueError(f"{name} must be at most {MAX_PORT}, not {safe_repr(value)}")
 
 
 def _whole(name: str, value: Any) -> None:
-    whole(name, value)
+    check_int(name, value)
 
 
 def _limit(name: str, value: Any) -> None:
-    if optional_seconds(name, value) == 0:
+    if check_optional_seconds(name, value) == 0:
         raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
 
 
 def _patience(name: str, value: Any) -> None:
-    rule = f"a number of seconds above 0 and at most {_LONGEST}, not {shown(value)}"
-    span = optional_seconds(name, value)
+    rule = f"a number of seconds above 0 and at most {_LONGEST}, not {safe_repr(value)}"
+    span = check_optional_seconds(name, value)
     if span is None:
         raise TypeError(f"{name} must be {rule}")
     if not 0 < span <= _LONGEST:
@@ -159,17 +164,19 @@ def _patience(name: str, value: Any) -> None:
 def _charset(name: str, value: Any) -> None:
     _text(name, value)
     if value and charset_by_name(value) is None:
-        raise ValueError(f"{name} must be one that PyMySQL knows, not {shown(value)}")
+        raise ValueError(
+            f"{name} must be one that PyMySQL knows, not {safe_repr(value)}"
+        )
 
 
 def _cursorclass(name: str, value: Any) -> None:
     if not callable(value):
-        raise TypeError(f"{name} must be a class of cursors, not {shown(value)}")
+        raise TypeError(f"{name} must be a class of cursors, not {safe_repr(value)}")
 
 
 def _unsupported(name: str, value: Any) -> None:
     if value:
-        raise ValueError(f"{name} is not supported by PyMySQL: {shown(value)}")
+        raise ValueError(f"{name} is not supported by PyMySQL: {safe_repr(value)}")
 
 
 _RULES: dict[str, Callable[[str, Any], None]] = {

@@ -18,7 +18,7 @@ from pymysql.constants import SERVER_STATUS
 from pymysql.cursors import Cursor, SSCursor
 
 from geventpool.mysql.converters import Converters
-from geventpool.mysql.packets import AUTOCOMMIT, IN_TRANS, SHELF
+from geventpool.mysql.packets import AUTOCOMMIT, IN_POOL, IN_TRANS
 from geventpool.mysql.protocol import MAX_SAID, Wire
 from geventpool.mysql.statements import Kind, family, kind_of, only_sets
 
@@ -80,10 +80,10 @@ class Connection(Wire):
         """
         if self.lender is not None:
             self.lender.release(self)
-        elif self._speaker is SHELF:
+        elif self._command_owner is IN_POOL:
             raise err.Error("Already closed")
         else:
-            self.say_goodbye()
+            self.send_quit()
 
     def cursor(self, cursor: Any = None) -> Any:
         """
@@ -105,11 +105,11 @@ class Connection(Wire):
         return made
 
     @property
-    def owes_nothing(self) -> bool:
+    def nothing_to_commit(self) -> bool:
         """
         Whether the loan can end well without a further word. Never switches.
         """
-        if not self.spoken:
+        if not self.has_sent:
             return True
         status = self.server_status & (IN_TRANS | AUTOCOMMIT)
         return status == AUTOCOMMIT and not self.unfinished
@@ -123,24 +123,26 @@ class Connection(Wire):
 
         :raises pymysql.err.Error: it is not committed, or nobody knows.
         """
-        owes = self._owes_commit
+        owes = self._has_work_to_commit
         if owes and not self.open:
             raise err.InterfaceError(0, "nothing is committed: the connection was lost")
         if self.unfinished and (owes or not self.streams):
             # The last word of a procedure; or rows between us and the answer to COMMIT.
             self.finish()
             # What was left may have begun a transaction.
-            owes = self._owes_commit
+            owes = self._has_work_to_commit
         if owes:
             self.commit()
 
     @property
-    def _owes_commit(self) -> bool:
+    def _has_work_to_commit(self) -> bool:
         """
         Whether there may be something to commit, by the last status that was read.
         """
         status = self.server_status
-        return bool(status & IN_TRANS) or not (self.exact or status & AUTOCOMMIT)
+        return bool(status & IN_TRANS) or not (
+            self.status_is_current or status & AUTOCOMMIT
+        )
 
     def end_transaction(self) -> None:
         """
@@ -162,23 +164,23 @@ class Connection(Wire):
 
         :raises pymysql.err.Error: it could not be; closing the connection does it.
         """
-        if self.spoken and self.in_step and self.may_hold_transaction:
+        if self.has_sent and self.in_step and self.may_hold_transaction:
             self.rollback()
 
     # The loan. None of these may switch.
 
     #: Why it must not be lent again, if so; and whether there is anything to undo.
-    unfit: str | None = None
-    due = False
+    unusable_reason: str | None = None
+    needs_reset_now = False
 
     @property
-    def is_at_rest(self) -> bool:
+    def is_clean(self) -> bool:
         """
         Whether nothing at all is to be done at the end of a loan in autocommit.
         """
         encoders, decoders = self._tables
         return (
-            self.is_settled
+            self.wire_is_clean
             and self.cursorclass is self._cursorclass
             and self.encoders is encoders
             and self.decoders is decoders
@@ -197,10 +199,10 @@ class Connection(Wire):
         if not (
             self.tracks
             and not self.left
-            and self.exact
+            and self.status_is_current
             and self.server_status & _RELEVANT == self._autocommits
-            and self.verdict is None
-            and self._speaker is None
+            and self.fatal_error is None
+            and self._command_owner is None
             and self._sock is not None
             and self._at == len(self._buffer or b"")
             and (result is None or not (result.unbuffered_active or result.has_next))
@@ -251,30 +253,30 @@ class Connection(Wire):
         :param lender: whose ``release`` :meth:`close` shall call.
         """
         self.lender = lender
-        self._speaker = None
-        self.spoken = False
+        self._command_owner = None
+        self.has_sent = False
         self.left = self.made_id = False
         if self._said:
             self._said.clear()
-        if not self.plain:
-            self.plain = True
-            self.took_role = self.chose_database = self.strayed = False
+        if not self.session_unchanged:
+            self.session_unchanged = True
+            self.took_role = self.chose_database = self.database_may_differ = False
 
     def end_loan(self) -> None:
         """
         End the loan: cursors are disarmed, commands are refused from now on.
         """
         self.lender = None
-        self._speaker = SHELF
+        self._command_owner = IN_POOL
         if self._cursors or self._streams:
             self._disarm()
 
-    def hang_up(self) -> None:
+    def terminate(self) -> None:
         """
         Drop the connection: no goodbye, never switches, safe whoever uses it.
         """
         self.lender = None
-        super().hang_up()
+        super().terminate()
         self._disarm()
 
     def _disarm(self) -> None:
@@ -290,15 +292,15 @@ class Connection(Wire):
         self._sweep_at = _SWEEP
 
     @contextmanager
-    def in_service(self) -> Iterator[None]:
+    def used_by_pool(self) -> Iterator[None]:
         """
         For the time of the block the pool itself speaks on the idle connection.
         """
-        shelf, self._speaker = self._speaker, None
+        shelf, self._command_owner = self._command_owner, None
         try:
             yield
         finally:
-            self._speaker = shelf
+            self._command_owner = shelf
 
     # What was set in Python
 

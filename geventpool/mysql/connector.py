@@ -35,7 +35,7 @@ from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import POOL_ARGUMENTS, parse_url
 from geventpool.patching import is_patched
-from geventpool.policies import shown
+from geventpool.policies import safe_repr
 from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
@@ -49,7 +49,7 @@ TARGETS = ("any", "primary", "replica")
 #: innodb_read_only is what Aurora sets on its readers.
 _ROLE = "SELECT @@global.read_only, @@global.innodb_read_only"
 
-Changing = Callable[[], Mapping[str, Any] | str]
+CredentialSource = Callable[[], Mapping[str, Any] | str]
 
 
 class MySQLConnector(Connector[Connection]):
@@ -63,7 +63,7 @@ class MySQLConnector(Connector[Connection]):
 
     def __init__(
         self,
-        source: str | Changing | None = None,
+        source: str | CredentialSource | None = None,
         *,
         hosts: Any = None,
         host_order: str | None = None,
@@ -74,11 +74,11 @@ class MySQLConnector(Connector[Connection]):
     ) -> None:
         if configure is not None and not callable(configure):
             raise TypeError(
-                f"configure must be a callable or None, not {shown(configure)}"
+                f"configure must be a callable or None, not {safe_repr(configure)}"
             )
-        self._changing: Changing | None = None
+        self._credential_source: CredentialSource | None = None
         if callable(source):
-            self._changing = source
+            self._credential_source = source
         elif source is not None:
             found = parse_url(source)
             _refuse_pool_options(found, "give it to the pool")
@@ -96,7 +96,7 @@ class MySQLConnector(Connector[Connection]):
         self.unsettled: set[Connection] = set()
         self._all_settled = Event()
         #: gives what to call when the server is found to be no primary any more
-        self.on_demotion: Callable[[], Callable[[], None] | None] = _nobody
+        self.on_demotion: Callable[[], Callable[[], None] | None] = _no_callback
 
     def _read_hosts(self, hosts: Any, order: str | None) -> Hosts | None:
         if hosts is None:
@@ -112,7 +112,9 @@ class MySQLConnector(Connector[Connection]):
         if target is None:
             return "any" if self._hosts is None else "primary"
         if target not in TARGETS:
-            raise ValueError(f"target must be one of {TARGETS}, not {shown(target)}")
+            raise ValueError(
+                f"target must be one of {TARGETS}, not {safe_repr(target)}"
+            )
         return target
 
     # Opening
@@ -131,8 +133,8 @@ class MySQLConnector(Connector[Connection]):
 
     def _resolved(self) -> dict[str, Any]:
         options = dict(self._options)
-        if self._changing is not None:
-            fresh = self._changing()
+        if self._credential_source is not None:
+            fresh = self._credential_source()
             given = parse_url(fresh) if isinstance(fresh, str) else fresh
             if isinstance(fresh, str):
                 _refuse_pool_options(given, "it can't change with each connection")
@@ -173,7 +175,7 @@ class MySQLConnector(Connector[Connection]):
             limit.start()
         try:
             conn.connect()
-            self._look_at_role(conn)
+            self._check_role(conn)
             if self._configure is not None:
                 self._configure(conn)
             conn.end_transaction()
@@ -181,7 +183,7 @@ class MySQLConnector(Connector[Connection]):
             conn.end_loan()
         except BaseException as error:
             # Nobody else knows of it, whatever it was that went wrong.
-            conn.hang_up()
+            conn.terminate()
             if error is limit:
                 raise err.OperationalError(
                     CR.CR_CONN_HOST_ERROR,
@@ -193,7 +195,7 @@ class MySQLConnector(Connector[Connection]):
             limit.close()
         return conn
 
-    def _look_at_role(self, conn: Connection) -> None:
+    def _check_role(self, conn: Connection) -> None:
         """
         See that the server is what is wanted. **May switch.**
 
@@ -218,15 +220,15 @@ class MySQLConnector(Connector[Connection]):
         Take leave. **May switch.**
         """
         try:
-            conn.say_goodbye()
+            conn.send_quit()
         finally:
-            conn.hang_up()
+            conn.terminate()
 
-    def discard(self, conn: Connection) -> None:
+    def terminate(self, conn: Connection) -> None:
         """
         Let go of the descriptor, without a goodbye. Never switches.
         """
-        conn.hang_up()
+        conn.terminate()
         self._settle(conn)
 
     def ping(self, conn: Connection) -> None:
@@ -236,11 +238,11 @@ class MySQLConnector(Connector[Connection]):
 
         :raises pymysql.err.Error: it is not.
         """
-        with conn.in_service():
+        with conn.used_by_pool():
             if self._target == "any":
                 conn.ping(reconnect=False)
             else:
-                self._look_at_role(conn)
+                self._check_role(conn)
 
     def reset(self, conn: Connection) -> None:
         """
@@ -249,9 +251,9 @@ class MySQLConnector(Connector[Connection]):
         :raises Exception: it could not be done, or must not be tried.
         """
         try:
-            if conn.unfit is not None:
-                raise conn.verdict or err.InterfaceError(0, conn.unfit)
-            with conn.in_service():
+            if conn.unusable_reason is not None:
+                raise conn.fatal_error or err.InterfaceError(0, conn.unusable_reason)
+            with conn.used_by_pool():
                 self._reset(conn)
         finally:
             self._settle(conn)
@@ -299,34 +301,36 @@ class MySQLConnector(Connector[Connection]):
         again needs a reset too, which is refused.
         """
         if conn.lender is None:
-            return conn.due  # asked twice
+            return conn.needs_reset_now  # asked twice
         if self._reset.spares(conn):
             conn.end_loan()
-            conn.due = False
+            conn.needs_reset_now = False
             return False
-        conn.unfit = self._why_unfit(conn)
+        conn.unusable_reason = self._why_unusable(conn)
         conn.end_loan()
-        conn.due = conn.unfit is not None or self._reset.is_needed(conn)
-        if conn.due and conn.unfit is None:
+        conn.needs_reset_now = (
+            conn.unusable_reason is not None or self._reset.is_needed(conn)
+        )
+        if conn.needs_reset_now and conn.unusable_reason is None:
             # The next borrower of another connection must find the locks released. It
             # may take long, so a greenlet of the pool waits for it.
             waits = conn.may_hold_transaction or conn.may_hold_locks
             if waits:
                 self.unsettled.add(conn)
-            conn.due = not self._reset.begin(conn) or waits
-        if conn.verdict is not None and self.condemns(conn.verdict):
+            conn.needs_reset_now = not self._reset.begin(conn) or waits
+        if conn.fatal_error is not None and self.condemns(conn.fatal_error):
             drain = self.on_demotion()
             if drain is not None:
                 # At once: the others lead to the same server.
                 drain()
-        return conn.due
+        return conn.needs_reset_now
 
-    def _why_unfit(self, conn: Connection) -> str | None:
-        if conn.verdict is not None:
-            return str(conn.verdict)
+    def _why_unusable(self, conn: Connection) -> str | None:
+        if conn.fatal_error is not None:
+            return str(conn.fatal_error)
         if not conn.in_step:
             return "it came back in the middle of an answer"
-        if not (conn.plain or self._reset.is_possible(conn)):
+        if not (conn.session_unchanged or self._reset.is_possible(conn)):
             return "no reset undoes SET ROLE, or leaves a database for none"
         return None
 
@@ -362,7 +366,7 @@ class MySQLConnector(Connector[Connection]):
 _WANTED = {"any": "server", "primary": "primary", "replica": "replica"}
 
 
-def _nobody() -> None:
+def _no_callback() -> None:
     return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from geventpool.policies import shown, whole
+from geventpool.policies import check_int, safe_repr
 
 __all__ = ["MAX_PORT", "Host", "Hosts", "is_name", "split_host"]
 
@@ -20,7 +20,7 @@ MAX_PORT = 65535
 ORDERS = ("listed", "random")
 
 #: Seconds for which a host that could not be reached is tried after the others.
-GRUDGE = 30.0
+FAIL_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ class Host:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise TypeError(f"a host's name must be a string, not {shown(self.name)}")
+            raise TypeError(
+                f"a host's name must be a string, not {safe_repr(self.name)}"
+            )
         if not is_name(self.name):
             raise ValueError(
                 f"a host's name must be neither empty nor contain a space or a "
-                f"control character, not {shown(self.name)}"
+                f"control character, not {safe_repr(self.name)}"
             )
-        if whole("a host's port", self.port, 1) > MAX_PORT:
+        if check_int("a host's port", self.port, 1) > MAX_PORT:
             raise ValueError(
-                f"a host's port must be at most {MAX_PORT}, not {shown(self.port)}"
+                f"a host's port must be at most {MAX_PORT}, not {safe_repr(self.port)}"
             )
 
     def __str__(self) -> str:
@@ -67,15 +69,17 @@ class Hosts:
 
     def __init__(self, hosts: Iterable[Any], order: str = "listed") -> None:
         if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
-            raise TypeError(f"hosts must be a list of hosts, not {shown(hosts)}")
+            raise TypeError(f"hosts must be a list of hosts, not {safe_repr(hosts)}")
         self._hosts = [_host(each) for each in hosts]
         if not self._hosts:
             raise ValueError("hosts must name at least one host")
         if order not in ORDERS:
-            raise ValueError(f"host_order must be one of {ORDERS}, not {shown(order)}")
+            raise ValueError(
+                f"host_order must be one of {ORDERS}, not {safe_repr(order)}"
+            )
         self._order = order
         self._failed: dict[Host, float] = {}
-        self._favourite: Host | None = None
+        self._preferred: Host | None = None
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts)
@@ -89,9 +93,11 @@ class Hosts:
         hosts = list(self._hosts)
         if self._order == "random":
             random.shuffle(hosts)
-        hosts.sort(key=lambda host: now - self._failed.get(host, -GRUDGE) < GRUDGE)
-        if self._favourite is not None:
-            hosts.sort(key=lambda host: host != self._favourite)
+        hosts.sort(
+            key=lambda host: now - self._failed.get(host, -FAIL_TIMEOUT) < FAIL_TIMEOUT
+        )
+        if self._preferred is not None:
+            hosts.sort(key=lambda host: host != self._preferred)
         return hosts
 
     def failed(self, host: Host, now: float) -> None:
@@ -101,8 +107,8 @@ class Hosts:
         Else each connection would begin with the whole time limit of a dead host.
         """
         self._failed[host] = now
-        if host == self._favourite:
-            self._favourite = None
+        if host == self._preferred:
+            self._preferred = None
 
     def served(self, host: Host, only: bool) -> None:
         """
@@ -112,7 +118,7 @@ class Hosts:
         """
         self._failed.pop(host, None)
         if only:
-            self._favourite = host
+            self._preferred = host
 
 
 def is_name(text: str) -> bool:
@@ -133,11 +139,11 @@ def split_host(text: str) -> Host:
         name, bracket, rest = text[1:].partition("]")
         separator, port = rest[:1], rest[1:]
         if not bracket or separator not in ("", ":"):
-            raise ValueError(f"not a host: {shown(text)}")
+            raise ValueError(f"not a host: {safe_repr(text)}")
     elif text.count(":") == 1:
         name, separator, port = text.partition(":")
     if not is_name(name) or (separator and not _is_port(port)):
-        raise ValueError(f"not a host with a port from 1 to 65535: {shown(text)}")
+        raise ValueError(f"not a host with a port from 1 to 65535: {safe_repr(text)}")
     return Host(name, int(port)) if separator else Host(name)
 
 
@@ -154,4 +160,6 @@ def _host(thing: Any) -> Host:
         return split_host(thing)
     if isinstance(thing, tuple) and [type(part) for part in thing] == [str, int]:
         return Host(*thing)
-    raise TypeError(f"a host must be 'name:port' or ('name', port), not {shown(thing)}")
+    raise TypeError(
+        f"a host must be 'name:port' or ('name', port), not {safe_repr(thing)}"
+    )

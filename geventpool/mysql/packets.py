@@ -31,7 +31,7 @@ __all__ = [
     "AUTOCOMMIT",
     "CHANGED",
     "IN_TRANS",
-    "SHELF",
+    "IN_POOL",
     "SMALL",
     "Packets",
     "command_head",
@@ -71,14 +71,14 @@ _BLOCK = 32 * 1024
 _BLOCKS = 16
 
 
-class _Shelf:
+class _InPool:
     """Stands where the speaking greenlet would while the connection is in its pool."""
 
     def __repr__(self) -> str:
         return "its pool"
 
 
-SHELF: Any = _Shelf()
+IN_POOL: Any = _InPool()
 
 
 class Packets(Connection):
@@ -99,7 +99,7 @@ class Packets(Connection):
     server_version: str
 
     #: The greenlet whose command is not answered yet.
-    _speaker: greenlet | None = None
+    _command_owner: greenlet | None = None
     #: The greenlet that waits for bytes.
     _reader: greenlet | None = None
     #: What cut a write short; LOAD DATA would replace it by an error of its own.
@@ -121,11 +121,11 @@ class Packets(Connection):
     pending = 0
 
     #: An error that says this connection must not be used again.
-    verdict: Exception | None = None
+    fatal_error: Exception | None = None
     #: The last packet of an answer has told ``server_status``: it is the server's own.
-    exact = False
+    status_is_current = False
     #: An answer without a status came since then, and may hide one.
-    doubt = False
+    status_may_be_stale = False
     #: The loan may have left something in the session that only a reset removes.
     left = False
     #: It has made an id, which could be asked for later.
@@ -144,8 +144,8 @@ class Packets(Connection):
         :raises pymysql.err.OperationalError: whatever PyMySQL raised.
         :raises ConnectionInUseError: another greenlet uses it, or it has gone back.
         """
-        if self._speaker is not None:
-            raise self._in_use(self._speaker)
+        if self._command_owner is not None:
+            raise self._in_use(self._command_owner)
         self._force_close()
         self._reader = self._buffer = self.ask = None
         self._current_timeout = None
@@ -197,11 +197,11 @@ class Packets(Connection):
         self._rfile = None
         self._buffer, self._at = b"", 0
         if sock is not None:
-            sockets.abandon(sock)
+            sockets.terminate(sock)
 
     __del__ = _force_close
 
-    def hang_up(self) -> None:
+    def terminate(self) -> None:
         """Drop the connection: no goodbye, never switches, safe beside a user.
 
         A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
@@ -210,7 +210,7 @@ class Packets(Connection):
         self._force_close()
 
     def _in_use(self, user: Any) -> ConnectionInUseError:
-        if user is SHELF:
+        if user is IN_POOL:
             return ConnectionInUseError(
                 "this connection is back in its pool: its loan has ended"
             )
@@ -274,15 +274,15 @@ class Packets(Connection):
 
     def _note_status(self, status: int) -> None:
         self.server_status = status
-        self.exact = True
-        self.doubt = False
+        self.status_is_current = True
+        self.status_may_be_stale = False
         if status & CHANGED:
             self.left = True
 
     def _read_error(self, data: bytes) -> None:
         # It carries no status, nor what was changed before it.
-        self.doubt = self.left = True
-        self.exact = False
+        self.status_may_be_stale = self.left = True
+        self.status_is_current = False
         result = self._result
         if result is not None and result.unbuffered_active:
             result.unbuffered_active = False
@@ -290,7 +290,7 @@ class Packets(Connection):
             MysqlPacket(data, self.encoding).raise_for_error()
         except err.MySQLError as error:
             if reaction(error) in (Reaction.DISCARD, Reaction.DRAIN):
-                self.verdict = error
+                self.fatal_error = error
             raise
 
     def _receive(self) -> bytes:

@@ -17,14 +17,14 @@ from pymysql.cursors import Cursor
 
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
-from geventpool.mysql.connector import Changing, MySQLConnector
+from geventpool.mysql.connector import CredentialSource, MySQLConnector
 from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool
 from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
-from geventpool.pool import Borrowed, Pool
+from geventpool.pool import ConnectionContext, Pool
 from geventpool.reports import Loan as LoanReport
-from geventpool.staff import within
+from geventpool.workers import within
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,7 +82,7 @@ class ConnectionPool(Pool[Connection]):
     @documented(PoolOptions, others=True)
     def __init__(
         self,
-        source: str | Changing | None = None,
+        source: str | CredentialSource | None = None,
         *,
         max_connections: int | None = None,
         hosts: Any = None,
@@ -202,7 +202,7 @@ class ConnectionPool(Pool[Connection]):
 
     # Borrowing
 
-    def connection(self, timeout: float | None = None) -> Loan:
+    def connection(self, timeout: float | None = None) -> TransactionContext:
         """
         A connection for the length of a ``with`` block.
 
@@ -219,20 +219,20 @@ class ConnectionPool(Pool[Connection]):
         """
         if self._is_undecided and (threads := self._decide()) is not None:
             return ThreadedLoan(threads, timeout)  # type: ignore[return-value]
-        return Loan().of(self, timeout)
+        return TransactionContext().of(self, timeout)
 
     def cursor(
         self,
         cursorclass: type[Cursor] | None = None,
         timeout: float | None = None,
-    ) -> CursorLoan:
+    ) -> CursorContext:
         """
         A cursor on a connection of its own, for the length of a ``with`` block.
 
         :param cursorclass: None: the connection's.
         :param timeout: as for :meth:`connection`, whose rules apply.
         """
-        return CursorLoan(self, cursorclass, timeout)
+        return CursorContext(self, cursorclass, timeout)
 
     def acquire(
         self,
@@ -295,18 +295,20 @@ class ConnectionPool(Pool[Connection]):
 
         :raises BaseException: what the check raised, if it is no :exc:`Exception`.
         """
-        worker = self._stock.staff.spawn(_verdict, self._limits.ping, check, conn)
+        worker = self._lifecycle.workers.spawn(
+            _check_outcome, self._timeouts.ping, check, conn
+        )
         try:
             worker.join()
         except BaseException:
             worker.kill(block=False)
             raise
-        verdict = worker.value
-        if isinstance(verdict, BaseException) and not isinstance(verdict, GreenletExit):
-            raise verdict
-        return verdict is True
+        outcome = worker.value
+        if isinstance(outcome, BaseException) and not isinstance(outcome, GreenletExit):
+            raise outcome
+        return outcome is True
 
-    def _wait_for_locks_in(self, block: Loan) -> None:
+    def _wait_for_locks_in(self, block: TransactionContext) -> None:
         try:
             self._wait_for_locks()
         except BaseException as error:
@@ -324,11 +326,11 @@ class ConnectionPool(Pool[Connection]):
 _KNOWN = KEYWORDS | set(signature(ConnectionPool).parameters) - {"keywords"}
 
 # Found by name, which costs less than super() does at every loan.
-_enter = Borrowed.__enter__
-_exit = Borrowed.__exit__
+_enter = ConnectionContext.__enter__
+_exit = ConnectionContext.__exit__
 
 
-class Loan(Borrowed[Connection]):
+class TransactionContext(ConnectionContext[Connection]):
     """
     A loan for the length of a ``with`` block; see :meth:`ConnectionPool.connection`.
     """
@@ -364,10 +366,10 @@ class Loan(Borrowed[Connection]):
         if entry is None or entry.block is not self:
             _exit(self, kind, error, trace)
             return
-        if error is None and entry.conn.owes_nothing:
+        if error is None and entry.conn.nothing_to_commit:
             _exit(self, None, None, None)
             return
-        self._pool._stock.suspect_after(error)
+        self._pool._lifecycle.revalidate_after(error)
         try:
             if error is None:
                 entry.conn.commit_if_open()
@@ -392,7 +394,7 @@ class Loan(Borrowed[Connection]):
             _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 
-class CursorLoan:
+class CursorContext:
     """
     A cursor and its connection; see :meth:`ConnectionPool.cursor`.
     """
@@ -434,7 +436,7 @@ class CursorLoan:
         self._loan.__exit__(kind, error, trace)
 
 
-def _verdict(
+def _check_outcome(
     limit: float, check: Callable[[Any], object], conn: Connection
 ) -> bool | BaseException:
     """

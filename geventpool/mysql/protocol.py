@@ -40,8 +40,8 @@ from geventpool.mysql.ahead import SPOILED, Ahead, packed
 from geventpool.mysql.packets import (
     AUTOCOMMIT,
     CHANGED,
+    IN_POOL,
     IN_TRANS,
-    SHELF,
     SMALL,
     command_head,
 )
@@ -50,7 +50,7 @@ from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, take
 if TYPE_CHECKING:
     from greenlet import greenlet
 
-__all__ = ["COM_RESET_CONNECTION", "MAX_SAID", "SHELF", "Wire"]
+__all__ = ["COM_RESET_CONNECTION", "MAX_SAID", "IN_POOL", "Wire"]
 
 #: Not among PyMySQL's constants. MySQL 5.7.3 and MariaDB 10.2.4 brought it.
 COM_RESET_CONNECTION = 0x1F
@@ -99,14 +99,14 @@ class Wire(Ahead):
     _streamer: greenlet | None = None
 
     #: Something was sent since the loan began.
-    spoken = False
+    has_sent = False
     #: ... and nothing but statements that leave the session as it was.
-    plain = True
+    session_unchanged = True
     #: ... or among the others one that took a role, or chose a database.
     took_role = False
     chose_database = False
     #: ... or one that may have left the database in a way that its text does not show.
-    strayed = False
+    database_may_differ = False
     #: The command under way changes nothing but autocommit.
     _excused = False
 
@@ -125,7 +125,7 @@ class Wire(Ahead):
         Replies that are missing are read before a command is sent.
         """
         return (
-            self._speaker is None
+            self._command_owner is None
             and self._sock is not None
             and self._buffer is not None
             and (self.pending > 0 or self._at == len(self._buffer))
@@ -160,12 +160,12 @@ class Wire(Ahead):
         status = self.server_status
         if status & IN_TRANS:
             return True
-        if self.exact:
+        if self.status_is_current:
             return False
-        return self.doubt or not status & AUTOCOMMIT
+        return self.status_may_be_stale or not status & AUTOCOMMIT
 
     @property
-    def is_settled(self) -> bool:
+    def wire_is_clean(self) -> bool:
         """
         Whether a loan in autocommit has nothing to tell the server, nor to be told.
 
@@ -174,31 +174,31 @@ class Wire(Ahead):
         result = self._result
         return (
             self.server_status & (IN_TRANS | AUTOCOMMIT) == AUTOCOMMIT
-            and self._speaker is None
-            and self.plain
-            and not self.doubt
-            and self.verdict is None
+            and self._command_owner is None
+            and self.session_unchanged
+            and not self.status_may_be_stale
+            and self.fatal_error is None
             and (result is None or not (result.unbuffered_active or result.has_next))
             and self._sock is not None
             and self._at == len(self._buffer or b"")
             and (self._read_timeout, self._write_timeout) == self._limits
         )
 
-    def say_goodbye(self) -> None:
+    def send_quit(self) -> None:
         """
         Close as PyMySQL does, with COM_QUIT; without if a greenlet is using the wire.
         **May switch.**
         """
-        if self._speaker is None or self._speaker is SHELF:
+        if self._command_owner is None or self._command_owner is IN_POOL:
             super().close()
         else:
-            self.hang_up()
+            self.terminate()
 
     # The guard
 
     def _execute_command(self, command: int, sql: str | bytes | bytearray) -> None:
-        if self._speaker is not None:
-            raise self._in_use(self._speaker)
+        if self._command_owner is not None:
+            raise self._in_use(self._command_owner)
         result = self._result
         if result is not None and (result.unbuffered_active or result.has_next):
             if result.unbuffered_active:
@@ -209,12 +209,12 @@ class Wire(Ahead):
         begins = sql[:6].upper()
         if isinstance(begins, bytearray):
             begins = bytes(begins)  # executemany() puts its statement together in one
-        self._speaker = getcurrent()
+        self._command_owner = getcurrent()
         try:
             if self.pending:
                 # Not after the command: it must not run in a session that is not reset.
                 self.settle()
-            self.spoken = True
+            self.has_sent = True
             if command != _QUERY or self._may_chain or begins not in PLAIN:
                 self._suspect(command, sql)
             if len(self._said) < MAX_SAID and len(sql) <= _LONGEST:
@@ -230,7 +230,7 @@ class Wire(Ahead):
             self._next_seq_id = 1
         except BaseException:
             # Nothing is awaited; an interrupted write has closed the socket already.
-            self._speaker = self._interruption = None
+            self._command_owner = self._interruption = None
             raise
 
     def _suspect(self, command: int, sql: str | bytes | bytearray) -> None:
@@ -238,21 +238,21 @@ class Wire(Ahead):
         self._excused = sql in _AUTOCOMMITS
         if command == COMMAND.COM_PING:
             return
-        self.plain = False
+        self.session_unchanged = False
         self.left |= command != _QUERY or self._may_chain
         chooses = command == COMMAND.COM_INIT_DB or chooses_database(sql)
         self.chose_database |= chooses
         self.took_role |= takes_role(sql)
         # No SET leaves the database, unless another statement follows it.
-        self.strayed |= chooses or self.left or not only_sets(sql)
+        self.database_may_differ |= chooses or self.left or not only_sets(sql)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         me = getcurrent()
-        if self._speaker is None:
-            self._speaker = me  # next_result() reads without having asked
-        elif self._speaker is not me:
-            raise self._in_use(self._speaker)
-        self.exact = False
+        if self._command_owner is None:
+            self._command_owner = me  # next_result() reads without having asked
+        elif self._command_owner is not me:
+            raise self._in_use(self._command_owner)
+        self.status_is_current = False
         try:
             rows = _pymysql._read_query_result(self, unbuffered)
         except Exception as error:
@@ -266,7 +266,7 @@ class Wire(Ahead):
             self._force_close()
             raise
         finally:
-            self._speaker = None
+            self._command_owner = None
         result = self._result
         if result.server_status is not None:
             self._note_ok(result.server_status)
@@ -277,8 +277,8 @@ class Wire(Ahead):
         elif unbuffered:
             result.__class__ = _Stream
             self._streamer = me
-            self.exact = False
-            self.doubt = True
+            self.status_is_current = False
+            self.status_may_be_stale = True
         return rows
 
     def _note_ok(self, status: int) -> None:
@@ -288,14 +288,14 @@ class Wire(Ahead):
         self._note_status(status)
 
     def _read_ok_packet(self) -> Any:
-        self.exact = False
+        self.status_is_current = False
         try:
             ok = _pymysql._read_ok_packet(self)
         except Exception as error:
             self._close_if_lost(error)
             raise
         finally:
-            self._speaker = None
+            self._command_owner = None
         self._note_ok(self.server_status)
         return ok
 
@@ -349,9 +349,9 @@ class Wire(Ahead):
 
     def _answered(self) -> None:
         # These two read their answer themselves, past the places that note its end.
-        if self._speaker is getcurrent():
-            self._speaker = None
-            self.exact = False
+        if self._command_owner is getcurrent():
+            self._command_owner = None
+            self.status_is_current = False
 
     def finish(self) -> None:
         """
@@ -359,18 +359,18 @@ class Wire(Ahead):
 
         :raises pymysql.err.Error: what came instead; or another greenlet reads it.
         """
-        if self._speaker is not None:
-            raise self._in_use(self._speaker)
+        if self._command_owner is not None:
+            raise self._in_use(self._command_owner)
         if self.streams and self._streamer is not getcurrent():
             raise self._in_use(self._streamer)
         if self._sock is None:
             raise err.InterfaceError(0, "")
         while self.unfinished:
-            self._speaker = getcurrent()
+            self._command_owner = getcurrent()
             try:
                 self._result._finish_unbuffered_query()
             finally:
-                self._speaker = None
+                self._command_owner = None
             if self._result.has_next:
                 self.next_result(unbuffered=True)
 
@@ -395,22 +395,22 @@ class Wire(Ahead):
         :return: for each command its error, or None.
         :raises pymysql.err.Error: the stream of answers broke off.
         """
-        if self._speaker is not None:
-            raise self._in_use(self._speaker)
+        if self._command_owner is not None:
+            raise self._in_use(self._command_owner)
         if self.pending:
             self.settle()
         self._result = None
         self.tracks = False
         answers: list[Exception | None] = []
         try:
-            self._speaker = getcurrent()
+            self._command_owner = getcurrent()
             self._write_bytes(packed(commands))
             for _ in commands:
-                self._speaker = getcurrent()
+                self._command_owner = getcurrent()
                 self._next_seq_id = 1
                 answers.append(self._answer())
         finally:
-            self._speaker = self._interruption = None
+            self._command_owner = self._interruption = None
             if len(answers) < len(commands):
                 # Unread answers would be given to the next in line.
                 self._force_close()

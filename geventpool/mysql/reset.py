@@ -78,7 +78,7 @@ class Nothing(_NotAhead):
     """
 
     def spares(self, conn: Connection) -> bool:
-        return conn.is_at_rest
+        return conn.is_clean
 
     def is_possible(self, conn: Connection) -> bool:
         return True
@@ -123,14 +123,16 @@ class Rollback(_NotAhead):
     """
 
     def spares(self, conn: Connection) -> bool:
-        return conn.is_at_rest
+        return conn.is_clean
 
     def is_possible(self, conn: Connection) -> bool:
         return True
 
     def is_needed(self, conn: Connection) -> bool:
         conn.restore(shared=False)
-        return conn.spoken and (not conn.plain or conn.may_hold_transaction)
+        return conn.has_sent and (
+            not conn.session_unchanged or conn.may_hold_transaction
+        )
 
     def __call__(self, conn: Connection) -> None:
         conn.rollback()
@@ -175,7 +177,7 @@ class Session:
 
     def spares(self, conn: Connection) -> bool:
         kinds = self._kinds
-        if kinds is None or not conn.spoken or not conn.left_nothing(kinds):
+        if kinds is None or not conn.has_sent or not conn.left_nothing(kinds):
             return False
         if not conn.made_id:
             return True
@@ -184,7 +186,7 @@ class Session:
 
     def is_needed(self, conn: Connection) -> bool:
         conn.restore(shared=False)
-        return conn.spoken
+        return conn.has_sent
 
     def begin(self, conn: Connection) -> bool:
         """
@@ -204,11 +206,14 @@ class Session:
         ):
             return False
         conn.restore(shared=True)
-        strayed = conn.strayed
-        prepared = conn.prepared.get(strayed)
+        database_may_differ = conn.database_may_differ
+        prepared = conn.prepared.get(database_may_differ)
         if prepared is None:
-            commands = [_RESET, *self._commands(conn, strayed)]
-            prepared = conn.prepared[strayed] = packed(commands), len(commands)
+            commands = [_RESET, *self._commands(conn, database_may_differ)]
+            prepared = conn.prepared[database_may_differ] = (
+                packed(commands),
+                len(commands),
+            )
         return conn.send_ahead(*prepared)
 
     def __call__(self, conn: Connection) -> None:
@@ -218,11 +223,11 @@ class Session:
             return
         conn.restore(shared=True)
         # Our own commands do not count.
-        strayed = conn.strayed
+        database_may_differ = conn.database_may_differ
         if self._is_known:
-            self._reset(conn, [_RESET, *self._commands(conn, strayed)])
+            self._reset(conn, [_RESET, *self._commands(conn, database_may_differ)])
         if not self._is_known:
-            self._run(conn, [_ROLLBACK, *self._commands(conn, strayed)])
+            self._run(conn, [_ROLLBACK, *self._commands(conn, database_may_differ)])
         if self._kinds is None:
             self._kinds = harmless_kinds(conn) if conn.tracks else frozenset()
         _initialise(conn)
@@ -230,11 +235,11 @@ class Session:
             self._configure(conn)
         conn.end_transaction()
 
-    def _commands(self, conn: Connection, strayed: bool) -> list[Command]:
+    def _commands(self, conn: Connection, database_may_differ: bool) -> list[Command]:
         """
         The commands that set up the session.
         """
-        commands = _session(conn, strayed)
+        commands = _session(conn, database_may_differ)
         return commands if self._more is None else [*commands, *self._more(conn)]
 
     def _reset(self, conn: Connection, commands: list[Command]) -> None:
@@ -280,7 +285,7 @@ _RESET = (COM_RESET_CONNECTION, b"")
 _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
 
 
-def _session(conn: Connection, strayed: bool) -> list[Command]:
+def _session(conn: Connection, database_may_differ: bool) -> list[Command]:
     """
     The commands that set what ``connect`` had set.
     """
@@ -291,7 +296,7 @@ def _session(conn: Connection, strayed: bool) -> list[Command]:
     if conn.sql_mode is not None:
         settings.append(f"sql_mode={conn.escape(conn.sql_mode)}")
     commands = [(COMMAND.COM_QUERY, _encoded(conn, ", ".join(settings)))]
-    if strayed and conn.db:
+    if database_may_differ and conn.db:
         # Only now does the server know the charset of the name.
         commands.append((COMMAND.COM_INIT_DB, _encoded(conn, conn.db)))
     return commands

@@ -62,7 +62,7 @@ class ThreadedPool:
                 conn.lend(self)
                 if self._passes(conn):
                     break
-                self._connector.discard(conn)
+                self._connector.terminate(conn)
         except BaseException:
             self._room.release()
             raise
@@ -79,7 +79,7 @@ class ThreadedPool:
                 return self._connector.open()
             if self._connector.is_usable(conn):
                 return conn
-            self._connector.discard(conn)
+            self._connector.terminate(conn)
 
     def _passes(self, conn: Connection) -> bool:
         if self._check is None:
@@ -97,7 +97,7 @@ class ThreadedPool:
             if self._connector.needs_reset(conn):
                 self._connector.reset(conn)
         except Exception:
-            self._connector.discard(conn)
+            self._connector.terminate(conn)
         else:
             self._keep(conn)
         finally:
@@ -105,14 +105,14 @@ class ThreadedPool:
 
     def _keep(self, conn: Connection) -> None:
         if self._closed:
-            self._connector.discard(conn)
+            self._connector.terminate(conn)
         else:
             self._idle.append(conn)
 
     def drop(self, conn: Connection, anyone: bool = False) -> None:
         """Close a connection that is on loan."""
         del self._lent[id(conn)]
-        self._connector.discard(conn)
+        self._connector.terminate(conn)
         self._room.release()
 
     def is_lent(self, conn: Connection) -> bool:
@@ -123,7 +123,7 @@ class ThreadedPool:
         """Close the idle connections; those on loan when they come back."""
         self._closed = True
         while self._idle:
-            self._connector.discard(self._idle.pop())
+            self._connector.terminate(self._idle.pop())
 
 
 class ThreadedLoan:

@@ -14,7 +14,7 @@ from pymysql import cursors
 
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.options import from_text, names, unknown
-from geventpool.policies import shown
+from geventpool.policies import safe_repr
 
 __all__ = ["POOL_ARGUMENTS", "parse_url"]
 
@@ -96,7 +96,7 @@ def parse_url(url: str) -> dict[str, Any]:
     if not separator or scheme not in SCHEMES:
         # Without a scheme, what stands there may be an account.
         shows = separator and scheme.replace("+", "").isalnum()
-        said = f": {shown(scheme)}" if shows else ""
+        said = f": {safe_repr(scheme)}" if shows else ""
         raise ValueError(f"url must begin with mysql:// or mysql+pymysql://{said}")
     rest, _, fragment = rest.partition("#")
     if fragment:
@@ -149,7 +149,8 @@ def _host(text: str) -> Host:
         name, colon, port = text.rpartition(":")
         if colon and not port.isdecimal():
             raise ValueError(
-                f"url has {shown(name)} as a host, but no port from 1 to 65535 after it"
+                f"url has {safe_repr(name)} as a host, but no port from 1 to 65535 "
+                "after it"
             ) from None
         raise error from None
 
@@ -176,7 +177,9 @@ def _query(text: str) -> dict[str, Any]:
         try:
             options[name] = _ARGUMENTS[name](value)
         except ValueError as error:
-            raise ValueError(f"url argument {name}={shown(value)}: {error}") from None
+            raise ValueError(
+                f"url argument {name}={safe_repr(value)}: {error}"
+            ) from None
     return options
 
 

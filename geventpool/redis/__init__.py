@@ -18,11 +18,11 @@ from geventpool.redis.autopipeline import AutoPipeline
 from geventpool.redis.cluster import RedisCluster
 from geventpool.redis.connector import RedisConnector
 from geventpool.redis.errors import (
-    ClosedError,
-    DeadlockError,
-    ExhaustedError,
+    RedisPoolClosedError,
+    RedisPoolDeadlockError,
+    RedisPoolExhaustedError,
+    RedisTooManyWaitingError,
     TakenBackError,
-    TooManyWaitingError,
 )
 from geventpool.redis.internals import check_members
 from geventpool.redis.pool import ConnectionPool
@@ -34,10 +34,10 @@ from geventpool.redis.sentinel import (
 
 __all__ = [
     "AutoPipeline",
-    "ClosedError",
+    "RedisPoolClosedError",
     "ConnectionPool",
-    "DeadlockError",
-    "ExhaustedError",
+    "RedisPoolDeadlockError",
+    "RedisPoolExhaustedError",
     "NotPatchedError",
     "NotPatchedWarning",
     "RedisCluster",
@@ -46,7 +46,7 @@ __all__ = [
     "SentinelManagedConnection",
     "SentinelManagedSSLConnection",
     "TakenBackError",
-    "TooManyWaitingError",
+    "RedisTooManyWaitingError",
 ]
 
 check_members()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from geventpool.policies import whole
+from geventpool.policies import check_int
 
 __all__ = ["DEFAULT_MAX_IN_FLIGHT", "AutoPipeline"]
 
@@ -37,8 +37,8 @@ class AutoPipeline:
     never_share: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        whole("connections", self.connections, 1)
-        whole("max_size", self.max_size, 0)
+        check_int("connections", self.connections, 1)
+        check_int("max_size", self.max_size, 0)
         for label in ("share", "never_share"):
             names = getattr(self, label)
             if isinstance(names, str) or not isinstance(names, Collection):

@@ -21,10 +21,10 @@ __all__ = [
     "COMMAND",
     "asker",
     "code_of",
-    "is_broken_off",
+    "was_interrupted",
     "is_driver",
     "is_sharing_caller",
-    "keeper",
+    "owner_of",
 ]
 
 #: Objects that keep a connection across calls, whatever method takes it.
@@ -88,7 +88,7 @@ def is_driver(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("redis.")
 
 
-def keeper(frame: FrameType) -> Any:
+def owner_of(frame: FrameType) -> Any:
     """The object that keeps, across its own calls, what *frame* takes; or None.
 
     Such a loan may outlive the greenlet that made it: one greenlet subscribes, another
@@ -136,7 +136,9 @@ def is_sharing_caller(caller: FrameType) -> bool:
     return id(caller.f_code) in _sharing_callers
 
 
-def is_broken_off(error: BaseException, frame: FrameType | None, pool: object) -> bool:
+def was_interrupted(
+    error: BaseException, frame: FrameType | None, pool: object
+) -> bool:
     """Did *error* come out of the command whose connection is now given back?
 
     *error* is being handled somewhere. If the frame that it reached last is the one

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gevent.lock import BoundedSemaphore
-from redis.cluster import RedisCluster as StockCluster
+from redis.cluster import RedisCluster as RedisPyCluster
 
 from geventpool.patching import is_patched
 from geventpool.redis.internals import take_turns
@@ -25,7 +25,7 @@ from geventpool.redis.pool import ConnectionPool
 __all__ = ["RedisCluster"]
 
 
-class RedisCluster(StockCluster):
+class RedisCluster(RedisPyCluster):
     """redis-py's ``RedisCluster`` with a :class:`ConnectionPool` for every node.
 
     ::

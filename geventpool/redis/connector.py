@@ -33,18 +33,18 @@ from geventpool.redis.internals import (
 from geventpool.redis.probe import is_quiet
 from geventpool.sockets import find_socket
 
-__all__ = ["MOMENT", "Maker", "RedisConnector", "is_in_step"]
+__all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
 
 #: Seconds for which a reply proves that a connection is well. A network takes longer
 #: than that to tell of anything new.
-MOMENT = 0.0001
+FRESH_SECONDS = 0.0001
 
 #: The server, or this process, has no room for another connection.
 SERVER_FULL = "max number of clients reached"
 PROCESS_FULL = (errno.EMFILE, errno.ENFILE)
 
 
-class Maker(Protocol):
+class PoolHooks(Protocol):
     """What the connector asks of the pool for redis-py."""
 
     def make_connection(self) -> Any:
@@ -62,7 +62,7 @@ class Maker(Protocol):
     def failed(self, error: Exception) -> None:
         """An attempt to connect failed; there may be others."""
 
-    def discarded(self, conn: Any) -> None:
+    def terminated(self, conn: Any) -> None:
         """*conn* is no more. Never switches."""
 
 
@@ -72,9 +72,9 @@ class RedisConnector(Connector[Any]):
     :param maker: the pool for redis-py, kept weakly.
     """
 
-    def __init__(self, maker: Maker) -> None:
+    def __init__(self, hooks: PoolHooks) -> None:
         # The core pool keeps us; we must not keep the pool that keeps the core.
-        self._maker = weakref.ref(maker)
+        self._hooks = weakref.ref(hooks)
         #: the connection on which a command has just come to its end, its reply read
         self.used: Any = None
         #: seconds of the monotonic clock until which "just" holds
@@ -89,22 +89,22 @@ class RedisConnector(Connector[Any]):
 
         :raises Exception: whatever redis-py raised.
         """
-        maker = self._maker()
-        if maker is None:
+        hooks = self._hooks()
+        if hooks is None:
             raise ReferenceError("the pool has been collected")
         started = monotonic()
-        maker.opening()
-        conn = maker.make_connection()
+        hooks.opening()
+        conn = hooks.make_connection()
         try:
-            self._connect(conn, maker)
+            self._connect(conn, hooks)
         except BaseException:
             # Interrupted as well: nobody else knows of the half-made connection.
-            self.discard(conn)
+            self.terminate(conn)
             raise
-        maker.opened(conn, monotonic() - started)
+        hooks.opened(conn, monotonic() - started)
         return conn
 
-    def _connect(self, conn: Any, maker: Maker) -> None:
+    def _connect(self, conn: Any, hooks: PoolHooks) -> None:
         """Connect with the connection's own retries, of which the pool is told."""
         inner = behind_cache(conn)
         retry = getattr(inner, "retry", None)
@@ -115,7 +115,7 @@ class RedisConnector(Connector[Any]):
 
         def failed(error: Exception) -> None:
             # Whose time is up before the last try is told why.
-            maker.failed(error)
+            hooks.failed(error)
             # The core knows better when to try again: connections that come back
             # serve those who wait, and make room.
             if self.is_exhausted(error):
@@ -129,16 +129,16 @@ class RedisConnector(Connector[Any]):
 
     def close(self, conn: Any) -> None:
         # Redis needs no goodbye.
-        self.discard(conn)
+        self.terminate(conn)
 
-    def discard(self, conn: Any) -> None:
+    def terminate(self, conn: Any) -> None:
         """Close the socket; the process that did not open it closes its copy only."""
         flush_cache(conn)
         behind_cache(conn).disconnect()
         self.unsure.discard(id(conn))
-        maker = self._maker()
-        if maker is not None:
-            maker.discarded(conn)
+        hooks = self._hooks()
+        if hooks is not None:
+            hooks.terminated(conn)
         # Code that still has it must not open a socket that the pool does not count.
         forbid(conn)
 
@@ -181,9 +181,9 @@ class RedisConnector(Connector[Any]):
         if id(conn) in self.unsure:
             self._resynchronise(behind_cache(conn))
             self.unsure.discard(id(conn))
-        maker = self._maker()
-        if maker is not None and awaits_auth(conn):
-            maker.authenticate(conn)
+        hooks = self._hooks()
+        if hooks is not None and awaits_auth(conn):
+            hooks.authenticate(conn)
 
     def may_resynchronise(self, error: BaseException) -> bool:
         """May a connection that is still open after *error* be brought into step?

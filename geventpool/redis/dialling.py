@@ -18,7 +18,7 @@ from redis.retry import Retry
 from geventpool.redis.errors import TakenBackError
 from geventpool.redis.internals import behind_cache, native_socket_of
 
-__all__ = ["Parting", "allow", "forbid", "forbid_while_watching", "sever"]
+__all__ = ["Parting", "allow", "forbid", "forbid_while_watching", "redirect_to_null"]
 
 #: The methods through which redis-py connects.
 DOORS = ("connect", "connect_check_health")
@@ -90,7 +90,7 @@ def allow(conn: Any) -> None:
         known.pop(name, None)
 
 
-def sever(conn: Any, loop: Any) -> None:
+def redirect_to_null(conn: Any, loop: Any) -> None:
     """Disconnect *conn* at once, although it may be in use. Never switches.
 
     The socket is shut down now. Its descriptor is closed in a turn of *loop* of its

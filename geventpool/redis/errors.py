@@ -6,11 +6,11 @@ from ``MaxConnectionsError`` that no node has failed.
 ::
 
     geventpool.PoolExhaustedError, redis.MaxConnectionsError
-    +-- ExhaustedError
-        |-- TooManyWaitingError           also a geventpool.TooManyWaitingError
-        +-- DeadlockError                 also a geventpool.PoolDeadlockError
+    +-- RedisPoolExhaustedError
+        |-- RedisTooManyWaitingError      also a geventpool.RedisTooManyWaitingError
+        +-- RedisPoolDeadlockError        also a geventpool.PoolDeadlockError
     geventpool.PoolClosedError, redis.ConnectionError
-    +-- ClosedError
+    +-- RedisPoolClosedError
     geventpool.ConnectionNotFoundError, redis.ConnectionError
     +-- TakenBackError
 """
@@ -23,28 +23,28 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from geventpool import errors
 
 __all__ = [
-    "ClosedError",
-    "DeadlockError",
-    "ExhaustedError",
+    "RedisPoolClosedError",
+    "RedisPoolDeadlockError",
+    "RedisPoolExhaustedError",
     "TakenBackError",
-    "TooManyWaitingError",
-    "in_terms_of_redis",
+    "RedisTooManyWaitingError",
+    "translate_error",
 ]
 
 
-class ExhaustedError(errors.PoolExhaustedError, MaxConnectionsError):
+class RedisPoolExhaustedError(errors.PoolExhaustedError, MaxConnectionsError):
     """No connection could be had in time."""
 
 
-class TooManyWaitingError(errors.TooManyWaitingError, ExhaustedError):
+class RedisTooManyWaitingError(errors.TooManyWaitingError, RedisPoolExhaustedError):
     """The line is already ``max_waiting`` long."""
 
 
-class DeadlockError(errors.PoolDeadlockError, ExhaustedError):
+class RedisPoolDeadlockError(errors.PoolDeadlockError, RedisPoolExhaustedError):
     """Every connection is held by a greenlet that itself waits in this line."""
 
 
-class ClosedError(errors.PoolClosedError, ConnectionError):
+class RedisPoolClosedError(errors.PoolClosedError, ConnectionError):
     """The pool was shut down before the call, or while the caller waited."""
 
 
@@ -53,16 +53,16 @@ class TakenBackError(errors.ConnectionNotFoundError, ConnectionError):
 
 
 _TRANSLATIONS: dict[type[Exception], type[RedisError]] = {
-    errors.PoolExhaustedError: ExhaustedError,
-    errors.TooManyWaitingError: TooManyWaitingError,
-    errors.PoolDeadlockError: DeadlockError,
-    errors.PoolClosedError: ClosedError,
+    errors.PoolExhaustedError: RedisPoolExhaustedError,
+    errors.TooManyWaitingError: RedisTooManyWaitingError,
+    errors.PoolDeadlockError: RedisPoolDeadlockError,
+    errors.PoolClosedError: RedisPoolClosedError,
     # A limit of the pool on what it lets its own greenlets do.
     TimeoutError: RedisTimeoutError,
 }
 
 
-def in_terms_of_redis(error: Exception) -> Exception:
+def translate_error(error: Exception) -> Exception:
     """The same refusal as an error that redis-py's callers know; same words, cause.
 
     What is no refusal of the core is returned as it is.
@@ -71,7 +71,7 @@ def in_terms_of_redis(error: Exception) -> Exception:
     if kind is None:
         return error
     words = str(error)
-    if kind is ExhaustedError:
+    if kind is RedisPoolExhaustedError:
         # What redis-py's blocking pool says, and people search for.
         words = f"No connection available. {words}"
     translated = kind(words)

@@ -16,17 +16,17 @@ from typing import Any
 import redis
 from redis.retry import Retry
 
-from geventpool.redis.callers import asker, is_driver, keeper
+from geventpool.redis.callers import asker, is_driver, owner_of
 from geventpool.redis.dialling import allow, forbid_while_watching
 from geventpool.redis.internals import behind_cache
 
-__all__ = ["Kept", "Loans", "Special"]
+__all__ = ["OwnedLoan", "Loans", "Special"]
 
 #: An exception is marked with this attribute, so it is known again without being kept.
 _MARK = "_geventpool_mark"
 
 
-class Kept(weakref.ref[Any]):
+class OwnedLoan(weakref.ref[Any]):
     """A loan that lasts as long as its owner, which it does not keep alive.
 
     :param owner: the object of redis-py that keeps the connection.
@@ -35,10 +35,14 @@ class Kept(weakref.ref[Any]):
 
     __slots__ = ("conn",)
 
-    def __new__(cls, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> Kept:
+    def __new__(
+        cls, owner: Any, conn: Any, gone: Callable[[OwnedLoan], None]
+    ) -> OwnedLoan:
         return super().__new__(cls, owner, gone)
 
-    def __init__(self, owner: Any, conn: Any, gone: Callable[[Kept], None]) -> None:
+    def __init__(
+        self, owner: Any, conn: Any, gone: Callable[[OwnedLoan], None]
+    ) -> None:
         super().__init__(owner, gone)  # type: ignore[call-arg]
         self.conn = conn
 
@@ -51,7 +55,7 @@ class Special:
 
     __slots__ = ("_handled", "_retries", "kept")
 
-    def __init__(self, kept: Kept | None) -> None:
+    def __init__(self, kept: OwnedLoan | None) -> None:
         self.kept = kept
         self._handled = _mark(exc_info()[1])
         #: objects and what retried for them before the loan
@@ -101,7 +105,7 @@ class Loans:
         #: by the id of the connection
         self.special: dict[int, Special] = {}
 
-    def took(
+    def note_loan(
         self, conn: Any, frame: FrameType | None, pool: object, retry: Retry | None
     ) -> bool:
         """Note who took *conn*; return whether an object of redis-py keeps it.
@@ -112,10 +116,12 @@ class Loans:
             what the connection has.
         """
         frame = asker(frame, pool)
-        owner = None if frame is None else keeper(frame)
+        owner = None if frame is None else owner_of(frame)
         if owner is None and frame is not None and is_driver(frame):
             return False
-        loan = Special(None if owner is None else Kept(owner, conn, self._owner_gone))
+        loan = Special(
+            None if owner is None else OwnedLoan(owner, conn, self._owner_gone)
+        )
         self.special[id(conn)] = loan
         if hasattr(owner, "watching") or hasattr(owner, "_watching"):
             forbid_while_watching(conn, owner)
@@ -123,14 +129,14 @@ class Loans:
             loan.retry_as(conn, retry)
         return owner is not None
 
-    def gave_back(self, conn: Any) -> Special | None:
+    def forget_loan(self, conn: Any) -> Special | None:
         """Forget *conn*; return what was known of its loan."""
         loan = self.special.pop(id(conn), None)
         if loan is not None:
             loan.end(conn)
         return loan
 
-    def _owner_gone(self, kept: Kept) -> None:
+    def _owner_gone(self, kept: OwnedLoan) -> None:
         # Usually its finaliser has given the connection back. But one that must talk
         # to the server first can't do so in the hub, and MONITOR has none.
         if is_finalizing():  # pragma: no cover (in the end, where nobody counts)

@@ -13,7 +13,7 @@ from typing import Any
 
 from geventpool.options import PoolOptions, from_text, names, option, unknown
 from geventpool.patching import STOCK, check_unpatched
-from geventpool.policies import optional_seconds, shown, whole
+from geventpool.policies import check_int, check_optional_seconds, safe_repr
 from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.internals import parse_url
 
@@ -33,12 +33,12 @@ def _unpatched(name: str, value: Any) -> str:
 
 def _auto_pipeline(name: str, value: Any) -> AutoPipeline | None:
     if isinstance(value, int) and not isinstance(value, bool):
-        whole(name, value)
+        check_int(name, value)
     return AutoPipeline.of(value)
 
 
 def _at_least_one(name: str, value: Any) -> int:
-    return whole(name, value, 1)
+    return check_int(name, value, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,8 @@ def check_number(value: Any) -> None:
     if value is not None and not is_whole:
         raise ValueError(
             # redis-py's words, and what was wrong.
-            f'"max_connections" must be a positive integer, or None, not {shown(value)}'
+            '"max_connections" must be a positive integer, or None, '
+            f"not {safe_repr(value)}"
         )
 
 
@@ -127,7 +128,7 @@ def check_limits(options: dict[str, Any]) -> None:
     :raises ValueError: one is negative, NaN or infinite.
     """
     for name in _LIMITS:
-        optional_seconds(name, options.get(name))
+        check_optional_seconds(name, options.get(name))
 
 
 def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gevent import getcurrent
 from gevent.monkey import get_original
 from redis.connection import Connection
-from redis.connection import ConnectionPool as StockPool
+from redis.connection import ConnectionPool as RedisPyPool
 from redis.retry import Retry
 
 from geventpool.errors import PoolError, PoolExhaustedError
@@ -24,7 +24,7 @@ from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.callers import COMMAND
 from geventpool.redis.connector import RedisConnector
-from geventpool.redis.errors import in_terms_of_redis
+from geventpool.redis.errors import translate_error
 from geventpool.redis.internals import (
     default_retry,
     is_connected,
@@ -137,7 +137,7 @@ class ConnectionPool(Returns):
         connection_kwargs.setdefault("retry", self._retry_by_default())
         #: whom redis-py lets be told of releases, beside its own re-authentication
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
-        self.asks_owner = type(self).owns_connection is not StockPool.owns_connection
+        self.asks_owner = type(self).owns_connection is not RedisPyPool.owns_connection
         self._stock_retry: Retry | None = None
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
@@ -148,7 +148,7 @@ class ConnectionPool(Returns):
         self._telemetry = Telemetry(self, chosen.name)
         # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
         # constructor would fill in the arguments too late for initial connections.
-        StockPool.__init__(
+        RedisPyPool.__init__(
             self,
             connection_class,
             chosen.max_connections,
@@ -232,7 +232,7 @@ class ConnectionPool(Returns):
         *May switch*, if no idle connection is fit. The arguments are those of old
         versions of redis-py; they are ignored.
 
-        :raises ExhaustedError: no connection in time; it is a
+        :raises RedisPoolExhaustedError: no connection in time; it is a
             :exc:`geventpool.PoolExhaustedError` and a ``redis.MaxConnectionsError``.
         :raises NotPatchedError: the process is not patched, and the option *unpatched*
             is ``"error"``.
@@ -256,7 +256,7 @@ class ConnectionPool(Returns):
             is_command = False
         if not is_command:
             retry = self._retry_of_stock() if self._retries_by_default else None
-            kept = self._loans.took(conn, sys._getframe().f_back, self, retry)
+            kept = self._loans.note_loan(conn, sys._getframe().f_back, self, retry)
             if kept:
                 self.core.transfer(conn, None)
         if self.cache is not None:
@@ -292,7 +292,7 @@ class ConnectionPool(Returns):
             said = copy.copy(failure)
             said.__cause__ = error
             return said
-        return in_terms_of_redis(error)
+        return translate_error(error)
 
     def _let_readers_finish(self, conn: Any, user: object) -> None:
         """Others may be reading what was pushed to *conn* while it was idle."""
@@ -398,9 +398,9 @@ class ConnectionPool(Returns):
         """An attempt has failed; there may be others."""
         self._failure = copy.copy(error)
 
-    def discarded(self, conn: Any) -> None:
+    def terminated(self, conn: Any) -> None:
         """A connection is gone, whoever had it."""
-        self._loans.gave_back(conn)
+        self._loans.forget_loan(conn)
         self._readers.give_back(conn)
         self._telemetry.count_soon()
 

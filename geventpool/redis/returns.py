@@ -17,10 +17,10 @@ from redis.exceptions import ReadOnlyError
 
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.redis.caching import Readers
-from geventpool.redis.callers import is_broken_off
-from geventpool.redis.connector import MOMENT, RedisConnector, is_in_step
+from geventpool.redis.callers import was_interrupted
+from geventpool.redis.connector import FRESH_SECONDS, RedisConnector, is_in_step
 from geventpool.redis.credentials import Credentials
-from geventpool.redis.dialling import forbid, sever
+from geventpool.redis.dialling import forbid, redirect_to_null
 from geventpool.redis.internals import ReleasedEvent, awaits_auth, is_fit, recorder
 from geventpool.redis.loans import Special
 from geventpool.redis.standin import StandIn
@@ -48,7 +48,7 @@ class Returns(Credentials):
         # The object that kept it has ended, so its state is unknown. The finaliser that
         # calls this may go on to use it, and must not wait for the server then.
         forbid(conn)
-        sever(conn, self._loop)
+        redirect_to_null(conn, self._loop)
         self._at_home(self._part, conn, True)
 
     def _part(self, conn: Any, anyone: bool) -> None:
@@ -71,14 +71,14 @@ class Returns(Credentials):
                 return
         # The way of nearly every command: it came to its end, and nobody else cares.
         if (
-            self._is_plain
+            self._release_is_fast
             and not self._special
             and exc_info()[1] is None
             and is_fit(connection)
         ):
             connector = self._connector
             connector.used = connection
-            connector.until = monotonic() + MOMENT
+            connector.until = monotonic() + FRESH_SECONDS
             try:
                 self._give_back(connection)
             except ConnectionNotFoundError:
@@ -95,7 +95,7 @@ class Returns(Credentials):
             self._stock.release(connection)
             return
         error = exc_info()[1]
-        if isinstance(error, ReadOnlyError) and is_broken_off(error, caller, self):
+        if isinstance(error, ReadOnlyError) and was_interrupted(error, caller, self):
             self._at_home(self._leave_replica)
         if error is not None and not self._broke_off(error, connection, caller):
             error = None
@@ -120,12 +120,12 @@ class Returns(Credentials):
         loan = self._special.get(id(connection))
         if loan is not None and loan.kept is None:
             return loan.began_before(error)
-        return is_broken_off(error, caller, self)
+        return was_interrupted(error, caller, self)
 
     def _take_back(self, connection: Any, error: BaseException | None) -> None:
         """End a loan that *error* broke off, if there was one."""
         is_command = id(connection) not in self._special
-        loan = self._loans.gave_back(connection)
+        loan = self._loans.forget_loan(connection)
         anyone = loan is not None and loan.kept is None
         self._readers.give_back(connection)
         keep = is_fit(connection) and not (
@@ -144,7 +144,7 @@ class Returns(Credentials):
                 self.core.release(connection, anyone=anyone)
             else:
                 if error is not None and self._connector.is_disconnect(error):
-                    self.core.suspect()
+                    self.core.revalidate()
                 self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
             # As above.
@@ -177,4 +177,4 @@ class Returns(Credentials):
         if inuse_connections:
             # Not dropped: a holder that connects again still has its place.
             for conn in self.core.lent_connections():
-                sever(conn, self._loop or get_hub().loop)
+                redirect_to_null(conn, self._loop or get_hub().loop)

@@ -10,9 +10,9 @@ from typing import Any
 from redis.exceptions import ConnectionError, ReadOnlyError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
-from redis.sentinel import SentinelConnectionPool as StockPool
-from redis.sentinel import SentinelManagedConnection as StockConnection
-from redis.sentinel import SentinelManagedSSLConnection as StockSSLConnection
+from redis.sentinel import SentinelConnectionPool as RedisPyPool
+from redis.sentinel import SentinelManagedConnection as RedisPyConnection
+from redis.sentinel import SentinelManagedSSLConnection as RedisPySSLConnection
 
 from geventpool.redis.internals import SentinelProxy, behind_cache
 from geventpool.redis.pool import ConnectionPool
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-class SentinelManagedConnection(StockConnection):
+class SentinelManagedConnection(RedisPyConnection):
     """A connection to whichever server Sentinel names when it connects.
 
     redis-py's own leaves the socket open when a read is interrupted, by a kill or a
@@ -60,11 +60,11 @@ class SentinelManagedConnection(StockConnection):
             pool.disconnect(inuse_connections=False)
 
 
-class SentinelManagedSSLConnection(SentinelManagedConnection, StockSSLConnection):
+class SentinelManagedSSLConnection(SentinelManagedConnection, RedisPySSLConnection):
     """The same over TLS."""
 
 
-class SentinelConnectionPool(ConnectionPool, StockPool):
+class SentinelConnectionPool(ConnectionPool, RedisPyPool):
     """A pool for ``Sentinel.master_for`` and ``slave_for``.
 
     ::
@@ -132,7 +132,7 @@ class SentinelConnectionPool(ConnectionPool, StockPool):
     def owns_connection(self, connection: Any) -> Any:
         """Is *connection* to the present master, or, for replicas, any of ours?"""
         # A connection behind a cache keeps a copy of its first port.
-        kind: Any = StockPool
+        kind: Any = RedisPyPool
         return kind.owns_connection(self, behind_cache(connection))
 
     def demoted(self, error: Exception) -> Exception:

@@ -329,7 +329,7 @@ class Sharing:
         """A connection is to be closed, or has ended with *error*. Never switches."""
         core = self._core
         if isinstance(error, (ConnectionError, TimeoutError)):
-            core.suspect()
+            core.revalidate()
         try:
             core.drop(conn, anyone=True)
         except ConnectionNotFoundError:

@@ -11,14 +11,14 @@ from typing import Any
 
 import redis.connection
 
-from geventpool.redis.errors import ExhaustedError
+from geventpool.redis.errors import RedisPoolExhaustedError
 
 __all__ = ["ThreadedPool"]
 
-StockPool: Any = redis.connection.BlockingConnectionPool
+RedisPyPool: Any = redis.connection.BlockingConnectionPool
 
 
-class ThreadedPool(StockPool):  # type: ignore[misc]
+class ThreadedPool(RedisPyPool):  # type: ignore[misc]
     """redis-py's blocking pool with the options of *pool*; usable from any thread.
 
     :param pool: whose connection class, options and cache are used.
@@ -39,13 +39,13 @@ class ThreadedPool(StockPool):  # type: ignore[misc]
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
         """A connection. Blocks the thread.
 
-        :raises ExhaustedError: no connection in time.
+        :raises RedisPoolExhaustedError: no connection in time.
         """
         try:
             return super().get_connection()
         except redis.ConnectionError as error:
             if isinstance(error.__cause__ or error.__context__, Empty):
-                raise ExhaustedError(str(error)) from None
+                raise RedisPoolExhaustedError(str(error)) from None
             raise
 
     def owns_connection(self, connection: Any) -> Any:

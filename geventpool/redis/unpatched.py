@@ -13,10 +13,10 @@ from gevent.monkey import get_original
 from redis.connection import SSLConnection
 
 from geventpool.patching import check_unpatched, is_patched, pools_here, refusal
+from geventpool.redis.compat_attributes import CompatAttributes
 from geventpool.redis.cooperation import make_cooperative
-from geventpool.redis.errors import ClosedError
+from geventpool.redis.errors import RedisPoolClosedError
 from geventpool.redis.threaded import ThreadedPool
-from geventpool.redis.view import View
 
 __all__ = ["Unpatched"]
 
@@ -24,13 +24,13 @@ __all__ = ["Unpatched"]
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 
-class Unpatched(View):
+class Unpatched(CompatAttributes):
     """A pool that leaves a process without an event loop to redis-py's own pool."""
 
     #: Is it not yet known whether gevent has patched this process?
     _is_undecided = True
     #: Is there nothing at a release but the connection to look at?
-    _is_plain = False
+    _release_is_fast = False
     #: the event loop of the borrowers; None: there were none yet
     _loop: Any = None
     #: the thread of the borrowers; 0: there were none yet
@@ -69,7 +69,7 @@ class Unpatched(View):
         """
         if self._pools_here():
             self._is_undecided = False
-            self._is_plain = not (
+            self._release_is_fast = not (
                 self.asks_owner
                 or self._dispatcher is not None
                 or self.cache is not None
@@ -77,7 +77,7 @@ class Unpatched(View):
             )
             return None
         if self.core.closed:
-            raise ClosedError(f"Pool {self.core.name!r} is closed")
+            raise RedisPoolClosedError(f"Pool {self.core.name!r} is closed")
         if self._stock is None:
             self._stock = ThreadedPool(self, self._stock_timeout)
         return self._stock

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 from sqlalchemy import exc
-from sqlalchemy.pool import Pool as StockPool
+from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 
@@ -26,9 +26,14 @@ from geventpool.errors import (
 from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
-from geventpool.policies import Limits, whole
-from geventpool.sqlalchemy.places import Places
-from geventpool.sqlalchemy.records import Fairy, Record, broken_off, cut
+from geventpool.policies import Timeouts, check_int
+from geventpool.sqlalchemy.record_pool import RecordPool
+from geventpool.sqlalchemy.records import (
+    Fairy,
+    Record,
+    interruption,
+    terminate_connection,
+)
 from geventpool.sqlalchemy.threaded import become_thread_pool
 
 if TYPE_CHECKING:
@@ -97,7 +102,7 @@ class GreenletPool(QueuePool):
     :param bool reclaim: take back what a greenlet holds when it ends.
     :param listeners: :class:`~geventpool.PoolListener` objects; they are told of
         records.
-    :param Limits limits: how long the pool's own greenlets may take.
+    :param Timeouts timeouts: how long the pool's own greenlets may take.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
@@ -109,7 +114,7 @@ class GreenletPool(QueuePool):
     # The name by which programs know where the log of a pool is.
     _sqla_logger_namespace = "sqlalchemy.pool.impl.GreenletPool"
 
-    _pool: Places  # type: ignore[assignment]
+    _pool: RecordPool  # type: ignore[assignment]
 
     # create_engine() passes on what it finds before the star.
     def __init__(
@@ -128,21 +133,21 @@ class GreenletPool(QueuePool):
         reap_interval: float = 180,
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
-        limits: Limits = Limits(),
+        timeouts: Timeouts = Timeouts(),
         unpatched: str = STOCK,
         **kw: Any,
     ) -> None:
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
-        if whole("pool_size", pool_size):
+        if check_int("pool_size", pool_size):
             # Without a limit there is nothing beyond it.
-            whole("max_overflow", max_overflow, -1)
-            if whole("min_connections", min_connections) > pool_size:
+            check_int("max_overflow", max_overflow, -1)
+            if check_int("min_connections", min_connections) > pool_size:
                 raise ValueError(
                     f"min_connections must be at most pool_size ({pool_size!r}), "
                     f"not {min_connections!r}"
                 )
         # Not QueuePool's, which would make a queue.
-        StockPool.__init__(self, creator, **kw)
+        SQLAlchemyPool.__init__(self, creator, **kw)
         self._max_overflow = max_overflow if pool_size else -1
         self._timeout = timeout  # type: ignore[assignment]
         #: ours, to be given to whatever pool comes after this one
@@ -156,13 +161,13 @@ class GreenletPool(QueuePool):
             "reap_interval": reap_interval,
             "reclaim": reclaim,
             "listeners": listeners,
-            "limits": limits,
+            "timeouts": timeouts,
         }
         self._unpatched = check_unpatched(unpatched)
         #: Is it not yet known whether gevent has patched this process?
         self._is_undecided = True
         is_bounded = self._max_overflow >= 0
-        self._pool = Places(
+        self._pool = RecordPool(
             self,
             pool_size,
             use_lifo,
@@ -173,7 +178,7 @@ class GreenletPool(QueuePool):
         )
 
     @property
-    def core(self) -> Places:
+    def core(self) -> RecordPool:
         """The :class:`geventpool.Pool` that does the pooling; it lends records."""
         return self._pool
 
@@ -206,10 +211,10 @@ class GreenletPool(QueuePool):
             refusal = self._refusal(error)
             raise refusal from error
         if record.dbapi_connection is None or not record.is_quiet():
-            self._put_right(record)
+            self._ensure_connected(record)
         return record
 
-    def _put_right(self, record: Record) -> None:
+    def _ensure_connected(self, record: Record) -> None:
         """Connect a new record, and part with a dead connection. *May switch.*"""
         try:
             if record.is_new:
@@ -220,7 +225,7 @@ class GreenletPool(QueuePool):
                 # SQLAlchemy connects it again.
                 record.invalidate()
         except BaseException:
-            self.give_up(record)
+            self.free_place(record)
             raise
 
     def _refusal(self, error: PoolExhaustedError) -> exc.TimeoutError:
@@ -245,19 +250,19 @@ class GreenletPool(QueuePool):
             try:
                 record.close()
             finally:
-                self.give_up(record)
+                self.free_place(record)
             return
         try:
             places.release(record, anyone=True)
         except ConnectionNotFoundError:
             # It was on loan when the pool was disposed of.
-            if not places.adopt(record):
+            if not places.readmit(record):
                 record.close()
 
-    def give_up(self, record: Record) -> None:
+    def free_place(self, record: Record) -> None:
         """Free the place of a record that is on loan, for good. Never switches."""
         if self._pool.is_lent(record):
-            self._pool.give_up(record)
+            self._pool.free_place(record)
 
     def transfer(
         self, connection: Connection | PoolProxiedConnection, greenlet: greenlet | None
@@ -278,18 +283,18 @@ class GreenletPool(QueuePool):
         self._pool.transfer(fairy._connection_record, greenlet)
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        if terminate and broken_off() is not None:
+        if terminate and interruption() is not None:
             # A goodbye would wait behind half a statement that nobody reads.
-            cut(connection)
+            terminate_connection(connection)
         super()._close_connection(connection, terminate=terminate)
 
     # What was not given back
 
-    def recollect(self, record: Record, ref: weakref.ref[Any]) -> None:
+    def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
         """The proxy of a lent connection was collected. Runs anywhere."""
-        self._pool.tell_loop(self._recollect, record, ref)
+        self._pool.tell_loop(self._on_collected, record, ref)
 
-    def _recollect(self, record: Record, ref: weakref.ref[Any]) -> None:
+    def _on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
         if record.fairy_ref is ref and not record.is_reclaimed:
             self.reclaim(record)
 
@@ -298,8 +303,8 @@ class GreenletPool(QueuePool):
         record.is_reclaimed = True
         error = None
         if self._pool.is_lent(record):
-            error = _verdict(self._pool.take_over(record), record)
-        self._pool.see_to(record, self._give_back, error)
+            error = _why_interrupted(self._pool.end_loan(record), record)
+        self._pool.run_in_background(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
         """In a greenlet of the pool. *May switch.*"""
@@ -311,7 +316,7 @@ class GreenletPool(QueuePool):
             fairy = _ConnectionFairy(self, conn, record, echo)
             record.fairy_ref = weakref.ref(fairy)
         if error is not None and fairy.dbapi_connection is not None:
-            cut(fairy.dbapi_connection)
+            terminate_connection(fairy.dbapi_connection)
             fairy.invalidate(error)
         else:
             fairy._checkin()
@@ -345,7 +350,7 @@ class GreenletPool(QueuePool):
         What is on loan stays with its borrower and is kept, or closed, when it comes
         back. Who waits gets a place at once.
         """
-        self._pool.start_over()
+        self._pool.dispose()
         self.logger.info("Pool disposed. %s", self.status())
 
     @property
@@ -360,11 +365,13 @@ class GreenletPool(QueuePool):
 
 #: The names of all arguments: its own, and those that SQLAlchemy's pools share.
 _KNOWN = {
-    name for kind in (GreenletPool, StockPool) for name in signature(kind).parameters
+    name
+    for kind in (GreenletPool, SQLAlchemyPool)
+    for name in signature(kind).parameters
 }
 
 
-def _verdict(holder: Any, record: Record) -> BaseException | None:
+def _why_interrupted(holder: Any, record: Record) -> BaseException | None:
     """Why a connection must not be kept after what its holder did, if so.
 
     :param holder: the greenlet; None: it had none, or that is gone as well.

@@ -30,7 +30,14 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
 
-__all__ = ["Fairy", "Owner", "Record", "broken_off", "cut", "interruptions"]
+__all__ = [
+    "Fairy",
+    "Owner",
+    "Record",
+    "interruption",
+    "terminate_connection",
+    "interruptions",
+]
 
 #: Where MySQL's protocol is spoken, an idle connection with something to read has been
 #: closed or is out of step. Other servers may send notices at any time.
@@ -45,8 +52,8 @@ class Owner(Protocol):
     @property
     def core(self) -> Any: ...
     def _create_connection(self) -> Record: ...
-    def give_up(self, record: Record) -> None: ...
-    def recollect(self, record: Record, ref: weakref.ref[Any]) -> None: ...
+    def free_place(self, record: Record) -> None: ...
+    def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None: ...
     def reclaim(self, record: Record) -> None: ...
 
 
@@ -91,7 +98,7 @@ class Record(_ConnectionRecord):
 
     def _forgotten(self, ref: weakref.ref[Any]) -> None:
         # Runs anywhere, even in another thread: it only tells.
-        self.green_pool.recollect(self, ref)
+        self.green_pool.on_collected(self, ref)
 
     @property
     def needs_gc(self) -> bool:
@@ -127,7 +134,7 @@ class Record(_ConnectionRecord):
         except BaseException:
             # Interrupted, or a listener failed: a connection that nobody knows
             # anything of is not kept.
-            self.green_pool.give_up(self)
+            self.green_pool.free_place(self)
             raise
 
 
@@ -212,7 +219,7 @@ def interruptions() -> Iterator[BaseException]:
         error = error.__context__
 
 
-def broken_off() -> BaseException | None:
+def interruption() -> BaseException | None:
     """The latest of the :func:`interruptions`, if there is one. Never switches."""
     return next(interruptions(), None)
 
@@ -239,15 +246,15 @@ def stop_streaming(connection: Any) -> bool:
         return False
     # Else the result's finalizer would read from the closed connection.
     result.unbuffered_active = False
-    cut(connection)
+    terminate_connection(connection)
     return True
 
 
-def cut(conn: Any) -> None:
+def terminate_connection(conn: Any) -> None:
     """Drop the socket under *conn*, if it has one to be found. Never switches.
 
     After that nothing which closes the connection can wait for the other side.
     """
     sock = sockets.find_socket(conn)
     if sock is not None:
-        sockets.abandon(sock)
+        sockets.terminate(sock)

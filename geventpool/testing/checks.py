@@ -22,7 +22,7 @@ def check(pool: Pool[Any]) -> None:
     entries: list[Entry[Any]] = [*ledger.entries.values(), *ledger.opening]
     assert len(entries) == ledger.size == len(set(entries))
     # After a resize() to less there may be more for a while, but they must be going.
-    going = [entry for entry in entries if entry.doom or entry.state is CLOSING]
+    going = [entry for entry in entries if entry.close_reason or entry.state is CLOSING]
     assert ledger.size <= ledger.max_connections + len(going), f"too many: {pool!r}"
     for shelf, state in (
         *((shelf, state) for state, shelf in ledger._shelves.items()),
@@ -35,13 +35,15 @@ def check(pool: Pool[Any]) -> None:
     assert len(in_use) == ledger.in_use
     if idle:
         # Idle ones that must be checked first stay idle while others are checked.
-        served = len(ledger.checking) >= len(ledger.line)
+        served = len(ledger.checking) >= len(ledger.waiters)
         assert served, f"somebody waits beside an idle one: {pool!r}"
     for key, entry in ledger.entries.items():
         assert key == id(entry.conn)
-    for slot in ledger.line.values():
-        assert slot.entry is None and slot.error is None, "served, and still in line"
-    for holder in pool._holders.known.values():
+    for waiter in ledger.waiters.values():
+        assert waiter.entry is None and waiter.error is None, (
+            "served, and still in line"
+        )
+    for holder in pool._holders.by_id.values():
         assert holder.loan is None or holder.loan.state is IN_USE, "a loan too many"
 
 
@@ -68,9 +70,9 @@ def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
 
 def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
     """The greenlets that work for *pool* at this moment, the reaper included."""
-    reaper = pool._stock.reaper
+    reaper = pool._lifecycle.reaper
     return {
-        *pool._stock.staff._at_work,
+        *pool._lifecycle.workers._running,
         *([] if reaper is None else [reaper._greenlet]),
     }
 
@@ -83,7 +85,7 @@ def sweep(pool: Pool[Any]) -> None:
     Returns when the pings and closings that the sweep has begun are done or wait for
     an event.
     """
-    pool._stock.sweep()
+    pool._lifecycle.sweep()
     gevent.idle()
 
 
@@ -94,6 +96,6 @@ def watch_now(pool: Pool[Any]) -> None:
 
     :raises AssertionError: the pool watches no connections.
     """
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     assert watch is not None, f"watches no connections: {pool!r}"
-    watch.look()
+    watch.arm()

@@ -134,7 +134,7 @@ class ScriptedConnector(Connector[ScriptedConnection]):
         finally:
             conn.end = conn.end or "closed"
 
-    def discard(self, conn: ScriptedConnection) -> None:
+    def terminate(self, conn: ScriptedConnection) -> None:
         conn.end = conn.end or "discarded"
 
     def is_usable(self, conn: ScriptedConnection) -> bool:

@@ -78,7 +78,7 @@ def let_forgotten_ones_return():
     gevent.idle()
     if "geventpool.pool" in sys.modules:
         for pool in list(sys.modules["geventpool.pool"]._pools):
-            gevent.joinall(list(pool._stock.staff._at_work), timeout=5)
+            gevent.joinall(list(pool._lifecycle.workers._running), timeout=5)
 
 
 if __name__ == "__main__":

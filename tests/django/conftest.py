@@ -126,11 +126,11 @@ class Request:
 def settle(pool: ConnectionPool) -> None:
     """Wait until every connection is either lent or idle."""
 
-    def is_settled() -> bool:
+    def wire_is_clean() -> bool:
         stats = pool.stats()
         return stats.size == stats.idle + stats.in_use
 
-    wait_until(is_settled, "settled")
+    wait_until(wire_is_clean, "settled")
 
 
 def value(wrapper: DatabaseWrapper, statement: str, *values: object) -> Any:

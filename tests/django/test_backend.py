@@ -396,7 +396,7 @@ def test_a_connection_may_outlive_its_pool(make, monkeypatch):
         value(wrapper, "SELECT 1")
     wrapper.close()
     assert wrapper.pool is not pool
-    end = pool._end
+    end = pool._handle
     del pool
     gc.collect()
     end.release(lent)

@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
-from geventpool.django.mysql import options, stock
+from geventpool.django.mysql import options, upstream
 from geventpool.listeners import Counters
 from tests.django.conftest import value
 
@@ -43,10 +43,10 @@ def test_several_hosts_may_be_given(make, migrated):
 
 def test_health_checks_are_pings_of_what_was_long_idle(make):
     """Unless the pool is told otherwise."""
-    assert make(CONN_HEALTH_CHECKS=True).pool._stock.expiry.ping_after == 30
+    assert make(CONN_HEALTH_CHECKS=True).pool._lifecycle.expiry.ping_after == 30
     other = make({"ping_after": 5}, CONN_HEALTH_CHECKS=True)
-    assert other.pool._stock.expiry.ping_after == 5
-    assert make().pool._stock.expiry.ping_after is None
+    assert other.pool._lifecycle.expiry.ping_after == 5
+    assert make().pool._lifecycle.expiry.ping_after is None
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def test_a_mysqlclient_stays_what_it_is(monkeypatch):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     theirs = sys.modules["MySQLdb"]
     monkeypatch.delitem(sys.modules, "MySQLdb.converters", raising=False)
-    loaded = stock._load()
+    loaded = upstream._load()
     assert sys.modules["MySQLdb"] is theirs
     assert "MySQLdb.converters" not in sys.modules
     assert loaded.Database.Error is pymysql.Error
-    assert loaded.DatabaseWrapper is not stock.base.DatabaseWrapper
+    assert loaded.DatabaseWrapper is not upstream.base.DatabaseWrapper
 
 
 def test_what_to_do_where_nothing_is_patched_is_checked(make):

@@ -187,7 +187,9 @@ class OurRedis(Ours, RedisClient):
     pool_options = {"timeout": PATIENCE}
     max_connecting = 4
     documented = {
-        "geventpool.redis.errors.ExhaustedError": "``ExhaustedError`` is raised",
+        "geventpool.redis.errors.RedisPoolExhaustedError": (
+            "``RedisPoolExhaustedError`` is raised"
+        ),
         "redis.exceptions.ConnectionError": "redis-py's own error is raised",
         "redis.exceptions.TimeoutError": "redis-py's own error is raised",
         "redis.exceptions.InvalidResponse": "redis-py's own error is raised",
@@ -333,9 +335,9 @@ class OurSockets(Ours, Sockets):
 
 def timed(options: dict[str, Any]) -> dict[str, Any]:
     """PyMySQL's options with the common time-outs."""
-    limits = ("connect_timeout", "read_timeout", "write_timeout")
+    timeouts = ("connect_timeout", "read_timeout", "write_timeout")
     # Without the last one PyMySQL reads all trusted certificates at each connect.
-    return {**options, **dict.fromkeys(limits, ANSWER), "ssl_disabled": True}
+    return {**options, **dict.fromkeys(timeouts, ANSWER), "ssl_disabled": True}
 
 
 def select(conn: Any, tag: str) -> str:

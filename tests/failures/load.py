@@ -84,7 +84,7 @@ class Load:
         self._kills = kills
         self.account = Account()
         self._over = False
-        self._is_calm = False
+        self._is_unobserved = False
         self._failed_at = 0.0
         self._may_go = Event()
         self._may_go.set()
@@ -117,7 +117,7 @@ class Load:
 
         That is, without an error for *calm* seconds; or for :data:`BEDTIME` in all.
         """
-        self._is_calm = True
+        self._is_unobserved = True
         begun = self._failed_at = time.monotonic()
         while (now := time.monotonic()) < min(self._failed_at + calm, begun + BEDTIME):
             gevent.sleep(min(self._failed_at + calm - now, 0.05))
@@ -222,7 +222,7 @@ class Load:
         while not self._over:
             gevent.sleep(2 * self._chance.random() / self._kills)
             victims = [client for client in self._busy if not client.dead]
-            if victims and not self._is_calm:
+            if victims and not self._is_unobserved:
                 kind = self._chance.choice([gevent.GreenletExit, Interrupt])
                 for victim in self._chance.sample(victims, min(2, len(victims))):
                     victim.kill(kind, block=False)

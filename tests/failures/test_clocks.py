@@ -14,7 +14,7 @@ from gevent import monkey
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from geventpool import Backoff, Limits, Pool, PoolExhaustedError, TcpConnection
+from geventpool import Backoff, Pool, PoolExhaustedError, TcpConnection, Timeouts
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
@@ -82,7 +82,7 @@ def test_a_step_of_the_clock_ages_nothing(step: float, wall: Wall) -> None:
         )
         conn = ask(pool)
         wall.off += step
-        pool._stock.sweep()
+        pool._lifecycle.sweep()
         pool.drop_expired()
         gevent.idle()
         assert ask(pool) is conn and not conn.is_expired()
@@ -136,7 +136,7 @@ def test_pauses_and_limits_are_kept_while_the_clock_jumps(wall: Wall) -> None:
         max_connections=1,
         timeout=5,
         backoff=Backoff(0.02, factor=1, jitter=0),
-        limits=Limits(open=0.05),
+        timeouts=Timeouts(open=0.05),
     )
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="opening took longer"):
@@ -176,9 +176,9 @@ def test_the_adapters_do_not_look_at_the_wall(
     pool: Any
     if kind == "redis":
         where = {"host": redis_server.host, "port": redis_server.port}
-        limits = {"socket_timeout": 5, "socket_connect_timeout": 5}
+        timeouts = {"socket_timeout": 5, "socket_connect_timeout": 5}
         retry = Retry(NoBackoff(), 0)
-        pool = RedisPool(**where, **limits, **ages, retry=retry, max_connections=2)
+        pool = RedisPool(**where, **timeouts, **ages, retry=retry, max_connections=2)
         core = pool.core
         client = redis.Redis(connection_pool=pool)
 
@@ -187,9 +187,9 @@ def test_the_adapters_do_not_look_at_the_wall(
 
         sizes = redis_server.connected_clients
     else:
-        limits = {"connect_timeout": 5, "read_timeout": 5, "write_timeout": 5}
+        timeouts = {"connect_timeout": 5, "read_timeout": 5, "write_timeout": 5}
         options = {**mariadb_server.client_options, "ssl_disabled": True}
-        pool = core = MySQLPool(**options, **limits, **ages, max_connections=2)
+        pool = core = MySQLPool(**options, **timeouts, **ages, max_connections=2)
 
         def use(turn: int) -> None:
             with pool.cursor() as cursor:
@@ -200,7 +200,7 @@ def test_the_adapters_do_not_look_at_the_wall(
     users = [gevent.spawn(use, turn) for turn in range(20)]
     gevent.joinall(users, raise_error=True)
     wait_until(lambda: core.stats().idle == core.size)
-    core._stock.sweep()
+    core._lifecycle.sweep()
     assert 1 <= core.size == core.stats().idle <= 2
     assert sizes() >= 1
     before = set(map(id, core.idle_connections()))
@@ -237,7 +237,7 @@ def test_a_limit_that_begins_late_is_as_long_as_any() -> None:
             gevent.sleep(0.03)
             return super().open()
 
-    pool = Pool(Slow(), max_connections=1, limits=Limits(open=0.1), timeout=5)
+    pool = Pool(Slow(), max_connections=1, timeouts=Timeouts(open=0.1), timeout=5)
     borrower = gevent.spawn(pool.acquire, reclaim=False)
     gevent.sleep(0)
     _block(0.2)

@@ -191,7 +191,7 @@ def test_what_is_done_without_a_dial_needs_no_descriptor() -> None:
             with pool.connection() as conn:
                 assert conn in kept
                 conn.ping()
-        pool._stock.sweep()
+        pool._lifecycle.sweep()
         pool.drop_expired()
         gevent.sleep(0.05)
         assert pool.size == 4, pool

@@ -16,7 +16,7 @@ from pymysql import err
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from geventpool import Limits, Pool, PoolExhaustedError, TcpConnection
+from geventpool import Pool, PoolExhaustedError, TcpConnection, Timeouts
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.testing import check, check_capacity, wait_until
@@ -217,7 +217,7 @@ def test_connections_there_are_go_on_being_lent(kind: Kind, resolver: Resolver) 
 
 def test_a_dial_ends_at_its_limit(kind: Kind, resolver: Resolver) -> None:
     """Who would have waited longer is told why; the place is free again."""
-    pool = kind.pool(timeout=5, limits=Limits(open=0.05))
+    pool = kind.pool(timeout=5, timeouts=Timeouts(open=0.05))
     outcome = within(0.2, kind.use, pool)
     assert isinstance(outcome, kind.errors), repr(outcome)
     assert not isinstance(outcome, PoolExhaustedError)
@@ -231,7 +231,7 @@ def test_closing_ends_while_a_name_is_being_asked_for(
 ) -> None:
     """With a time limit it cuts the dial off; without, it waits for the dial's own."""
     for limit, timeout in (20.0, 0.05), (20.0, 0.0), (0.05, None):
-        pool = kind.pool(timeout=5, limits=Limits(open=limit))
+        pool = kind.pool(timeout=5, timeouts=Timeouts(open=limit))
         borrower = gevent.spawn(within, 0.2, kind.use, pool)
         gevent.sleep(0.01)
         assert kind.core(pool).stats().opening == 1
@@ -275,7 +275,7 @@ def test_a_server_of_names_that_says_nothing_holds_no_pool() -> None:
         hub.resolver = ours = _ares(silent.getsockname()[1])
         try:
             kind = _core(echo)
-            pool = kind.pool(limits=Limits(open=0.2))
+            pool = kind.pool(timeouts=Timeouts(open=0.2))
             assert isinstance(within(0.05, kind.use, pool), PoolExhaustedError)
             # The name was asked for.
             silent.settimeout(5)

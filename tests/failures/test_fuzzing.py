@@ -20,7 +20,7 @@ from pymysql.charset import charset_by_name
 
 import geventpool.mysql
 import geventpool.redis
-from geventpool import Backoff, Expiry, Limits, Outage, Pool, TcpConnection
+from geventpool import Backoff, Expiry, Outage, Pool, TcpConnection, Timeouts
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.mysql.url import parse_url
 from geventpool.policies import ENOUGH
@@ -126,7 +126,7 @@ def shows(value: Any) -> str:
 
 POLICIES: list[tuple[type[Any], str]] = [
     (policy, name)
-    for policy in (Backoff, Expiry, Limits, Outage, KeepAlive)
+    for policy in (Backoff, Expiry, Timeouts, Outage, KeepAlive)
     for name in inspect.signature(policy).parameters
 ]
 
@@ -150,8 +150,8 @@ def test_a_policy_takes_a_number_or_says_why_not(
 
 def test_what_cannot_be_shown_is_named_by_its_kind() -> None:
     """A mistake in somebody's own repr hides nothing of the refusal."""
-    error = refusal(lambda: Limits(open=Unprintable()))  # type: ignore[arg-type]
-    assert "limits.open" in str(error) and "Unprintable" in str(error)
+    error = refusal(lambda: Timeouts(open=Unprintable()))  # type: ignore[arg-type]
+    assert "timeouts.open" in str(error) and "Unprintable" in str(error)
 
 
 @fuzz

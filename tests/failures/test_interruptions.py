@@ -31,14 +31,14 @@ from redis.sentinel import Sentinel
 from sqlalchemy import create_engine, event, text
 
 import geventpool
-from geventpool import FactoryConnector, Limits, Pool, TcpConnection
+from geventpool import FactoryConnector, Pool, TcpConnection, Timeouts
 from geventpool.mysql import Connection
 from geventpool.mysql import ConnectionPool as MySQLPool
-from geventpool.mysql.pool import CursorLoan, Loan
-from geventpool.pool import Borrowed
+from geventpool.mysql.pool import CursorContext, TransactionContext
+from geventpool.pool import ConnectionContext
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.redis import RedisCluster, SentinelConnectionPool
-from geventpool.sockets import abandon, dial, dial_unix
+from geventpool.sockets import dial, dial_unix, terminate
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import (
     Interrupted,
@@ -209,7 +209,11 @@ def bare(pool: Pool[Any]) -> None:
 OPENING = ("sockets.dial", "connection.TcpConnection.open")
 
 
-@covers("pool.Pool.connection", "connection.TcpConnection.recv", "alarms.Alarms.sleep")
+@covers(
+    "pool.Pool.connection",
+    "connection.TcpConnection.recv",
+    "wait_timers.WaitTimers.sleep",
+)
 def a_block(site: Site) -> Scene:
     return echo_scene(in_block, site.echo)
 
@@ -313,7 +317,7 @@ def closing(site: Site) -> Scene:
     return Scene(work, [], afterwards)
 
 
-@covers("stock.Stock.sweep")
+@covers("lifecycle.Lifecycle.sweep")
 def borrowing_while_the_reaper_pings(site: Site) -> Scene:
     class Slow(TcpConnection):
         def ping(self) -> None:
@@ -334,11 +338,11 @@ def borrowing_while_the_reaper_pings(site: Site) -> Scene:
             now += 0.003
             return now
 
-        before, pool._stock.clock = pool._stock.clock, clock
+        before, pool._lifecycle.clock = pool._lifecycle.clock, clock
         try:
-            pool._stock.sweep()
+            pool._lifecycle.sweep()
         finally:
-            pool._stock.clock = before
+            pool._lifecycle.clock = before
         in_block(pool)
 
     def afterwards() -> None:
@@ -361,7 +365,7 @@ class Speaking(FactoryConnector):
         try:
             ask(conn, b"hello")
         except BaseException:
-            self.discard(conn)
+            self.terminate(conn)
             raise
         return conn
 
@@ -383,12 +387,12 @@ class Spoken(TcpConnection):
             if self.is_connected():
                 ask(self, b"bye")
         finally:
-            self.discard()
+            self.terminate()
 
 
 @covers(
     *("connector.FactoryConnector.open", "connector.FactoryConnector.ping"),
-    *("connector.FactoryConnector.close", "staff.within"),
+    *("connector.FactoryConnector.close", "workers.within"),
 )
 def a_connector_that_speaks(site: Site) -> Scene:
     connector = Speaking(Spoken, {**site.echo.options, "connect_timeout": 5})
@@ -409,7 +413,7 @@ def a_connector_that_speaks(site: Site) -> Scene:
 @covers("sockets.dial")
 def dialling_by_hand(site: Site) -> Scene:
     def work() -> None:
-        abandon(dial("localhost", site.echo.port, timeout=5))
+        terminate(dial("localhost", site.echo.port, timeout=5))
 
     return Scene(work, [], lambda: site.echo.wait_open(0))
 
@@ -422,7 +426,7 @@ def dialling_a_unix_socket_by_hand(site: Site) -> Scene:
             sock.sendall(b"x")
             sock.recv(1)
         finally:
-            abandon(sock)
+            terminate(sock)
 
     def full() -> None:
         # One that is full has to be asked again and again.
@@ -434,7 +438,7 @@ def dialling_a_unix_socket_by_hand(site: Site) -> Scene:
                 for other in others:
                     other.setblocking(False)
                     other.connect_ex(path)
-                abandon(dial_unix(path, timeout=0.02))
+                terminate(dial_unix(path, timeout=0.02))
             except TimeoutError:
                 pass
             finally:
@@ -581,7 +585,7 @@ def shutting_down(site: Site) -> Scene:
         gevent.killall([holder])
         assert core.size == 0
 
-    return Scene(core._connector._maker().shutdown, [], afterwards)
+    return Scene(core._connector._hooks().shutdown, [], afterwards)
 
 
 class Token:
@@ -594,7 +598,7 @@ class Token:
         return ""
 
 
-@covers("redis.pool.ConnectionPool.re_auth_callback")
+@covers("redis.credentials.Credentials.re_auth_callback")
 def authenticating_anew(site: Site) -> Scene:
     pool_of: list[Any] = []
 
@@ -619,7 +623,7 @@ def authenticating_anew(site: Site) -> Scene:
 
 @covers(
     *("redis.connector.RedisConnector.ping", "redis.connector.RedisConnector.reset"),
-    "redis.pool.ConnectionPool.authenticate",
+    "redis.credentials.Credentials.authenticate",
 )
 def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
     class Connection(redis.Connection):
@@ -893,12 +897,12 @@ def goodbyes_that_wait(site: Site) -> Scene:
         for close in pool._connector.close, Connection.close:
             conn = pool._connector.open()
             try:
-                conn._speaker = None
+                conn._command_owner = None
                 # As if the buffers were full: the system takes the few bytes else.
                 conn._write_bytes = lambda data: gevent.sleep(0.001)
                 close(conn)
             finally:
-                conn.hang_up()
+                conn.terminate()
 
     return Scene(work, [pool], scene.afterwards)
 
@@ -928,7 +932,7 @@ def reset_and_pinged_by_hand(site: Site) -> Scene:
             pool._connector.ping(conn)
             pool._connector.reset(conn)
         finally:
-            conn.hang_up()
+            conn.terminate()
 
     return Scene(work, [pool], scene.afterwards)
 
@@ -940,7 +944,7 @@ def the_second_of_two_hosts(site: Site) -> Scene:
             transfer(conn)
 
     hosts = [("127.0.0.1", 1), (site.mysql.host, site.mysql.port)]
-    return mysql_scene(work, site, hosts=hosts, limits=Limits(open=5))
+    return mysql_scene(work, site, hosts=hosts, timeouts=Timeouts(open=5))
 
 
 @covers("mysql.tls.TLSContexts.__call__")
@@ -959,7 +963,7 @@ def a_context_for_tls(site: Site) -> Scene:
 
 @covers(
     *("sqlalchemy.pool.GreenletPool.connect", "sqlalchemy.pool.GreenletPool.dispose"),
-    *("sqlalchemy.places.Places.start_over", "sqlalchemy.records.Record.checkin"),
+    *("sqlalchemy.places.RecordPool.start_over", "sqlalchemy.records.Record.checkin"),
     "sqlalchemy.places.RecordConnector.close",
 )
 def an_engine(site: Site) -> Scene:
@@ -1040,16 +1044,16 @@ NOT_HERE = {
         "sqlalchemy.places.RecordConnector.open",
         "sqlalchemy.places.RecordConnector.ping",
     ),
-    *("staff.Staff.wait_for_one", "sqlalchemy.session.reset_session_on_return"),
+    *("workers.WorkerGroup.wait_for_one", "sqlalchemy.session.reset_server_session"),
     # ...they are tools for tests, and this is one.
     *("testing.check_capacity", "testing.interrupt_everywhere"),
 }
 
 #: Where the switch is, of what switches in an object that it returns.
 ELSEWHERE: dict[str, Callable[..., Any]] = {
-    "pool.Pool.connection": Borrowed.__enter__,
-    "mysql.pool.ConnectionPool.connection": Loan.__enter__,
-    "mysql.pool.ConnectionPool.cursor": CursorLoan.__enter__,
+    "pool.Pool.connection": ConnectionContext.__enter__,
+    "mysql.pool.ConnectionPool.connection": TransactionContext.__enter__,
+    "mysql.pool.ConnectionPool.cursor": CursorContext.__enter__,
 }
 
 

@@ -80,7 +80,7 @@ class Inline(TcpConnection):
 
 pool = Pool(
     Inline, options, max_connections=4, timeout=1.0, ping_after=0,
-    limits=Limits(open=0.5, ping=0.3, close=0.2),
+    timeouts=Timeouts(open=0.5, ping=0.3, close=0.2),
 )
 
 def use(number):
@@ -136,7 +136,7 @@ from geventpool.redis import ConnectionPool
 pool = ConnectionPool(
     host=host, port=port, max_connections=3, timeout=1.0, ping_after=0,
     retry=Retry(NoBackoff(), 0), socket_timeout=1, socket_connect_timeout=0.5,
-    limits=Limits(open=0.5, ping=0.3, close=0.2),
+    timeouts=Timeouts(open=0.5, ping=0.3, close=0.2),
 )
 client = redis.Redis(connection_pool=pool)
 
@@ -171,7 +171,7 @@ from geventpool.mysql import ConnectionPool
 pool = ConnectionPool(
     host=host, port=port, user="geventpool", password="geventpool", ssl_disabled=True,
     max_connections=3, timeout=1.0, ping_after=0, read_timeout=1, connect_timeout=0.4,
-    limits=Limits(open=0.8, ping=0.3, reset=0.3, close=0.2),
+    timeouts=Timeouts(open=0.8, ping=0.3, reset=0.3, close=0.2),
 )
 
 def use(number):

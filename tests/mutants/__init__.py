@@ -9,7 +9,7 @@ The mistakes are the text files of this folder::
     ~ len(ledger.line) + len(self._pollers) => len(ledger.line)
     # a goodbye that fails leaves the socket open
     -            log.debug("%r was not closed cleanly: %r", entry.conn, error)
-    -            silently(self.connector.discard, entry.conn)
+    -            silently(self.connector.terminate, entry.conn)
     +            log.debug("%r was not closed cleanly: %r", entry.conn, error)
 
 ``file`` and ``tests`` hold until the next such line. A line that begins with ``#``

@@ -8,7 +8,7 @@ from gevent.event import Event
 from pymysql import err
 from pymysql.constants import CLIENT
 
-from geventpool import Limits
+from geventpool import Timeouts
 from geventpool.mysql import ConnectionPool, ahead
 from geventpool.mysql.protocol import _info
 from geventpool.mysql.statements import Kind
@@ -313,7 +313,7 @@ def test_an_unused_loan_of_late_replies_is_seen_to_by_the_pool(worn, gate, monke
 
 def test_replies_that_never_come_cost_the_connection(worn, gate, monkeypatch):
     """After the time that a ping may take."""
-    pool = worn(limits=Limits(ping=0.02))
+    pool = worn(timeouts=Timeouts(ping=0.02))
     conn = soil_at(pool, gate)
     monkeypatch.setattr(ahead, "LATE", -1)
     borrower = gevent.spawn(pool.acquire, reclaim=False)

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from pymysql import err
 
-from geventpool import Backoff, Limits, Outage, PoolExhaustedError
+from geventpool import Backoff, Outage, PoolExhaustedError, Timeouts
 from geventpool.testing import wait_until, watch_now
 from tests.mysql.conftest import is_running, rows, value
 
@@ -95,7 +95,7 @@ def test_wait_timeout_does_not_reach_a_borrower(make_pool):
 
 def test_a_dead_connection_found_by_ping_is_replaced(through, proxy):
     """A peer that vanished leaves no trace on the socket: only a round trip tells."""
-    pool = through(max_connections=1, ping_after=0, limits=Limits(ping=0.1))
+    pool = through(max_connections=1, ping_after=0, timeouts=Timeouts(ping=0.1))
     [conn] = warm(pool, 1)
     with pool.connection() as again:
         assert again is conn
@@ -208,7 +208,7 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
 
 def test_after_a_lost_answer_idle_connections_are_pinged_first(through, proxy):
     """They may have lost the way as well; the next borrower shall not find out."""
-    pool = through(max_connections=2, limits=Limits(ping=0.1), read_timeout=0.2)
+    pool = through(max_connections=2, timeouts=Timeouts(ping=0.1), read_timeout=0.2)
     warm(pool, 2)
     proxy.question = lambda data: b""
     with pytest.raises(err.OperationalError):
@@ -247,7 +247,7 @@ def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server
         max_connections=3,
         ping_after=0,
         connect_timeout=0.2,
-        limits=Limits(open=0.3, ping=0.1, reset=0.1, close=0.1),
+        timeouts=Timeouts(open=0.3, ping=0.1, reset=0.1, close=0.1),
         timeout=0.5,
     )
     warm(pool, 1)
@@ -257,7 +257,7 @@ def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server
             with gevent.Timeout(0.1, False):
                 rows(conn, "SELECT 1")
             assert not conn.open
-            conn.spoken = False
+            conn.has_sent = False
             with pytest.raises((err.OperationalError, PoolExhaustedError)):
                 pool.acquire()
         finally:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from geventpool.mysql.hosts import GRUDGE, Host, Hosts
+from geventpool.mysql.hosts import FAIL_TIMEOUT, Host, Hosts
 
 A, B, C = Host("a"), Host("b", 3307), Host("::1", 3308)
 
@@ -67,8 +67,8 @@ def test_a_host_that_failed_is_tried_last_for_a_while():
     """A dead host does not cost every connection its time limit."""
     hosts = Hosts([A, B])
     hosts.failed(A, 100.0)
-    assert hosts.in_order(100.0 + GRUDGE / 2) == [B, A]
-    assert hosts.in_order(100.0 + GRUDGE) == [A, B]
+    assert hosts.in_order(100.0 + FAIL_TIMEOUT / 2) == [B, A]
+    assert hosts.in_order(100.0 + FAIL_TIMEOUT) == [A, B]
 
 
 def test_a_host_that_served_is_forgiven():

@@ -16,9 +16,9 @@ from pymysql.cursors import Cursor, DictCursor, SSCursor
 
 from geventpool import (
     ConnectionNotFoundError,
-    Limits,
     PoolExhaustedError,
     PoolListener,
+    Timeouts,
 )
 from geventpool.mysql import (
     Connection,
@@ -245,7 +245,7 @@ def test_a_lost_connection_is_no_commit(make_pool, mariadb_server, table):
     with pytest.raises(err.InterfaceError, match="nothing is committed"):
         with make_pool().connection() as conn:
             insert(conn, table)
-            conn.hang_up()
+            conn.terminate()
 
 
 def test_a_kill_during_the_commit_closes(through, proxy, table):
@@ -613,7 +613,7 @@ def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(
     url = f"mysql://{where}/?max_connections=3&max_idle=60&name=shop&charset=latin1"
     pool = make_pool(url, timeout=2)
     assert (pool.max_connections, pool.name) == (3, "shop")
-    assert pool._stock.expiry.max_idle == 60
+    assert pool._lifecycle.expiry.max_idle == 60
     with pool.connection() as conn:
         assert conn.charset == "latin1"
     pool = make_pool(url, max_connections=2, name="mine")
@@ -709,19 +709,19 @@ def test_a_connector_can_be_used_without_the_pool(mariadb_server, make_pool):
     connector.close(conn)
     assert not conn.open
     conn = connector.open()
-    conn._speaker = None
+    conn._command_owner = None
     conn.close()
     assert not conn.open
     assert connector.survives(ValueError())
     assert not connector.survives(err.OperationalError(2013, ""))
     conn = connector.open()
     conn.lend(make_pool())
-    conn.verdict = err.OperationalError(1836, "read-only")
+    conn.fatal_error = err.OperationalError(1836, "read-only")
     assert connector.needs_reset(conn)
     assert connector.needs_reset(conn), "asked twice, it says the same"
     with pytest.raises(err.OperationalError, match="read-only"):
         connector.reset(conn)
-    connector.discard(conn)
+    connector.terminate(conn)
 
 
 # Hooks
@@ -755,7 +755,9 @@ def test_a_configure_that_fails_is_a_failure_to_open(make_pool, mariadb_server):
 
 def test_a_configure_that_hangs_meets_the_limit(make_pool):
     """Like all that the pool does for a connection it has a time limit."""
-    pool = make_pool(configure=lambda conn: gevent.sleep(9), limits=Limits(open=0.05))
+    pool = make_pool(
+        configure=lambda conn: gevent.sleep(9), timeouts=Timeouts(open=0.05)
+    )
     with pytest.raises(TimeoutError, match="opening took longer"):
         pool.acquire()
 
@@ -774,7 +776,7 @@ def test_a_reset_of_ones_own(make_pool):
 @pytest.mark.parametrize("clean", [lambda conn: 1 // 0, lambda conn: gevent.sleep(9)])
 def test_a_reset_that_fails_or_hangs_costs_the_connection(make_pool, clean):
     """The next borrower gets a new one."""
-    pool = make_pool(max_connections=1, reset=clean, limits=Limits(reset=0.05))
+    pool = make_pool(max_connections=1, reset=clean, timeouts=Timeouts(reset=0.05))
     with pool.connection() as conn:
         pass
     with pool.connection() as again:
@@ -848,7 +850,9 @@ def test_a_check_sees_every_borrow(make_pool):
 def test_a_check_that_hangs_meets_the_limit_and_the_deadline(make_pool):
     """The borrower's time is one for all attempts."""
     pool = make_pool(
-        max_connections=1, check=lambda conn: gevent.sleep(9), limits=Limits(ping=0.03)
+        max_connections=1,
+        check=lambda conn: gevent.sleep(9),
+        timeouts=Timeouts(ping=0.03),
     )
     # If each attempt had the whole time, there would be no end.
     with gevent.Timeout(5), pytest.raises(PoolExhaustedError):

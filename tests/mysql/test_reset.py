@@ -6,7 +6,7 @@ import gevent
 import pytest
 from pymysql import err
 
-from geventpool import Limits
+from geventpool import Timeouts
 from geventpool.mysql.reset import Nothing
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
@@ -137,7 +137,7 @@ def is_silent_to_several(data):
 def test_a_proxy_that_wants_one_command_at_a_time_gets_that(through, proxy, dislike):
     """The first connection is lost over it, no other."""
     proxy.question = dislike
-    pool = through(max_connections=1, limits=Limits(reset=0.2))
+    pool = through(max_connections=1, timeouts=Timeouts(reset=0.2))
     first = use(pool)
     assert not first.open
     second = use(pool)

@@ -90,7 +90,7 @@ def test_a_commit_that_fails_is_the_blocks_error(pool):
         with pool.connection() as conn:
             rows(conn, "SET @x=1")
             conn.server_status |= 1
-            conn.hang_up()
+            conn.terminate()
     with pytest.raises(ZeroDivisionError):
         with pool.connection() as conn:
             conn.rollback_if_open = lambda: int("no")
@@ -118,10 +118,10 @@ def test_a_dead_connection_is_not_lent(pool):
     """Whether it died in its loan or later."""
     conn = pool.acquire()
     pool.release(conn)
-    conn.hang_up()
+    conn.terminate()
     again = pool.acquire()
     assert again is not conn
-    again.hang_up()
+    again.terminate()
     pool.release(again)
     assert pool.acquire() is not again
 

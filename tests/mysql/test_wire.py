@@ -212,7 +212,7 @@ def test_a_connection_can_be_closed_under_its_reader(make_pool):
     conn = make_pool().acquire(reclaim=False)
     reader = begin(rows, conn, "SELECT SLEEP(20)")
     with no_switch():
-        conn.hang_up()
+        conn.terminate()
     lost = reader.get(timeout=5)
     assert isinstance(lost, err.OperationalError) and lost.args[0] == 2013
     assert not conn.open
@@ -223,7 +223,7 @@ def test_a_connection_can_be_closed_under_its_writer(through, proxy):
     conn = through().acquire(reclaim=False)
     proxy.listening.clear()
     writer = begin(rows, conn, "SELECT '%s'" % ("x" * 12 * MEGABYTE))
-    conn.hang_up()
+    conn.terminate()
     gone = writer.get(timeout=5)
     assert isinstance(gone, err.OperationalError) and gone.args[0] == 2006
     proxy.listening.set()
@@ -236,7 +236,7 @@ def test_rows_end_with_an_error_if_the_connection_ends(make_pool):
     cursor.execute("SELECT seq, REPEAT('x', 1000) FROM seq_1_to_1000")
     result = conn._result
     cursor.fetchone()
-    conn.hang_up()
+    conn.terminate()
     with pytest.raises(err.OperationalError, match="closed"):
         result._read_rowdata_packet_unbuffered()
 
@@ -245,7 +245,7 @@ def test_a_goodbye_is_not_said_into_another_ones_conversation(make_pool):
     """Closing politely while somebody reads is closing at once."""
     conn = make_pool().acquire(reclaim=False)
     reader = begin(rows, conn, "SELECT SLEEP(20)")
-    conn.say_goodbye()
+    conn.send_quit()
     assert isinstance(reader.get(timeout=5), err.OperationalError)
 
 
@@ -255,7 +255,7 @@ def test_a_lost_connection_is_not_made_anew_by_a_ping(make_pool):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         conn.ping(reconnect=True)
-        conn.hang_up()
+        conn.terminate()
         with pytest.raises(err.Error):
             conn.ping(reconnect=True)
     assert not conn.open
@@ -447,7 +447,7 @@ def test_an_error_in_a_stream_ends_it(make_pool):
         list(cursor)
     assert limit.value.args[0] == 1969
     assert conn.in_step
-    assert conn.doubt
+    assert conn.status_may_be_stale
 
 
 def test_a_stream_that_is_forgotten_reads_nothing_when_collected(make_pool):
@@ -514,7 +514,7 @@ def test_several_statements_at_once_are_never_plain(make_pool):
     """Only the first one can be seen."""
     conn = make_pool(client_flag=CLIENT.MULTI_STATEMENTS).acquire(reclaim=False)
     rows(conn, "SELECT 1")
-    assert not conn.plain
+    assert not conn.session_unchanged
 
 
 def test_rows_are_inserted_many_at_a_time(make_pool, table):
@@ -523,7 +523,7 @@ def test_rows_are_inserted_many_at_a_time(make_pool, table):
     insert = f"INSERT INTO {table} VALUES (%s, %s)"
     with conn.cursor() as cursor:
         assert cursor.executemany(insert, [(1, 2), (3, 4)]) == 2
-    assert conn.plain and conn.in_step
+    assert conn.session_unchanged and conn.in_step
     assert rows(conn, f"SELECT * FROM {table}") == [(1, 2), (3, 4)]
 
 
@@ -551,13 +551,13 @@ def test_commands_that_are_not_all_answered_close_the_connection(through, proxy)
 def test_nothing_is_said_on_a_closed_connection(make_pool):
     """Whatever is asked of it."""
     conn = make_pool().acquire(reclaim=False)
-    conn.hang_up()
+    conn.terminate()
     for ask in (conn.commit, conn.finish, lambda: conn.pipeline([(0x0E, b"")])):
         with pytest.raises(err.InterfaceError):
             ask()
     assert not conn.is_quiet()
     assert not conn.in_step
-    assert repr(protocol.SHELF) == "its pool"
+    assert repr(protocol.IN_POOL) == "its pool"
     wait_until(lambda: not conn.open, "closed")
 
 

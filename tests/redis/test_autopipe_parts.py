@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import InvalidResponse
 from redis.retry import Retry
 
-from geventpool.redis import AutoPipeline, ConnectionPool, ExhaustedError
+from geventpool.redis import AutoPipeline, ConnectionPool, RedisPoolExhaustedError
 from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis import sharing as sharing_module
 from geventpool.redis.calls import copy_of
@@ -165,9 +165,9 @@ def test_a_refusal_is_not_tried_again() -> None:
             return own()
 
         pool.own_connection = counted
-        assert isinstance(outcome(client.config_get, "a"), ExhaustedError)
+        assert isinstance(outcome(client.config_get, "a"), RedisPoolExhaustedError)
         pipe = client.pipeline().config_get("a")
-        assert isinstance(outcome(pipe.execute), ExhaustedError)
+        assert isinstance(outcome(pipe.execute), RedisPoolExhaustedError)
         assert len(attempts) == 2
         for conn in lent:
             pool.release(conn)
@@ -188,7 +188,7 @@ def test_a_caller_waits_for_a_connection_as_long_as_the_pool_says() -> None:
         late = gevent.spawn(client.get, "late")
         wait_until(lambda: len(queue.out) == 2)
         queue.out[1].since += 1000
-        assert isinstance(early.get(timeout=5), ExhaustedError)
+        assert isinstance(early.get(timeout=5), RedisPoolExhaustedError)
         assert not late.dead
         for conn in lent:
             pool.release(conn)
@@ -202,7 +202,7 @@ def test_without_a_limit_or_patience_a_caller_does_as_the_pool(timeout: Any) -> 
         pool = ConnectionPool(port=server.port, auto_pipeline=True, timeout=timeout)
         client = redis.Redis(connection_pool=pool)
         if timeout == 0:
-            assert isinstance(outcome(client.get, "a"), ExhaustedError)
+            assert isinstance(outcome(client.get, "a"), RedisPoolExhaustedError)
             wait_until(lambda: pool.stats().idle)
         assert client.get("a") == b"a"
         pool.shutdown(5)

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import InvalidResponse
 from redis.retry import Retry
 
-from geventpool.redis import ClosedError, ConnectionPool
+from geventpool.redis import ConnectionPool, RedisPoolClosedError
 from geventpool.redis import shared as shared_module
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.replies import reader_of
@@ -110,7 +110,7 @@ def test_a_greenlet_that_waits_elsewhere_is_not_struck() -> None:
             return "reached"
 
         victim = gevent.spawn(work)
-        keeper = gevent.spawn(client.get, "other")
+        owner_of = gevent.spawn(client.get, "other")
         wait_until(lambda: len(server.received) == 2)
         call = multiplexer(client).shared.sent[0]
         # The reply and the kill in one turn of the loop.
@@ -124,7 +124,7 @@ def test_a_greenlet_that_waits_elsewhere_is_not_struck() -> None:
         assert victim.dead
         assert isinstance(victim.value, gevent.GreenletExit)
         server.sockets[0].sendall(b"+one\r\n+two\r\n")
-        assert keeper.get(timeout=5) == b"two"
+        assert owner_of.get(timeout=5) == b"two"
 
 
 def test_a_foreign_switch_does_not_end_the_wait() -> None:
@@ -535,11 +535,11 @@ def test_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() -> None:
         waiting = gevent.spawn(outcome, client.get, "other")
         wait_until(lambda: multiplexer(client).room.line)
         closing = gevent.spawn(client.connection_pool.shutdown, 5)
-        assert isinstance(waiting.get(timeout=5), ClosedError)
+        assert isinstance(waiting.get(timeout=5), RedisPoolClosedError)
         server.sockets[0].sendall(b"+value\r\n")
         assert written.get(timeout=5) == b"value"
         assert closing.get(timeout=5) == []
-        assert isinstance(outcome(client.get, "key"), ClosedError)
+        assert isinstance(outcome(client.get, "key"), RedisPoolClosedError)
         assert client.connection_pool.stats().size == 0
 
 

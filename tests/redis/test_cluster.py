@@ -14,7 +14,7 @@ from redis.cluster import ClusterNode
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from geventpool.redis import ConnectionPool, ExhaustedError, RedisCluster
+from geventpool.redis import ConnectionPool, RedisCluster, RedisPoolExhaustedError
 from geventpool.redis.cluster import url_of
 from geventpool.testing import wait_until
 from tests.redis.clusters import Cluster
@@ -271,7 +271,7 @@ def test_a_full_pool_is_no_dead_node(cluster: Cluster) -> None:
     conn = pool.get_connection()
     read: list[Any] = []
     client.nodes_manager.initialize = lambda *args, **kw: read.append(args)
-    assert isinstance(outcome_elsewhere(client.get, "key"), ExhaustedError)
+    assert isinstance(outcome_elsewhere(client.get, "key"), RedisPoolExhaustedError)
     assert not read
     pool.release(conn)
     client.close()

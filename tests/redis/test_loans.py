@@ -25,9 +25,9 @@ from geventpool.redis.dialling import (
     allow,
     forbid,
     forbid_while_watching,
-    sever,
+    redirect_to_null,
 )
-from geventpool.redis.loans import Kept, Loans, Special
+from geventpool.redis.loans import Loans, OwnedLoan, Special
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
@@ -133,7 +133,7 @@ def test_connections_of_other_kinds_can_be_forbidden_to_connect() -> None:
         conn.connect()
     allow(conn)
     assert conn.connect() == "connected"
-    sever(conn, None)
+    redirect_to_null(conn, None)
 
 
 # A WATCH is not lost.
@@ -337,7 +337,7 @@ def test_a_socket_of_another_kind_is_closed_at_once(make_pool: MakePool) -> None
     conn = pool.get_connection()
     conn.disconnect()
     conn._sock = sock = Sock()
-    sever(conn, None)
+    redirect_to_null(conn, None)
     assert sock.closed
     pool.release(conn)
 
@@ -433,7 +433,7 @@ def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
     pool = make_pool()
     loans = Loans(pool._forgotten)
     owner, conn = Owner(), object()
-    kept = Kept(owner, conn, loans._owner_gone)
+    kept = OwnedLoan(owner, conn, loans._owner_gone)
     loans._owner_gone(kept)
 
     class Gone:
@@ -443,7 +443,7 @@ def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
     loans = Loans(Gone().forgotten)
     loans.special[id(conn)] = Special(kept)
     loans._owner_gone(kept)
-    assert loans.gave_back(conn) is None
+    assert loans.forget_loan(conn) is None
 
 
 # Errors in flight.
@@ -687,7 +687,7 @@ def test_a_wrapper_is_told_from_a_function_that_takes_any_arguments() -> None:
 
 def test_nothing_is_told_of_an_error_without_a_traceback() -> None:
     """Somebody has taken it away."""
-    assert not callers.is_broken_off(KeyError(), sys._getframe(), None)
+    assert not callers.was_interrupted(KeyError(), sys._getframe(), None)
 
 
 def test_redis_py_s_own_pipeline_is_a_command(make_pool: MakePool) -> None:

@@ -19,14 +19,14 @@ from redis.retry import Retry
 
 import geventpool
 from geventpool.redis import (
-    ClosedError,
     ConnectionPool,
-    DeadlockError,
-    ExhaustedError,
-    TooManyWaitingError,
+    RedisPoolClosedError,
+    RedisPoolDeadlockError,
+    RedisPoolExhaustedError,
+    RedisTooManyWaitingError,
     internals,
 )
-from geventpool.redis.errors import in_terms_of_redis
+from geventpool.redis.errors import translate_error
 from geventpool.redis.internals import default_retry, is_connected
 from geventpool.testing import no_switch, wait_until
 from tests.redis.conftest import TLS, MakePool
@@ -261,11 +261,11 @@ def test_a_time_out_is_both_libraries_error(make_pool: MakePool) -> None:
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
     error = outcome_elsewhere(client.ping)
-    assert isinstance(error, ExhaustedError)
+    assert isinstance(error, RedisPoolExhaustedError)
     assert "No connection available" in str(error) and "1/1" in str(error)
     pool.release(conn)
-    assert issubclass(ExhaustedError, redis.MaxConnectionsError)
-    assert issubclass(ExhaustedError, geventpool.PoolExhaustedError)
+    assert issubclass(RedisPoolExhaustedError, redis.MaxConnectionsError)
+    assert issubclass(RedisPoolExhaustedError, geventpool.PoolExhaustedError)
 
 
 def test_too_long_a_line_is_both_libraries_error(make_pool: MakePool) -> None:
@@ -276,7 +276,7 @@ def test_too_long_a_line_is_both_libraries_error(make_pool: MakePool) -> None:
     waiter = gevent.spawn(client.ping)
     gevent.idle()
     error = outcome_elsewhere(client.ping)
-    assert isinstance(error, TooManyWaitingError)
+    assert isinstance(error, RedisTooManyWaitingError)
     assert isinstance(error, redis.MaxConnectionsError)
     assert isinstance(error, geventpool.TooManyWaitingError)
     pool.release(conn)
@@ -288,7 +288,7 @@ def test_waiting_for_oneself_is_told_when_the_time_is_up(make_pool: MakePool) ->
     pool = make_pool(max_connections=1, timeout=0.01)
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
-    with pytest.raises(DeadlockError) as caught:
+    with pytest.raises(RedisPoolDeadlockError) as caught:
         client.ping()
     assert isinstance(caught.value, redis.MaxConnectionsError)
     assert isinstance(caught.value, geventpool.PoolDeadlockError)
@@ -313,7 +313,7 @@ def test_a_refusal_carries_its_cause(make_pool: MakePool) -> None:
     pool = make_pool(port=port, retry=Retry(NoBackoff(), 0), timeout=5)
     with pytest.raises(redis.ConnectionError, match="refused"):
         pool.get_connection()
-    error = ExhaustedError("words")
+    error = RedisPoolExhaustedError("words")
     assert str(pickle.loads(pickle.dumps(error))) == "words"
 
 
@@ -323,7 +323,7 @@ def test_after_shutdown_nothing_is_lent(make_pool: MakePool) -> None:
     client = redis.Redis(connection_pool=pool)
     assert client.ping()
     assert pool.shutdown(timeout=5) == []
-    with pytest.raises(ClosedError) as caught:
+    with pytest.raises(RedisPoolClosedError) as caught:
         client.ping()
     assert isinstance(caught.value, redis.ConnectionError)
     assert isinstance(caught.value, geventpool.PoolClosedError)
@@ -747,7 +747,7 @@ def test_a_limit_of_the_core_is_redis_py_s_time_out(
             time.sleep(10)
 
     pool = ConnectionPool(
-        connection_class=Slow, limits=geventpool.Limits(open=0.01), timeout=5
+        connection_class=Slow, timeouts=geventpool.Timeouts(open=0.01), timeout=5
     )
     with pytest.raises(redis.TimeoutError, match="opening"):
         pool.get_connection()
@@ -826,7 +826,7 @@ def test_a_new_process_has_a_new_lock(make_pool: MakePool) -> None:
 def test_what_is_no_refusal_is_not_translated() -> None:
     """It has its own meaning."""
     error = ValueError()
-    assert in_terms_of_redis(error) is error
+    assert translate_error(error) is error
 
 
 def test_the_queue_of_a_blocking_pool_may_be_named(make_pool: MakePool) -> None:
@@ -872,7 +872,7 @@ def test_a_reply_proves_a_connection_well_for_a_moment(
         return True
 
     monkeypatch.setattr("geventpool.redis.connector.is_quiet", look)
-    monkeypatch.setattr("geventpool.redis.returns.MOMENT", 1000.0)
+    monkeypatch.setattr("geventpool.redis.returns.FRESH_SECONDS", 1000.0)
     assert client.ping()
     assert client.ping()
     assert not asked
@@ -882,7 +882,7 @@ def test_a_reply_proves_a_connection_well_for_a_moment(
     pool.release(pool.get_connection())
     assert asked == [conn]
     assert client.ping()
-    monkeypatch.setattr("geventpool.redis.returns.MOMENT", 0.0)
+    monkeypatch.setattr("geventpool.redis.returns.FRESH_SECONDS", 0.0)
     assert client.ping()
     before = len(asked)
     assert client.ping()

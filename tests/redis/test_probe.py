@@ -15,7 +15,7 @@ import redis
 from gevent.server import StreamServer
 from redis._parsers import _HiredisParser, _RESP2Parser, _RESP3Parser
 
-from geventpool.redis.connector import MOMENT
+from geventpool.redis.connector import FRESH_SECONDS
 from geventpool.redis.frames import are_pushes
 from geventpool.redis.probe import is_quiet
 from geventpool.testing import no_switch, wait_until
@@ -427,4 +427,4 @@ def test_pushes_are_told_from_replies_by_their_bytes(
 
 def test_a_reply_proves_life_for_less_than_a_millisecond() -> None:
     """A peer that hung up since then must not be taken for alive."""
-    assert 0 < MOMENT < 0.001
+    assert 0 < FRESH_SECONDS < 0.001

@@ -14,7 +14,7 @@ import redis.sentinel
 
 from geventpool.redis import (
     ConnectionPool,
-    ExhaustedError,
+    RedisPoolExhaustedError,
     SentinelConnectionPool,
     internals,
 )
@@ -93,7 +93,7 @@ def test_a_refusal_is_recorded(make_pool: MakePool, collector: Collector) -> Non
     """Which redis-py's own pools forget."""
     pool = make_pool(max_connections=1, timeout=0.01, initial_connections=1)
     conn = pool.get_connection()
-    assert isinstance(outcome(pool.get_connection), ExhaustedError)
+    assert isinstance(outcome(pool.get_connection), RedisPoolExhaustedError)
     assert "record_connection_timeout" in collector.names
     pool.release(conn)
 

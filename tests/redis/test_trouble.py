@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 import geventpool
 from geventpool import Outage
-from geventpool.redis import ConnectionPool, ExhaustedError
+from geventpool.redis import ConnectionPool, RedisPoolExhaustedError
 from geventpool.testing import Clock, sweep, wait_until
 from tests.redis.conftest import TLS
 from tests.redis.tools import assert_all_places, outcome
@@ -220,7 +220,7 @@ def test_after_a_loss_idle_connections_are_pinged_first(
     client = redis.Redis(connection_pool=pool)
     assert_all_places(pool)
     pinged: list[bool] = []
-    pool.core.suspect = lambda: pinged.append(True)  # type: ignore[method-assign]
+    pool.core.revalidate = lambda: pinged.append(True)  # type: ignore[method-assign]
     assert isinstance(outcome(client.get, "a", "b"), TypeError)
     assert isinstance(outcome(client.incr, "key", "x"), redis.ResponseError)
     assert not pinged
@@ -255,7 +255,9 @@ def test_a_full_pool_is_told_of_even_if_the_server_is_down(
     pool = make_pool(own_server, max_connections=1, timeout=0.01, initial_connections=1)
     conn = pool.get_connection()
     pool.failed(redis.ConnectionError("some time ago"))
-    assert isinstance(outcome(redis.Redis(connection_pool=pool).ping), ExhaustedError)
+    assert isinstance(
+        outcome(redis.Redis(connection_pool=pool).ping), RedisPoolExhaustedError
+    )
     pool.release(conn)
     pool.shutdown(5)
 
@@ -303,11 +305,11 @@ def test_connections_killed_while_idle_are_found_at_once(
     )
     for pool in (plain, secret):
         assert_all_places(pool)
-        watch = pool.core._stock.watch
-        watch.look()
+        watch = pool.core._lifecycle.watch
+        watch.arm()
         # Tickets of TLS are no reason to hang up.
         gevent.idle()
-        watch.look()
+        watch.arm()
         assert pool.core.stats().idle == 3 == len(watch.watchers)
         client = redis.Redis(connection_pool=pool)
         with pool.core.connection() as conn:

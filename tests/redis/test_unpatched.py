@@ -18,7 +18,12 @@ import redis.retry
 from gevent import monkey
 
 from geventpool import NotPatchedError, NotPatchedWarning, patching
-from geventpool.redis import ClosedError, ConnectionPool, ExhaustedError, cooperation
+from geventpool.redis import (
+    ConnectionPool,
+    RedisPoolClosedError,
+    RedisPoolExhaustedError,
+    cooperation,
+)
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
@@ -181,7 +186,7 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     first, second = pool.get_connection(), pool.get_connection()
     assert pool._in_use_connections == {first, second}
     assert pool._created_connections == pool.stats().in_use == 2
-    with pytest.raises(ExhaustedError):
+    with pytest.raises(RedisPoolExhaustedError):
         pool.get_connection()
     pool.release(first)
     assert pool._available_connections == [first]
@@ -198,7 +203,7 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     assert redis.Redis(connection_pool=pool).ping()
     assert pool.core.size == 0
     pool.shutdown()
-    with pytest.raises(ClosedError):
+    with pytest.raises(RedisPoolClosedError):
         pool.get_connection()
 
 
@@ -209,7 +214,7 @@ def test_an_error_of_connecting_is_not_taken_for_an_exhausted_pool(
     pool = make_pool(port=1, retry=None)
     with pytest.raises(redis.ConnectionError) as caught:
         pool.get_connection()
-    assert not isinstance(caught.value, ExhaustedError)
+    assert not isinstance(caught.value, RedisPoolExhaustedError)
 
 
 class Token:

@@ -17,7 +17,7 @@ from gevent.monkey import get_original
 from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
-from geventpool.sqlalchemy import GreenletPool, places, reset_session_on_return
+from geventpool.sqlalchemy import GreenletPool, record_pool, reset_server_session
 from geventpool.sqlalchemy.records import Record
 from geventpool.testing import wait_until
 from tests.mysql.conftest import is_running
@@ -408,8 +408,8 @@ def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
     assert use(engine) == 1
     assert in_child(lambda: use(engine, "SELECT 5")) == "5"
     (record,) = core(engine).idle_connections()
-    places._disown(record.dbapi_connection)
-    assert places._inherited.pop() is record.dbapi_connection
+    record_pool._disown(record.dbapi_connection)
+    assert record_pool._inherited.pop() is record.dbapi_connection
     assert use(engine, "SELECT 6") == 6
     engine.dispose()
 
@@ -418,17 +418,17 @@ def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
 def test_in_a_child_connections_are_disowned(make_pool, monkeypatch, hides):
     """The socket is closed; or the descriptor leads nowhere, and it is kept."""
     kept = []
-    monkeypatch.setattr(places, "_inherited", kept)
+    monkeypatch.setattr(record_pool, "_inherited", kept)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connector = places.RecordConnector(make_pool())
+        connector = record_pool.RecordConnector(make_pool())
         connector._process = -1
         record = Record(make_pool(), connect=False)
         record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)
         if not hides:
             record.dbapi_connection.sock = ours
         inner = record.dbapi_connection
-        connector.discard(record)
+        connector.terminate(record)
         assert kept == ([inner] if hides else [])
         assert record.dbapi_connection is None and theirs.recv(1) == b""
 
@@ -480,7 +480,7 @@ def test_a_kill_between_two_rows_of_a_stream_reads_no_more(make_engine, resets):
     reset = None if resets else "rollback"
     engine = make_engine(pool_reset_on_return=reset)
     if resets:
-        reset_session_on_return(engine)
+        reset_server_session(engine)
     reading = Event()
     packets = []
 

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from sqlalchemy import event, text
 
-from geventpool.sqlalchemy import GreenletPool, reset_session_on_return
+from geventpool.sqlalchemy import GreenletPool, reset_server_session
 from geventpool.testing import interrupt_everywhere, pool_greenlets
 from tests.sqlalchemy.conftest import Database, through
 
@@ -123,7 +123,7 @@ def test_an_engine_may_be_interrupted_anywhere(
         reset = None if resets else "rollback"
         engine = make_engine(through(proxy), pool_reset_on_return=reset)
         if resets:
-            reset_session_on_return(engine)
+            reset_server_session(engine)
 
         def work():
             nonlocal number

@@ -14,7 +14,7 @@ from gevent.event import Event
 from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
-from geventpool import ConnectionNotFoundError, Counters, Limits
+from geventpool import ConnectionNotFoundError, Counters, Timeouts
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.sqlalchemy.records import interruptions
 from geventpool.testing import Clock, switches
@@ -268,7 +268,7 @@ def test_a_waiter_connects_himself_too(make_pool, database):
     held = pool.connect()
     waiter = gevent.spawn(pool.connect)
     gevent.idle()
-    pool.give_up(held._connection_record)
+    pool.free_place(held._connection_record)
     waiter.get().close()
     assert greenlets == [gevent.getcurrent(), waiter]
     held.detach()
@@ -429,7 +429,7 @@ def test_errors_that_refer_to_each_other_in_a_circle_are_looked_at_once():
 def test_a_connection_for_the_stock_has_no_transaction_open(make_pool, database):
     """A listener that reads begins one, and the connection may be idle for long."""
     pool = make_pool(min_connections=1)
-    pool.core._stock.keep_reaping()
+    pool.core._lifecycle.ensure_reaper()
     turn()
     assert database.opened[0].told == ["commit"] and pool.checkedin() == 1
 
@@ -444,7 +444,7 @@ def test_a_failing_commit_costs_the_connection_for_the_stock(make_pool, monkeypa
 
     made = []
     pool = make_pool(lambda: Failing(1), min_connections=1)
-    pool.core._stock.keep_reaping()
+    pool.core._lifecycle.ensure_reaper()
     turn()
     assert len(made) == 1 and pool.core.size == 0
 
@@ -547,12 +547,12 @@ def test_the_collector_may_run_after_the_loop(make_pool, monkeypatch):
     gevent.idle()
     assert pool.checkedout() == 1
     (record,) = pool.core.lent_connections()
-    pool.give_up(record)
+    pool.free_place(record)
 
 
 def test_a_reset_of_a_forgotten_connection_has_its_time(make_pool, database, caplog):
     """What does not answer is closed, and its place is free."""
-    pool = make_pool(limits=Limits(reset=0.01))
+    pool = make_pool(timeouts=Timeouts(reset=0.01))
     conn = pool.connect()
     database.opened[0].rollback = Event().wait
     del conn
@@ -625,7 +625,7 @@ def test_a_helper_that_is_killed_before_it_begins_loses_nothing(make_pool, datab
     conn = pool.connect()
     del conn
     gevent.sleep(0)
-    (helper,) = pool.core._stock.staff._at_work
+    (helper,) = pool.core._lifecycle.workers._running
     assert not helper.started or not database.opened[0].told
     helper.kill(block=False)
     pool.connect().close()
@@ -770,7 +770,7 @@ def test_a_new_pool_has_the_arguments_of_the_old(make_pool, database):
         "reap_interval": 7.0,
         "reclaim": False,
         "listeners": (counters,),
-        "limits": Limits(reset=1.0),
+        "timeouts": Timeouts(reset=1.0),
     }
     pool = make_pool(**options)
     new = pool.recreate()
@@ -975,7 +975,7 @@ def test_listeners_and_stats(make_pool):
     pool.connect().close()
     held.close()
     pool.dispose()
-    counts = pool.stats().counts
+    counts = pool.stats().totals
     assert (counts.opened, counts.acquired, counts.released) == (2, 2, 2)
     assert sum(counts.closed.values()) == 2
 

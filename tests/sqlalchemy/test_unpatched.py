@@ -14,13 +14,13 @@ THREADS = """
 import threading, warnings
 warnings.simplefilter("ignore")
 from sqlalchemy import create_engine, event, text
-from geventpool.sqlalchemy import GreenletPool, reset_session_on_return
+from geventpool.sqlalchemy import GreenletPool, reset_server_session
 for resets in (False, True):
     options = {{"pool_reset_on_return": None}} if resets else {{}}
     engine = create_engine({url!r}, poolclass=GreenletPool, pool_size=2,
         max_overflow=0, **options)
     if resets:
-        reset_session_on_return(engine)
+        reset_server_session(engine)
     seen = []
     def work():
         for _ in range(20):

@@ -20,7 +20,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.functional import cached_property
 from gevent import getcurrent
 
-from geventpool.django.mysql import stock
+from geventpool.django.mysql import upstream
 from geventpool.django.mysql.creation import DatabaseCreation
 from geventpool.django.mysql.options import unpatched, wants_pool
 from geventpool.django.mysql.pools import DjangoPool, pools
@@ -30,10 +30,10 @@ from geventpool.patching import pools_here
 __all__ = ["DatabaseWrapper"]
 
 
-_Stock: Any = stock.base.DatabaseWrapper
+_Upstream: Any = upstream.base.DatabaseWrapper
 
 
-class DatabaseWrapper(_Stock):  # type: ignore[misc]
+class DatabaseWrapper(_Upstream):  # type: ignore[misc]
     """
     Django's connection to a database, which has one of the pool's while it needs it.
 
@@ -102,10 +102,10 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
         Another wrapper for the same database, and for the same pool.
         """
         options = {**self.settings_dict["OPTIONS"]}
-        said = options.pop("pool", None)
+        given = options.pop("pool", None)
         settings = copy.deepcopy({**self.settings_dict, "OPTIONS": options})
         # Listeners and callables are themselves, not copies.
-        settings["OPTIONS"]["pool"] = dict(said) if isinstance(said, dict) else said
+        settings["OPTIONS"]["pool"] = dict(given) if isinstance(given, dict) else given
         return type(self)(settings, self.alias if alias is None else alias)
 
     # Connecting and closing
@@ -145,7 +145,7 @@ class DatabaseWrapper(_Stock):  # type: ignore[misc]
         if not is_set_up:
             super().init_connection_state()
             return
-        super(_Stock, self).init_connection_state()
+        super(_Upstream, self).init_connection_state()
         if self.features.is_sql_auto_is_null_enabled:
             with self.cursor() as cursor:
                 cursor.execute("SET SQL_AUTO_IS_NULL = 0")

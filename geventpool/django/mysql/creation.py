@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from geventpool.django.mysql import stock
+from geventpool.django.mysql import upstream
 
 __all__ = ["DatabaseCreation"]
 
 
-class DatabaseCreation(stock.base.DatabaseCreation):  # type: ignore[misc]
+class DatabaseCreation(upstream.base.DatabaseCreation):  # type: ignore[misc]
     """
     Creates and destroys test databases as Django does.
 
@@ -23,16 +23,16 @@ class DatabaseCreation(stock.base.DatabaseCreation):  # type: ignore[misc]
         """
         Create the test database, with nothing connected to the real one.
         """
-        self._let_go()
+        self._close_pool()
         return super().create_test_db(*args, **kwargs)
 
     def destroy_test_db(self, *args: Any, **kwargs: Any) -> Any:
         """
         Destroy the test database, or keep it, with nothing connected to it.
         """
-        self._let_go()
+        self._close_pool()
         return super().destroy_test_db(*args, **kwargs)
 
-    def _let_go(self) -> None:
+    def _close_pool(self) -> None:
         self.connection.close()
         self.connection.close_pool()

@@ -37,8 +37,8 @@ def wants_pool(settings: Settings) -> bool:
     """
     Whether there shall be a pool. ``{}`` is a pool with nothing but defaults.
     """
-    said = settings["OPTIONS"].get("pool")
-    return said is not None and said is not False
+    given = settings["OPTIONS"].get("pool")
+    return given is not None and given is not False
 
 
 def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
@@ -48,23 +48,23 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
     :raises ImproperlyConfigured: there is no such option, or Django could not work
         with its value.
     """
-    said = settings["OPTIONS"]["pool"]
+    given = settings["OPTIONS"]["pool"]
     where = f"DATABASES[{alias!r}]['OPTIONS']['pool']"
-    if said is True:
-        said = {}
-    if not isinstance(said, Mapping):
+    if given is True:
+        given = {}
+    if not isinstance(given, Mapping):
         raise ImproperlyConfigured(
-            f"{where} must be True, False or a dict of options, not {said!r}"
+            f"{where} must be True, False or a dict of options, not {given!r}"
         )
-    for name in said:
+    for name in given:
         if name not in NAMES:
             raise ImproperlyConfigured(unknown(where, name, NAMES))
-    reset = said.get("reset", RESETS[0])
+    reset = given.get("reset", RESETS[0])
     if reset not in RESETS and not callable(reset):
         raise ImproperlyConfigured(
             f"{where}: reset must be one of {RESETS}, or a callable, not {reset!r}"
         )
-    options = {"name": f"django {alias}", **said}
+    options = {"name": f"django {alias}", **given}
     if settings["CONN_HEALTH_CHECKS"]:
         options.setdefault("ping_after", PING_AFTER)
     return options

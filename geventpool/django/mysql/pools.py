@@ -52,7 +52,7 @@ class DjangoPool(ConnectionPool):
         )
         #: what the server says of itself, asked once
         self.server_data: dict[str, Any] | None = None
-        self._end = _End(weakref.ref(self))
+        self._handle = _LoanHandle(weakref.ref(self))
         if mode in ("needed", "session"):
             connector = cast(MySQLConnector, self._connector)
             always = mode == "session"
@@ -73,7 +73,7 @@ class DjangoPool(ConnectionPool):
         :raises PoolError: there is none.
         """
         conn = self.acquire()
-        conn.lender = self._end
+        conn.lender = self._handle
         return conn
 
     def take_back(self, conn: Connection, usable: bool) -> None:
@@ -92,7 +92,7 @@ class DjangoPool(ConnectionPool):
             pass
 
 
-class _End:
+class _LoanHandle:
     """
     Stands where a connection's ``close`` finds who has lent it.
     """
@@ -180,7 +180,7 @@ class Pools:
 
 def _key(settings: Settings) -> object:
     options = settings["OPTIONS"]
-    said = options["pool"]
+    given = options["pool"]
     # Copies: a change of the settings must not change what they are compared to.
     return (
         settings["NAME"],
@@ -188,7 +188,7 @@ def _key(settings: Settings) -> object:
         settings["PASSWORD"],
         settings["HOST"],
         settings["PORT"],
-        {**options, "pool": dict(said) if isinstance(said, dict) else said},
+        {**options, "pool": dict(given) if isinstance(given, dict) else given},
     )
 
 

@@ -14,12 +14,12 @@ import gevent
 
 from geventpool.deadline import Deadline
 
-__all__ = ["Crew", "Staff", "within"]
+__all__ = ["WorkQueue", "WorkerGroup", "within"]
 
 T = TypeVar("T")
 
 #: After so many items a member of a crew lets the others run.
-BREATH = 16
+IDLE_SECONDS = 16
 
 
 def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
@@ -44,41 +44,41 @@ def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
         deadline.close()
 
 
-class Staff:
+class WorkerGroup:
     """All greenlets at work for one pool."""
 
     def __init__(self) -> None:
-        self._at_work: set[gevent.Greenlet[..., Any]] = set()
-        self._crews: list[Crew[Any]] = []
+        self._running: set[gevent.Greenlet[..., Any]] = set()
+        self._queues: list[WorkQueue[Any]] = []
 
     def spawn(
         self, work: Callable[..., object], *args: Any
     ) -> gevent.Greenlet[..., Any]:
         """The greenlet that will do *work*. Does not switch."""
         worker = gevent.Greenlet(work, *args)
-        worker.rawlink(self._at_work.discard)
+        worker.rawlink(self._running.discard)
         worker.start()
         # Last: one that could not be started is never at work.
-        self._at_work.add(worker)
+        self._running.add(worker)
         return worker
 
     def wait_for_one(self) -> None:
         """Until one of them has done its work, if any is at work. *May switch.*"""
-        gevent.joinall(list(self._at_work), count=1)
+        gevent.joinall(list(self._running), count=1)
 
-    def dismiss(self) -> None:
+    def kill_all(self) -> None:
         """End them all, soon, and forget what is queued for a crew. Does not switch.
 
         Who is hired afterwards is not concerned.
         """
-        for crew in self._crews:
+        for crew in self._queues:
             # Else the successors of those who are killed now would go on with it.
             crew._items.clear()
-        for worker in list(self._at_work):
+        for worker in list(self._running):
             worker.kill(block=False)
 
 
-class Crew(Generic[T]):
+class WorkQueue(Generic[T]):
     """At most *size* greenlets that do the same *work* to one item after another.
 
     It outlives the death of its members, from whatever cause: an item that a member
@@ -88,56 +88,58 @@ class Crew(Generic[T]):
         turn and is reported by the hub.
     """
 
-    def __init__(self, staff: Staff, size: int, work: Callable[[T], object]) -> None:
-        self._staff = staff
+    def __init__(
+        self, workers: WorkerGroup, size: int, work: Callable[[T], object]
+    ) -> None:
+        self._workers = workers
         self._size = size
         self._work = work
         self._items: deque[T] = deque()
-        self._members: set[gevent.Greenlet[..., Any]] = set()
+        self._greenlets: set[gevent.Greenlet[..., Any]] = set()
         #: what a member works at, by the member
         self._in_work: dict[Any, T] = {}
         #: those of them that have not begun
-        self._coming: set[Any] = set()
-        staff._crews.append(self)
+        self._starting: set[Any] = set()
+        workers._queues.append(self)
 
     def put(self, item: T) -> None:
         """Have *item* worked at, in turn. Does not switch."""
         self._items.append(item)
-        self._make_up()
+        self._spawn_missing()
 
     def items(self) -> set[T]:
         """What is queued or worked at."""
         return {*self._items, *self._in_work.values()}
 
-    def _make_up(self) -> None:
+    def _spawn_missing(self) -> None:
         # Who is hired and has not begun will take an item: nobody is hired for it
         # twice. Else those who come too late would be replaced for ever.
-        while len(self._coming) < len(self._items):
-            if len(self._members) >= self._size:
+        while len(self._starting) < len(self._items):
+            if len(self._greenlets) >= self._size:
                 return
-            member = self._staff.spawn(self._run)
-            self._members.add(member)
-            self._coming.add(member)
+            worker = self._workers.spawn(self._run)
+            self._greenlets.add(worker)
+            self._starting.add(worker)
             # A link and no ``finally``: of a greenlet that is killed before it has
             # started not a line is run.
-            member.rawlink(self._left)
+            worker.rawlink(self._left)
 
     def _run(self) -> None:
-        member = gevent.getcurrent()
-        self._coming.discard(member)
+        worker = gevent.getcurrent()
+        self._starting.discard(worker)
         turn = 0
         while self._items:
-            self._in_work[member] = self._items.popleft()
+            self._in_work[worker] = self._items.popleft()
             try:
-                self._work(self._in_work[member])
+                self._work(self._in_work[worker])
             finally:
-                del self._in_work[member]
+                del self._in_work[worker]
             turn += 1
             # Work that happens not to switch must not hold up everybody else.
-            if turn % BREATH == 0:
+            if turn % IDLE_SECONDS == 0:
                 gevent.sleep(0)
 
-    def _left(self, member: gevent.Greenlet[..., Any]) -> None:
-        self._members.discard(member)
-        self._coming.discard(member)
-        self._make_up()
+    def _left(self, worker: gevent.Greenlet[..., Any]) -> None:
+        self._greenlets.discard(worker)
+        self._starting.discard(worker)
+        self._spawn_missing()

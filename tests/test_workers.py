@@ -6,7 +6,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool.staff import Crew, Staff, within
+from geventpool.workers import WorkerGroup, WorkQueue, within
 
 
 class Work:
@@ -29,12 +29,12 @@ class Work:
 
 
 @pytest.fixture
-def staff():
-    staff = Staff()
-    yield staff
-    staff.dismiss()
+def workers():
+    workers = WorkerGroup()
+    yield workers
+    workers.kill_all()
     gevent.idle()
-    assert not staff._at_work
+    assert not workers._running
 
 
 def never():
@@ -102,92 +102,92 @@ def test_the_inner_of_two_limits_speaks_for_itself():
 # One greenlet each.
 
 
-def test_to_spawn_does_not_switch(staff):
+def test_to_spawn_does_not_switch(workers):
     """The work is begun when the caller next waits."""
     began = []
-    worker = staff.spawn(began.append, 1)
+    worker = workers.spawn(began.append, 1)
     assert not began
     worker.join()
     assert began == [1]
 
 
-def test_staff_is_forgotten_after_work(staff, hub_errors):
+def test_staff_is_forgotten_after_work(workers, hub_errors):
     """Whoever has done his work, failed, or was killed before he began is let go."""
-    staff.spawn(int)
-    staff.spawn(int, "x")
-    staff.spawn(int).kill(block=False)
+    workers.spawn(int)
+    workers.spawn(int, "x")
+    workers.spawn(int).kill(block=False)
     gevent.idle()
-    assert not staff._at_work
+    assert not workers._running
     assert [type(each.error) for each in hub_errors] == [ValueError]
     hub_errors.clear()
 
 
-def test_dismissal_ends_everybody(staff):
+def test_dismissal_ends_everybody(workers):
     """At work or not yet begun: all are ended, without the caller switching."""
     work = Work()
-    first = staff.spawn(work, 1)
+    first = workers.spawn(work, 1)
     gevent.idle()
-    second = staff.spawn(work, 2)
-    staff.dismiss()
+    second = workers.spawn(work, 2)
+    workers.kill_all()
     assert not first.dead
     gevent.joinall([first, second])
     assert work.began == [1] and not work.done
 
 
-def test_dismissal_does_not_concern_the_next(staff):
+def test_dismissal_does_not_concern_the_next(workers):
     """Who is hired after a dismissal, even in the same turn, works."""
     work = Work()
-    crew = Crew(staff, 1, work)
+    crew = WorkQueue(workers, 1, work)
     crew.put("old")
     gevent.idle()
     crew.put("queued")
-    staff.dismiss()
+    workers.kill_all()
     crew.put("new")
     work.let("new")
     assert work.done == ["new"]
     assert work.began == ["old", "new"]
 
 
-def test_the_queue_of_a_crew_is_dismissed_too(staff):
+def test_the_queue_of_a_crew_is_dismissed_too(workers):
     """Nobody goes on with what was queued, for its connection is gone."""
     work = Work()
-    crew = Crew(staff, 2, work)
+    crew = WorkQueue(workers, 2, work)
     for item in range(5):
         crew.put(item)
     gevent.idle()
-    staff.dismiss()
+    workers.kill_all()
     gevent.idle()
     assert work.began == [0, 1] and not work.done
-    assert not staff._at_work
+    assert not workers._running
 
 
 # Crews.
 
 
-def test_a_crew_works_in_order(staff):
+def test_a_crew_works_in_order(workers):
     """One after another, first come first served."""
     work = Work()
-    crew = Crew(staff, 1, work)
+    crew = WorkQueue(workers, 1, work)
     for item in "abc":
         crew.put(item)
     work.let("a", "b", "c")
     assert work.began == work.done == ["a", "b", "c"]
 
 
-def test_a_member_goes_on_to_the_next_item(staff):
+def test_a_member_goes_on_to_the_next_item(workers):
     """A burst of items does not cost a greenlet each."""
     members = []
-    crew = Crew(staff, 1, lambda item: members.append(gevent.getcurrent()))
+    crew = WorkQueue(workers, 1, lambda item: members.append(gevent.getcurrent()))
     for item in range(5):
         crew.put(item)
     gevent.idle()
     assert len(members) == 5 and len(set(members)) == 1
 
 
-def test_items_that_never_switch_do_not_hold_up_everybody_else(staff):
+def test_items_that_never_switch_do_not_hold_up_everybody_else(workers):
     """Now and then a member lets the others run."""
     done = []
-    crew = Crew(staff, 1, done.append)
+    crew = WorkQueue(workers, 1, done.append)
     for item in range(100):
         crew.put(item)
     seen = []
@@ -199,48 +199,48 @@ def test_items_that_never_switch_do_not_hold_up_everybody_else(staff):
     assert done == list(range(100))
 
 
-def test_a_crew_is_never_larger_than_its_size(staff):
+def test_a_crew_is_never_larger_than_its_size(workers):
     """More items than members wait until one is free."""
     work = Work()
-    crew = Crew(staff, 3, work)
+    crew = WorkQueue(workers, 3, work)
     for item in range(9):
         crew.put(item)
     gevent.idle()
     assert work.began == [0, 1, 2]
     work.let(1)
     assert work.began == [0, 1, 2, 3]
-    assert len(staff._at_work) == 3
+    assert len(workers._running) == 3
     work.let(*range(9))
     assert sorted(work.done) == list(range(9))
 
 
-def test_a_crew_has_no_more_members_than_it_needs(staff):
+def test_a_crew_has_no_more_members_than_it_needs(workers):
     """Idle members go home, and come back for the next item."""
     work = Work()
-    crew = Crew(staff, 8, work)
+    crew = WorkQueue(workers, 8, work)
     crew.put("a")
     gevent.idle()
-    assert len(staff._at_work) == 1
+    assert len(workers._running) == 1
     work.let("a")
-    assert not staff._at_work
+    assert not workers._running
     crew.put("b")
     work.let("b")
     assert work.done == ["a", "b"]
 
 
-def test_to_put_does_not_switch(staff):
+def test_to_put_does_not_switch(workers):
     """The work is begun when the caller next waits."""
     work = Work()
-    Crew(staff, 1, work).put("a")
+    WorkQueue(workers, 1, work).put("a")
     assert not work.began
     gevent.idle()
     assert work.began == ["a"]
 
 
-def test_what_the_work_raises_ends_only_that_turn(staff, hub_errors):
+def test_what_the_work_raises_ends_only_that_turn(workers, hub_errors):
     """The error reaches the hub; the next item is worked at all the same."""
     results = []
-    crew = Crew(staff, 1, lambda item: results.append(1 / item))
+    crew = WorkQueue(workers, 1, lambda item: results.append(1 / item))
     for item in (1, 0, 0, 2):
         crew.put(item)
     gevent.idle()
@@ -249,25 +249,25 @@ def test_what_the_work_raises_ends_only_that_turn(staff, hub_errors):
     hub_errors.clear()
 
 
-def test_a_killed_member_has_a_successor(staff):
+def test_a_killed_member_has_a_successor(workers):
     """What it had not yet begun is worked at by somebody else."""
     work = Work()
-    crew = Crew(staff, 1, work)
+    crew = WorkQueue(workers, 1, work)
     crew.put("a")
     crew.put("b")
     gevent.idle()
-    (member,) = staff._at_work
+    (member,) = workers._running
     member.kill()
     work.let("b")
     assert work.began == ["a", "b"] and work.done == ["b"]
 
 
-def test_a_member_killed_before_it_started_has_a_successor(staff):
+def test_a_member_killed_before_it_started_has_a_successor(workers):
     """No line of it was run, so no ``finally`` could have told."""
     work = Work()
-    crew = Crew(staff, 1, work)
+    crew = WorkQueue(workers, 1, work)
     crew.put("a")
-    (member,) = staff._at_work
+    (member,) = workers._running
     member.kill(block=False)
     work.let("a")
     assert work.done == ["a"]
@@ -276,28 +276,28 @@ def test_a_member_killed_before_it_started_has_a_successor(staff):
     assert work.done == ["a", "b"]
 
 
-def test_a_crew_is_complete_again_after_a_death(staff):
+def test_a_crew_is_complete_again_after_a_death(workers):
     """While others are at work too: their number is made up, if there is work left."""
     work = Work()
-    crew = Crew(staff, 2, work)
+    crew = WorkQueue(workers, 2, work)
     for item in "abcd":
         crew.put(item)
     gevent.idle()
-    next(iter(staff._at_work)).kill()
+    next(iter(workers._running)).kill()
     gevent.idle()
     assert work.began == ["a", "b", "c"]
-    assert len(staff._at_work) == 2
+    assert len(workers._running) == 2
 
 
-def test_what_is_put_while_a_member_leaves_is_not_forgotten(staff):
+def test_what_is_put_while_a_member_leaves_is_not_forgotten(workers):
     """Between a member's last look at the queue and its end an item may come."""
     done = []
-    crew = Crew(staff, 1, done.append)
+    crew = WorkQueue(workers, 1, done.append)
     crew.put("a")
-    (member,) = staff._at_work
+    (member,) = workers._running
     while not member.dead:
         gevent.sleep(0)
-    assert member in crew._members
+    assert member in crew._greenlets
     crew.put("b")
     gevent.idle()
     assert done == ["a", "b"]
@@ -305,11 +305,11 @@ def test_what_is_put_while_a_member_leaves_is_not_forgotten(staff):
 
 def test_as_many_are_hired_as_there_is_work():
     """Those who come too late are not replaced: a crew does not hire in circles."""
-    staff = Staff()
+    workers = WorkerGroup()
     hired = []
-    spawn = staff.spawn
-    staff.spawn = lambda *work: hired.append(work) or spawn(*work)
-    crew = Crew(staff, 64, lambda item: gevent.sleep(0))
+    spawn = workers.spawn
+    workers.spawn = lambda *work: hired.append(work) or spawn(*work)
+    crew = WorkQueue(workers, 64, lambda item: gevent.sleep(0))
     for number in range(50):
         crew.put(number)
         gevent.sleep(0)

@@ -14,12 +14,12 @@ from typing import Any
 from geventpool import sockets
 from geventpool.connector import Connector
 from geventpool.holders import Holder
-from geventpool.ledger import CLOSING, GONE, IN_USE, Entry, Reason, anyone
+from geventpool.ledger import CLOSING, GONE, IN_USE, CloseReason, Entry, anyone
 from geventpool.pool import Pool
-from geventpool.sqlalchemy.records import Owner, Record, cut
-from geventpool.staff import within
+from geventpool.sqlalchemy.records import Owner, Record, terminate_connection
+from geventpool.workers import within
 
-__all__ = ["Places", "RecordConnector"]
+__all__ = ["RecordPool", "RecordConnector"]
 
 log = logging.getLogger("geventpool")
 
@@ -45,14 +45,14 @@ class RecordConnector(Connector[Record]):
 
         :raises Exception: whatever the driver or a listener raised.
         """
-        if self._pool.core.has_line:
+        if self._pool.core.has_waiters:
             return Record(self._pool, connect=False)
         record = self._pool._create_connection()
         # It may be idle for long, with what listeners have begun on it.
         try:
             self._pool._dialect.do_commit(record.dbapi_connection)
         except BaseException:
-            self.discard(record)
+            self.terminate(record)
             raise
         return record
 
@@ -60,13 +60,13 @@ class RecordConnector(Connector[Record]):
         """Close the connection of a record, if it has one. *May switch.*"""
         conn.close()
 
-    def discard(self, conn: Record) -> None:
+    def terminate(self, conn: Record) -> None:
         """Part with the connection of a record, without a goodbye. Never switches."""
         connection, conn.dbapi_connection = conn.dbapi_connection, None
         if connection is None:
             return
         if os.getpid() == self._process:
-            cut(connection)
+            terminate_connection(connection)
         else:
             _disown(connection)
 
@@ -92,15 +92,15 @@ class RecordConnector(Connector[Record]):
 def _disown(connection: Any) -> None:
     sock = sockets.find_socket(connection)
     if sock is not None:
-        sockets.abandon(sock)
+        sockets.terminate(sock)
         return
     fileno = getattr(connection, "fileno", None)
     if callable(fileno):
-        sockets.sever(fileno())
+        sockets.redirect_to_null(fileno())
     _inherited.append(connection)
 
 
-class Places(Pool[Record]):
+class RecordPool(Pool[Record]):
     """A core pool that makes records while the borrower waits for nothing.
 
     Beside its own interface it has as much of SQLAlchemy's queue as others read.
@@ -125,29 +125,29 @@ class Places(Pool[Record]):
         self, retry: int | None, timeout: float | None, started: float
     ) -> Entry[Record]:
         # A record is made without switching: there is no need to wait for one.
-        if self._ledger.has_room and not self._line:
+        if self._ledger.has_room and not self._waiters:
             return self._add(Record(self._owner, connect=False), started)
         return super()._wait_for_one(retry, timeout, started)
 
     def _add(self, record: Record, now: float) -> Entry[Record]:
         """A place for *record*, in use. There must be room. Never switches."""
-        stock = self._stock
-        stock.keep_reaping()
+        lifecycle = self._lifecycle
+        lifecycle.ensure_reaper()
         entry = self._ledger.reserve()
         self._ledger.opened(entry, record)
-        entry.expires = stock.expiry.expires(now)
+        entry.expires = lifecycle.expiry.expires(now)
         entry.used = entry.alive = entry.since = now
         self._ledger.move(entry, IN_USE)
-        if not stock.is_calm:
-            stock.audience.tell("opened", record, 0.0)
+        if not lifecycle.is_unobserved:
+            lifecycle.listeners.notify("opened", record, 0.0)
         return entry
 
     # Giving back
 
     @property
-    def has_line(self) -> bool:
+    def has_waiters(self) -> bool:
         """Does anybody wait?"""
-        return bool(self._line)
+        return bool(self._waiters)
 
     @property
     def is_full(self) -> bool:
@@ -159,7 +159,7 @@ class Places(Pool[Record]):
         entry = self._ledger.entries.get(id(record))
         return entry is not None and entry.conn is record and entry.state is IN_USE
 
-    def adopt(self, record: Record) -> bool:
+    def readmit(self, record: Record) -> bool:
         """Take a record that this pool had parted with; False: no room.
 
         Never switches.
@@ -168,39 +168,39 @@ class Places(Pool[Record]):
             return True  # given back twice
         if self._closed or self.is_full or not self._ledger.has_room:
             return False
-        self._stock.take_back(self._add(record, self._clock()))
+        self._lifecycle.end_loan_normally(self._add(record, self._clock()))
         return True
 
-    def take_over(self, record: Record) -> Any:
+    def end_loan(self, record: Record) -> Any:
         """From now on a loan is the pool's own affair; the greenlet whose it was."""
         entry = self._ledger.entries[id(record)]
         holder = entry.holder() if entry.holder is not None else None
-        self._stock.end_loan(entry)
+        self._lifecycle.end_loan(entry)
         entry.holder = anyone
         return holder
 
-    def give_up(self, record: Record) -> None:
+    def free_place(self, record: Record) -> None:
         """Free the place of a record on loan whose connection is closed already.
 
         Never switches.
         """
         entry = self._claim(record, anyone=True)
-        self._finish_loan(entry, self._stock.discard, Reason.DROPPED)
+        self._finish_loan(entry, self._lifecycle.terminate, CloseReason.DROPPED)
 
-    def see_to(
+    def run_in_background(
         self,
         record: Record,
         work: Callable[[Record, BaseException | None], object],
         error: BaseException | None,
     ) -> None:
         """Have *work* done in a greenlet of the pool, within its limit for a reset."""
-        worker = self._stock.staff.spawn(self._do, work, record, error)
+        worker = self._lifecycle.workers.spawn(self._do, work, record, error)
         # A link and no ``finally``: it may be killed before it has started.
         worker.rawlink(partial(self._done, record))
 
     def _do(self, work: Callable[..., object], record: Record, error: Any) -> None:
         try:
-            within(self._limits.reset, "a return", work, record, error)
+            within(self._timeouts.reset, "a return", work, record, error)
         except Exception as failure:
             log.debug("%r was not given back cleanly: %r", record, failure)
 
@@ -208,7 +208,7 @@ class Places(Pool[Record]):
         # If it came back, somebody else may have it by now.
         if record.is_reclaimed:
             record.is_reclaimed = False
-            self._owner.give_up(record)
+            self._owner.free_place(record)
 
     def _holder_died(self, holder: Holder) -> None:
         for entry in holder.loans:
@@ -226,23 +226,23 @@ class Places(Pool[Record]):
 
     # All at once
 
-    def start_over(self) -> None:
+    def dispose(self) -> None:
         """Close the idle connections, and forget those on loan. *May switch.*
 
         There is room again for as many as at first, which those who wait get.
         """
-        stock, ledger = self._stock, self._ledger
+        lifecycle, ledger = self._lifecycle, self._ledger
         # Nothing is kept ready any more, but who still borrows is served.
-        stock.min_connections = 0
+        lifecycle.min_connections = 0
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
-            if not stock.is_calm:
-                stock.audience.tell("closed", entry.conn, Reason.DRAINED)
-            stock._say_goodbye(entry)
+            if not lifecycle.is_unobserved:
+                lifecycle.listeners.notify("closed", entry.conn, CloseReason.DRAINED)
+            lifecycle._close_one(entry)
         for entry in ledger.all_in(IN_USE):
-            stock.end_loan(entry)
+            lifecycle.end_loan(entry)
             ledger.move(entry, GONE)
-        stock.serve()
+        lifecycle.serve()
 
     # SQLAlchemy's queue, as others read it
 

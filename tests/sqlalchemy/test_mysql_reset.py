@@ -1,4 +1,4 @@
-"""reset_session_on_return: nothing of a session is passed on."""
+"""reset_server_session: nothing of a session is passed on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.pool import QueuePool
 
 import geventpool.sqlalchemy
-from geventpool.sqlalchemy import reset_session_on_return
+from geventpool.sqlalchemy import reset_server_session
 from geventpool.testing import wait_until
 from tests.mysql.proxy import RESET, UNKNOWN
 from tests.mysql.states import STATES, Scene
@@ -29,7 +29,7 @@ def clean_engine(make_engine):
 
     def make(*args, configure=None, **options):
         engine = make_engine(*args, **{"pool_reset_on_return": None, **options})
-        reset_session_on_return(engine, configure)
+        reset_server_session(engine, configure)
         return engine
 
     return make
@@ -88,7 +88,7 @@ def test_what_connect_had_set_is_set_again(make_engine, isolation):
     def configure(conn):
         conn.query("SET @mine=1")
 
-    reset_session_on_return(engine, configure)
+    reset_server_session(engine, configure)
     with engine.connect() as conn:
         first = conn.execute(text(QUESTION)).one()
         conn.execute(text("SET time_zone='+05:00', @mine=7"))
@@ -273,7 +273,7 @@ def test_older_connections_are_renewed(make_engine):
     engine = make_engine(pool_reset_on_return=None)
     with engine.connect() as conn:
         before = conn.scalar(text("SELECT CONNECTION_ID()"))
-        reset_session_on_return(engine)
+        reset_server_session(engine)
         conn.execute(text("SET @x=1"))
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT CONNECTION_ID()")) != before
@@ -327,7 +327,7 @@ def test_it_works_with_other_pools(mysql_url):
     engine = create_engine(
         mysql_url, poolclass=QueuePool, pool_size=1, pool_reset_on_return=None
     )
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     use(engine, "SET @x=1")
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT @x")) is None
@@ -347,7 +347,7 @@ def test_a_listener_of_do_connect_may_be_registered_later(make_engine):
     """A token that is the password must reach the connect in either order."""
     engine = make_engine(pool_reset_on_return=None)
     provide(engine, init_command="SET @before=1")
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     provide(engine, program_name="later", charset="latin1")
     with engine.connect() as conn:
         question = "SELECT @before, @@character_set_client"
@@ -359,7 +359,7 @@ def test_a_later_listener_of_do_connect_may_not_return_a_connection(
 ):
     """As an earlier one: its session could not be reset."""
     engine = make_engine(pool_reset_on_return=None)
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     event.listen(
         engine,
         "do_connect",
@@ -372,7 +372,7 @@ def test_a_later_listener_of_do_connect_may_not_return_a_connection(
 def test_what_later_listeners_of_connect_set_is_set_again(make_engine):
     """Also by one that is registered when the engine has connected already."""
     engine = make_engine(pool_reset_on_return=None)
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     for number, name in enumerate("ab"):
         event.listen(
             engine,
@@ -399,7 +399,7 @@ def test_what_listeners_of_connect_read_leaves_no_read_view(
         conn.cursor().execute(question)
         mariadb_server.ask(f"INSERT INTO {table} VALUES (1, 0)")
 
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     with engine.connect() as conn:
         assert conn.scalar(text(question)) == 1
 
@@ -415,7 +415,7 @@ def test_after_a_fail_over_connections_are_renewed(make_engine, own_server, pool
         engine = create_engine(
             url, poolclass=poolclass, pool_size=2, pool_reset_on_return=None
         )
-    reset_session_on_return(engine)
+    reset_server_session(engine)
 
     def number(conn):
         return conn.scalar(text("SELECT CONNECTION_ID()"))
@@ -438,12 +438,12 @@ def test_other_drivers_are_refused():
     """And what is no engine, or cannot be called."""
     engine = create_engine("sqlite://")
     with pytest.raises(ValueError, match="mysql.pymysql.*, not sqlite.pysqlite"):
-        reset_session_on_return(engine)
+        reset_server_session(engine)
     with pytest.raises(TypeError, match="engine must be an Engine"):
-        reset_session_on_return("mysql+pymysql://")
+        reset_server_session("mysql+pymysql://")
     engine = create_engine("mysql+pymysql://")
     with pytest.raises(TypeError, match="configure must be a callable"):
-        reset_session_on_return(engine, configure=5)
+        reset_server_session(engine, configure=5)
 
 
 def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):
@@ -451,7 +451,7 @@ def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):
     engine = make_engine(
         creator=lambda: pymysql.connect(**mariadb_server.client_options)
     )
-    reset_session_on_return(engine)
+    reset_server_session(engine)
     with pytest.raises(TypeError, match="without a creator"):
         engine.connect()
 

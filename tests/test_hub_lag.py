@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from gevent.event import Event
 
-from geventpool import pulse as room
-from geventpool.pulse import Pulse
+from geventpool import hub_lag as room
+from geventpool.hub_lag import HubLag
 
-BEAT = 0.001
+INTERVAL = 0.001
 
 
 class Ward:
-    """A pulse, its clock, and somebody who needs it."""
+    """A hub_lag, its clock, and somebody who needs it."""
 
     def __init__(self):
         self.now = 100.0
         self.needed = True
         self.asked = 0
         self.beaten = Event()
-        self.pulse = Pulse(self.is_needed, lambda: self.now)
+        self.pulse = HubLag(self.is_needed, lambda: self.now)
 
     def is_needed(self):
         self.asked += 1
@@ -39,7 +39,7 @@ class Ward:
 
 @pytest.fixture
 def ward(monkeypatch):
-    monkeypatch.setattr(room, "BEAT", BEAT)
+    monkeypatch.setattr(room, "INTERVAL", INTERVAL)
     ward = Ward()
     yield ward
     if ward.pulse._timer is not None:
@@ -49,42 +49,42 @@ def ward(monkeypatch):
 def test_before_the_first_beat_nothing_is_lost(ward):
     """A pulse that was never started has no timer and has lost nothing."""
     ward.now += 10
-    assert ward.pulse.so_far() == 0
+    assert ward.pulse.measured() == 0
     assert ward.pulse._timer is None
 
 
 def test_a_beat_in_time_loses_nothing(ward):
     """What a beat takes is no delay."""
     ward.pulse.start()
-    ward.now += BEAT / 2
+    ward.now += INTERVAL / 2
     ward.beat()
-    ward.now += BEAT
+    ward.now += INTERVAL
     ward.beat()
-    assert ward.pulse.so_far() == pytest.approx(0)
+    assert ward.pulse.measured() == pytest.approx(0)
 
 
 def test_a_late_beat_loses_what_it_is_late(ward):
     """Delays add up, each less the beat itself."""
     ward.pulse.start()
-    ward.now += 3 + BEAT
+    ward.now += 3 + INTERVAL
     ward.beat()
-    assert ward.pulse.lost == pytest.approx(3)
-    ward.now += 2 + BEAT
+    assert ward.pulse.total == pytest.approx(3)
+    ward.now += 2 + INTERVAL
     ward.beat()
-    assert ward.pulse.lost == pytest.approx(5)
-    assert ward.pulse.so_far() == pytest.approx(5)
+    assert ward.pulse.total == pytest.approx(5)
+    assert ward.pulse.measured() == pytest.approx(5)
 
 
 def test_an_overdue_beat_counts_before_it_comes(ward):
     """Whoever asks from the very callback that follows the blocking gets an answer."""
     ward.pulse.start()
-    ward.now += BEAT / 2
-    assert ward.pulse.so_far() == 0
-    ward.now += 4 + BEAT / 2
-    assert ward.pulse.so_far() == pytest.approx(4)
-    assert ward.pulse.lost == 0
+    ward.now += INTERVAL / 2
+    assert ward.pulse.measured() == 0
+    ward.now += 4 + INTERVAL / 2
+    assert ward.pulse.measured() == pytest.approx(4)
+    assert ward.pulse.total == 0
     ward.beat()
-    assert ward.pulse.so_far() == pytest.approx(4)
+    assert ward.pulse.measured() == pytest.approx(4)
 
 
 def test_it_stops_when_nobody_waits(ward):
@@ -93,33 +93,33 @@ def test_it_stops_when_nobody_waits(ward):
     ward.needed = False
     ward.beat()
     ward.now += 1000
-    assert ward.pulse.so_far() == 0
+    assert ward.pulse.measured() == 0
     assert not ward.pulse._timer.active
 
 
 def test_it_can_be_started_again(ward):
     """The second time counts from its own start."""
     ward.pulse.start()
-    ward.now += 2 + BEAT
+    ward.now += 2 + INTERVAL
     ward.needed = False
     ward.beat()
     ward.now += 1000
     ward.needed = True
     ward.pulse.start()
-    assert ward.pulse.so_far() == pytest.approx(2)
-    ward.now += 1 + BEAT
+    assert ward.pulse.measured() == pytest.approx(2)
+    ward.now += 1 + INTERVAL
     ward.beat()
-    assert ward.pulse.so_far() == pytest.approx(3)
+    assert ward.pulse.measured() == pytest.approx(3)
 
 
 def test_to_start_it_twice_changes_nothing(ward):
     """A second waiter does not hide what the first has lost."""
     ward.pulse.start()
     timer = ward.pulse._timer
-    ward.now += 3 + BEAT
+    ward.now += 3 + INTERVAL
     ward.pulse.start()
     assert ward.pulse._timer is timer
-    assert ward.pulse.so_far() == pytest.approx(3)
+    assert ward.pulse.measured() == pytest.approx(3)
 
 
 def test_it_beats_as_long_as_somebody_waits(ward):
@@ -134,9 +134,9 @@ def test_it_does_not_keep_the_loop_alive():
     program = """
 import time, gevent
 from gevent.event import Event
-from geventpool.pulse import Pulse
+from geventpool.hub_lag import HubLag
 
-Pulse(lambda: True, time.monotonic).start()
+HubLag(lambda: True, time.monotonic).start()
 assert gevent.wait()
 try:
     Event().wait()

@@ -16,12 +16,12 @@ from weakref import ref
 
 from gevent.monkey import get_original
 
-__all__ = ["Watch"]
+__all__ = ["HangupWatcher"]
 
 #: Seconds until those are watched that are idle then.
 INTERVAL = 1.0
 #: So many are put under watch at a time: making a watcher takes half a microsecond.
-PORTION = 1000
+BATCH = 1000
 #: Seconds until the next portion.
 PAUSE = 0.01
 
@@ -30,7 +30,7 @@ READ = 1
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 
-class Watch:
+class HangupWatcher:
     """Watchers for the idle connections of one pool. Nothing here switches.
 
     The loop keeps its watchers, but by them neither this nor those who are watched: a
@@ -48,47 +48,47 @@ class Watch:
         self,
         loop: Any,
         idle: Callable[[], Iterator[tuple[Hashable, int | None]]],
-        tell: Callable[[Any], object],
+        notify: Callable[[Any], object],
     ) -> None:
         self._loop = loop
         self._idle = idle
-        self._tell = tell
+        self._notify = notify
         self._home = get_ident()
         #: the watchers, by whom they watch
         self.watchers: dict[Hashable, Any] = {}
         self._timer: Any = None
         self._stopped = "libuv" in type(loop).__module__
 
-    def soon(self, seconds: float = INTERVAL) -> None:
+    def schedule(self, seconds: float = INTERVAL) -> None:
         """Look in so many seconds for such as can be watched; once is enough."""
         if self._timer is None and not self._stopped:
             self._timer = self._loop.timer(seconds, ref=False)
             # update: else it would count from when this turn of the loop began.
-            self._timer.start(_look, ref(self), update=True)
+            self._timer.start(_arm_alive, ref(self), update=True)
 
-    def look(self) -> None:
+    def arm(self) -> None:
         """Put under watch who is idle now; in the hub."""
         self._end_timer()
-        portion, later = PORTION, False
+        batch, later = BATCH, False
         for who, descriptor in self._idle():
             if descriptor is None:
                 later = True
-            elif not portion:
-                self.soon(PAUSE)
+            elif not batch:
+                self.schedule(PAUSE)
                 return
             else:
-                portion -= 1
+                batch -= 1
                 watcher = self._loop.io(descriptor, READ, ref=False)
                 watcher.start(_fired, ref(self), ref(who))
                 self.watchers[who] = watcher
         if later:
-            self.soon()
+            self.schedule()
 
-    def hear(self, who: Hashable) -> None:
+    def on_readable(self, who: Hashable) -> None:
         """There is something to be read from him; in the hub."""
         self.forget(who)
-        self.soon()
-        self._tell(who)
+        self.schedule()
+        self._notify(who)
 
     def forget(self, who: Hashable) -> None:
         """Watch him no more, if he is watched; for before his socket closes."""
@@ -121,12 +121,12 @@ class Watch:
             self.forget(who)
 
 
-def _look(watch: ref[Watch]) -> None:
+def _arm_alive(watch: ref[HangupWatcher]) -> None:
     if (alive := watch()) is not None:
-        alive.look()
+        alive.arm()
 
 
-def _fired(watch: ref[Watch], who: ref[Any]) -> None:
+def _fired(watch: ref[HangupWatcher], who: ref[Any]) -> None:
     alive, heard = watch(), who()
     if alive is not None and heard is not None:
-        alive.hear(heard)
+        alive.on_readable(heard)

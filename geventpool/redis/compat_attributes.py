@@ -10,13 +10,13 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from redis.connection import ConnectionPool as StockPool
+from redis.connection import ConnectionPool as RedisPyPool
 
 from geventpool.listeners import PoolStats
 from geventpool.pool import Pool
 from geventpool.redis.threaded import ThreadedPool
 
-__all__ = ["View"]
+__all__ = ["CompatAttributes"]
 
 #: Never shown.
 _SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
@@ -24,7 +24,7 @@ _SECRETS = frozenset({"password", "username", "ssl_password", "credential_provid
 _UNTOLD = frozenset({"himport_registry"})
 
 
-class View(StockPool):
+class CompatAttributes(RedisPyPool):
     """What monitoring code reads, and redis-py's own for clusters and maintenance.
 
     Everything is read from the core pool at that moment, and copied.

@@ -9,8 +9,8 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError
-from geventpool.alarms import Sleeper
 from geventpool.testing import ScriptedConnector
+from geventpool.wait_timers import TimedWaiter
 
 SOON = 0.02
 
@@ -38,13 +38,13 @@ def patience(pool, timeout=None):
 
 def is_set(pool):
     """Is a timer running that several share?"""
-    return pool._alarms._timer is not None
+    return pool._timers._timer is not None
 
 
 def waiting(pool, greenlet):
     """The slot of one who stands in line."""
     gevent.idle()
-    return pool._ledger.line[greenlet]
+    return pool._ledger.waiters[greenlet]
 
 
 def test_each_waits_as_long_as_he_asked(pool):
@@ -74,7 +74,7 @@ def test_a_foreign_switch_ends_no_wait(timeout):
     """It would be a refusal without a cause; and the waiter is woken once, later."""
     pool = Pool(ScriptedConnector(), max_connections=1, timeout=60)
     if timeout is None:
-        pool._usual = pool._timeout = None
+        pool._default_timeout = pool._timeout = None
     conn = pool.acquire(reclaim=False)
     waiter = gevent.spawn(
         lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]
@@ -139,7 +139,7 @@ def test_a_timer_set_anew_is_stopped_too(pool):
     gevent.sleep(SOON / 2)
     late = gevent.spawn(pool.acquire)
     early.join()
-    assert is_set(pool) and pool._alarms._timer is not pool._alarms._whole
+    assert is_set(pool) and pool._timers._timer is not pool._timers._whole
     late.kill()
     assert not is_set(pool)
 
@@ -181,8 +181,10 @@ def test_who_is_woken_and_killed_at_once_is_not_switched_to(pool):
 
 def test_who_was_not_woken_has_no_switch_to_stop():
     """Killed in line, with nothing under way."""
-    sleeper: Sleeper[object] = Sleeper(gevent.getcurrent(), gevent.get_hub().loop)
-    sleeper.let_be()
+    sleeper: TimedWaiter[object] = TimedWaiter(
+        gevent.getcurrent(), gevent.get_hub().loop
+    )
+    sleeper.cancel_wake()
     assert sleeper.call is None
 
 

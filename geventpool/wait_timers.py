@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from geventpool.deadline import FAR, LATE, MOMENT, Deadline
-from geventpool.ledger import Slot
+from geventpool.ledger import Waiter
 
-__all__ = ["Alarms", "Sleeper"]
+__all__ = ["WaitTimers", "TimedWaiter"]
 
 C = TypeVar("C")
 
@@ -25,7 +25,7 @@ STRIDE = 1e-6
 INFINITE = float("inf")
 
 
-class Sleeper(Slot[C]):
+class TimedWaiter(Waiter[C]):
     """A slot whose owner sleeps in the hub.
 
     However often and by whomever it is woken, the greenlet is switched to once: a
@@ -34,7 +34,7 @@ class Sleeper(Slot[C]):
     :param loop: the loop of the greenlet's hub.
     """
 
-    __slots__ = ("loop", "call", "due")
+    __slots__ = ("loop", "call", "deadline")
 
     greenlet: Any
 
@@ -44,7 +44,7 @@ class Sleeper(Slot[C]):
         #: the switch, once it is scheduled
         self.call: Any = None
         #: when the shared timer is to wake it; None: not at all
-        self.due: float | None = None
+        self.deadline: float | None = None
 
     def wake(self) -> None:
         """Have the hub switch to the greenlet soon. Does not switch."""
@@ -62,22 +62,24 @@ class Sleeper(Slot[C]):
         # If another greenlet's switch came first, the hub's must not follow.
         self.call.stop()
 
-    def let_be(self) -> None:
+    def cancel_wake(self) -> None:
         """It is up already, by another's doing: do not switch to it any more."""
         if self.call is not None:
             self.call.stop()
 
 
-class Alarms:
+class WaitTimers:
     """The timers of one pool's line.
 
     :param usual: seconds of the waits that share a timer; None: none do.
-    :param line: the :class:`Sleeper` of each who waits, first come first.
+    :param line: the :class:`TimedWaiter` of each who waits, first come first.
     """
 
-    def __init__(self, usual: float | None, line: Mapping[Any, Any]) -> None:
-        self._usual = usual
-        self._line = line
+    def __init__(
+        self, default_timeout: float | None, waiters: Mapping[Any, Any]
+    ) -> None:
+        self._default_timeout = default_timeout
+        self._waiters = waiters
         #: the shared timer, while it runs
         self._timer: Any = None
         #: one of the usual length, kept, for making one costs three times what starting
@@ -86,40 +88,40 @@ class Alarms:
         #: when the shared timer should fire; INFINITE: however late it does
         self._due = INFINITE
 
-    def sleep(self, hub: Any, sleeper: Sleeper[Any], limit: float | None) -> None:
-        """Return when *sleeper* was woken, or after *limit* seconds. *May switch.*
+    def sleep(self, hub: Any, waiter: TimedWaiter[Any], limit: float | None) -> None:
+        """Return when *waiter* was woken, or after *limit* seconds. *May switch.*
 
-        Whoever has slept leaves the line, and then calls :meth:`rest`.
+        Whoever has slept leaves the line, and then calls :meth:`stop_if_unused`.
 
         :param hub: of the greenlet that is to sleep, which calls.
         :param limit: None: without end.
         """
         if limit is None:
-            sleeper.sleep(hub)
-        elif limit == self._usual:
-            sleeper.due = monotonic() + limit
+            waiter.sleep(hub)
+        elif limit == self._default_timeout:
+            waiter.deadline = monotonic() + limit
             if self._timer is None:
                 if self._whole is None:
                     self._whole = hub.loop.timer(min(limit, FAR))
-                self._start(self._whole, sleeper.due)
-            sleeper.sleep(hub)
+                self._start(self._whole, waiter.deadline)
+            waiter.sleep(hub)
         else:
-            deadline = Deadline(hub.loop, limit, sleeper.wake)
+            deadline = Deadline(hub.loop, limit, waiter.wake)
             try:
-                sleeper.sleep(hub)
+                waiter.sleep(hub)
             finally:
                 deadline.close()
 
-    def rest(self) -> None:
+    def stop_if_unused(self) -> None:
         """If nobody waits, keep no loop alive. Does not switch."""
-        if self._timer is not None and not self._line:
+        if self._timer is not None and not self._waiters:
             self._stop()
 
-    def _start(self, timer: Any, due: float) -> None:
+    def _start(self, timer: Any, deadline: float) -> None:
         self._timer = timer
-        self._due = due
+        self._due = deadline
         # update: else it would count from when this turn of the loop began.
-        timer.start(self._ring, update=True)
+        timer.start(self._on_timeout, update=True)
 
     def _stop(self) -> None:
         timer, self._timer = self._timer, None
@@ -127,23 +129,23 @@ class Alarms:
         if timer is not self._whole:
             timer.close()
 
-    def _ring(self) -> None:
+    def _on_timeout(self) -> None:
         """In the hub: wake those whose time has come, and look again for the next."""
         self._stop()
         now = monotonic()
-        if now - self._due > LATE and self._line:
+        if now - self._due > LATE and self._waiters:
             # The loop was blocked. What they wait for may be there already, and needs
             # a few turns of the loop to be read; see deadline.py.
-            loop = next(iter(self._line.values())).loop
+            loop = next(iter(self._waiters.values())).loop
             self._start(loop.timer(MOMENT), INFINITE)
             return
         passed = 0
-        for sleeper in self._line.values():
-            if sleeper.due is None:
+        for waiter in self._waiters.values():
+            if waiter.deadline is None:
                 passed += 1
-            elif sleeper.due <= now:
-                sleeper.wake()
+            elif waiter.deadline <= now:
+                waiter.wake()
             else:
-                pause = max(sleeper.due - now, passed * STRIDE)
-                self._start(sleeper.loop.timer(min(pause, FAR)), now + pause)
+                pause = max(waiter.deadline - now, passed * STRIDE)
+                self._start(waiter.loop.timer(min(pause, FAR)), now + pause)
                 break

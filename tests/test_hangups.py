@@ -10,10 +10,10 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 
-from geventpool import Connector, Counters, Pool, PoolListener, Reason
+from geventpool import CloseReason, Connector, Counters, Pool, PoolListener
+from geventpool.hangups import HangupWatcher, _arm_alive, _fired
 from geventpool.sockets import is_quiet
 from geventpool.testing import check, wait_until, watch_now
-from geventpool.watch import Watch, _fired, _look
 
 
 class Pairs(Connector):
@@ -69,7 +69,7 @@ def make(connector, number=1, **options):
 
 def watched(pool):
     """How many of its connections are under watch."""
-    return len(pool._stock.watch.watchers)
+    return len(pool._lifecycle.watch.watchers)
 
 
 def test_an_idle_connection_is_found_dead_the_moment_its_peer_hangs_up():
@@ -78,7 +78,7 @@ def test_an_idle_connection_is_found_dead_the_moment_its_peer_hangs_up():
     pool = make(connector, 3, listeners=[mourner])
     connector.others[1].close()
     assert mourner.heard.wait(5)
-    assert mourner.reasons == [Reason.UNUSABLE]
+    assert mourner.reasons == [CloseReason.UNUSABLE]
     assert pool.stats().idle == 2 == watched(pool)
     check(pool)
 
@@ -111,34 +111,34 @@ def test_a_watcher_costs_a_loan_nothing_and_is_gone_at_its_first_answer():
 def test_what_is_in_use_is_watched_when_it_is_idle_again():
     """There is another look, as long as there is somebody to wait for."""
     pool = make(Pairs())
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     conn = pool.acquire()
     watch.forget(pool._ledger.entries[id(conn)])
-    watch.look()
+    watch.arm()
     assert watched(pool) == 0 and watch._timer is not None
     pool.release(conn)
-    watch.look()
+    watch.arm()
     assert watched(pool) == 1 and watch._timer is None
 
 
 def test_the_loop_looks_by_itself():
     """A second after the last one was opened."""
     pool = Pool(Pairs(), initial_connections=2)
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     assert watch._timer is not None and watched(pool) == 0
     watch._end_timer()
-    watch.soon(0)
+    watch.schedule(0)
     wait_until(lambda: watched(pool) == 2)
 
 
 def test_many_are_put_under_watch_by_portions(monkeypatch):
     """The hub is not held up by thousands."""
-    monkeypatch.setattr("geventpool.watch.PORTION", 2)
+    monkeypatch.setattr("geventpool.hangups.BATCH", 2)
     pool = make(Pairs(), 5)
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     seen = [watched(pool)]
     while watch._timer is not None:
-        watch.look()
+        watch.arm()
         seen.append(watched(pool))
     assert seen == [2, 4, 5]
 
@@ -164,7 +164,7 @@ def test_something_to_read_that_means_nothing_costs_no_connection():
         gevent.idle()
         gevent.idle()
         assert pool.stats().idle == 1 and watched(pool) == 0
-        assert pool._stock.watch._timer is not None
+        assert pool._lifecycle.watch._timer is not None
     finally:
         Pairs.is_usable = original
 
@@ -180,7 +180,7 @@ def test_who_has_no_descriptor_is_not_watched(answer, caplog):
             return answer
 
     pool = make(Blind())
-    assert watched(pool) == 0 and pool._stock.watch._timer is None
+    assert watched(pool) == 0 and pool._lifecycle.watch._timer is None
     assert ("is not watched" in caplog.text) == isinstance(answer, Exception)
 
 
@@ -191,34 +191,34 @@ def test_without_a_verb_for_it_nothing_is_watched():
         fileno = Connector.fileno
 
     pool = Pool(Silent(), initial_connections=1)
-    assert pool._stock.watch is None
+    assert pool._lifecycle.watch is None
 
 
 def test_a_closed_pool_watches_nobody():
     """Nor does it begin to."""
     pool = make(Pairs(), 2)
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     pool.close()
-    watch.soon()
+    watch.schedule()
     assert not watch.watchers and watch._timer is None
 
 
 def test_a_forgotten_pool_watches_nobody():
     """Its watchers do not keep it alive."""
     pool = make(Pairs(), 2)
-    watch, stock = pool._stock.watch, weakref.ref(pool._stock)
+    watch, lifecycle = pool._lifecycle.watch, weakref.ref(pool._lifecycle)
     del pool
     gc.collect()
     assert not watch.watchers
     del watch  # it knows how to find the idle ones
     gc.collect()
-    assert stock() is None
+    assert lifecycle() is None
 
 
 def test_what_fires_for_nobody_is_not_minded():
     """A callback of the loop may come after the end of those it was for."""
     pool = make(Pairs())
-    watch = weakref.ref(pool._stock.watch)
+    watch = weakref.ref(pool._lifecycle.watch)
     (entry,) = pool._ledger.entries.values()
     entry = weakref.ref(entry)
     pool.drop(pool.idle_connections()[0])
@@ -227,21 +227,21 @@ def test_what_fires_for_nobody_is_not_minded():
     del pool
     gc.collect()
     _fired(watch, entry)
-    _look(watch)
+    _arm_alive(watch)
 
 
 def test_in_a_forked_child_nobody_is_watched():
     """All descriptors are the parent's."""
     pool = make(Pairs(), 2)
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     pool._forked()
-    assert not watch.watchers and pool._stock.watch is None
+    assert not watch.watchers and pool._lifecycle.watch is None
 
 
 def test_another_thread_may_end_the_watch():
     """A finaliser runs anywhere; the loop is told."""
     pool = make(Pairs(), 2)
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     watch._home = -1
     watch.stop()
     assert len(watch.watchers) == 2
@@ -256,7 +256,7 @@ def test_a_watch_whose_loop_is_gone_ends_in_silence():
         def run_callback_threadsafe(self, work):
             raise ValueError("loop destroyed")
 
-    watch = Watch(Gone(), lambda: iter(()), print)
+    watch = HangupWatcher(Gone(), lambda: iter(()), print)
     watch._home = -1
     watch.stop()
     assert watch._stopped
@@ -265,8 +265,8 @@ def test_a_watch_whose_loop_is_gone_ends_in_silence():
 def test_on_libuv_nothing_is_watched():
     """There a descriptor closed under its watcher ends the process."""
     loop = type("loop", (), {"__module__": "gevent.libuv.loop"})()
-    watch = Watch(loop, lambda: iter(()), print)
-    watch.soon()
+    watch = HangupWatcher(loop, lambda: iter(()), print)
+    watch.schedule()
     assert watch._timer is None
 
 
@@ -298,15 +298,15 @@ def test_counting_a_death_that_was_heard(hub_errors):
     while pool.size:
         mourner.heard.clear()
         assert mourner.heard.wait(5)
-    assert counters.snapshot().closed[Reason.UNUSABLE] == 50
+    assert counters.snapshot().closed[CloseReason.UNUSABLE] == 50
     assert hub_errors == []
 
 
 def test_a_watch_does_not_keep_the_loop_running():
     """Neither its timer nor its watchers: a program with nothing else to do ends."""
     pool = make(Pairs())
-    watch = pool._stock.watch
+    watch = pool._lifecycle.watch
     (watcher,) = watch.watchers.values()
     pool.acquire()
-    watch.soon()
+    watch.schedule()
     assert not watch._timer.ref and not watcher.ref

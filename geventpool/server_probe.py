@@ -12,15 +12,15 @@ import gevent
 
 from geventpool.breaker import Breaker
 from geventpool.ledger import CLOSING, FOREVER, IN_USE, Entry, Ledger
-from geventpool.staff import Staff
+from geventpool.workers import WorkerGroup
 
-__all__ = ["Search"]
+__all__ = ["ServerProbe"]
 
 C = TypeVar("C")
 
 #: A loan that has lasted for so many seconds may be a subscription, or wait for an
 #: event: nobody should wait for its end in an outage.
-YOUNG = 1.0
+SHORT_LOAN = 1.0
 
 
 class Home(Protocol[C]):
@@ -34,7 +34,7 @@ class Home(Protocol[C]):
     def serve(self) -> None: ...
 
 
-class Search(Generic[C]):
+class ServerProbe(Generic[C]):
     """Ends the outages of one stock.
 
     :param home: that stock.
@@ -44,13 +44,13 @@ class Search(Generic[C]):
     def __init__(
         self,
         home: Home[C],
-        staff: Staff,
+        workers: WorkerGroup,
         breaker: Breaker,
         look: Callable[[], object],
     ) -> None:
         self._home = home
         self._ledger = home.ledger
-        self._staff = staff
+        self._workers = workers
         self._breaker = breaker
         self._look = look
         #: the greenlet that looks for the server
@@ -61,7 +61,7 @@ class Search(Generic[C]):
     def begin(self) -> None:
         """The pause has begun: look for the server. Does not switch."""
         if self.greenlet is None or self.greenlet.dead:
-            self.greenlet = self._staff.spawn(self._run)
+            self.greenlet = self._workers.spawn(self._run)
             # A link and no ``finally``: it may be killed before it has started.
             self.greenlet.rawlink(self._left)
         self._stop_timer()
@@ -81,7 +81,7 @@ class Search(Generic[C]):
         if timer is not None:
             timer.close()
 
-    def spares_line(self) -> bool:
+    def can_still_serve(self) -> bool:
         """Whether the waiters may still be served, though nothing can be opened."""
         now = self._home.clock()
         if self._breaker.grace_left(now) > 0:
@@ -91,15 +91,17 @@ class Search(Generic[C]):
         if len(self._ledger.entries) >= self._ledger.max_connections:
             # They wait for a loan to end, as always when there are no places left.
             return True
-        return any(self._is_hope(entry, now) for entry in self._ledger.entries.values())
+        return any(
+            self._ends_soon(entry, now) for entry in self._ledger.entries.values()
+        )
 
-    def _is_hope(self, entry: Entry[C], now: float) -> bool:
+    def _ends_soon(self, entry: Entry[C], now: float) -> bool:
         if entry.state is not IN_USE:
             return entry.state is not CLOSING
-        if now - entry.since >= YOUNG:
+        if now - entry.since >= SHORT_LOAN:
             return False
         holder = entry.holder() if entry.holder is not None else None
-        return holder is None or holder not in self._ledger.line
+        return holder is None or holder not in self._ledger.waiters
 
     def _run(self) -> None:
         """Try the server now and then, in a greenlet of the pool.
@@ -109,23 +111,23 @@ class Search(Generic[C]):
         breaker = self._breaker
         while breaker.paused:
             gevent.sleep(breaker.pause(self._home.clock()))
-            wanted = breaker.asked or self._ledger.line
+            wanted = breaker.demand or self._ledger.waiters
             if self._home.closed or not (breaker.paused and wanted):
                 return
-            breaker.asked = False
+            breaker.demand = False
             if self._ledger.has_room:
                 self._look()
 
     def _left(self, greenlet: object) -> None:
         if self._breaker.paused and greenlet is self.greenlet:
-            self._breaker.relent()
+            self._breaker.half_open()
             self._home.serve()
 
     def resume(self) -> None:
         """Let the next caller try the server again, if it could not be reached."""
         if self._breaker.paused and self.greenlet is not None:
             self.greenlet.kill(block=False)
-            self._breaker.relent()
+            self._breaker.half_open()
             self._home.serve()
 
     def close(self) -> None:

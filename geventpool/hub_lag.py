@@ -11,13 +11,13 @@ from typing import Any
 
 import gevent
 
-__all__ = ["Pulse"]
+__all__ = ["HubLag"]
 
 #: Seconds between two beats: fine enough to blame, coarse enough to cost nothing.
-BEAT = 0.05
+INTERVAL = 0.05
 
 
-class Pulse:
+class HubLag:
     """Beats while somebody waits, and notes how late each beat comes.
 
     :param is_needed: asked at each beat; False stops the beating.
@@ -32,30 +32,30 @@ class Pulse:
         #: made when first needed: a pool never used touches no hub
         self._timer: Any = None
         self._last = 0.0
-        self.is_beating = False
+        self.is_running = False
         #: seconds of all delays so far
-        self.lost = 0.0
+        self.total = 0.0
 
     def start(self) -> None:
         """Beat, if it does not already. Does not switch."""
         if self._timer is None:
             # ref=False: it neither keeps the loop alive nor hides a LoopExit.
-            self._timer = gevent.get_hub().loop.timer(BEAT, BEAT, ref=False)
-        if not self.is_beating:
-            self.is_beating = True
+            self._timer = gevent.get_hub().loop.timer(INTERVAL, INTERVAL, ref=False)
+        if not self.is_running:
+            self.is_running = True
             self._last = self._clock()
-            self._timer.start(self._beat, update=True)
+            self._timer.start(self._tick, update=True)
 
-    def so_far(self) -> float:
+    def measured(self) -> float:
         """Seconds lost up to this moment, a beat that is overdue included."""
-        if not self.is_beating:
-            return self.lost
-        return self.lost + max(0.0, self._clock() - self._last - BEAT)
+        if not self.is_running:
+            return self.total
+        return self.total + max(0.0, self._clock() - self._last - INTERVAL)
 
-    def _beat(self) -> None:
+    def _tick(self) -> None:
         now = self._clock()
-        self.lost += max(0.0, now - self._last - BEAT)
+        self.total += max(0.0, now - self._last - INTERVAL)
         self._last = now
         if not self._is_needed():
             self._timer.stop()
-            self.is_beating = False
+            self.is_running = False

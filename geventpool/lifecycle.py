@@ -23,6 +23,7 @@ from gevent.queue import LifoQueue, Queue
 
 from geventpool.breaker import Breaker
 from geventpool.connector import Connector, asked
+from geventpool.hangups import HangupWatcher
 from geventpool.holders import Holder
 from geventpool.ledger import (
     CHECKING,
@@ -33,18 +34,17 @@ from geventpool.ledger import (
     IN_USE,
     OPENING,
     RESETTING,
+    CloseReason,
     Entry,
     Ledger,
-    Reason,
 )
-from geventpool.listeners import Audience
-from geventpool.opener import CHECKERS, RESETTERS, Opener, silently
-from geventpool.policies import Backoff, Expiry, Limits, Outage
+from geventpool.listeners import Listeners
+from geventpool.opener import CHECKERS, RESETTERS, Opener, log_failure
+from geventpool.policies import Backoff, Expiry, Outage, Timeouts
 from geventpool.reaper import Reaper
-from geventpool.staff import Crew, Staff, within
-from geventpool.watch import Watch
+from geventpool.workers import WorkerGroup, WorkQueue, within
 
-__all__ = ["Stock"]
+__all__ = ["Lifecycle"]
 
 C = TypeVar("C")
 
@@ -63,7 +63,7 @@ FRESH = 0.1
 SLICE = 0.002
 
 
-class Stock(Generic[C]):
+class Lifecycle(Generic[C]):
     """What :class:`~geventpool.Pool` has to lend; its arguments are explained there.
 
     :param chore: something else to be done at each sweep.
@@ -72,10 +72,10 @@ class Stock(Generic[C]):
     def __init__(
         self,
         connector: Connector[C],
-        audience: Audience,
+        listeners: Listeners,
         expiry: Expiry,
         backoff: Backoff,
-        limits: Limits,
+        timeouts: Timeouts,
         outage: Outage,
         *,
         max_connections: int,
@@ -84,43 +84,43 @@ class Stock(Generic[C]):
         lifo: bool,
         reaps: bool,
         reap_interval: float,
-        chore: Callable[[], object],
+        on_sweep: Callable[[], object],
     ) -> None:
         queue: Queue[Entry[C]] = LifoQueue() if lifo else Queue()
         self.ledger: Ledger[C] = Ledger(queue, max_connections, lifo)
         self.connector = connector
-        self.audience = audience
+        self.listeners = listeners
         #: nobody is to be told of anything
-        self.is_calm = not audience
+        self.is_unobserved = not listeners
         self.expiry = expiry
-        self.is_timed = expiry.is_timed
-        self.limits = limits
+        self.has_age_limits = expiry.has_age_limits
+        self.timeouts = timeouts
         self.min_connections = min_connections
         self.reaps = reaps
         self.reap_interval = reap_interval
-        self._chore = chore
+        self._on_sweep = on_sweep
         #: seconds, monotonic; a test may put a clock of its own here
         self.clock: Callable[[], float] = time.monotonic
         self.closed = False
         #: set when anything changes after it was closed
         self.changed = Event()
 
-        self.staff = Staff()
-        self._checkers = Crew(self.staff, CHECKERS, self._check)
-        self._resetters = Crew(self.staff, RESETTERS, self._reset)
-        self._closers = Crew(self.staff, CLOSERS, self._say_goodbye)
-        self._watchmen = Crew(self.staff, 1, self._hung_up)
+        self.workers = WorkerGroup()
+        self._checkers = WorkQueue(self.workers, CHECKERS, self._check)
+        self._resetters = WorkQueue(self.workers, RESETTERS, self._reset)
+        self._closers = WorkQueue(self.workers, CLOSERS, self._close_one)
+        self._hangup_checkers = WorkQueue(self.workers, 1, self._hung_up)
         #: entries whose descriptors are closed in the next turn of the loop
         self._condemned: set[Entry[C]] = set()
         #: hears of idle connections that are hung up; None: not yet, or it cannot
-        self.watch: Watch | None = None
-        self.reaper: Reaper[Stock[C]] | None = None
+        self.watch: HangupWatcher | None = None
+        self.reaper: Reaper[Lifecycle[C]] | None = None
         self.opener = Opener(
             self,
-            self.staff,
+            self.workers,
             Breaker(outage, max_connecting),
             backoff,
-            limits.open,
+            timeouts.open,
         )
 
         # A verb that the connector leaves as it is costs no call.
@@ -133,7 +133,7 @@ class Stock(Generic[C]):
             self.needs_reset = self._asks_for_reset
         self._can_watch = bool(self.probe) and kind.fileno is not Connector.fileno
         #: nothing to be done when a connection comes back but to note it
-        self.is_plain = self.is_calm and not self.is_timed
+        self.return_is_trivial = self.is_unobserved and not self.has_age_limits
 
     def now(self) -> float:
         """Seconds by the clock of this stock."""
@@ -141,7 +141,7 @@ class Stock(Generic[C]):
 
     # Lending and taking back.
 
-    def fit(self, now: float, checks: int | None = None) -> Entry[C] | None:
+    def take_ready(self, now: float, checks: int | None = None) -> Entry[C] | None:
         """The next idle entry that may be lent; those before it are seen to.
 
         :param checks: so many checks may be under way; None: one for each waiter
@@ -150,17 +150,17 @@ class Stock(Generic[C]):
         """
         ledger = self.ledger
         if checks is None:
-            checks = len(ledger.line) + 1
+            checks = len(ledger.waiters) + 1
         aside: list[Entry[C]] = []
         lost = False
         try:
             while len(aside) < BEHIND and (entry := ledger.take_idle()) is not None:
-                if now < entry.fit_until:
+                if now < entry.ready_until:
                     if self._passes(entry):
                         return entry
                     lost = True
-                elif (reason := self.overdue(entry, now)) is not None:
-                    self.retire(entry, reason)
+                elif (reason := self.expiry_reason(entry, now)) is not None:
+                    self.close_entry(entry, reason)
                 elif len(ledger.checking) - len(aside) <= checks:
                     self._checkers.put(entry)
                 else:
@@ -170,9 +170,9 @@ class Stock(Generic[C]):
             # In the order in which they stood, but for a queue that is no stack.
             for entry in reversed(aside):
                 ledger.move(entry, IDLE)
-                ledger.put_idle(entry)
+                ledger.make_idle(entry)
             if lost:
-                self.opener.make_up()
+                self.opener.replace_lost()
 
     def _passes(self, entry: Entry[C]) -> bool:
         """Whether the probe finds *entry* usable; if not, it is seen to.
@@ -196,7 +196,7 @@ class Stock(Generic[C]):
     def _see_to_unusable(self, entry: Entry[C]) -> None:
         """Discard an entry, unless it is only waiting for the end of its reset."""
         if not self._is_awaited(entry):
-            self._part_with(entry, Reason.UNUSABLE)
+            self._part_with(entry, CloseReason.UNUSABLE)
         elif entry.state is CHECKING:
             self._checkers.put(entry)
         elif entry.state is IN_USE:
@@ -211,16 +211,16 @@ class Stock(Generic[C]):
             log.exception("awaits_reset failed: %r counts as unusable", entry.conn)
             return False
 
-    def overdue(self, entry: Entry[C], now: float) -> Reason | None:
+    def expiry_reason(self, entry: Entry[C], now: float) -> CloseReason | None:
         """Why an idle entry must go, if it must."""
         if now >= entry.expires:
-            return Reason.EXPIRED
+            return CloseReason.EXPIRED
         max_idle = self.expiry.max_idle
         if max_idle is not None and now - entry.used >= max_idle:
             # Those that say goodbye are still counted, but they do not stay.
             ledger = self.ledger
             if ledger.size - len(ledger.closing) > self.min_connections:
-                return Reason.IDLE
+                return CloseReason.IDLE
         return None
 
     def _is_usable(self, conn: C) -> bool:
@@ -230,73 +230,77 @@ class Stock(Generic[C]):
             log.exception("is_usable failed: %r counts as unusable", conn)
             return False
 
-    def take_back(self, entry: Entry[C]) -> None:
+    def end_loan_normally(self, entry: Entry[C]) -> None:
         """A loan ended well. Never switches."""
         needs_reset = self.needs_reset
-        if self.is_plain and entry.doom is None:
+        if self.return_is_trivial and entry.close_reason is None:
             if needs_reset is None or not needs_reset(entry.conn):
-                self.hand_on(entry)
+                self.return_clean(entry)
                 return
         now = self.clock()
         entry.used = entry.alive = now
-        if self.is_calm:
+        if self.is_unobserved:
             self._receive(entry, now)
         else:
             self._receive_heard(entry, now, now - entry.since)
 
     def _receive_heard(self, entry: Entry[C], now: float, used: float) -> None:
-        audience = self.audience
-        if not self.ledger.line and entry.doom is None and now < entry.expires:
+        listeners = self.listeners
+        if (
+            not self.ledger.waiters
+            and entry.close_reason is None
+            and now < entry.expires
+        ):
             # Nothing else is told, so nothing must be held back: that takes time.
             self._receive(entry, now)
-            audience.tell("released", entry.conn, used)
+            listeners.notify("released", entry.conn, used)
             return
-        audience.hold()
+        listeners.hold()
         try:
             self._receive(entry, now)
         finally:
-            audience.deliver("released", entry.conn, used)
+            listeners.deliver("released", entry.conn, used)
 
     def _receive(self, entry: Entry[C], now: float) -> None:
-        doom = self.doom(entry)
-        if doom is None and now >= entry.expires:
-            doom = Reason.EXPIRED
-        if doom is not None:
-            self.retire(entry, doom)
+        reason = self.pending_close_reason(entry)
+        if reason is None and now >= entry.expires:
+            reason = CloseReason.EXPIRED
+        if reason is not None:
+            self.close_entry(entry, reason)
         elif self.needs_reset is not None and self.needs_reset(entry.conn):
             self.ledger.move(entry, RESETTING)
             self._resetters.put(entry)
         else:
-            self.pass_on(entry)
+            self.assign_or_close(entry)
 
-    def hand_on(self, entry: Entry[C]) -> None:
+    def return_clean(self, entry: Entry[C]) -> None:
         """What is plainly in order goes to the first in line, or is idle."""
-        if not self.ledger.line:
+        if not self.ledger.waiters:
             entry.state = IDLE
             self.ledger.idle_queue.put_nowait(entry)
         elif self._passes(entry):
             # Nobody looks at it again before it is used, so this is the last chance
             # to find it closed, or with an answer that nobody read.
-            self.ledger.hand_over(entry, self.clock())
+            self.ledger.assign_to_waiter(entry, self.clock())
         else:
             self._replace()
 
-    def pass_on(self, entry: Entry[C]) -> None:
+    def assign_or_close(self, entry: Entry[C]) -> None:
         """A connection that nobody uses any more goes to whoever is next."""
-        if (doom := self.doom(entry)) is not None:
-            self.retire(entry, doom)
+        if (reason := self.pending_close_reason(entry)) is not None:
+            self.close_entry(entry, reason)
             return
-        if self.ledger.line and not self._passes(entry):
+        if self.ledger.waiters and not self._passes(entry):
             self._replace()
         else:
-            self._supply(entry)
+            self._assign(entry)
 
-    def _supply(self, entry: Entry[C]) -> None:
-        if self.is_timed:
-            entry.fit_until = self.expiry.fit_until(
+    def _assign(self, entry: Entry[C]) -> None:
+        if self.has_age_limits:
+            entry.ready_until = self.expiry.ready_until(
                 entry.expires, entry.used, entry.alive
             )
-        self.ledger.supply(entry, self.clock())
+        self.ledger.assign(entry, self.clock())
 
     def _asks_for_reset(self, conn: C) -> bool:
         try:
@@ -305,38 +309,38 @@ class Stock(Generic[C]):
             log.exception("needs_reset failed: %r is reset", conn)
             return True
 
-    def doom(self, entry: Entry[C]) -> Reason | None:
+    def pending_close_reason(self, entry: Entry[C]) -> CloseReason | None:
         """Why an entry must go now that nobody uses it; None: it need not."""
-        if entry.doom is Reason.SURPLUS and not self._has_surplus():
+        if entry.close_reason is CloseReason.SURPLUS and not self._has_surplus():
             # Others went in its place.
-            entry.doom = None
-        return entry.doom
+            entry.close_reason = None
+        return entry.close_reason
 
     def end_loan(self, entry: Entry[C]) -> None:
         """Nobody holds this entry any more."""
-        holder, entry.holder, entry.block, entry.slot = entry.holder, None, None, None
+        holder, entry.holder, entry.block, entry.waiter = entry.holder, None, None, None
         if isinstance(holder, Holder):
             holder.ended(entry)
 
     # Letting go.
 
-    def discard(self, entry: Entry[C], reason: Reason) -> None:
+    def terminate(self, entry: Entry[C], reason: CloseReason) -> None:
         """Close it at once and without a goodbye. Never switches.
 
         What has no descriptor to be closed is closed by a greenlet of the pool.
         """
-        with self.audience.held():
+        with self.listeners.held():
             self._part_with(entry, reason)
             self._replace()
 
-    def _part_with(self, entry: Entry[C], reason: Reason) -> None:
+    def _part_with(self, entry: Entry[C], reason: CloseReason) -> None:
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
         self._let_go_of(entry)
-        self.audience.tell("closed", entry.conn, reason)
+        self.listeners.notify("closed", entry.conn, reason)
 
     def _let_go_of(self, entry: Entry[C]) -> None:
-        if silently(self.connector.discard, entry.conn) is False:
+        if log_failure(self.connector.terminate, entry.conn) is False:
             # Only its close() can do it, which may wait: the place stays taken.
             self._closers.put(entry)
         else:
@@ -345,15 +349,15 @@ class Stock(Generic[C]):
     def _replace(self) -> None:
         """A place came free: it serves the line, and *min_connections*."""
         self.serve()
-        self.opener.make_up()
+        self.opener.replace_lost()
 
-    def retire(self, entry: Entry[C], reason: Reason) -> None:
+    def close_entry(self, entry: Entry[C], reason: CloseReason) -> None:
         """Take leave politely, in a greenlet of ours; until then the place is taken."""
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
         self._closers.put(entry)
-        if not self.is_calm:
-            self.audience.tell("closed", entry.conn, reason)
+        if not self.is_unobserved:
+            self.listeners.notify("closed", entry.conn, reason)
 
     def _leave_queue(self, entry: Entry[C], state: Any) -> None:
         if self.watch is not None:
@@ -363,16 +367,16 @@ class Stock(Generic[C]):
         else:
             self.ledger.move(entry, state)
 
-    def _say_goodbye(self, entry: Entry[C]) -> None:
+    def _close_one(self, entry: Entry[C]) -> None:
         """In a greenlet of the pool. *May switch.*"""
         try:
-            within(self.limits.close, "closing", self.connector.close, entry.conn)
+            within(self.timeouts.close, "closing", self.connector.close, entry.conn)
         except Exception as error:
             log.debug("%r was not closed cleanly: %r", entry.conn, error)
-            silently(self.connector.discard, entry.conn)
+            log_failure(self.connector.terminate, entry.conn)
         except BaseException:
             # Killed: whatever kills the pool's own greenlets wants no goodbye.
-            silently(self.connector.discard, entry.conn)
+            log_failure(self.connector.terminate, entry.conn)
             raise
         finally:
             if entry.state is not GONE:
@@ -395,29 +399,29 @@ class Stock(Generic[C]):
     def _check_for_line(self) -> None:
         """Have an idle connection checked for each waiter. Never switches."""
         ledger = self.ledger
-        while ledger.idle_queue.qsize() and len(ledger.checking) < len(ledger.line):
+        while ledger.idle_queue.qsize() and len(ledger.checking) < len(ledger.waiters):
             now = self.clock()
-            entry = self.fit(now, len(ledger.line))
+            entry = self.take_ready(now, len(ledger.waiters))
             if entry is None:
                 return
-            ledger.supply(entry, now)
+            ledger.assign(entry, now)
 
     def arrived(self, entry: Entry[C]) -> None:
         """A connection was opened: it goes to the first in line, or is idle."""
         now = self.clock()
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
-        self._keep_watch()
-        if (doom := self.doom(entry)) is not None:
-            self.retire(entry, doom)
+        self._ensure_watching()
+        if (reason := self.pending_close_reason(entry)) is not None:
+            self.close_entry(entry, reason)
         else:
             # Not looked at once more: a server that accepts and hangs up would be
             # dialled without end. Its borrower gets to know.
-            self._supply(entry)
+            self._assign(entry)
 
     def drain(self) -> None:
         """Renew all: perhaps because the server is to be had otherwise now."""
-        self.condemn(Reason.DRAINED)
+        self.evict_all(CloseReason.DRAINED)
         self.opener.resume()
 
     # Checking and cleaning.
@@ -426,19 +430,19 @@ class Stock(Generic[C]):
         """Ping an idle connection, in a greenlet of the pool. *May switch.*"""
         passed = False
         try:
-            within(self.limits.ping, "a ping", self.connector.ping, entry.conn)
+            within(self.timeouts.ping, "a ping", self.connector.ping, entry.conn)
             passed = True
         except Exception as error:
             log.debug("%r did not answer a ping: %r", entry.conn, error)
             if not entry.suspect:
                 # It was a matter of routine: now the others have to be asked as well.
-                self.suspect_after(error)
+                self.revalidate_after(error)
         finally:
             if entry.state is CHECKING:
                 if passed:
                     self._passed_check(entry)
                 else:
-                    self.discard(entry, Reason.PING_FAILED)
+                    self.terminate(entry, CloseReason.PING_FAILED)
                     # Others of its age may be as dead: do not let the first in line
                     # wait for check after check.
                     self.serve(unless_checking=False)
@@ -446,14 +450,14 @@ class Stock(Generic[C]):
     def _passed_check(self, entry: Entry[C]) -> None:
         entry.alive = self.clock()
         entry.suspect = False
-        # pass_on() knows better if it has ages.
-        entry.fit_until = entry.expires
-        self.pass_on(entry)
+        # assign_or_close() knows better if it has ages.
+        entry.ready_until = entry.expires
+        self.assign_or_close(entry)
         if entry.state is IDLE:
             # Who asked for it has gone. Else with ping_after=0 one who asks again and
             # again, and never waits, would never be served.
             fresh = min(entry.alive + FRESH, entry.expires)
-            entry.fit_until = max(entry.fit_until, fresh)
+            entry.ready_until = max(entry.ready_until, fresh)
 
     def _reset(self, entry: Entry[C]) -> None:
         """Clean up after a loan, in a greenlet of the pool. *May switch.*"""
@@ -461,7 +465,7 @@ class Stock(Generic[C]):
         timer = gevent.get_hub().loop.timer(PROMPT, ref=False)
         timer.start(self._reset_lags, entry)
         try:
-            within(self.limits.reset, "a reset", self.connector.reset, entry.conn)
+            within(self.timeouts.reset, "a reset", self.connector.reset, entry.conn)
             passed = True
         except Exception as error:
             log.debug("%r could not be reset: %r", entry.conn, error)
@@ -470,9 +474,9 @@ class Stock(Generic[C]):
             self.ledger.lagging.discard(entry)
             if entry.state is RESETTING:
                 if passed:
-                    self.pass_on(entry)
+                    self.assign_or_close(entry)
                 else:
-                    self.discard(entry, Reason.RESET_FAILED)
+                    self.terminate(entry, CloseReason.RESET_FAILED)
 
     def _reset_lags(self, entry: Entry[C]) -> None:
         """A reset takes long: who waits for it gets a new connection. In the hub."""
@@ -484,26 +488,28 @@ class Stock(Generic[C]):
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
         now = self.clock()
-        with self.audience.held():
+        with self.listeners.held():
             for entry in self.ledger.all_in(IDLE):
                 self._look_at(entry, now)
 
     def _look_at(self, entry: Entry[C], now: float) -> bool:
         """Close an idle entry if it must go; True: it stays."""
-        reason = self.overdue(entry, now)
+        reason = self.expiry_reason(entry, now)
         if reason is not None:
-            self.retire(entry, reason)
+            self.close_entry(entry, reason)
         elif not self._passes(entry):
             self._replace()
         return entry.state is IDLE
 
-    def _keep_watch(self) -> None:
+    def _ensure_watching(self) -> None:
         """See to it that whoever hangs up is heard, if that is possible."""
         if self._can_watch and not self.closed:
             if self.watch is None:
                 loop = gevent.get_hub().loop
-                self.watch = Watch(loop, self._watchable, self._watchmen.put)
-            self.watch.soon()
+                self.watch = HangupWatcher(
+                    loop, self._watchable, self._hangup_checkers.put
+                )
+            self.watch.schedule()
 
     def _watchable(self) -> Iterator[tuple[Entry[C], int | None]]:
         """Who is not yet watched; with his descriptor, if he is idle."""
@@ -527,18 +533,18 @@ class Stock(Generic[C]):
         if entry.state is IDLE and not self._passes(entry):
             self._replace()
 
-    def keep_reaping(self) -> None:
+    def ensure_reaper(self) -> None:
         """See to it that a reaper is at work, if one is needed."""
         if self.closed or (self.reaper is not None and self.reaper.is_alive):
             return
         pings = self.expiry.ping_interval is not None
         if self.reaps or self.min_connections or pings:
-            self.reaper = Reaper(self, Stock.sweep, self.reap_interval)
-            self.opener.stock_up()
+            self.reaper = Reaper(self, Lifecycle.sweep, self.reap_interval)
+            self.opener.fill_to_minimum()
 
     def sweep(self) -> None:
         """What the reaper does each time. *May switch.*"""
-        self._chore()
+        self._on_sweep()
         began = self.clock()
         interval = self.expiry.ping_interval
         for entry in self.ledger.all_in(IDLE):
@@ -552,56 +558,56 @@ class Stock(Generic[C]):
                 # of a socket in.
                 gevent.sleep(SLICE / 4, ref=False)
                 began = self.clock()
-        self.opener.stock_up()
+        self.opener.fill_to_minimum()
 
     # Changing them all.
 
-    def condemn(self, reason: Reason) -> None:
+    def evict_all(self, reason: CloseReason) -> None:
         """Part with all: the idle ones now, the others when they come back."""
         ledger = self.ledger
-        with self.audience.held():
+        with self.listeners.held():
             while (entry := ledger.take_idle()) is not None:
-                self.retire(entry, reason)
+                self.close_entry(entry, reason)
             for entry in (*ledger.entries.values(), *ledger.opening):
                 if entry.state is not CLOSING:
-                    entry.doom = reason
+                    entry.close_reason = reason
 
-    def suspect_after(self, error: BaseException | None) -> None:
+    def revalidate_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
         if isinstance(error, Exception):
             if asked(self.connector, "is_disconnect", error, otherwise=False):
-                self.suspect()
+                self.revalidate()
 
-    def suspect(self) -> None:
+    def revalidate(self) -> None:
         """Have each idle one pinged before it is lent, or renewed. Never switches.
 
         Not renewed at once, all of them: a single connection that was killed by hand
         would cost as many dials as there are idle ones. A ping is a round trip.
         """
-        with self.audience.held():
+        with self.listeners.held():
             for entry in self.ledger.all_in(IDLE):
                 if entry.suspect:
                     continue
                 if asked(self.connector, "can_ping", entry.conn, otherwise=False):
                     entry.suspect = True
-                    entry.fit_until = -FOREVER
+                    entry.ready_until = -FOREVER
                 else:
-                    self.retire(entry, Reason.SUSPECT)
+                    self.close_entry(entry, CloseReason.SUSPECT)
 
     def resize(self, max_connections: int) -> None:
         """More or fewer places. Never switches."""
         ledger = self.ledger
         ledger.max_connections = max_connections
-        with self.audience.held():
+        with self.listeners.held():
             for entry in ledger.all_in(IDLE):
                 if not self._has_surplus():
                     break
-                self.retire(entry, Reason.SURPLUS)
+                self.close_entry(entry, CloseReason.SURPLUS)
             if self._has_surplus():
-                # Whichever come back first will go; see doom().
+                # Whichever come back first will go; see pending_close_reason().
                 for entry in (*ledger.entries.values(), *ledger.opening):
-                    if entry.doom is None:
-                        entry.doom = Reason.SURPLUS
+                    if entry.close_reason is None:
+                        entry.close_reason = CloseReason.SURPLUS
             self.serve()
 
     def _has_surplus(self) -> bool:
@@ -616,11 +622,11 @@ class Stock(Generic[C]):
         self.opener.close()
         if self.watch is not None:
             self.watch.stop()
-        self.condemn(Reason.POOL_CLOSED)
+        self.evict_all(CloseReason.POOL_CLOSED)
 
     def cut_off(self, entries: Iterable[Entry[C]]) -> None:
         """Let go of these at once, whoever has them. Never switches."""
-        self.staff.dismiss()
+        self.workers.kill_all()
         for entry in entries:
             before = entry.state
             self.end_loan(entry)
@@ -629,7 +635,7 @@ class Stock(Generic[C]):
                 continue
             if before is not CLOSING:
                 self._leave_queue(entry, CLOSING)
-            done = silently(self.connector.discard, entry.conn) is not False
+            done = log_failure(self.connector.terminate, entry.conn) is not False
             if done or before is CLOSING:
                 self.ledger.move(entry, GONE)
             else:
@@ -646,7 +652,7 @@ class Stock(Generic[C]):
         """
         ledger = self.ledger
         with suppress(AttributeError, ValueError):
-            self.staff.dismiss()
+            self.workers.kill_all()
         with suppress(AttributeError, ValueError):
             self.opener.close()
         with suppress(AttributeError, ValueError):
@@ -658,24 +664,24 @@ class Stock(Generic[C]):
         for entry in (*ledger.entries.values(), *ledger.opening):
             self.end_loan(entry)
             if entry.state is not OPENING:
-                silently(self.connector.discard, entry.conn)
+                log_failure(self.connector.terminate, entry.conn)
             entry.state = GONE
 
-    def let_go(self) -> None:
+    def terminate_all(self) -> None:
         """In a finaliser: the idle connections go, without a word."""
         self.closed = True
         if self.watch is not None:
             self.watch.stop()
         for entry in (*self.ledger.entries.values(), *self.ledger.opening):
             if entry.state is IDLE:
-                silently(self.connector.discard, entry.conn)
+                log_failure(self.connector.terminate, entry.conn)
             else:
                 # What a greenlet of ours has at this moment must not become idle.
-                entry.doom = Reason.POOL_CLOSED
+                entry.close_reason = CloseReason.POOL_CLOSED
 
     # Where the handling of a connection must not happen at once, or did not end.
 
-    def discard_soon(self, entry: Entry[C], reason: Reason) -> None:
+    def discard_soon(self, entry: Entry[C], reason: CloseReason) -> None:
         """Drop the descriptor in a turn of the loop of its own. Never switches.
 
         For a connection that another greenlet may be using. The caller may be a
@@ -687,7 +693,7 @@ class Stock(Generic[C]):
         self._leave_queue(entry, CLOSING)
         gevent.get_hub().loop.run_callback(self._terminate, entry)
         self._condemned.add(entry)
-        self.audience.tell("closed", entry.conn, reason)
+        self.listeners.notify("closed", entry.conn, reason)
 
     def _terminate(self, entry: Entry[C]) -> None:
         """Close the descriptor of an entry that is CLOSING; then its place is free."""
@@ -704,14 +710,14 @@ class Stock(Generic[C]):
         the connection is not lent again.
         """
         if self.ledger.is_torn:
-            self.audience.let_out()
+            self.listeners.let_out()
             for entry in self._ownerless():
                 if entry.state is CLOSING:
                     self._terminate(entry)
                 else:
                     if entry.state is IDLE:
                         self.ledger.move(entry, IN_USE)
-                    self.discard(entry, Reason.INTERRUPTED)
+                    self.terminate(entry, CloseReason.INTERRUPTED)
             self.ledger.is_torn = False
             self._replace()
 
@@ -727,7 +733,7 @@ class Stock(Generic[C]):
             entry
             for entry in ledger.entries.values()
             if (
-                entry.holder is None and entry.slot is None
+                entry.holder is None and entry.waiter is None
                 if entry.state is IN_USE
                 else entry not in owned[entry.state]
             )
@@ -736,4 +742,4 @@ class Stock(Generic[C]):
     def attend(self) -> bool:
         """Recover what was interrupted; return whether anybody waits."""
         self.recover()
-        return bool(self.ledger.line)
+        return bool(self.ledger.waiters)

@@ -22,13 +22,13 @@ from geventpool.mysql.errors import Reaction, reaction
 from geventpool.mysql.reset import Session
 from geventpool.sqlalchemy.pool import GreenletPool
 
-__all__ = ["reset_session_on_return"]
+__all__ = ["reset_server_session"]
 
 #: COM_QUERY, for a pipeline.
 _QUERY = 3
 
 
-def reset_session_on_return(
+def reset_server_session(
     engine: Engine, configure: Callable[[Any], object] | None = None
 ) -> None:
     """Let no borrower of *engine* find anything that another one left in the session.
@@ -36,7 +36,7 @@ def reset_session_on_return(
     ::
 
         engine = create_engine("mysql+pymysql://...", pool_reset_on_return=None, ...)
-        reset_session_on_return(engine)
+        reset_server_session(engine)
 
     SQLAlchemy's ROLLBACK ends a transaction. What else a borrower left behind stays:
     session variables such as ``time_zone``, ``sql_mode`` and the isolation level, user
@@ -169,8 +169,8 @@ class _Sessions:
             conn.rollback()
             record.invalidate(soft=True)
             return
-        if conn.verdict is not None:
-            self._obey(conn.verdict)
+        if conn.fatal_error is not None:
+            self._obey(conn.fatal_error)
             record.invalidate()
             return
         if not conn.in_step:
@@ -209,7 +209,7 @@ class _Sessions:
         """Close it: SQLAlchemy says ``close`` when it means it. *May switch.*"""
         conn.lender = None
         if conn.open:
-            conn.say_goodbye()
+            conn.send_quit()
 
 
 def _setup(conn: Any) -> list[tuple[int, bytes]]:
