@@ -236,3 +236,47 @@ def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
 def _refused(pool):
     with pytest.raises(PoolClosedError):
         pool.acquire()
+
+
+class Awaiting(ScriptedConnector):
+    """Its connections are unusable until the other side has reset them."""
+
+    answer: bool | None = True
+
+    def awaits_reset(self, conn):
+        if self.answer is None:
+            raise ValueError
+        return self.answer
+
+
+def test_a_connection_whose_reset_is_awaited_is_not_discarded():
+    """A greenlet of the pool waits for that, whether it is idle or comes back."""
+    answered = Event()
+    connector = Awaiting(ping=[answered.wait], reset=[answered.wait])
+    pool, _ = make(connector, 2)
+    idle, lent = pool.acquire(), pool.acquire()
+    idle.is_usable = lent.is_usable = False
+    pool.release(idle)
+    pool.drop_expired()
+    assert pool.idle_connections() == [idle]
+    waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
+    gevent.idle()
+    assert pool.stats().checking == 1
+    pool.release(lent)
+    assert pool.stats().resetting == 1
+    idle.is_usable = lent.is_usable = True
+    answered.set()
+    gevent.joinall(waiters, timeout=5)
+    assert {waiter.value for waiter in waiters} == {idle, lent}
+    assert len(connector.opened) == 2
+
+
+def test_a_question_after_a_reset_that_fails_counts_as_no(caplog):
+    """The connection is unusable, and nothing is known to change that."""
+    connector = Awaiting()
+    connector.answer = None
+    pool, _ = make(connector, 1)
+    (idle,) = pool.idle_connections()
+    idle.is_usable = False
+    pool.drop_expired()
+    assert idle.end == "discarded" and "awaits_reset failed" in caplog.text
