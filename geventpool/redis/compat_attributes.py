@@ -79,9 +79,13 @@ class CompatAttributes(RedisPyPool):
     @max_connections.setter
     def max_connections(self, number: int) -> None:
         if "core" in self.__dict__:
+            self._check_places(number)
             self.core.resize(number)
         else:
             self._limit = number
+
+    def _check_places(self, number: int) -> None:
+        """Refuse a number of connections that does not suffice."""
 
     @property
     def pid(self) -> int:  # type: ignore[override]

@@ -29,6 +29,10 @@ class Credentials(Unpatched):
     _loans: Loans
     _retries_by_default: bool
 
+    def _check_places(self, number: int) -> None:
+        if self._sharing is not None:
+            self._sharing.check_places(number)
+
     def set_retry(self, retry: Retry) -> None:
         """Use *retry* for all connections, the present ones and those to come."""
         self.connection_kwargs.update({"retry": retry})

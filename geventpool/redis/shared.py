@@ -211,9 +211,11 @@ class SharedConnection:
     def _on_readable(self) -> None:
         """In the hub: read once. gevent calls no watcher again that has raised."""
         self._read()
-        call, self._last_call = self._last_call, None
-        self._finish_if_due()
+        if self.is_retiring:
+            self._finish_if_due()
+        call = self._last_call
         if call is not None:
+            self._last_call = None
             self._owner.resume(call)
 
     def _read(self) -> bool:
@@ -246,6 +248,9 @@ class SharedConnection:
         gets = self._reader.gets
         push = self._push
         sent = self.sent
+        owner = self._owner
+        # The call of a method for each reply would cost as much as its parsing.
+        room = owner.room
         while not self.is_lost:
             try:
                 reply = gets()
@@ -258,7 +263,7 @@ class SharedConnection:
             if reply is MORE:
                 return
             if type(reply) is push:
-                self._owner.pushed(self.conn, reply)
+                owner.pushed(self.conn, reply)
                 continue
             if not sent:
                 raise InvalidResponse("Protocol Error: a reply to no command")
@@ -273,22 +278,16 @@ class SharedConnection:
             call.left -= 1
             if not call.left:
                 sent.popleft()
-                self._complete(call)
-
-    def _complete(self, call: Call) -> None:
-        """The last reply to *call* is there."""
-        owner = self._owner
-        room = owner.room
-        room.free += call.units
-        if room.line:
-            room.serve()
-        if call.waiter is not None and call.error is None:
-            owner.waking += 1
-            if self.sent or owner.waking > 1:
-                self._run_callback(owner.resume, call)
-            else:
-                # The only one: a turn of the loop would be lost on it.
-                self._last_call = call
+                room.free += call.units
+                if room.line:
+                    room.serve()
+                if call.waiter is not None and call.error is None:
+                    owner.waking += 1
+                    if sent or owner.waking > 1:
+                        self._run_callback(owner.resume, call)
+                    else:
+                        # The only one: a turn of the loop would be lost on it.
+                        self._last_call = call
 
     # Time.
 

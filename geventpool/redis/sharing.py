@@ -114,6 +114,7 @@ class Sharing:
         self._pool = weakref.ref(pool)
         # The multiplexers outlive the pool until their connections are quiet.
         self._core = pool.core
+        self._asks_owner = pool.asks_owner
         self.name = pool.core.name
         self.timeout = timeout
         self.max_waiting = max_waiting
@@ -340,8 +341,10 @@ class Sharing:
         """Return whether *conn* may go on to be used. Never switches."""
         if not is_fit(conn) or awaits_auth(conn) or self._core.closed:
             return False
+        if not self._asks_owner:
+            return True
         pool = self._pool()
-        return pool is None or not pool.asks_owner or bool(pool.owns_connection(conn))
+        return pool is None or bool(pool.owns_connection(conn))
 
     def explained(self, error: BaseException) -> BaseException:
         """Return a refusal in terms of redis-py."""
@@ -372,6 +375,13 @@ class Sharing:
                 pushes.popleft()
 
     # All at once.
+
+    def check_places(self, max_connections: int) -> None:
+        """Refuse a pool that has no place for a command that can't share.
+
+        :raises ValueError: *max_connections* is too small.
+        """
+        self._policy.check_places(max_connections)
 
     def set_retry(self, retry: Any) -> None:
         """Use *retry* for the commands to come."""

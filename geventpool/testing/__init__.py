@@ -25,7 +25,6 @@ from geventpool.testing.disturbance import (
 from geventpool.testing.interruption import (
     INTERRUPTIONS,
     Interrupted,
-    Interruption,
     interrupt_everywhere,
 )
 from geventpool.testing.scripted import Clock, ScriptedConnection, ScriptedConnector
@@ -36,7 +35,6 @@ __all__ = [
     "PLACES",
     "Clock",
     "Interrupted",
-    "Interruption",
     "ScriptedConnection",
     "ScriptedConnector",
     "both_orders",

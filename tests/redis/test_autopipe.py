@@ -587,6 +587,14 @@ def test_a_wrong_option_is_refused(
         ConnectionPool(**options)
 
 
+def test_the_limit_cannot_be_set_too_low_later(shared: redis.Redis) -> None:
+    """The rule of the constructor holds as long as the pool is used."""
+    with pytest.raises(ValueError, match="at least 2"):
+        shared.connection_pool.max_connections = 1
+    shared.connection_pool.max_connections = 2
+    assert shared.ping()
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

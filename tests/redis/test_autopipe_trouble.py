@@ -19,7 +19,7 @@ from geventpool.redis import shared as shared_module
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.replies import reader_of
 from geventpool.redis.transports import PlainTransport
-from geventpool.testing import wait_until
+from geventpool.testing import interrupt_everywhere, wait_until
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
 from tests.redis.test_interruption import Stop, fail, kill, time_out
@@ -192,6 +192,47 @@ def test_an_interruption_anywhere_costs_nothing(
     pool._sharing.renew()
     wait_until(lambda: multiplexer(client).shared is None)
     assert_all_places(pool)
+
+
+@pytest.mark.parametrize("later", [-1, 0, 1, 2])
+def test_the_books_of_the_pool_are_in_order_after_every_interruption(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """A command, a pipeline, room that is scarce, and a connection that is opened."""
+    # So that the shared connection is soon in its place.
+    monkeypatch.setattr(shared_module, "REST", 0.01)
+    pools: list[ConnectionPool] = []
+
+    def scenario() -> Any:
+        pool = ConnectionPool(
+            port=redis_server.port,
+            auto_pipeline=True,
+            max_connections=2,
+            max_in_flight=2,
+            timeout=5,
+            retry=NO_RETRY,
+        )
+        pools.append(pool)
+        client = redis.Redis(connection_pool=pool)
+
+        def work() -> None:
+            others = [gevent.spawn(client.echo, str(each)) for each in range(3)]
+            client.echo("mine")
+            client.pipeline(transaction=False).echo("a").echo("b").execute()
+            client.config_get("maxmemory")
+            gevent.joinall(others)
+
+        return work, [pool.core]
+
+    def afterwards() -> None:
+        pool = pools.pop()
+        assert redis.Redis(connection_pool=pool).echo("after") == b"after"
+        wait_until(lambda: pool._sharing.in_flight() == 0)
+
+    errors = (gevent.GreenletExit, Stop)
+    assert interrupt_everywhere(
+        scenario, errors=errors, later=later, afterwards=afterwards
+    )
 
 
 @pytest.mark.parametrize("has_started", [False, True])
