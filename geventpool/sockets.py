@@ -408,7 +408,8 @@ def after_fork() -> Iterator[None]:
     A block in which sockets are let go of as a forked child must.
 
     For ``os.register_at_fork(after_in_child=...)``: within it :func:`terminate`,
-    :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor and
+    :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor
+    and
     nothing else. The copies of the parent's greenlets which wait on it are not woken
     (they would go on with the parent's work in the child), and :func:`abort` resets
     nothing, since the parent's connection is the same. The block must not switch.

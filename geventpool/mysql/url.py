@@ -149,7 +149,8 @@ def _host(text: str) -> Host:
         name, colon, port = text.rpartition(":")
         if colon and not port.isdecimal():
             raise ValueError(
-                f"url has {safe_repr(name)} as a host, but no port from 1 to 65535 after it"
+                f"url has {safe_repr(name)} as a host, but no port from 1 to 65535 "
+                "after it"
             ) from None
         raise error from None
 

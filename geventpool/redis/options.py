@@ -116,7 +116,8 @@ def check_number(value: Any) -> None:
     if value is not None and not is_whole:
         raise ValueError(
             # redis-py's words, and what was wrong.
-            f'"max_connections" must be a positive integer, or None, not {safe_repr(value)}'
+            '"max_connections" must be a positive integer, or None, '
+            f"not {safe_repr(value)}"
         )
 
 

@@ -187,7 +187,9 @@ class OurRedis(Ours, RedisClient):
     pool_options = {"timeout": PATIENCE}
     max_connecting = 4
     documented = {
-        "geventpool.redis.errors.RedisPoolExhaustedError": "``RedisPoolExhaustedError`` is raised",
+        "geventpool.redis.errors.RedisPoolExhaustedError": (
+            "``RedisPoolExhaustedError`` is raised"
+        ),
         "redis.exceptions.ConnectionError": "redis-py's own error is raised",
         "redis.exceptions.TimeoutError": "redis-py's own error is raised",
         "redis.exceptions.InvalidResponse": "redis-py's own error is raised",
