@@ -409,10 +409,10 @@ def after_fork() -> Iterator[None]:
 
     For ``os.register_at_fork(after_in_child=...)``: within it :func:`terminate`,
     :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor
-    and
-    nothing else. The copies of the parent's greenlets which wait on it are not woken
-    (they would go on with the parent's work in the child), and :func:`abort` resets
-    nothing, since the parent's connection is the same. The block must not switch.
+    and nothing else. The copies of the parent's greenlets which wait on it are not
+    woken (they would go on with the parent's work in the child), and :func:`abort`
+    resets nothing, since the parent's connection is the same. The block must not
+    switch.
     """
     global _in_child
     _in_child = True
