@@ -247,7 +247,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for name in ("open", "ping", "reset", "close"):
-            check_seconds(f"limits.{name}", getattr(self, name))
+            check_seconds(f"timeouts.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)

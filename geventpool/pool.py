@@ -236,7 +236,8 @@ class Pool(Generic[C]):
     :param bool reclaim: a greenlet that dies with a connection it took by
         :meth:`acquire` loses it: the connection is closed and its place is free.
     :param listeners: :class:`~geventpool.PoolListener` objects.
-    :param Limits limits: seconds that opening, pinging, resetting and closing may take.
+    :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
+        take.
     :param Outage outage: what is done while the server cannot be reached.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.

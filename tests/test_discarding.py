@@ -86,7 +86,7 @@ def test_a_close_that_waits_does_so_in_a_greenlet_of_the_pool(end, hidden):
 
 
 def test_a_close_that_never_ends_is_given_up():
-    """limits.close bounds it, and then the place is free."""
+    """timeouts.close bounds it, and then the place is free."""
     pool = Pool(
         lambda: Hidden(Event(), []), max_connections=1, timeouts=Timeouts(close=0.001)
     )

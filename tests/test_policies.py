@@ -190,8 +190,8 @@ def test_what_is_no_duration_is_not_called_one(name):
 
 
 def test_limits_are_named_as_they_are_given():
-    """The error speaks of limits.open, for there are other things called open."""
-    with pytest.raises(ValueError, match=r"^limits\.open must be .*, not -1$"):
+    """The error speaks of timeouts.open, for there are other things called open."""
+    with pytest.raises(ValueError, match=r"^timeouts\.open must be .*, not -1$"):
         Timeouts(open=-1)
 
 

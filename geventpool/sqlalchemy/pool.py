@@ -102,7 +102,7 @@ class GreenletPool(QueuePool):
     :param bool reclaim: take back what a greenlet holds when it ends.
     :param listeners: :class:`~geventpool.PoolListener` objects; they are told of
         records.
-    :param Limits limits: how long the pool's own greenlets may take.
+    :param Timeouts timeouts: how long the pool's own greenlets may take.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.

@@ -25,6 +25,7 @@ from geventpool.testing.disturbance import (
 from geventpool.testing.interruption import (
     INTERRUPTIONS,
     Interrupted,
+    Interruption,
     interrupt_everywhere,
 )
 from geventpool.testing.scripted import Clock, ScriptedConnection, ScriptedConnector
@@ -35,6 +36,7 @@ __all__ = [
     "PLACES",
     "Clock",
     "Interrupted",
+    "Interruption",
     "ScriptedConnection",
     "ScriptedConnector",
     "both_orders",

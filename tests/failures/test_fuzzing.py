@@ -151,7 +151,7 @@ def test_a_policy_takes_a_number_or_says_why_not(
 def test_what_cannot_be_shown_is_named_by_its_kind() -> None:
     """A mistake in somebody's own repr hides nothing of the refusal."""
     error = refusal(lambda: Timeouts(open=Unprintable()))  # type: ignore[arg-type]
-    assert "limits.open" in str(error) and "Unprintable" in str(error)
+    assert "timeouts.open" in str(error) and "Unprintable" in str(error)
 
 
 @fuzz

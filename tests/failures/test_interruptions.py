@@ -317,7 +317,7 @@ def closing(site: Site) -> Scene:
     return Scene(work, [], afterwards)
 
 
-@covers("lifecycle.Stock.sweep")
+@covers("lifecycle.Lifecycle.sweep")
 def borrowing_while_the_reaper_pings(site: Site) -> Scene:
     class Slow(TcpConnection):
         def ping(self) -> None:
@@ -392,7 +392,7 @@ class Spoken(TcpConnection):
 
 @covers(
     *("connector.FactoryConnector.open", "connector.FactoryConnector.ping"),
-    *("connector.FactoryConnector.close", "staff.within"),
+    *("connector.FactoryConnector.close", "workers.within"),
 )
 def a_connector_that_speaks(site: Site) -> Scene:
     connector = Speaking(Spoken, {**site.echo.options, "connect_timeout": 5})
@@ -585,7 +585,7 @@ def shutting_down(site: Site) -> Scene:
         gevent.killall([holder])
         assert core.size == 0
 
-    return Scene(core._connector._maker().shutdown, [], afterwards)
+    return Scene(core._connector._hooks().shutdown, [], afterwards)
 
 
 class Token:
@@ -598,7 +598,7 @@ class Token:
         return ""
 
 
-@covers("redis.pool.ConnectionPool.re_auth_callback")
+@covers("redis.credentials.Credentials.re_auth_callback")
 def authenticating_anew(site: Site) -> Scene:
     pool_of: list[Any] = []
 
@@ -623,7 +623,7 @@ def authenticating_anew(site: Site) -> Scene:
 
 @covers(
     *("redis.connector.RedisConnector.ping", "redis.connector.RedisConnector.reset"),
-    "redis.pool.ConnectionPool.authenticate",
+    "redis.credentials.Credentials.authenticate",
 )
 def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
     class Connection(redis.Connection):

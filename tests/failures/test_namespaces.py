@@ -80,7 +80,7 @@ class Inline(TcpConnection):
 
 pool = Pool(
     Inline, options, max_connections=4, timeout=1.0, ping_after=0,
-    limits=Limits(open=0.5, ping=0.3, close=0.2),
+    timeouts=Timeouts(open=0.5, ping=0.3, close=0.2),
 )
 
 def use(number):

@@ -121,7 +121,7 @@ def test_a_dead_connection_is_not_lent(pool):
     conn.terminate()
     again = pool.acquire()
     assert again is not conn
-    again.hang_up()
+    again.terminate()
     pool.release(again)
     assert pool.acquire() is not again
 
