@@ -28,8 +28,7 @@ PARTS = frozenset({"fileno", "get", "is_connected", "is_expired", "is_quiet", "s
 
 
 class Connection:
-    """
-    What the pool asks of a connection: subclass it for a protocol of your own.
+    """What the pool asks of a connection: subclass it for a protocol of your own.
 
     Override :meth:`open`, :meth:`close`, :meth:`get` and :meth:`is_connected`; the
     rest has defaults. The names and their meaning are those of gsocketpool.
@@ -56,8 +55,7 @@ class Connection:
         return False
 
     def reconnect(self) -> None:
-        """
-        Replace the connection by a new one. **May switch.**
+        """Replace the connection by a new one. May switch.
 
         Unlike gsocketpool's, it does not log a failure and return as if all were
         well: whatever :meth:`close` or :meth:`open` raised passes through.
@@ -67,8 +65,7 @@ class Connection:
         self.open()
 
     def terminate(self) -> bool | None:
-        """
-        Let go of the socket, without a goodbye. Never switches.
+        """Let go of the socket, without a goodbye. Never switches.
 
         :return: False: no socket was found. Then the pool has :meth:`close` called by
             a greenlet of its own, under a time limit.
@@ -80,8 +77,7 @@ class Connection:
         return True
 
     def is_quiet(self) -> bool:
-        """
-        Whether the idle connection is open with nothing to read. Never switches.
+        """Whether the idle connection is open with nothing to read. Never switches.
 
         True if no socket is to be found: then nothing speaks against it.
         """
@@ -97,8 +93,7 @@ class Connection:
 
 
 class TcpConnection(Connection):
-    """
-    A stream to *host* and *port*, or to a Unix socket: plain, or with TLS.
+    """A stream to *host* and *port*, or to a Unix socket: plain, or with TLS.
 
     Any error while sending or receiving, a kill and a ``gevent.Timeout`` included,
     disconnects it: nobody can tell how much was sent, or whose answer comes next.
@@ -174,8 +169,7 @@ class TcpConnection(Connection):
     # Opening and closing
 
     def open(self) -> None:
-        """
-        Connect, always with a new socket. **May switch.**
+        """Connect, always with a new socket. May switch.
 
         :raises TimeoutError: *connect_timeout* is over.
         :raises OSError: it is open already (EISCONN), or whatever dialling raised.
@@ -206,16 +200,14 @@ class TcpConnection(Connection):
         )
 
     def close(self) -> None:
-        """
-        Disconnect. Closing twice is no error. Never switches.
+        """Disconnect. Closing twice is no error. Never switches.
 
         TLS is not unwound, because that would wait for the peer.
         """
         self.terminate()
 
     def terminate(self) -> None:
-        """
-        Let go of the socket: :meth:`close`, for those who must not say goodbye.
+        """Let go of the socket: :meth:`close`, for those who must not say goodbye.
 
         A subclass whose :meth:`close` says goodbye leaves this one alone. Never
         switches. A greenlet that waits for the peer gets an ``OSError``.
@@ -228,8 +220,7 @@ class TcpConnection(Connection):
 
     @property
     def socket(self) -> GeventSocket:
-        """
-        The gevent socket.
+        """The gevent socket.
 
         :raises OSError: not connected (ENOTCONN).
         """
@@ -269,8 +260,7 @@ class TcpConnection(Connection):
     # Talking
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
-        """
-        Send all of *data*. **May switch.**
+        """Send all of *data*. May switch.
 
         :raises TimeoutError: the peer took nothing for *timeout* seconds.
         :raises OSError: not connected (ENOTCONN), or whatever sending raised; it is
@@ -288,8 +278,7 @@ class TcpConnection(Connection):
             raise
 
     def recv(self, size: int = 1024) -> bytes:
-        """
-        What has come in, at most *size* bytes. **May switch.**
+        """What has come in, at most *size* bytes. May switch.
 
         ``b""`` says that the peer has hung up; it is disconnected then.
 

@@ -25,8 +25,7 @@ C = TypeVar("C")
 
 
 class Connector(Generic[C]):
-    """
-    The verbs for one kind of connection: override :meth:`open` and :meth:`close`.
+    """The verbs for one kind of connection: override :meth:`open` and :meth:`close`.
 
     The other defaults are honest: they claim nothing that they have not looked at.
     The pool calls ``open``, ``close``, ``ping`` and ``reset`` only in greenlets of
@@ -38,8 +37,7 @@ class Connector(Generic[C]):
     # In the pool's own greenlets; these may switch.
 
     def open(self) -> C:
-        """
-        A new connection, ready for use. **May switch.**
+        """A new connection, ready for use. May switch.
 
         Whoever overrides it lets go of a half-made connection when interrupted.
 
@@ -48,14 +46,11 @@ class Connector(Generic[C]):
         raise NotImplementedError
 
     def close(self, conn: C) -> None:
-        """
-        Say goodbye and let go of the socket, the latter whatever happens. May switch.
-        """
+        """Close the connection; its socket is closed whatever happens. May switch."""
         raise NotImplementedError
 
     def ping(self, conn: C) -> None:
-        """
-        Ask the other side whether it still lives. **May switch.**
+        """Ask the other side whether it still lives. May switch.
 
         Default: no question is asked, only :meth:`is_usable`.
 
@@ -65,8 +60,7 @@ class Connector(Generic[C]):
             raise ConnectionError(f"{conn!r} is closed, or has something to read")
 
     def reset(self, conn: C) -> None:
-        """
-        Put a returned connection back to its first state. **May switch.**
+        """Put a returned connection back to its first state. May switch.
 
         Called only if :meth:`needs_reset`. Default: nothing.
 
@@ -76,8 +70,7 @@ class Connector(Generic[C]):
     # Anywhere, the hub included; these never switch.
 
     def terminate(self, conn: C) -> bool | None:
-        """
-        Let go of the descriptor, without a goodbye. Never switches or raises.
+        """Let go of the descriptor, without a goodbye. Never switches or raises.
 
         For connections in mid-conversation, in a forked child (where a goodbye would
         end the parent's session) and in finalizers. Default: :func:`terminate`.
@@ -90,8 +83,7 @@ class Connector(Generic[C]):
         return terminate(conn)
 
     def is_usable(self, conn: C) -> bool:
-        """
-        Whether an idle connection is open with nothing to read. Never switches.
+        """Whether an idle connection is open with nothing to read. Never switches.
 
         Default: True, which leaves broken connections to their borrowers to find.
         Where there is a socket, ``geventpool.is_quiet(socket)`` finds most of them.
@@ -99,8 +91,7 @@ class Connector(Generic[C]):
         return True
 
     def fileno(self, conn: C) -> int:
-        """
-        The descriptor that becomes readable when the other side hangs up; -1: none.
+        """The descriptor that becomes readable when the other side hangs up; -1: none.
 
         Of an idle connection; the event loop watches it. Never switches. Default: -1,
         and a dead peer is found by the next look at the connection.
@@ -108,16 +99,14 @@ class Connector(Generic[C]):
         return -1
 
     def needs_reset(self, conn: C) -> bool:
-        """
-        Whether :meth:`reset` must run before the next borrower. Never switches.
+        """Whether :meth:`reset` must run before the next borrower. Never switches.
 
         Default: False, and a returned connection is handed over at once.
         """
         return False
 
     def awaits_reset(self, conn: C) -> bool:
-        """
-        Whether a connection is unusable only until the other side has reset it.
+        """Whether a connection is unusable only until the other side has reset it.
 
         Asked after :meth:`is_usable` has said no, of a connector that sends what resets
         a connection in :meth:`needs_reset`, without waiting for the answer. The pool
@@ -127,8 +116,7 @@ class Connector(Generic[C]):
         return False
 
     def survives(self, error: Exception) -> bool:
-        """
-        Whether the protocol is in step after *error* left the borrow block.
+        """Whether the protocol is in step after *error* left the borrow block.
 
         Like after a server's "no such table", when the answer was read whole.
         Default: False, and the connection is discarded.
@@ -136,16 +124,14 @@ class Connector(Generic[C]):
         return False
 
     def can_ping(self, conn: C) -> bool:
-        """
-        Whether :meth:`ping` learns more than :meth:`is_usable` would. Never switches.
+        """Whether :meth:`ping` tests more than :meth:`is_usable`. Never switches.
 
         Default: True if ``ping`` is overridden.
         """
         return type(self).ping is not Connector.ping
 
     def is_disconnect(self, error: Exception) -> bool:
-        """
-        Whether *error*, which left the borrow block, came of a lost connection.
+        """Whether *error*, which left the borrow block, came of a lost connection.
 
         The way to the server may be lost then, and with it the idle connections:
         they are pinged before they are lent again, or renewed where there is no ping.
@@ -155,8 +141,7 @@ class Connector(Generic[C]):
         return isinstance(error, (ConnectionError, TimeoutError, EOFError))
 
     def is_exhausted(self, error: Exception) -> bool:
-        """
-        Whether *error*, raised by :meth:`open`, says that the server is full.
+        """Whether *error*, raised by :meth:`open`, says that the server is full.
 
         The pool then waits for connections to come back, and tries again later.
         Default: False, and the error is raised in whoever wanted the connection.
@@ -164,8 +149,7 @@ class Connector(Generic[C]):
         return False
 
     def condemns(self, error: Exception) -> bool:
-        """
-        Whether *error*, which left the borrow block, condemns every connection.
+        """Whether *error*, which left the borrow block, condemns every connection.
 
         Like after a fail-over: the pool then renews all it has at present. Default:
         False.
@@ -174,8 +158,7 @@ class Connector(Generic[C]):
 
 
 class FactoryConnector(Connector[Any]):
-    """
-    The verbs for whatever a callable makes, as gsocketpool's pools take it.
+    """The verbs for whatever a callable makes, as gsocketpool's pools take it.
 
     Made for :class:`~geventpool.connection.Connection`; of any other object the
     methods ``open``, ``close``, ``is_connected``, ``is_expired`` and ``ping`` are used
@@ -208,8 +191,7 @@ class FactoryConnector(Connector[Any]):
         return f"<{type(self).__name__} {name}>"
 
     def open(self) -> Any:
-        """
-        What the factory made, opened if it has an ``open`` method. **May switch.**
+        """What the factory made, opened if it has an ``open`` method. May switch.
 
         :raises TypeError: the factory returned None.
         :raises Exception: whatever the factory or ``open`` raised; what was half made
@@ -229,8 +211,7 @@ class FactoryConnector(Connector[Any]):
         return conn
 
     def close(self, conn: Any) -> None:
-        """
-        Call its ``close``, unless it says that it is not connected. **May switch.**
+        """Call its ``close``, unless it says that it is not connected. May switch.
 
         Whatever happens, the socket is let go of, also where a file made from it
         would keep it open.
@@ -248,14 +229,11 @@ class FactoryConnector(Connector[Any]):
                 sockets.terminate(sock)
 
     def terminate(self, conn: Any) -> bool:
-        """
-        See :func:`terminate`; an object without a ``close`` needs nothing.
-        """
+        """See :func:`terminate`; an object without a ``close`` needs nothing."""
         return terminate(conn) or not callable(getattr(conn, "close", None))
 
     def ping(self, conn: Any) -> None:
-        """
-        Call its ``ping`` if it has one; else see that it is usable. **May switch.**
+        """Call its ``ping`` if it has one; else see that it is usable. May switch.
 
         :raises Exception: whatever ``ping`` raised, or ConnectionError.
         """
@@ -266,23 +244,18 @@ class FactoryConnector(Connector[Any]):
             super().ping(conn)
 
     def can_ping(self, conn: Any) -> bool:
-        """
-        Whether it has a method ``ping``. Never switches.
-        """
+        """Whether it has a method ``ping``. Never switches."""
         return callable(getattr(conn, "ping", None))
 
     def fileno(self, conn: Any) -> int:
-        """
-        That of its socket, or what its own ``fileno`` says. Never switches.
-        """
+        """That of its socket, or what its own ``fileno`` says. Never switches."""
         sock = sockets.find_socket(conn)
         if sock is None:
             return _fileno(conn)
         return sock.fileno()
 
     def is_usable(self, conn: Any) -> bool:
-        """
-        Whether it is connected, not expired, and its socket quiet. Never switches.
+        """Whether it is connected, not expired, and its socket quiet. Never switches.
 
         An object that has no such methods, or no socket to be found, is not held
         responsible for that. One whose methods fail is not usable.
@@ -303,8 +276,7 @@ class FactoryConnector(Connector[Any]):
             return False
 
     def is_exhausted(self, error: Exception) -> bool:
-        """
-        Whether this process, or the system, has no descriptor left for a socket.
+        """Whether this process, or the system, has no descriptor left for a socket.
 
         What a server says that is full, only its own protocol can tell.
         """
@@ -314,8 +286,7 @@ class FactoryConnector(Connector[Any]):
 def as_connector(
     factory: Connector[C] | Callable[..., C], options: Mapping[str, Any] | None = None
 ) -> Connector[C]:
-    """
-    The connector itself, or one for what the callable makes.
+    """The connector itself, or one for what the callable makes.
 
     :param factory: a :class:`Connector`, or what :class:`FactoryConnector` takes.
     :param options: for the callable; a connector has its own.
@@ -332,8 +303,7 @@ def as_connector(
 
 
 def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) -> bool:
-    """
-    The answer of *connector* to a question of yes or no; *otherwise* if it fails.
+    """The answer of *connector* to a question of yes or no; *otherwise* if it fails.
 
     :param str verb: the method to call, with *about* as its argument.
     """
@@ -345,8 +315,9 @@ def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) 
 
 
 def terminate(conn: Any) -> bool:
-    """
-    Let go of the descriptor under *conn*, without a goodbye. Never switches or raises.
+    """Close the descriptor under *conn* without sending anything.
+
+    Never switches. Never raises.
 
     A :class:`~geventpool.connection.Connection` does it itself. Else the socket is
     taken from under the object; else the connection is cut if there is a ``fileno``.

@@ -54,5 +54,5 @@ class Deadline:
             self._strike()
 
     def close(self) -> None:
-        """Strike no more. Does not switch."""
+        """Strike no more. Never switches."""
         self._timer.close()

@@ -59,7 +59,7 @@ class ServerProbe(Generic[C]):
         self._timer: Any = None
 
     def begin(self) -> None:
-        """The pause has begun: look for the server. Does not switch."""
+        """The pause has begun: look for the server. Never switches."""
         if self.greenlet is None or self.greenlet.dead:
             self.greenlet = self._workers.spawn(self._run)
             # A link and no ``finally``: it may be killed before it has started.

@@ -65,8 +65,7 @@ class HasFileno(Protocol):
 
 @dataclass(frozen=True)
 class KeepAlive:
-    """
-    How soon a peer that vanished without a word is noticed.
+    """How soon a peer that vanished without a word is noticed.
 
     A connection at rest is asked after *idle* seconds whether it still lives, then
     every *interval* seconds, and is given up after *count* questions without an
@@ -124,8 +123,7 @@ def dial(
     server_hostname: str | None = None,
     keepalive: KeepAlive = KeepAlive(),
 ) -> socket.socket:
-    """
-    A connected gevent socket, in blocking mode. **May switch.**
+    """A connected gevent socket, in blocking mode. May switch.
 
     Every address of *host* is tried in turn. A numeric *host* does not pass through
     the resolver, whose ten threads may all be busy with names that do not resolve.
@@ -156,8 +154,7 @@ def dial_unix(
     ssl: SSLContext | bool | None = None,
     server_hostname: str | None = None,
 ) -> socket.socket:
-    """
-    A gevent socket connected to a Unix socket, in blocking mode. **May switch.**
+    """A gevent socket connected to a Unix socket, in blocking mode. May switch.
 
     :param path: where it is; the name of an abstract one starts with a null byte.
     :param float timeout: seconds for all of it; None leaves it to the system.
@@ -322,8 +319,7 @@ def _shared_context() -> SSLContext:
 
 
 def is_quiet(sock: HasFileno) -> bool:
-    """
-    Whether an idle socket is still open and has nothing to say. Never switches.
+    """Whether an idle socket is still open and has nothing to say. Never switches.
 
     End of stream, an error and unexpected bytes all count as noise. Nothing is
     consumed from a plain socket, no error is taken off it, and its number may be
@@ -378,8 +374,7 @@ def _says_nothing(sock: Any) -> bool:
 
 
 def find_socket(thing: Any) -> socket.socket | None:
-    """
-    The socket under a driver's connection, or None. Never switches.
+    """The socket under a driver's connection, or None. Never switches.
 
     Looks at the object itself, then at its ``sock``, ``_sock`` and ``socket``; an
     attribute that cannot be read is none.
@@ -404,8 +399,7 @@ _in_child = False
 
 @contextmanager
 def after_fork() -> Iterator[None]:
-    """
-    A block in which sockets are let go of as a forked child must.
+    """A block in which sockets are let go of as a forked child must.
 
     For ``os.register_at_fork(after_in_child=...)``: within it :func:`terminate`,
     :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor
@@ -423,8 +417,7 @@ def after_fork() -> Iterator[None]:
 
 
 def terminate(sock: Any) -> None:
-    """
-    Let go of the descriptor at once, without a goodbye. Never switches or raises.
+    """Let go of the descriptor at once, without a goodbye. Never switches or raises.
 
     No ``shutdown``, no TLS ``unwrap``: fit for the hub, finalizers, at-fork hooks
     (see :func:`after_fork`) and for other greenlets' sockets, and it does not mind
@@ -455,8 +448,7 @@ def terminate(sock: Any) -> None:
 
 
 def abort(sock: Any) -> None:
-    """
-    Like :func:`terminate`, but the peer gets a reset and nothing is delivered any more.
+    """Like :func:`terminate`, but the peer gets a reset, and unsent data is lost.
 
     For a stream that is out of step: it spares this side the minute of TIME_WAIT
     which each closed connection costs. Never switches or raises.
@@ -471,8 +463,7 @@ def abort(sock: Any) -> None:
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """
-    Cut a connection whose descriptor somebody else owns. Never switches.
+    """Cut a connection whose descriptor somebody else owns. Never switches.
 
     The number stays taken, and leads nowhere from now on: its owner will close it
     some day, and must then not close a stranger's. Whatever the owner still writes,

@@ -1,3 +1,1 @@
-"""
-Django on pooled connections: :mod:`geventpool.django.mysql`.
-"""
+"""Django on pooled connections: :mod:`geventpool.django.mysql`."""

@@ -1,5 +1,4 @@
-"""
-PyMySQL under gevent: a pool whose connections nobody has to fear.
+"""PyMySQL under gevent: a pool whose connections nobody has to fear.
 
 ::
 

@@ -1,5 +1,4 @@
-"""
-What ``pymysql.connect`` may be given: checked before anything is dialled.
+"""What ``pymysql.connect`` may be given: checked before anything is dialled.
 
 PyMySQL itself finds out when it connects, which is in a greenlet of the pool; and some
 of it never, such as a limit of NaN seconds, which would stop every timer of the
@@ -39,8 +38,7 @@ _LONGEST = 31536000
 
 
 def checked(options: Any) -> dict[str, Any]:
-    """
-    The options under the names PyMySQL prefers.
+    """The options under the names PyMySQL prefers.
 
     :raises TypeError: PyMySQL knows no such argument, or one is of the wrong kind.
     :raises ValueError: one is out of its range, or given under two names.
@@ -65,8 +63,7 @@ def checked(options: Any) -> dict[str, Any]:
 def merged(
     url: Mapping[str, Any], options: Mapping[str, Any], **servers: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """
-    What a URL says and keywords put together; a keyword wins, also by its old name.
+    """What a URL says and keywords put together; a keyword wins, also by its old name.
 
     :param options: the keywords of ``pymysql.connect``.
     :param servers: the keywords ``hosts``, ``host_order`` and ``target``; None: the
@@ -83,8 +80,7 @@ def merged(
 
 
 def check_account(name: str, value: Any) -> None:
-    """
-    Refuse a user's name that would not arrive whole.
+    """Refuse a user's name that would not arrive whole.
 
     :raises TypeError: neither text nor a callable that will give it.
     :raises ValueError: it contains a null byte, or can't be encoded.
@@ -94,8 +90,7 @@ def check_account(name: str, value: Any) -> None:
 
 
 def check_password(name: str, value: Any) -> None:
-    """
-    Refuse a password that PyMySQL could not send.
+    """Refuse a password that PyMySQL could not send.
 
     :raises TypeError: neither text nor bytes; it is not in the message.
     :raises ValueError: text beyond Latin-1; likewise.
@@ -113,9 +108,7 @@ def check_password(name: str, value: Any) -> None:
 
 
 def _text(name: str, value: Any) -> None:
-    """
-    Text that ends where it seems to end.
-    """
+    """Text that ends where it seems to end."""
     if value is None:
         return
     if not isinstance(value, (str, bytes)):

@@ -1,5 +1,4 @@
-"""
-The connection that is lent: PyMySQL's own, plus what belongs to a loan.
+"""The connection that is lent: PyMySQL's own, plus what belongs to a loan.
 
 Knows when a loan begins and ends and what has to be undone in Python at its end; speaks
 to the server only through PyMySQL's public methods. Its guard is in
@@ -38,19 +37,14 @@ _SHARED = ("charset", "encoding", "collation", "autocommit_mode", "use_unicode")
 
 
 class Lender(Protocol):
-    """
-    What gives connections out and takes them back.
-    """
+    """What gives connections out and takes them back."""
 
     def release(self, conn: Connection) -> None:
-        """
-        Take back a connection.
-        """
+        """Take back a connection."""
 
 
 class Connection(Wire):
-    """
-    A PyMySQL connection that belongs to a :class:`~geventpool.mysql.ConnectionPool`.
+    """A PyMySQL connection that belongs to a :class:`~geventpool.mysql.ConnectionPool`.
 
     Used like any other, but :meth:`close` gives it back to its pool, only one greenlet
     may use it at a time, and its cursors end with the loan.
@@ -73,8 +67,7 @@ class Connection(Wire):
         super().__init__(tls=tls, **options)
 
     def close(self) -> None:
-        """
-        Give the connection back to its pool; without a loan, close it. **May switch.**
+        """Give the connection back to its pool; without a loan, close it. May switch.
 
         :raises pymysql.err.Error: it was given back, or closed, before.
         """
@@ -86,8 +79,7 @@ class Connection(Wire):
             self.send_quit()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """
-        A new cursor, good until it is closed or the loan ends.
+        """A new cursor, good until it is closed or the loan ends.
 
         :param cursor: its class; None for the connection's ``cursorclass``.
         """
@@ -106,17 +98,14 @@ class Connection(Wire):
 
     @property
     def nothing_to_commit(self) -> bool:
-        """
-        Whether the loan can end well without a further word. Never switches.
-        """
+        """Whether the loan can end well without a further word. Never switches."""
         if not self.has_sent:
             return True
         status = self.server_status & (IN_TRANS | AUTOCOMMIT)
         return status == AUTOCOMMIT and not self.unfinished
 
     def commit_if_open(self) -> None:
-        """
-        Commit what the loan has done, if there can be anything. **May switch.**
+        """Commit what the loan has done, if there can be anything. May switch.
 
         Outside of autocommit there can be whenever something was sent, and in
         autocommit if a transaction was begun by hand.
@@ -136,17 +125,14 @@ class Connection(Wire):
 
     @property
     def _has_work_to_commit(self) -> bool:
-        """
-        Whether there may be something to commit, by the last status that was read.
-        """
+        """Whether the last status leaves open that there is something to commit."""
         status = self.server_status
         return bool(status & IN_TRANS) or not (
             self.status_is_current or status & AUTOCOMMIT
         )
 
     def end_transaction(self) -> None:
-        """
-        End what code that ran between two loans may have left open. **May switch.**
+        """End what code that ran between two loans may have left open. May switch.
 
         An idle connection with an open transaction would show its next borrower the
         data of the time when that began, and would hold its locks meanwhile.
@@ -159,8 +145,7 @@ class Connection(Wire):
             self.commit()
 
     def rollback_if_open(self) -> None:
-        """
-        Undo what the loan has done, if there can be anything. **May switch.**
+        """Undo what the loan has done, if there can be anything. May switch.
 
         :raises pymysql.err.Error: it could not be; closing the connection does it.
         """
@@ -175,9 +160,7 @@ class Connection(Wire):
 
     @property
     def is_clean(self) -> bool:
-        """
-        Whether nothing at all is to be done at the end of a loan in autocommit.
-        """
+        """Whether nothing at all is to be done at the end of a loan in autocommit."""
         encoders, decoders = self._tables
         return (
             self.wire_is_clean
@@ -189,8 +172,7 @@ class Connection(Wire):
         )
 
     def left_nothing(self, kinds: frozenset[Kind]) -> bool:
-        """
-        Whether it is known that the loan has left nothing but an id that it has made.
+        """Whether the loan is known to have left nothing but the id of an inserted row.
 
         :param kinds: of statements of which this can be known on this server.
         """
@@ -224,8 +206,7 @@ class Connection(Wire):
 
     @property
     def may_hold_locks(self) -> bool:
-        """
-        Whether the loan may have taken locks that only a reset releases.
+        """Whether the loan may have taken locks that only a reset releases.
 
         It has not if each of its statements leaves nothing, or only sets something.
         """
@@ -241,14 +222,11 @@ class Connection(Wire):
 
     @property
     def _is_transparent(self) -> bool:
-        """
-        Whether no byte of a character beyond ASCII looks like one of ASCII.
-        """
+        """Whether no byte of a character beyond ASCII looks like one of ASCII."""
         return self.encoding in _TRANSPARENT
 
     def lend(self, lender: Lender) -> None:
-        """
-        Begin a loan.
+        """Begin a loan.
 
         :param lender: whose ``release`` :meth:`close` shall call.
         """
@@ -263,18 +241,14 @@ class Connection(Wire):
             self.took_role = self.chose_database = self.database_may_differ = False
 
     def end_loan(self) -> None:
-        """
-        End the loan: cursors are disarmed, commands are refused from now on.
-        """
+        """End the loan: cursors are disarmed, commands are refused from now on."""
         self.lender = None
         self._command_owner = IN_POOL
         if self._cursors or self._streams:
             self._disarm()
 
     def terminate(self) -> None:
-        """
-        Drop the connection: no goodbye, never switches, safe whoever uses it.
-        """
+        """Drop the connection: no goodbye, never switches, safe whoever uses it."""
         self.lender = None
         super().terminate()
         self._disarm()
@@ -293,9 +267,7 @@ class Connection(Wire):
 
     @contextmanager
     def used_by_pool(self) -> Iterator[None]:
-        """
-        For the time of the block the pool itself speaks on the idle connection.
-        """
+        """For the time of the block the pool itself speaks on the idle connection."""
         shelf, self._command_owner = self._command_owner, None
         try:
             yield
@@ -305,9 +277,7 @@ class Connection(Wire):
     # What was set in Python
 
     def remember(self) -> None:
-        """
-        Take the present Python attributes as those every borrower shall find.
-        """
+        """Take the present Python attributes as those every borrower shall find."""
         self._cursorclass = self.cursorclass
         self._autocommits = self.server_status & AUTOCOMMIT
         self._functions = family(self.server_version)
@@ -318,8 +288,7 @@ class Connection(Wire):
         self.remember_limits()
 
     def restore(self, shared: bool) -> None:
-        """
-        Put Python attributes back as they were when :meth:`remember` was called.
+        """Put Python attributes back as they were when :meth:`remember` was called.
 
         :param shared: also those that mirror the server's session, which the caller is
             about to put back there as well.

@@ -1,5 +1,4 @@
-"""
-How a PyMySQL connection is opened, asked, cleaned and closed.
+"""How a PyMySQL connection is opened, asked, cleaned and closed.
 
 Knows one connection at a time, and the hosts it may lead to.
 """
@@ -53,8 +52,7 @@ CredentialSource = Callable[[], Mapping[str, Any] | str]
 
 
 class MySQLConnector(Connector[Connection]):
-    """
-    Opens PyMySQL connections; the arguments are explained at
+    """Opens PyMySQL connections; the arguments are explained at
     :class:`~geventpool.mysql.ConnectionPool`.
 
     :raises TypeError: an argument that PyMySQL does not know.
@@ -120,8 +118,7 @@ class MySQLConnector(Connector[Connection]):
     # Opening
 
     def open(self) -> Connection:
-        """
-        A connection, configured, to a server as it is wanted. **May switch.**
+        """A connection, configured, to a server as it is wanted. May switch.
 
         :raises pymysql.err.OperationalError: PyMySQL's; with several hosts
             :exc:`~geventpool.mysql.NoServerError` if each had something else to say.
@@ -196,8 +193,7 @@ class MySQLConnector(Connector[Connection]):
         return conn
 
     def _check_role(self, conn: Connection) -> None:
-        """
-        See that the server is what is wanted. **May switch.**
+        """See that the server is what is wanted. May switch.
 
         :raises NoServerError: it is not.
         """
@@ -216,25 +212,21 @@ class MySQLConnector(Connector[Connection]):
     # The rest of a connection's life
 
     def close(self, conn: Connection) -> None:
-        """
-        Take leave. **May switch.**
-        """
+        """Take leave. May switch."""
         try:
             conn.send_quit()
         finally:
             conn.terminate()
 
     def terminate(self, conn: Connection) -> None:
-        """
-        Let go of the descriptor, without a goodbye. Never switches.
-        """
+        """Let go of the descriptor, without a goodbye. Never switches."""
         conn.terminate()
         self._settle(conn)
 
     def ping(self, conn: Connection) -> None:
-        """
-        Ask the server whether it is there; and, if a certain kind is wanted, whether it
-        is one still. **May switch.**
+        """Ask the server for a sign of life, and for its role if *target* wants one.
+
+        May switch.
 
         :raises pymysql.err.Error: it is not.
         """
@@ -245,8 +237,7 @@ class MySQLConnector(Connector[Connection]):
                 self._check_role(conn)
 
     def reset(self, conn: Connection) -> None:
-        """
-        Clean up after a borrower. **May switch.**
+        """Clean up after a borrower. May switch.
 
         :raises Exception: it could not be done, or must not be tried.
         """
@@ -264,26 +255,22 @@ class MySQLConnector(Connector[Connection]):
             self._all_settled.set()
 
     def wait_for_locks(self) -> None:
-        """
-        Wait until resets have released the locks of loans that have ended.
+        """Wait until resets have released the locks of loans that have ended.
 
         To be called if there are some that are unsettled. No longer than a moment: to
-        undo a big transaction takes its time. **May switch.**
+        undo a big transaction takes its time. May switch.
         """
         self._all_settled.clear()
         self._all_settled.wait(MOMENT)
 
     def is_usable(self, conn: Connection) -> bool:
-        """
-        Whether an idle connection is open and the server silent. Never switches.
-        """
+        """Whether an idle connection is open and the server silent. Never switches."""
         # Written out, for this is asked at every loan.
         ask = conn.ask
         return conn.is_quiet() if ask is None or conn.pending else not ask(0)
 
     def awaits_reset(self, conn: Connection) -> bool:
-        """
-        Whether it is not usable only because replies to its reset are late.
+        """Whether it is not usable only because replies to its reset are late.
 
         Never switches.
         """
@@ -294,8 +281,7 @@ class MySQLConnector(Connector[Connection]):
         return -1 if sock is None else sock.fileno()
 
     def needs_reset(self, conn: Connection) -> bool:
-        """
-        Whether the connection must go through :meth:`reset`. Never switches.
+        """Whether the connection must go through :meth:`reset`. Never switches.
 
         Here a loan ends, whatever way the connection came back. One that can't be lent
         again needs a reset too, which is refused.
@@ -337,26 +323,19 @@ class MySQLConnector(Connector[Connection]):
     # What errors say
 
     def survives(self, error: Exception) -> bool:
-        """
-        Whether *error* says nothing against its connection. Never switches.
-        """
+        """Whether *error* says nothing against its connection. Never switches."""
         return reaction(error) is Reaction.KEEP
 
     def is_disconnect(self, error: Exception) -> bool:
-        """
-        Whether *error* came of a lost connection. Never switches.
-        """
+        """Whether *error* came of a lost connection. Never switches."""
         return is_disconnect(error)
 
     def is_exhausted(self, error: Exception) -> bool:
-        """
-        Whether the server refused because it is full. Never switches.
-        """
+        """Whether the server refused because it is full. Never switches."""
         return reaction(error) is Reaction.BACK_OFF
 
     def condemns(self, error: Exception) -> bool:
-        """
-        Whether *error* says that the server is no primary any more. Never switches.
+        """Whether *error* says that the server is no primary any more. Never switches.
 
         On a pool for replicas it says only that somebody tried to write.
         """
@@ -371,8 +350,7 @@ def _no_callback() -> None:
 
 
 def _refuse_pool_options(found: Mapping[str, Any], remedy: str) -> None:
-    """
-    Refuse options of a pool where nobody could obey them.
+    """Refuse options of a pool where nobody could obey them.
 
     :raises ValueError: there is one.
     """

@@ -1,6 +1,4 @@
-"""
-PyMySQL's tables of converters, which tell whether a borrower changed them.
-"""
+"""PyMySQL's tables of converters, which tell whether a borrower changed them."""
 
 from __future__ import annotations
 
@@ -10,8 +8,7 @@ __all__ = ["Converters"]
 
 
 class Converters(dict[Any, Any]):
-    """
-    A dict that notes that it was changed, and never by what.
+    """A dict that notes that it was changed, and never by what.
 
     Comparing two of them at the end of every loan would cost more than all the rest.
     """

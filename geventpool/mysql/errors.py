@@ -1,5 +1,4 @@
-"""
-What an error of the server says about its connection, and about all the others.
+"""What an error of the server says about its connection, and about all the others.
 
 One table, so that the decision can be read, and argued with, in one place. Knows the
 codes; knows nothing of pools and connections.
@@ -23,23 +22,18 @@ __all__ = [
 
 
 class ConnectionInUseError(err.ProgrammingError):
-    """
-    The connection is another greenlet's, or back in its pool; nothing was sent.
+    """The connection is another greenlet's, or back in its pool; nothing was sent.
 
     Whoever is using it is not disturbed.
     """
 
 
 class NoServerError(err.OperationalError):
-    """
-    None of the hosts is what the pool looks for; says what each of them answered.
-    """
+    """None of the hosts is what the pool looks for; says what each of them answered."""
 
 
 class Reaction(enum.Enum):
-    """
-    What a pool does about an error.
-    """
+    """What a pool does about an error."""
 
     #: The statement failed, the connection is sound.
     KEEP = "keep"
@@ -101,8 +95,7 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 def reaction(error: BaseException) -> Reaction:
-    """
-    What to do about *error*, whoever raised it.
+    """What to do about *error*, whoever raised it.
 
     :param error: anything; only PyMySQL's errors say something about the connection.
     :return: a :class:`Reaction`; ``KEEP`` for what the table does not know.
@@ -122,8 +115,7 @@ def reaction(error: BaseException) -> Reaction:
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """
-    Whether *error* says that the way to the server was lost.
+    """Whether *error* says that the way to the server was lost.
 
     :param error: anything. An error of our own making is no sign of it: a connection
         that is out of step, or that was closed on this side.

@@ -1,5 +1,4 @@
-"""
-Several hosts as one address: in which order they are tried, and what they should be.
+"""Several hosts as one address: in which order they are tried, and what they should be.
 
 Knows names and ports and which host failed lately; talks to none of them.
 """
@@ -25,8 +24,7 @@ FAIL_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Host:
-    """
-    Where a server is.
+    """Where a server is.
 
     :param name: host name or address.
     :param int port: TCP port.
@@ -58,8 +56,7 @@ class Host:
 
 
 class Hosts:
-    """
-    The hosts of a pool.
+    """The hosts of a pool.
 
     :param hosts: each ``"name"``, ``"name:port"``, ``"[v6]:port"`` or a pair of both.
     :param order: ``"listed"``: the first that will do; ``"random"``: any.
@@ -85,8 +82,7 @@ class Hosts:
         return iter(self._hosts)
 
     def in_order(self, now: float) -> list[Host]:
-        """
-        All hosts, the one to try first at the head.
+        """All hosts, the one to try first at the head.
 
         :param now: monotonic seconds.
         """
@@ -101,8 +97,7 @@ class Hosts:
         return hosts
 
     def failed(self, host: Host, now: float) -> None:
-        """
-        Remember that *host* was not to be had.
+        """Remember that *host* was not to be had.
 
         Else each connection would begin with the whole time limit of a dead host.
         """
@@ -111,8 +106,7 @@ class Hosts:
             self._preferred = None
 
     def served(self, host: Host, only: bool) -> None:
-        """
-        Remember that *host* is what was wanted.
+        """Remember that *host* is what was wanted.
 
         :param only: it is the only one there can be: begin with it from now on.
         """
@@ -122,15 +116,12 @@ class Hosts:
 
 
 def is_name(text: str) -> bool:
-    """
-    Whether a resolver can be asked for *text* at all.
-    """
+    """Whether a resolver can be asked for *text* at all."""
     return bool(text) and text.isprintable() and " " not in text
 
 
 def split_host(text: str) -> Host:
-    """
-    The host of ``name``, ``name:port`` or ``[v6]:port``.
+    """The host of ``name``, ``name:port`` or ``[v6]:port``.
 
     :raises ValueError: the port is no number from 1 to 65535, or the name is empty.
     """

@@ -1,6 +1,4 @@
-"""
-PyMySQL connections, lent by a pool.
-"""
+"""PyMySQL connections, lent by a pool."""
 
 from __future__ import annotations
 
@@ -41,8 +39,7 @@ DEFAULT_MAX_CONNECTIONS = 10
 
 
 class ConnectionPool(Pool[Connection]):
-    """
-    A pool of PyMySQL connections.
+    """A pool of PyMySQL connections.
 
     ::
 
@@ -139,8 +136,7 @@ class ConnectionPool(Pool[Connection]):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> ConnectionPool:
-        """
-        A pool of connections to where *url* points.
+        """A pool of connections to where *url* points.
 
         :param url: ``mysql://`` or ``mysql+pymysql://``.
         :param options: as for the class; they win over what the URL says.
@@ -153,8 +149,7 @@ class ConnectionPool(Pool[Connection]):
         return pools_here("geventpool.mysql", self._unpatched, "a pool for threads")
 
     def _decide(self) -> ThreadedPool | None:
-        """
-        What lends in this process; None: this pool.
+        """What lends in this process; None: this pool.
 
         Asked again until gevent has patched: a server may use the pool, fork, and
         patch in the child.
@@ -173,27 +168,21 @@ class ConnectionPool(Pool[Connection]):
         return self._threads
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
-        """
-        Give back a connection; see :meth:`geventpool.Pool.release`.
-        """
+        """Give back a connection; see :meth:`geventpool.Pool.release`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.release(conn)
         else:
             super().release(conn, anyone)
 
     def drop(self, conn: Connection, anyone: bool = False) -> None:
-        """
-        Part with a connection; see :meth:`geventpool.Pool.drop`.
-        """
+        """Part with a connection; see :meth:`geventpool.Pool.drop`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.drop(conn)
         else:
             super().drop(conn, anyone)
 
     def close(self, timeout: float | None = None) -> list[LoanReport]:
-        """
-        Close for good; see :meth:`geventpool.Pool.close`.
-        """
+        """Close for good; see :meth:`geventpool.Pool.close`."""
         if self._threads is not None:
             self._threads.close()
             if self._is_undecided:
@@ -203,15 +192,14 @@ class ConnectionPool(Pool[Connection]):
     # Borrowing
 
     def connection(self, timeout: float | None = None) -> TransactionContext:
-        """
-        A connection for the length of a ``with`` block.
+        """A connection for the length of a ``with`` block.
 
         A clean end commits, an :exc:`Exception` rolls back, and so does the early end
         of a generator that contains the block. Any other :exc:`BaseException` (a kill,
         a :exc:`gevent.Timeout`) closes the connection without a word. With autocommit
         neither is sent, unless a transaction was begun by hand.
 
-        Entering and leaving *may switch*.
+        Entering and leaving may switch.
 
         :param timeout: seconds to wait at most; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
@@ -226,8 +214,7 @@ class ConnectionPool(Pool[Connection]):
         cursorclass: type[Cursor] | None = None,
         timeout: float | None = None,
     ) -> CursorContext:
-        """
-        A cursor on a connection of its own, for the length of a ``with`` block.
+        """A cursor on a connection of its own, for the length of a ``with`` block.
 
         :param cursorclass: None: the connection's.
         :param timeout: as for :meth:`connection`, whose rules apply.
@@ -240,9 +227,8 @@ class ConnectionPool(Pool[Connection]):
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> Connection:
-        """
-        A connection, to be given back by :meth:`release`, :meth:`drop` or its own
-        ``close``. **May switch.**
+        """A connection, to be given back by :meth:`release`, :meth:`drop` or its own
+        ``close``. May switch.
 
         Prefer :meth:`connection`: it commits, and it knows how it was left.
 
@@ -267,10 +253,9 @@ class ConnectionPool(Pool[Connection]):
         return conn
 
     def _begin_loan(self, conn: Connection) -> bool:
-        """
-        Begin the loan; False if the connection did not pass the check, and is gone.
+        """Begin the loan; False if the connection did not pass the check, and is gone.
 
-        **May switch** if there is a check.
+        May switch if there is a check.
         """
         conn.lend(self)
         if self._check_loan is None:
@@ -286,8 +271,7 @@ class ConnectionPool(Pool[Connection]):
         return passed
 
     def _passes(self, check: Callable[[Any], object], conn: Connection) -> bool:
-        """
-        Whether the user's check accepts the connection. **May switch.**
+        """Whether the user's check accepts the connection. May switch.
 
         It runs in a greenlet of the pool: so an error that it raises can't be confused
         with one that is thrown into the borrower, such as a :exc:`gevent.Timeout` with
@@ -331,9 +315,7 @@ _exit = ConnectionContext.__exit__
 
 
 class TransactionContext(ConnectionContext[Connection]):
-    """
-    A loan for the length of a ``with`` block; see :meth:`ConnectionPool.connection`.
-    """
+    """A loan for a ``with`` block; see :meth:`ConnectionPool.connection`."""
 
     __slots__ = ()
     _pool: ConnectionPool
@@ -395,9 +377,7 @@ class TransactionContext(ConnectionContext[Connection]):
 
 
 class CursorContext:
-    """
-    A cursor and its connection; see :meth:`ConnectionPool.cursor`.
-    """
+    """A cursor and its connection; see :meth:`ConnectionPool.cursor`."""
 
     __slots__ = ("_loan", "_cursorclass", "_cursor")
 
@@ -439,10 +419,9 @@ class CursorContext:
 def _check_outcome(
     limit: float, check: Callable[[Any], object], conn: Connection
 ) -> bool | BaseException:
-    """
-    Whether *check* passes, or what it raised that is no :exc:`Exception`.
+    """Whether *check* passes, or what it raised that is no :exc:`Exception`.
 
-    **May switch.**
+    May switch.
     """
     try:
         within(limit, "a check", check, conn)

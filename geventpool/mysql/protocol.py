@@ -72,9 +72,10 @@ _AUTOCOMMITS = ("SET AUTOCOMMIT = 0", "SET AUTOCOMMIT = 1")
 
 
 class _Stream(MySQLResult):
-    """
-    An unbuffered result that never reads in its finalizer: nobody knows where, and in
-    which greenlet, that runs. What is left of it is its connection's to know.
+    """An unbuffered result that never reads in its finalizer.
+
+    A finalizer may run anywhere and in any greenlet. The connection reads or discards
+    the rows that are left.
     """
 
     connection: Any
@@ -91,9 +92,7 @@ class _Stream(MySQLResult):
 
 
 class Wire(Ahead):
-    """
-    A PyMySQL connection with a guard at its only door to the network.
-    """
+    """A PyMySQL connection with a guard at its only door to the network."""
 
     #: The greenlet that reads an unbuffered result.
     _streamer: greenlet | None = None
@@ -119,10 +118,10 @@ class Wire(Ahead):
 
     @property
     def in_step(self) -> bool:
-        """
-        Whether the next bytes from the server will be the answer to the next command.
+        """Whether the next bytes from the server will answer the next command.
 
-        Replies that are missing are read before a command is sent.
+        Missing replies to commands that were sent ahead do not count: they are read
+        before a command is sent.
         """
         return (
             self._command_owner is None
@@ -135,27 +134,23 @@ class Wire(Ahead):
 
     @property
     def unfinished(self) -> bool:
-        """
-        Whether a part of the last answer is still to be read.
-        """
+        """Whether a part of the last answer is still to be read."""
         result = self._result
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     @property
     def streams(self) -> bool:
-        """
-        Whether an unbuffered result has rows left.
-        """
+        """Whether an unbuffered result has rows left."""
         return self._result is not None and bool(self._result.unbuffered_active)
 
     @property
     def may_hold_transaction(self) -> bool:
-        """
-        Whether the server may have a transaction open, as far as can be told from here.
+        """Whether the server may have a transaction open, as far as is known here.
 
-        The last packet of an answer carries the truth, but an error carries none. So
-        without autocommit a statement that fails may have opened one unseen; with it,
-        only a procedure that begins a transaction and then fails.
+        The last packet of an answer carries the status of the session, but an error
+        carries none. So without autocommit, a statement that failed may have opened a
+        transaction. With autocommit, only a procedure that began a transaction and then
+        failed may have.
         """
         status = self.server_status
         if status & IN_TRANS:
@@ -166,8 +161,7 @@ class Wire(Ahead):
 
     @property
     def wire_is_clean(self) -> bool:
-        """
-        Whether a loan in autocommit has nothing to tell the server, nor to be told.
+        """Whether a loan in autocommit has nothing to tell the server, nor to be told.
 
         It says only what else is said piece by piece, and says it faster.
         """
@@ -185,9 +179,9 @@ class Wire(Ahead):
         )
 
     def send_quit(self) -> None:
-        """
-        Close as PyMySQL does, with COM_QUIT; without if a greenlet is using the wire.
-        **May switch.**
+        """Close as PyMySQL does, with COM_QUIT, or terminate if a greenlet is using it.
+
+        May switch.
         """
         if self._command_owner is None or self._command_owner is IN_POOL:
             super().close()
@@ -307,9 +301,7 @@ class Wire(Ahead):
             self._force_close()
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        """
-        Set the charset, and the collation, of this session. **May switch.**
-        """
+        """Set the charset, and the collation, of this session. May switch."""
         try:
             if self._buffer is None and self.can_track:
                 self._begin_tracking(charset, collation)
@@ -319,10 +311,9 @@ class Wire(Ahead):
             self._answered()
 
     def _begin_tracking(self, charset: str, collation: str | None) -> None:
-        """
-        Set the charset of a new session, and have its changes reported.
+        """Set the charset of a new session, and have its changes reported.
 
-        **May switch.**
+        May switch.
         """
         self._accepts_tracking = True
         try:
@@ -339,9 +330,7 @@ class Wire(Ahead):
         self.note_tracking(data[3] | data[4] << 8, data)
 
     def show_warnings(self) -> Any:
-        """
-        The warnings of the last statement. **May switch.**
-        """
+        """The warnings of the last statement. May switch."""
         try:
             return _pymysql.show_warnings(self)
         finally:
@@ -354,8 +343,7 @@ class Wire(Ahead):
             self.status_is_current = False
 
     def finish(self) -> None:
-        """
-        Read what is left of the last answer and forget it. **May switch.**
+        """Read what is left of the last answer and forget it. May switch.
 
         :raises pymysql.err.Error: what came instead; or another greenlet reads it.
         """
@@ -375,8 +363,7 @@ class Wire(Ahead):
                 self.next_result(unbuffered=True)
 
     def ping(self, reconnect: bool | None = False) -> None:
-        """
-        Ask the server whether it is there. **May switch.**
+        """Ask the server whether it is there. May switch.
 
         :param reconnect: makes no difference: a connection that is made anew has
             forgotten its session, and half of a transaction.
@@ -387,8 +374,7 @@ class Wire(Ahead):
     # Several commands in one write
 
     def pipeline(self, commands: Sequence[tuple[int, bytes]]) -> list[Exception | None]:
-        """
-        Send all commands, then read all answers: one round trip. **May switch.**
+        """Send all commands, then read all answers: one round trip. May switch.
 
         :param commands: command codes with their arguments; each is answered by OK or
             an error.

@@ -1,5 +1,4 @@
-"""
-What is done to a connection between two borrowers.
+"""What is done to a connection between two borrowers.
 
 Each kind of clean-up knows when it is needed, and how it is done; what it leaves behind
 is in its docstring. Knows connections; knows nothing of pools.
@@ -27,55 +26,44 @@ Command = tuple[int, bytes]
 
 
 class Reset(Protocol):
-    """
-    One kind of clean-up.
-    """
+    """One kind of clean-up."""
 
     def spares(self, conn: Connection) -> bool:
-        """
-        Whether nothing is to be waited for, neither here nor at the server.
+        """Whether nothing is to be waited for, neither here nor at the server.
 
         Asked while the loan lasts; this is the fast path. Never switches.
         """
 
     def is_possible(self, conn: Connection) -> bool:
-        """
-        Whether it can put the connection right again. Never switches.
-        """
+        """Whether it can put the connection right again. Never switches."""
 
     def is_needed(self, conn: Connection) -> bool:
-        """
-        Whether there is anything to talk to the server about. Never switches.
-        """
+        """Whether there is anything to talk to the server about. Never switches."""
 
     def begin(self, conn: Connection) -> bool:
-        """
-        Send what cleans up without waiting, if that is possible; whether it was sent.
+        """Send the clean-up without waiting for replies, if that is possible.
 
         Never switches.
+
+        :return: whether it was sent.
         """
 
     def __call__(self, conn: Connection) -> None:
-        """
-        Clean up, or wait until that is done. **May switch.**
+        """Clean up, or wait until that is done. May switch.
 
         :raises Exception: it could not.
         """
 
 
 class _NotAhead:
-    """
-    What is never sent ahead.
-    """
+    """What is never sent ahead."""
 
     def begin(self, conn: Connection) -> bool:
         return False
 
 
 class Nothing(_NotAhead):
-    """
-    Everything stays as the last borrower left it, an open transaction included.
-    """
+    """Everything stays as the last borrower left it, an open transaction included."""
 
     def spares(self, conn: Connection) -> bool:
         return conn.is_clean
@@ -91,9 +79,7 @@ class Nothing(_NotAhead):
 
 
 class Custom(_NotAhead):
-    """
-    What a callable of the user's does.
-    """
+    """What a callable of the user's does."""
 
     def spares(self, conn: Connection) -> bool:
         return False
@@ -115,8 +101,7 @@ class Custom(_NotAhead):
 
 
 class Rollback(_NotAhead):
-    """
-    No transaction, no row lock, no read view; all else stays.
+    """No transaction, no row lock, no read view; all else stays.
 
     Costs nothing where the server has said that no transaction is open, and nothing was
     sent that could have changed what the next transaction will be.
@@ -139,8 +124,7 @@ class Rollback(_NotAhead):
 
 
 class Session:
-    """
-    A session as new: what was set by the server's defaults, by ``connect`` and by
+    """A session as new: what was set by the server's defaults, by ``connect`` and by
     ``configure``, and nothing else.
 
     Nothing is sent if it is known that the loan has left nothing, and only that the
@@ -189,8 +173,7 @@ class Session:
         return conn.has_sent
 
     def begin(self, conn: Connection) -> bool:
-        """
-        Send what cleans the session, without waiting. Never switches.
+        """Send what cleans the session, without waiting. Never switches.
 
         :param conn: in step.
         :return: whether it was sent. The replies are read by
@@ -236,9 +219,7 @@ class Session:
         conn.end_transaction()
 
     def _commands(self, conn: Connection, database_may_differ: bool) -> list[Command]:
-        """
-        The commands that set up the session.
-        """
+        """The commands that set up the session."""
         commands = _session(conn, database_may_differ)
         return commands if self._more is None else [*commands, *self._more(conn)]
 
@@ -286,9 +267,7 @@ _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
 
 
 def _session(conn: Connection, database_may_differ: bool) -> list[Command]:
-    """
-    The commands that set what ``connect`` had set.
-    """
+    """The commands that set what ``connect`` had set."""
     charset, collation = str(conn.charset), conn.collation
     settings = [conn.names_statement(charset, collation)]
     if conn.autocommit_mode is not None:
@@ -327,8 +306,7 @@ def _raise_first(answers: list[Exception | None]) -> None:
 
 
 def as_reset(mode: Any, configure: Callable[[Any], object] | None) -> Reset:
-    """
-    The clean-up that *mode* stands for.
+    """The clean-up that *mode* stands for.
 
     :param mode: ``"session"``, ``"rollback"``, None, or a callable with one argument.
     :raises ValueError: none of these.

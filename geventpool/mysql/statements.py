@@ -1,9 +1,9 @@
-"""
-What can be told of a statement by its text: whether it can leave anything in a session.
+"""Decides by the text of a statement whether it can leave anything in a session.
 
-Only what is known for certain to leave nothing is said to; for the rest the session is
-reset. What a text does not show is told by the server's replies, and by a look at the
-views and triggers that the text may use; see :mod:`geventpool.mysql.hidden`.
+A statement counts as harmless only if that is certain; after any other statement the
+session is reset. What the text does not show is learned from the server's replies, and
+from the views and triggers that the statement may use; see
+:mod:`geventpool.mysql.hidden`.
 """
 
 from __future__ import annotations
@@ -43,23 +43,17 @@ _BEGINNING = 1000
 
 
 def takes_role(statement: str | bytes | bytearray) -> bool:
-    """
-    Whether it may take a role, which no COM_RESET_CONNECTION gives back.
-    """
+    """Whether it may take a role, which no COM_RESET_CONNECTION gives back."""
     return _ROLE.search(_beginning(statement)) is not None
 
 
 def chooses_database(statement: str | bytes | bytearray) -> bool:
-    """
-    Whether it may choose a database, which no COM_RESET_CONNECTION leaves.
-    """
+    """Whether it may choose a database, which no COM_RESET_CONNECTION leaves."""
     return _USE.search(_beginning(statement)) is not None
 
 
 def only_sets(statement: str | bytes | bytearray) -> bool:
-    """
-    Whether it is a short SET statement.
-    """
+    """Whether it is a short SET statement."""
     return len(statement) <= _BEGINNING and _beginning(statement)[:4].upper() == b"SET "
 
 
@@ -72,9 +66,7 @@ def _beginning(statement: str | bytes | bytearray) -> bytes:
 
 
 class Kind(enum.Enum):
-    """
-    Statements that leave nothing in a session, if what they use does not either.
-    """
+    """Statements that leave nothing in a session, if what they use does not either."""
 
     #: Reads: may use views.
     READ = "read"
@@ -130,9 +122,7 @@ OLD_MYSQL = _FUNCTIONS
 
 
 def family(version: str) -> frozenset[bytes]:
-    """
-    The functions that only compute, on a server of this version.
-    """
+    """The functions that only compute, on a server of this version."""
     if "mariadb" in version.lower():
         return MARIADB
     numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
@@ -193,8 +183,7 @@ _SHORT = 2000
 
 
 def kind_of(statement: bytes, functions: frozenset[bytes]) -> Kind | None:
-    """
-    Of which kind it is, if it leaves nothing; None: it may leave anything.
+    """Of which kind it is, if it leaves nothing; None: it may leave anything.
 
     :param statement: one statement, with its values, in a charset where no byte of a
         character beyond ASCII looks like one of ASCII. Quotes in strings are escaped
@@ -236,9 +225,7 @@ def _kind_of(bare: bytes, functions: frozenset[bytes]) -> Kind | None:
 
 
 def _bare(text: bytes) -> bytes:
-    """
-    The text without literals, and with a quote for each quoted name.
-    """
+    """The text without literals, and with a quote for each quoted name."""
     return _QUOTED.sub(rb"\1", text) if b"'" in text or b"`" in text else text
 
 
@@ -261,8 +248,7 @@ def _split(bare: bytes) -> list[bytes]:
 
 
 def is_harmless_body(text: bytes, functions: frozenset[bytes]) -> bool:
-    """
-    Whether the text of a view or a trigger leaves nothing in a session.
+    """Whether the text of a view or a trigger leaves nothing in a session.
 
     :param functions: of the server's :func:`family`.
     """

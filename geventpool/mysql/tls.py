@@ -1,5 +1,4 @@
-"""
-One TLS context for all connections of a pool.
+"""One TLS context for all connections of a pool.
 
 PyMySQL builds a context for every connection, even to a server without TLS: 20 to
 35 ms of loading certificates each time, in which no other greenlet runs. Here it is
@@ -19,8 +18,7 @@ __all__ = ["TLSContexts"]
 
 
 class TLSContexts:
-    """
-    Makes each context once and keeps it.
+    """Makes each context once and keeps it.
 
     Keyed by what it is made of, because changing credentials may change that too.
     """
@@ -29,8 +27,7 @@ class TLSContexts:
         self._made: dict[object, Any] = {}
 
     def __call__(self, options: Any, make: Callable[[Any], Any]) -> Any:
-        """
-        The context for *options*. **May switch.**
+        """The context for *options*. May switch.
 
         :param options: PyMySQL's: an ``SSLContext``, or a dict, which is empty for "TLS
             if the server has it".
@@ -67,9 +64,7 @@ def _outcome(make: Callable[[Any], Any], options: Any) -> tuple[Any, Exception |
 
 
 class _WhenOffered:
-    """
-    Stands for a context until a server offers TLS.
-    """
+    """Stands for a context until a server offers TLS."""
 
     def __init__(self, get: Callable[[], Any]) -> None:
         self._get = get

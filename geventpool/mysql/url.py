@@ -1,5 +1,4 @@
-"""
-``mysql://user:password@host:port/database?charset=utf8mb4`` as keyword arguments.
+"""``mysql://user:password@host:port/database?charset=utf8mb4`` as keyword arguments.
 
 Knows which of PyMySQL's arguments can be written in a URL, and as what.
 """
@@ -76,8 +75,7 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_url(url: str) -> dict[str, Any]:
-    """
-    The keyword arguments that a URL stands for.
+    """The keyword arguments that a URL stands for.
 
     User, password, database and the values behind the question mark may be
     percent-encoded. Several hosts are separated by commas:

@@ -51,7 +51,7 @@ class PoolHooks(Protocol):
         """A new connection, not yet connected."""
 
     def authenticate(self, conn: Any) -> None:
-        """Authenticate *conn* anew. *May switch.*"""
+        """Authenticate *conn* anew. May switch."""
 
     def opening(self) -> None:
         """A connection is going to be opened."""
@@ -83,7 +83,7 @@ class RedisConnector(Connector[Any]):
         self.unsure: set[int] = set()
 
     def open(self) -> Any:
-        """A connection after its handshake. **May switch.**
+        """A connection after its handshake. May switch.
 
         Its own retries apply.
 
@@ -143,7 +143,7 @@ class RedisConnector(Connector[Any]):
         forbid(conn)
 
     def ping(self, conn: Any) -> None:
-        """A round trip. **May switch.**
+        """A round trip. May switch.
 
         :raises Exception: no answer. One that only refuses the command will do.
         """
@@ -176,7 +176,7 @@ class RedisConnector(Connector[Any]):
     def reset(self, conn: Any) -> None:
         """Bring *conn* into step; authenticate with credentials that came meanwhile.
 
-        *May switch.*
+        May switch.
         """
         if id(conn) in self.unsure:
             self._resynchronise(behind_cache(conn))

@@ -48,7 +48,7 @@ class Credentials(Unpatched):
     def re_auth_callback(self, token: Any) -> None:
         """Authenticate all connections with *token*: idle ones now.
 
-        *May switch.* Those in use follow when they are given back, before anybody else
+        May switch. Those in use follow when they are given back, before anybody else
         gets them.
 
         :raises redis.RedisError: the server refused; the idle connections are closed.
@@ -82,7 +82,7 @@ class Credentials(Unpatched):
     def authenticate(self, conn: Any) -> None:
         """Give *conn* the token that came while it was lent.
 
-        *May switch.* Called in a greenlet of the core pool, while nobody else can get
+        May switch. Called in a greenlet of the core pool, while nobody else can get
         it.
         """
         if self._dispatcher is not None:

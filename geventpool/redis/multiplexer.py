@@ -41,7 +41,7 @@ class Source(Protocol):
     def acquire(self, timeout: float | None) -> Any:
         """Return a connection on loan.
 
-        *May switch.*
+        May switch.
         """
 
     def give_back(self, conn: Any) -> None:
@@ -93,7 +93,7 @@ class Multiplexer:
         return count if size <= UNIT else max(count, -(-size // UNIT))
 
     def send(self, data: bytes, count: int) -> Call:
-        """Queue *data*, a request of *count* commands. *May switch*, to wait for room.
+        """Queue *data*, a request of *count* commands. May switch, to wait for room.
 
         :raises PoolExhaustedError: there was no room in time.
         """
@@ -165,7 +165,7 @@ class Multiplexer:
     def wait(self, call: Call) -> None:
         """Wait until *call* is answered.
 
-        **May switch.**
+        May switch.
 
         :raises BaseException: why there is no reply; or what interrupted the wait, and
             then the call is abandoned.
@@ -244,7 +244,7 @@ class Multiplexer:
     def _open(self) -> None:
         """Get a connection for those in the queue.
 
-        *May switch.*
+        May switch.
         """
         source = self._source
         started = monotonic()
@@ -305,7 +305,7 @@ class Multiplexer:
     def take(self) -> Any:
         """Return the connection, when all is answered, for this greenlet alone.
 
-        **May switch.** What others send meanwhile waits for the next connection.
+        May switch. What others send meanwhile waits for the next connection.
 
         :return: None: there is none, or another has taken it.
         """

@@ -229,7 +229,7 @@ class ConnectionPool(Returns):
     ) -> Any:
         """A connection, ready for a command; to be given back by :meth:`release`.
 
-        *May switch*, if no idle connection is fit. The arguments are those of old
+        May switch, if no idle connection is fit. The arguments are those of old
         versions of redis-py; they are ignored.
 
         :raises RedisPoolExhaustedError: no connection in time; it is a
@@ -266,7 +266,7 @@ class ConnectionPool(Returns):
     def own_connection(self) -> Any:
         """A connection for this greenlet alone, as :meth:`get_connection` lends it.
 
-        *May switch.*
+        May switch.
         """
         try:
             if recorder._metrics_collector is not None:
@@ -362,7 +362,7 @@ class ConnectionPool(Returns):
     def shutdown(self, timeout: float | None = None) -> list[Loan]:
         """Close for good, after waiting for what is on loan.
 
-        *May switch.*
+        May switch.
 
         :param timeout: seconds to wait at most; None: without end.
         :return: the loans that were cut off.

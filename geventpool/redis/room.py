@@ -62,7 +62,7 @@ class Room:
     def take(self, units: int, timeout: float | None, most: int | None) -> None:
         """Take *units*, after all who asked before.
 
-        **May switch.**
+        May switch.
 
         :param int units: at most the size of the room.
         :param timeout: seconds to wait at most; None: without end; 0: not at all.

@@ -75,7 +75,7 @@ class Client(Protocol):
     def own_connection(self) -> Any:
         """Return a connection on loan to this greenlet.
 
-        *May switch.*
+        May switch.
         """
 
     def explained(self, error: Any) -> Any:
@@ -250,7 +250,7 @@ class Sharing:
     def own_connection(self, multiplexer: Multiplexer, args: Sequence[Any]) -> Any:
         """Return a connection on loan to this greenlet.
 
-        *May switch.* ``WAIT`` waits until replicas have the writes of its own
+        May switch. ``WAIT`` waits until replicas have the writes of its own
         connection, and those of this greenlet went over the shared one. So it gets
         that one.
 
@@ -269,7 +269,7 @@ class Sharing:
     def prepare(self, conn: Any, args: Sequence[Any]) -> None:
         """See to it that *args* mean the same over *conn*.
 
-        *May switch.* For ``WAIT`` over a connection that has written nothing: a message
+        May switch. For ``WAIT`` over a connection that has written nothing: a message
         is replicated as the writes are, behind them. (Not in a cluster.)
         """
         if args and waits_for_replicas(args):
@@ -297,7 +297,7 @@ class Sharing:
     def acquire(self, timeout: float | None) -> Any:
         """Return a connection on loan, with nothing to read.
 
-        *May switch.*
+        May switch.
         """
         core = self._core
         conn = core.acquire(None, timeout, False)

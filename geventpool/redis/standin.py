@@ -63,7 +63,7 @@ class StandIn:
     def send_command(self, *args: Any, **options: Any) -> None:
         """Send one command.
 
-        *May switch.*
+        May switch.
         """
         if self._own is None:
             sharing = self._sharing
@@ -98,7 +98,7 @@ class StandIn:
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send what was packed before.
 
-        *May switch.*
+        May switch.
         """
         if self._own is None and isinstance(command, Packed):
             self._index = 0
@@ -115,7 +115,7 @@ class StandIn:
     def _promote(self, args: Sequence[Any]) -> None:
         """Take a connection of its own.
 
-        *May switch.*
+        May switch.
         """
         self._abandon()
         try:
@@ -130,7 +130,7 @@ class StandIn:
     def read_response(self, disable_decoding: bool = False, **options: Any) -> Any:
         """Return the next reply to what was sent.
 
-        **May switch.**
+        May switch.
         """
         call = self._call
         if call is None:
@@ -179,7 +179,7 @@ class StandIn:
     def connect(self) -> None:
         """Do nothing, as long as there is no connection of its own.
 
-        *May switch.*
+        May switch.
         """
         if self._own is not None:
             self._own.connect()

@@ -59,7 +59,7 @@ class Telemetry:
         self._reported = {"IDLE": 0, "USED": 0}
 
     def timed(self, acquire: Callable[[], Any]) -> Any:
-        """What *acquire* returns; the time it takes is recorded. *May switch.*"""
+        """What *acquire* returns; the time it takes is recorded. May switch."""
         started = time.monotonic()
         try:
             conn = acquire()

@@ -1,5 +1,4 @@
-"""
-SQLAlchemy on the same pool.
+"""SQLAlchemy on the same pool.
 
 ::
 

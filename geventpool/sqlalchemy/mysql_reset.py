@@ -67,7 +67,7 @@ def reset_server_session(
     and renewed before its next loan.
 
     :param engine: on ``mysql+pymysql`` or ``mariadb+pymysql``, without ``creator``.
-    :param configure: called with the DBAPI connection after each reset. *May switch.*
+    :param configure: called with the DBAPI connection after each reset. May switch.
     :raises TypeError: no engine; *configure* can't be called.
     :raises ValueError: an engine of another driver.
     """
@@ -103,7 +103,7 @@ class _Sessions:
     # Listeners
 
     def connect(self, dialect: Any, record: Any, args: Any, options: Any) -> Any:
-        """Open a connection. *May switch.*
+        """Open a connection. May switch.
 
         SQLAlchemy calls no listener after the one that returns a connection, which is
         this one. So it calls the others itself: they may change the arguments.
@@ -143,7 +143,7 @@ class _Sessions:
             event.listen(engine, "connect", self.connected)
 
     def connected(self, conn: Any, record: Any) -> None:
-        """Take the connection as it is now as what everybody finds. *May switch.*"""
+        """Take the connection as it is now as what everybody finds. May switch."""
         if not isinstance(conn, Connection) or conn.lender is not self:
             raise TypeError(
                 "the session of a connection can only be reset if the engine opens it "
@@ -158,7 +158,7 @@ class _Sessions:
     def reset(
         self, conn: Any, record: ConnectionPoolEntry, state: PoolResetState
     ) -> None:
-        """Clean a connection that comes back. *May switch.*
+        """Clean a connection that comes back. May switch.
 
         :raises pymysql.err.Error: it could not; SQLAlchemy closes it then.
         """
@@ -206,7 +206,7 @@ class _Sessions:
     # The lender, for connections
 
     def release(self, conn: Connection) -> None:
-        """Close it: SQLAlchemy says ``close`` when it means it. *May switch.*"""
+        """Close it: SQLAlchemy says ``close`` when it means it. May switch."""
         conn.lender = None
         if conn.open:
             conn.send_quit()

@@ -185,7 +185,7 @@ class GreenletPool(QueuePool):
     # Borrowing
 
     def connect(self) -> PoolProxiedConnection:
-        """A connection on loan. *May switch.*
+        """A connection on loan. May switch.
 
         :raises sqlalchemy.exc.TimeoutError: no place in time, or too many wait.
         :raises Exception: what the driver or a listener raised.
@@ -215,7 +215,7 @@ class GreenletPool(QueuePool):
         return record
 
     def _ensure_connected(self, record: Record) -> None:
-        """Connect a new record, and part with a dead connection. *May switch.*"""
+        """Connect a new record, and part with a dead connection. May switch."""
         try:
             if record.is_new:
                 # If it fails there has never been a connection, and nobody is told of
@@ -307,7 +307,7 @@ class GreenletPool(QueuePool):
         self._pool.run_in_background(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
-        """In a greenlet of the pool. *May switch.*"""
+        """In a greenlet of the pool. May switch."""
         ref = record.fairy_ref
         fairy = None if ref is None else ref()
         if fairy is None:
@@ -345,7 +345,7 @@ class GreenletPool(QueuePool):
         )
 
     def dispose(self) -> None:
-        """Close the idle connections, and count from nothing. *May switch.*
+        """Close the idle connections, and count from nothing. May switch.
 
         What is on loan stays with its borrower and is kept, or closed, when it comes
         back. Who waits gets a place at once.

@@ -39,7 +39,7 @@ class RecordConnector(Connector[Record]):
         self._process = os.getpid()
 
     def open(self) -> Record:
-        """A record: for who waits, one that he connects himself. *May switch.*
+        """A record: for who waits, one that he connects himself. May switch.
 
         With nobody waiting it is for the stock, and is connected here.
 
@@ -57,7 +57,7 @@ class RecordConnector(Connector[Record]):
         return record
 
     def close(self, conn: Record) -> None:
-        """Close the connection of a record, if it has one. *May switch.*"""
+        """Close the connection of a record, if it has one. May switch."""
         conn.close()
 
     def terminate(self, conn: Record) -> None:
@@ -71,7 +71,7 @@ class RecordConnector(Connector[Record]):
             _disown(connection)
 
     def ping(self, conn: Record) -> None:
-        """Ask the server whether it is there, as ``pool_pre_ping`` does. *May switch.*
+        """Ask the server whether it is there, as ``pool_pre_ping`` does. May switch.
 
         A dead connection is closed; its record stays, to be connected again.
 
@@ -227,7 +227,7 @@ class RecordPool(Pool[Record]):
     # All at once
 
     def dispose(self) -> None:
-        """Close the idle connections, and forget those on loan. *May switch.*
+        """Close the idle connections, and forget those on loan. May switch.
 
         There is room again for as many as at first, which those who wait get.
         """

@@ -124,7 +124,7 @@ class Record(_ConnectionRecord):
         return self._socket is None or sockets.is_quiet(self._socket)
 
     def checkin(self, _fairy_was_created: bool = True) -> None:
-        """Give the place back, whatever the listeners do. *May switch*, if they do."""
+        """Give the place back, whatever the listeners do. May switch, if they do."""
         if self._lent is None and _fairy_was_created:
             # Twice: there is a warning, and nothing to be done.
             super().checkin(_fairy_was_created)
@@ -178,7 +178,7 @@ class Fairy(_ConnectionFairy):
     def rollback(self) -> None:
         """Roll back, or close a connection that an interruption left streaming.
 
-        *May switch.*
+        May switch.
         """
         if sys.exc_info()[1] is not None:
             error = self._interruption()

@@ -56,23 +56,23 @@ class Contestant:
         raise NotImplementedError
 
     def take(self) -> Any:
-        """A connection. *May switch.*"""
+        """A connection. May switch."""
         raise NotImplementedError
 
     def talk(self, conn: Any, tag: str) -> str:
-        """What the server answers to *tag*. *May switch.*"""
+        """What the server answers to *tag*. May switch."""
         raise NotImplementedError
 
     def give_back(self, conn: Any) -> None:
-        """After everything went well. *May switch.*"""
+        """After everything went well. May switch."""
         raise NotImplementedError
 
     def break_off(self, conn: Any) -> None:
-        """After something did not, as its documentation wants it. *May switch.*"""
+        """After something did not, as its documentation wants it. May switch."""
         raise NotImplementedError
 
     def ask(self, tag: str) -> str:
-        """One question in the way the pool is mostly used. *May switch.*"""
+        """One question in the way the pool is mostly used. May switch."""
         conn = self.take()
         try:
             reply = self.talk(conn, tag)
@@ -91,7 +91,7 @@ class Contestant:
         return None
 
     def close(self) -> None:
-        """Close the pool and all its connections. *May switch.*"""
+        """Close the pool and all its connections. May switch."""
         raise NotImplementedError
 
 

@@ -69,7 +69,7 @@ class Footprint:
 
     @classmethod
     def settled(cls) -> Footprint:
-        """The same, once it does not change by itself any more. **May switch.**"""
+        """The same, once it does not change by itself any more. May switch."""
         last = cls.take()
         for _ in range(100):
             gevent.sleep(0.01)

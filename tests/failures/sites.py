@@ -50,7 +50,7 @@ class Site(Generic[V]):
         return {"host": self.proxy.host, "port": self.proxy.port}
 
     def connections(self) -> int | None:
-        """How many clients the server counts; None: it can't be asked. *May switch.*"""
+        """How many clients the server counts; None: it can't be asked. May switch."""
         with self._turn:
             try:
                 return len(self._ids(self._side()))
@@ -79,7 +79,7 @@ class Site(Generic[V]):
         raise NotImplementedError
 
     def put_right(self) -> None:
-        """Undo everything: server up, at its settings; proxy calm. *May switch.*"""
+        """Undo everything: server up, at its settings; proxy calm. May switch."""
         if self.server.running:
             self.server.resume()
         self.server.start()

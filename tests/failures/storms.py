@@ -265,7 +265,7 @@ def rage(
     harsh: bool = False,
 ) -> Outcome:
     """
-    What *storm* does to a contestant. **May switch.**
+    What *storm* does to a contestant. May switch.
 
     :param make: makes the contestant on its site.
     :param seed: of all that is random; only the scheduling of processes is not ours.

@@ -1,5 +1,4 @@
-"""
-Django's MySQL backend on PyMySQL, with connections from a pool.
+"""Django's MySQL backend on PyMySQL, with connections from a pool.
 
 ::
 

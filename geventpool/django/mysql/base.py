@@ -1,5 +1,4 @@
-"""
-What Django asks of a database backend, answered by a pool.
+"""What Django asks of a database backend, answered by a pool.
 
 Knows Django's side: when a connection is wanted, when it is given back, and what a
 wrapper may remember of it. Everything that is not about that is Django's own.
@@ -34,8 +33,7 @@ _Upstream: Any = upstream.base.DatabaseWrapper
 
 
 class DatabaseWrapper(_Upstream):  # type: ignore[misc]
-    """
-    Django's connection to a database, which has one of the pool's while it needs it.
+    """Django's connection to a database, which has one of the pool's while it needs it.
 
     Connecting borrows and closing gives back, which Django does at the end of each
     request. Without ``OPTIONS["pool"]``, and in a program that is not monkey-patched,
@@ -61,8 +59,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
 
     @property
     def pool(self) -> DjangoPool | None:
-        """
-        The pool, shared by all greenlets; None if there shall be none. *May switch.*
+        """The pool, shared by all greenlets; None if there shall be none. May switch.
 
         :raises ImproperlyConfigured: the settings are not right.
         """
@@ -88,8 +85,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         return pools.make(self.alias, self.settings_dict, connect, statement)
 
     def close_pool(self) -> None:
-        """
-        Close the pool; the next one who connects makes another. **May switch.**
+        """Close the pool; the next one who connects makes another. May switch.
 
         Who waits for a connection is refused. Who holds one may finish, for a few
         seconds.
@@ -98,9 +94,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
             pools.close(self.alias, self.settings_dict)
 
     def copy(self, alias: str | None = None) -> DatabaseWrapper:
-        """
-        Another wrapper for the same database, and for the same pool.
-        """
+        """Another wrapper for the same database, and for the same pool."""
         options = {**self.settings_dict["OPTIONS"]}
         given = options.pop("pool", None)
         settings = copy.deepcopy({**self.settings_dict, "OPTIONS": options})
@@ -111,17 +105,13 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
     # Connecting and closing
 
     def get_connection_params(self) -> dict[str, Any]:
-        """
-        The arguments of ``pymysql.connect``.
-        """
+        """The arguments of ``pymysql.connect``."""
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """
-        A connection of the pool, or a new one. **May switch.**
-        """
+        """A connection of the pool, or a new one. May switch."""
         pool = self.pool
         if pool is None:
             return super().get_new_connection(conn_params)
@@ -138,9 +128,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         return conn
 
     def init_connection_state(self) -> None:
-        """
-        Set up the session, unless the pool has just done so. **May switch.**
-        """
+        """Set up the session, unless the pool has just done so. May switch."""
         is_set_up, self._is_set_up = self._is_set_up, False
         if not is_set_up:
             super().init_connection_state()
@@ -163,9 +151,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
             self.connection = pymysql.connect(defer_connect=True, ssl_disabled=True)
 
     def __del__(self) -> None:
-        """
-        Forgotten with a connection: nobody can give it back, so its place is freed.
-        """
+        """Free the place of a connection that was never given back."""
         pool = self._lent_by
         if pool is not None and self.connection is not None:
             pool.take_back(self.connection, usable=False)
@@ -173,9 +159,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
     # Is it still good?
 
     def is_usable(self) -> bool:
-        """
-        Whether the server answers. **May switch.**
-        """
+        """Whether the server answers. May switch."""
         if self.connection is None:
             return False
         try:
@@ -186,9 +170,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         return True
 
     def close_if_health_check_failed(self) -> None:
-        """
-        Part with a connection that does not answer, once in a request. **May switch.**
-        """
+        """Close a connection that does not answer, once in a request. May switch."""
         if (
             self.connection is not None
             and self.health_check_enabled
@@ -200,9 +182,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
             self.health_check_done = True
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """
-        Give the connection back, as Django does between requests. **May switch.**
-        """
+        """Give the connection back, as Django does between requests. May switch."""
         if (
             self._lent_by is not None
             and self.connection is not None
@@ -216,9 +196,7 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
 
     @cached_property  # type: ignore[untyped-decorator]
     def mysql_server_data(self) -> dict[str, Any]:
-        """
-        What the server says of itself; asked once for a pool.
-        """
+        """What the server says of itself; asked once for a pool."""
         pool = self.pool
         if pool is None:
             data: dict[str, Any] = super().mysql_server_data

@@ -1,5 +1,4 @@
-"""
-What a project's settings say about its pool, as arguments of the pool.
+"""What a project's settings say about its pool, as arguments of the pool.
 
 Knows settings and the names of options; knows nothing of connections.
 """
@@ -34,16 +33,13 @@ PING_AFTER = 30.0
 
 
 def wants_pool(settings: Settings) -> bool:
-    """
-    Whether there shall be a pool. ``{}`` is a pool with nothing but defaults.
-    """
+    """Whether there shall be a pool. ``{}`` is a pool with nothing but defaults."""
     given = settings["OPTIONS"].get("pool")
     return given is not None and given is not False
 
 
 def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
-    """
-    The options of the pool of database *alias*.
+    """The options of the pool of database *alias*.
 
     :raises ImproperlyConfigured: there is no such option, or Django could not work
         with its value.
@@ -71,8 +67,7 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
 
 
 def unpatched(alias: str, settings: Settings) -> str:
-    """
-    What to do in a process that gevent has not patched.
+    """What to do in a process that gevent has not patched.
 
     :raises ImproperlyConfigured: the settings are not right.
     """
@@ -85,8 +80,7 @@ def unpatched(alias: str, settings: Settings) -> str:
 
 
 def check_age(alias: str, settings: Settings) -> None:
-    """
-    See that Django itself keeps no connection.
+    """See that Django itself keeps no connection.
 
     :raises ImproperlyConfigured: it would.
     """

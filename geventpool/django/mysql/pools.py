@@ -1,5 +1,4 @@
-"""
-The pools of this process: one for each database of the settings.
+"""The pools of this process: one for each database of the settings.
 
 Knows which pool belongs to which settings, and how one is made; knows nothing of what
 Django does with a connection.
@@ -26,8 +25,7 @@ PATIENCE = 5.0
 
 
 class DjangoPool(ConnectionPool):
-    """
-    A pool whose connections are as Django wants them.
+    """A pool whose connections are as Django wants them.
 
     :param connect: arguments of ``pymysql.connect``.
     :param options: of the pool.
@@ -64,8 +62,7 @@ class DjangoPool(ConnectionPool):
             connector._reset = reset
 
     def lend(self) -> Connection:
-        """
-        A connection, for :meth:`take_back`. **May switch.**
+        """A connection, for :meth:`take_back`. May switch.
 
         Its own ``close`` ends it, as Django knows it: nobody else gets a connection
         that a :class:`~geventpool.django.mysql.base.DatabaseWrapper` still refers to.
@@ -77,8 +74,7 @@ class DjangoPool(ConnectionPool):
         return conn
 
     def take_back(self, conn: Connection, usable: bool) -> None:
-        """
-        The end of a loan, whichever greenlet says so. Never switches.
+        """The end of a loan, whichever greenlet says so. Never switches.
 
         :param usable: False: it must not be lent again.
         """
@@ -93,9 +89,7 @@ class DjangoPool(ConnectionPool):
 
 
 class _LoanHandle:
-    """
-    Stands where a connection's ``close`` finds who has lent it.
-    """
+    """Stands where a connection's ``close`` finds who has lent it."""
 
     def __init__(self, pool: Callable[[], DjangoPool | None]) -> None:
         self._pool = pool
@@ -107,23 +101,18 @@ class _LoanHandle:
 
 
 class Pools:
-    """
-    Finds the pool for some settings, and makes it at first use.
-    """
+    """Finds the pool for some settings, and makes it at first use."""
 
     def __init__(self) -> None:
         self._pools: dict[str, list[tuple[object, DjangoPool]]] = {}
         self.forked()
 
     def forked(self) -> None:
-        """
-        Begin anew in a child: whoever was making a pool is not here.
-        """
+        """Begin anew in a child: whoever was making a pool is not here."""
         self._making = RLock()
 
     def find(self, alias: str, settings: Settings) -> DjangoPool | None:
-        """
-        The pool that there is for database *alias*. Never switches.
+        """The pool that there is for database *alias*. Never switches.
 
         :param settings: compared by value, as tests change the names of databases.
         """
@@ -142,8 +131,7 @@ class Pools:
         connect: dict[str, Any],
         statement: str | None,
     ) -> DjangoPool:
-        """
-        The pool for database *alias*, made now or meanwhile. **May switch.**
+        """The pool for database *alias*, made now or meanwhile. May switch.
 
         :param connect: arguments of ``pymysql.connect``.
         :param statement: SQL that sets up a session; None: none is needed.
@@ -165,8 +153,7 @@ class Pools:
         return pool
 
     def close(self, alias: str, settings: Settings) -> None:
-        """
-        Close the pool for database *alias*, if there is one. **May switch.**
+        """Close the pool for database *alias*, if there is one. May switch.
 
         Whoever asks for it next gets a new one.
         """

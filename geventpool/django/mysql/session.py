@@ -1,8 +1,7 @@
-"""
-How a connection is set up for Django, and put back into that state between two users.
+"""The set-up of a connection for Django, and its repetition after each reset.
 
-Django sets the isolation level of each connection it opens. Here that is done once for
-each connection, and again in the same round trip as the reset of its session.
+Django sets the isolation level of each connection that it opens. Here it is set once
+for each new connection, and again in the round trip of each reset of its session.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ __all__ = ["Opening", "session_reset"]
 
 
 class Opening:
-    """
-    What is done to a new connection before it is lent for the first time.
+    """What is done to a new connection before it is lent for the first time.
 
     :param statement: SQL; None: there is nothing to say.
     :param configure: what the project has for this itself.
@@ -34,8 +32,7 @@ class Opening:
         self._configure = configure
 
     def __call__(self, conn: Connection) -> None:
-        """
-        Set up *conn*. **May switch.**
+        """Set up *conn*. May switch.
 
         :raises Exception: it could not be.
         """
@@ -49,8 +46,7 @@ class Opening:
 def session_reset(
     statement: str | None, configure: Callable[[Any], object] | None, always: bool
 ) -> Session:
-    """
-    A session as new, and *statement* after it, in the same round trip.
+    """A session as new, and *statement* after it, in the same round trip.
 
     :param statement: SQL; None: there is nothing to say.
     :param configure: called after that.

@@ -1,5 +1,4 @@
-"""
-Django's own MySQL backend, on PyMySQL.
+"""Django's own MySQL backend, on PyMySQL.
 
 Django's module imports ``MySQLdb`` and refuses one that is too old. It is executed here
 once more, for us alone, with PyMySQL in that place for as long as that takes: a
@@ -28,8 +27,7 @@ _VERSION = (99, 0, 0, "final", 0)
 
 
 def _mysqldb() -> dict[str, ModuleType]:
-    """
-    PyMySQL under the names Django imports.
+    """PyMySQL under the names Django imports.
 
     Its submodules are the same objects, so there are no second copies of its errors.
     """
@@ -50,9 +48,7 @@ def _mysqldb() -> dict[str, ModuleType]:
 
 @contextmanager
 def _in_place_of(modules: dict[str, ModuleType]) -> Iterator[None]:
-    """
-    For the time of the block *modules* are what an import finds.
-    """
+    """For the time of the block *modules* are what an import finds."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
