@@ -14,9 +14,11 @@ The pools for drivers are imported by name and need their driver:
 ``geventpool.redis`` and ``geventpool.mysql``.
 """
 
+from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector
 from geventpool.errors import (
+    BudgetError,
     ConnectionNotFoundError,
     PoolClosedError,
     PoolDeadlockError,
@@ -42,6 +44,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backoff",
+    "Budget",
+    "BudgetError",
+    "BudgetShare",
+    "BudgetStats",
     "Connection",
     "ConnectionNotFoundError",
     "Connector",

@@ -7,6 +7,7 @@
     |   |-- TooManyWaitingError           the line is already max_waiting long
     |   +-- PoolDeadlockError             every holder waits in this very line
     |-- PoolClosedError                   closed before, or while you waited
+    |-- BudgetError                       the file of a Budget cannot be used
     +-- ConnectionNotFoundError           not lent by this pool, or given back before
 
 Three kinds of failure are *not* in this tree. What the driver raises while a
@@ -21,6 +22,7 @@ not retry on a pool's refusal by accident.
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "ConnectionNotFoundError",
     "PoolClosedError",
     "PoolDeadlockError",
@@ -59,6 +61,10 @@ class PoolDeadlockError(PoolExhaustedError):
 
 class PoolClosedError(PoolError):
     """The pool was closed before the call, or while the caller waited."""
+
+
+class BudgetError(PoolError):
+    """The file of a :class:`~geventpool.Budget` cannot be used."""
 
 
 class ConnectionNotFoundError(PoolError):

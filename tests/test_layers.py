@@ -17,6 +17,7 @@ CORE: dict[str, set[str]] = {
     "patching": set(),
     "policies": set(),
     "deadline": set(),
+    "budget": {"errors", "policies"},
     "sockets": {"deadline"},
     "ledger": {"errors", "policies"},
     "connection": {"errors", "policies", "sockets"},
@@ -149,7 +150,8 @@ def offences(path: str, source: str) -> list[str]:
     if room == "__init__":
         allowed, drivers = set(CORE), set()
     elif room in CORE:
-        allowed, drivers = CORE[room], set()
+        # The files of a folder may import one another.
+        allowed, drivers = CORE[room] | ({room} if "/" in path else set()), set()
     elif room in ADAPTERS:
         allowed = {*CORE, room} | NEIGHBOURS.get(path, set())
         drivers = ADAPTERS[room]

@@ -1,0 +1,204 @@
+"""What a program makes and gives to its pools: one limit for all of them on a host."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from gevent import get_hub
+
+from geventpool.budget import files, locks
+from geventpool.budget.seat import Seat
+from geventpool.budget.sharing import Part, in_force
+from geventpool.budget.table import read
+from geventpool.errors import BudgetError
+from geventpool.policies import shown, whole
+
+__all__ = ["Budget", "BudgetShare", "BudgetStats"]
+
+#: the seats of each hub, by what makes them differ
+_seats: WeakKeyDictionary[Any, dict[tuple[Any, ...], Seat]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class BudgetShare:
+    """What one process has of a budget; see :class:`BudgetStats`.
+
+    :param held: places: its connections, those being opened and closed included.
+    :param waiting: how many more its waiters need.
+    :param moved: places that it gave to other processes so far.
+    :param recovered: places of processes that died which it has taken over so far.
+    """
+
+    pid: int
+    name: str
+    held: int
+    waiting: int
+    moved: int
+    recovered: int
+
+
+@dataclass(frozen=True)
+class BudgetStats:
+    """How a budget stands at one moment.
+
+    A process writes *waiting* when it begins or ends to wait, and when others wait.
+
+    :param total: the limit in force: the smallest of all processes.
+    :param held: places that are taken.
+    :param shares: one for each event loop of each process that has used the budget.
+    """
+
+    name: str
+    path: str
+    total: int
+    held: int
+    waiting: int
+    moved: int
+    recovered: int
+    shares: tuple[BudgetShare, ...]
+
+
+class Budget:
+    """One limit on the connections of all processes of a host.
+
+    All pools that were given a budget of the same name never have more than *total*
+    connections together, whatever the *max_connections* of each. The processes share
+    the places: a process that wants more than its fair share has what the others leave.
+
+    The limit is held by locks on a small file, which the kernel releases when a process
+    ends in whatever way. Linux only.
+
+    :param name: of at most 64 letters, digits, ``_``, ``-`` and ``.``, for a file in
+        a folder of the user below the folder for temporary files; or the path of the
+        file, with a ``/``, in a folder that all processes can write to.
+    :param int total: 1 to 16384. If processes differ, the smallest is in force.
+    :param int reserve: so many idle places are left to a process for 2 s after it used
+        them, and it is served first if it has less. At most *total*.
+    :raises TypeError: an argument is of the wrong kind.
+    :raises ValueError: an argument is out of its range.
+    :raises BudgetError: the file cannot be used, or its file system has no such locks.
+    """
+
+    def __init__(
+        self, name: str | os.PathLike[str], total: int, reserve: int = 1
+    ) -> None:
+        if not isinstance(name, (str, os.PathLike)):
+            raise TypeError(f"name must be a string or a path, not {shown(name)}")
+        text = name if isinstance(name, str) else os.path.abspath(name)
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError(f"name must be a path of text, not {shown(name)}")
+        self._total = whole("total", total, 1)
+        self._reserve = whole("reserve", reserve)
+        if total > files.TOTAL:
+            raise ValueError(f"total must be at most {files.TOTAL}, not {total!r}")
+        if reserve > total:
+            raise ValueError(
+                f"reserve must be at most total ({total!r}), not {reserve!r}"
+            )
+        if not locks.is_supported():
+            raise BudgetError(
+                f"Budget {text!r}: this system has no open-file-description locks; a "
+                "Budget needs Linux"
+            )
+        self._name = text
+        self._path = files.path_of(text)
+        files.check(self._path)
+
+    @classmethod
+    def from_text(cls, text: str) -> Budget:
+        """The budget that is written ``NAME:TOTAL`` or ``NAME:TOTAL:RESERVE``.
+
+        :raises ValueError: it is not written so, or a value is out of its range.
+        :raises BudgetError: as for the constructor.
+        """
+        name, *numbers = text.split(":")
+        if len(numbers) not in (1, 2) or not all(each.isdecimal() for each in numbers):
+            raise ValueError(
+                f"a budget is written NAME:TOTAL or NAME:TOTAL:RESERVE, not {text!r}"
+            )
+        return cls(name, *map(int, numbers))
+
+    @property
+    def name(self) -> str:
+        """The name or path that was given."""
+        return self._name
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self._path
+
+    @property
+    def total(self) -> int:
+        """The limit; a smaller one of another process is in force instead."""
+        return self._total
+
+    @property
+    def reserve(self) -> int:
+        """The places that are left to a process that used them lately."""
+        return self._reserve
+
+    def seat(self) -> Seat:
+        """The leases of the calling event loop. Never switches. For pools.
+
+        Opens the file when it is first called: leases must not be older than the
+        process.
+
+        :raises BudgetError: the file cannot be used.
+        """
+        hub = get_hub()
+        seats = _seats.setdefault(hub, {})
+        key = (self._path, self._total, self._reserve)
+        if key not in seats:
+            seats[key] = Seat(self._path, self._total, self._reserve, hub.loop)
+        return seats[key]
+
+    def stats(self) -> BudgetStats:
+        """How the budget stands at this moment, in all processes. Never switches.
+
+        :raises BudgetError: the file cannot be used.
+        """
+        parts = read(self._path)
+        return BudgetStats(
+            name=self._name,
+            path=self._path,
+            total=in_force(self._total, parts),
+            held=sum(part.held for part in parts),
+            waiting=sum(part.waiting for part in parts),
+            moved=sum(part.moved for part in parts),
+            recovered=sum(part.recovered for part in parts),
+            shares=tuple(_share_of(part) for part in parts),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Budget) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, int, int]:
+        return self._path, self._total, self._reserve
+
+    def __repr__(self) -> str:
+        return f"Budget({self._name!r}, {self._total}, reserve={self._reserve})"
+
+
+def _share_of(part: Part) -> BudgetShare:
+    return BudgetShare(
+        part.pid, part.name, part.held, part.waiting, part.moved, part.recovered
+    )
+
+
+def _after_fork() -> None:
+    """In the child: the leases and the files are the parent's."""
+    for seats in list(_seats.values()):
+        for seat in seats.values():
+            seat.close(forked=True)
+    _seats.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

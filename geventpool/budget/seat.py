@@ -1,0 +1,396 @@
+"""The part that one event loop has in a budget: its leases, wishes and gifts.
+
+Knows no pool: its clients say what they lack and what they could give.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakMethod, WeakSet
+
+from geventpool.budget.sharing import (
+    Part,
+    in_force,
+    may_take,
+    next_waiter,
+    to_give,
+)
+from geventpool.budget.table import Table
+from geventpool.budget.wakeups import FREE, WISH, Mailbox
+
+__all__ = ["Client", "Seat", "Standing"]
+
+log = logging.getLogger("geventpool")
+
+#: Seconds between two attempts while something is lacking. Messages come sooner; this
+#: finds the places of processes that died, which nobody announces.
+RETRY = 0.05
+#: Seconds for which a place that is given is reserved for the one that is told of it.
+#: Else the giver would take it back before the other wakes.
+MEANT = 0.05
+#: Seconds before a place of a process that died is used. Its sockets may be closed
+#: after its locks were released.
+GRACE = 0.02
+
+
+class Standing(NamedTuple):
+    """What a client has at a moment.
+
+    :param idle: connections that nobody uses and that could be given.
+    :param used: connections in use.
+    :param leaving: connections that are being closed.
+    :param promised: those in use that will be given when they come back.
+    """
+
+    idle: int
+    used: int
+    leaving: int
+    promised: int
+
+
+class Client(Protocol):
+    """What a seat asks of a pool. None of this switches."""
+
+    def lacking(self) -> int:
+        """How many more places its waiters need."""
+
+    def serve(self) -> None:
+        """Lease what is lacking: there may be free places."""
+
+    def standing(self) -> Standing:
+        """What it has now."""
+
+    def give_idle(self, number: int) -> int:
+        """Begin to close so many that nobody uses; return how many that are."""
+
+    def give_used(self, number: int) -> None:
+        """Close the next *number* that come back. It replaces an earlier number."""
+
+
+def _weakly(method: Callable[[], object]) -> Callable[[], None]:
+    """A callback that does not keep the owner of *method* alive."""
+    reference = WeakMethod(method)
+
+    def call() -> None:
+        found = reference()
+        assert found is not None, "a seat stops its watcher before it goes"
+        found()
+
+    return call
+
+
+class Seat:
+    """The leases of one event loop in one budget.
+
+    :param path: of the budget's file.
+    :param loop: the event loop; only its thread may call.
+    :raises BudgetError: the file cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        total: int,
+        reserve: int,
+        loop: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.total = total
+        self.reserve = reserve
+        self.clients: WeakSet[Client] = WeakSet()
+        self.moved = 0
+        self.recovered = 0
+        self._loop = loop
+        self._clock = clock
+        self._name = os.path.basename(sys.argv[0] or "python")
+        #: when this process last waited or used a place, and since when it waits
+        self._wanted = self._since = -1e9
+        #: runs while this process or another one waits
+        self._timer: Any = None
+        self._graces: set[Any] = set()
+        #: the totals of others that were reported
+        self._reported: set[int] = set()
+        self._open()
+
+    def _open(self) -> None:
+        self.pid = os.getpid()
+        self.table = Table(self.path, self.pid)
+        #: leased, and used by no client
+        self._ready = 0
+        #: a wish failed, and nothing has changed since
+        self._blocked = False
+        #: the path leads to another file now
+        self._replaced = False
+        self._mailbox: Mailbox | None = None
+        self._watcher: Any = None
+        try:
+            self._mailbox = Mailbox(self.path, self.table.row)
+        except OSError as error:
+            log.warning(
+                "budget %s: waiters are not woken, but poll: %s", self.path, error
+            )
+        else:
+            self._watcher = self._loop.io(self._mailbox.fileno(), 1, ref=False)
+            self._watcher.start(_weakly(self._hear))
+        parts = self._refresh()
+        # A smaller total is in force at once.
+        self._send(parts, WISH)
+
+    def close(self, forked: bool = False) -> None:
+        """Give up everything. Never switches.
+
+        :param forked: the caller is a child, and this seat is its parent's.
+        """
+        for watcher in (self._timer, self._watcher, *self._graces):
+            if watcher is not None:
+                # The loop may be gone.
+                with suppress(AttributeError, ValueError):
+                    watcher.stop()
+                    watcher.close()
+        self._graces.clear()
+        self._timer = self._watcher = None
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None:
+            mailbox.close(unlink=not forked)
+        self.table.close()
+
+    def __del__(self) -> None:
+        # Without one the constructor has failed.
+        if hasattr(self, "_mailbox"):
+            self.close(forked=os.getpid() != self.pid)
+
+    # Leasing.
+
+    def lease(self, wish: bool = True) -> bool:
+        """Take a place. Never switches.
+
+        :param wish: if no place is free, others are told that it is wanted, and the
+            clients are served when there may be one.
+        """
+        if os.getpid() != self.pid:
+            # Forked by something that runs no hooks.
+            self.close(forked=True)
+            self._open()
+        if self._ready:
+            self._ready -= 1
+            return True
+        if wish and self._blocked:
+            return False
+        taken = False
+        try:
+            taken = self._take(wish)
+        except OSError:
+            log.exception("budget %s: no place could be leased", self.path)
+        if wish and not taken:
+            self._blocked = True
+            self._keep_ticking()
+        return taken
+
+    def _take(self, wish: bool) -> bool:
+        if not self._is_current():
+            return False
+        now = self._clock()
+        # The wish is written first: who gives a place from now on reads it.
+        parts = self._refresh()
+        me = next(part for part in parts if part.row == self.table.row)
+        total = in_force(self.total, parts)
+        taken = None
+        if may_take(me, parts, total, now):
+            taken = self.table.take(total, now)
+        if taken is None:
+            if wish and not self._blocked:
+                self._send(parts, WISH)
+            return False
+        self._refresh()
+        if not taken[1]:
+            return True
+        self.recovered += 1
+        timer = self._loop.timer(GRACE)
+        self._graces.add(timer)
+        timer.start(self._recover, timer)
+        return False
+
+    def _recover(self, timer: Any) -> None:
+        """The place of a process that died can be used now. In the hub."""
+        timer.close()
+        self._graces.discard(timer)
+        self._ready += 1
+        self._serve()
+        while self._ready:
+            self._ready -= 1
+            self.give_back()
+
+    def _is_current(self) -> bool:
+        """Whether the path leads to the file that is open."""
+        if not self._replaced and not self.table.is_current:
+            self._replaced = True
+            log.error(
+                "budget %s: the file was removed or replaced; this process gives its "
+                "places up and goes over to the new one. Until then processes have "
+                "more places together than the total.",
+                self.path,
+            )
+            self._keep_ticking()
+        if self._replaced and not self.table.held:
+            self.close()
+            self._open()
+        return not self._replaced
+
+    def give_back(self) -> None:
+        """Give up a place; its descriptor is closed. Never switches."""
+        if os.getpid() != self.pid or not self.table.held:
+            # A child has the entries of its parent, and none of its leases.
+            return
+        now = self._clock()
+        parts = self.table.parts()
+        waiter = next_waiter(parts, in_force(self.total, parts), now)
+        self._blocked = False
+        if waiter is None or waiter.row == self.table.row:
+            self.table.give()
+            if waiter is not None:
+                self._loop.run_callback(self._serve)
+        else:
+            self.table.give(waiter.row, now + MEANT)
+        self._refresh()
+        if waiter is not None:
+            self._send([waiter], FREE)
+
+    # What the others know.
+
+    def _lacking(self) -> int:
+        return sum(client.lacking() for client in list(self.clients))
+
+    def standings(self) -> list[tuple[Client, Standing]]:
+        """What each client has."""
+        return [(client, client.standing()) for client in list(self.clients)]
+
+    def _refresh(self) -> list[Part]:
+        """Write this process's row; return the rows of all."""
+        now = self._clock()
+        lacking = self._lacking()
+        standings = [standing for _, standing in self.standings()]
+        if lacking or any(standing.used for standing in standings):
+            self._wanted = now
+        if not lacking:
+            self._since = -1.0
+        elif self._since < 0:
+            self._since = now
+        self.table.write(
+            Part(
+                row=self.table.row,
+                pid=self.pid,
+                total=self.total,
+                reserve=self.reserve,
+                held=len(self.table.held),
+                idle=sum(standing.idle for standing in standings),
+                leaving=sum(standing.leaving for standing in standings),
+                waiting=lacking,
+                since=self._since,
+                written=now,
+                wanted=self._wanted,
+                moved=self.moved,
+                recovered=self.recovered,
+                name=self._name,
+            )
+        )
+        parts = self.table.parts()
+        for part in parts:
+            if part.total != self.total and part.total not in self._reported:
+                self._reported.add(part.total)
+                log.warning(
+                    "budget %s: the total is %d here and %d in process %d; the smaller "
+                    "one is in force",
+                    self.path,
+                    self.total,
+                    part.total,
+                    part.pid,
+                )
+        return parts
+
+    def _send(self, parts: list[Part], message: bytes) -> None:
+        """Send to the processes of *parts*; a wish, to those that hold a place."""
+        for part in parts:
+            if part.row != self.table.row and self._mailbox is not None:
+                if message is FREE or part.held:
+                    self._mailbox.send(part.row, message)
+
+    # What the others say. All in the hub.
+
+    def _hear(self) -> None:
+        assert self._mailbox is not None
+        messages = self._mailbox.receive()
+        if FREE in messages:
+            self._serve()
+        if WISH in messages and self._attend():
+            self._keep_ticking()
+
+    def _serve(self) -> None:
+        self._blocked = False
+        for client in list(self.clients):
+            client.serve()
+
+    def _keep_ticking(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.timer(RETRY, RETRY)
+            self._timer.start(self._tick, update=True)
+
+    def _tick(self) -> None:
+        self._is_current()
+        self._serve()
+        goes_on = self._attend()
+        if self._lacking():
+            self._send(self.table.parts(), WISH)
+            goes_on = True
+        if not goes_on and self._timer is not None:
+            timer, self._timer = self._timer, None
+            timer.close()
+
+    def _attend(self) -> bool:
+        """Give what others need; return whether that has to be repeated."""
+        parts = self._refresh()
+        now = self._clock()
+        total = in_force(self.total, parts)
+        if self._replaced:
+            total = 0
+        surplus = sum(number >= total for number in self.table.held)
+        if surplus:
+            self._shrink(surplus)
+            return True
+        self._give(*to_give(self.table.row, parts, total, now), total)
+        return any(part.lacks(now) for part in parts if part.row != self.table.row)
+
+    def _give(self, idle: int, used: int, total: int) -> None:
+        """Give so many, as far as the bound on moves allows."""
+        standings = self.standings()
+        promised = sum(standing.promised for _, standing in standings)
+        more = max(0, used - promised)
+        granted = 0
+        if idle + more:
+            granted = self.table.tokens(idle + more, total, self._clock())
+        given = 0
+        for client, _ in standings:
+            given += client.give_idle(min(idle, granted) - given)
+        more = min(more, granted - given)
+        self.moved += given + more
+        self._promise(standings, min(used, promised + more))
+
+    def _shrink(self, surplus: int) -> None:
+        """Part with places that no process may have, whether or not any waits."""
+        standings = self.standings()
+        surplus -= sum(standing.leaving for _, standing in standings)
+        for client, _ in standings:
+            surplus -= client.give_idle(max(0, surplus))
+        self._promise(standings, max(0, surplus))
+
+    def _promise(self, standings: list[tuple[Client, Standing]], number: int) -> None:
+        for client, standing in standings:
+            part = min(number, standing.used)
+            client.give_used(part)
+            number -= part
