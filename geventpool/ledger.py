@@ -230,6 +230,8 @@ class Ledger(Generic[C]):
         #: an entry: then there may be one that nothing has. To note it takes no call,
         #: so it works at any depth of the stack.
         self.is_torn = False
+        #: called when a connection was closed and its place is free; None: nothing is
+        self.on_closed: Callable[[], object] | None = None
 
     # Counting.
 
@@ -276,6 +278,9 @@ class Ledger(Generic[C]):
             self._shelves[state].add(entry)
         elif state is GONE and self.opening.pop(entry, entry) is entry:
             del self.entries[id(entry.conn)]
+            if self.on_closed is not None:
+                entry.state = state
+                self.on_closed()
         entry.state = state
 
     def reserve(self, entry: Entry[C] | None = None) -> Entry[C]:

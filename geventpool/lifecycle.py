@@ -22,9 +22,11 @@ from gevent.event import Event
 from gevent.queue import LifoQueue, Queue
 
 from geventpool.breaker import Breaker
+from geventpool.budget import Budget
 from geventpool.connector import Connector, asked
 from geventpool.hangups import HangupWatcher
 from geventpool.holders import Holder
+from geventpool.leases import Leases
 from geventpool.ledger import (
     CHECKING,
     CLOSING,
@@ -66,6 +68,7 @@ SLICE = 0.002
 class Lifecycle(Generic[C]):
     """What :class:`~geventpool.Pool` has to lend; its arguments are explained there.
 
+    :param name: the pool's, for the other processes of the budget.
     :param chore: something else to be done at each sweep.
     """
 
@@ -85,6 +88,8 @@ class Lifecycle(Generic[C]):
         reaps: bool,
         reap_interval: float,
         on_sweep: Callable[[], object],
+        budget: Budget | None = None,
+        name: str = "",
     ) -> None:
         queue: Queue[Entry[C]] = LifoQueue() if lifo else Queue()
         self.ledger: Ledger[C] = Ledger(queue, max_connections, lifo)
@@ -115,12 +120,15 @@ class Lifecycle(Generic[C]):
         #: hears of idle connections that are hung up; None: not yet, or it cannot
         self.watch: HangupWatcher | None = None
         self.reaper: Reaper[Lifecycle[C]] | None = None
+        #: the leases of its places; None: there is no budget
+        self.leases = None if budget is None else Leases(budget, name, self)
         self.opener = Opener(
             self,
             self.workers,
             Breaker(outage, max_connecting),
             backoff,
             timeouts.open,
+            self.leases,
         )
 
         # A verb that the connector leaves as it is costs no call.
@@ -612,7 +620,14 @@ class Lifecycle(Generic[C]):
 
     def _has_surplus(self) -> bool:
         ledger = self.ledger
-        return ledger.size - len(ledger.closing) > ledger.max_connections
+        most = ledger.max_connections
+        if self.leases is not None:
+            most = min(most, self.leases.most)
+        return ledger.size - len(ledger.closing) > most
+
+    def lacking(self) -> int:
+        """How many more connections would be opened now if there were places."""
+        return self.opener.lacking()
 
     def close(self) -> None:
         """Open nothing any more, and part with all. Never switches."""
@@ -675,9 +690,13 @@ class Lifecycle(Generic[C]):
         for entry in (*self.ledger.entries.values(), *self.ledger.opening):
             if entry.state is IDLE:
                 log_failure(self.connector.terminate, entry.conn)
+                if self.leases is not None:
+                    self.leases.give_back_soon()
             else:
                 # What a greenlet of ours has at this moment must not become idle.
                 entry.close_reason = CloseReason.POOL_CLOSED
+                if self.leases is not None and entry.state is IN_USE:
+                    self.leases.leave_to(entry.conn)
 
     # Where the handling of a connection must not happen at once, or did not end.
 

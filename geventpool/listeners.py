@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from geventpool.budget import BudgetStats
 from geventpool.ledger import CloseReason
 
 __all__ = [
@@ -183,6 +184,8 @@ class PoolStats:
     The numbers are gauges: ``size`` is the sum of the six after it, and never above
     *max_connections* but for a while after a ``resize()`` to less.
 
+    :param budget: how the budget of all processes stands, if the pool has one; None as
+        well if its file cannot be read.
     :param paused: is the server out of reach, and only tried now and then?
     :param counts: what happened so far, if a :class:`Counters` listens; else None.
     """
@@ -199,6 +202,7 @@ class PoolStats:
     waiting: int
     paused: bool = False
     totals: Totals | None = None
+    budget: BudgetStats | None = None
 
 
 class Listeners:

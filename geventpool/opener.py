@@ -20,6 +20,7 @@ import gevent
 
 from geventpool.breaker import Breaker
 from geventpool.connector import Connector, asked
+from geventpool.leases import Leases
 from geventpool.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool.listeners import Listeners
 from geventpool.policies import Backoff, safe_repr
@@ -62,6 +63,7 @@ class Opener(Generic[C]):
 
     :param home: that stock.
     :param float limit: seconds that one opening may take.
+    :param leases: each place is leased of these first; None: there is no budget.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Opener(Generic[C]):
         breaker: Breaker,
         backoff: Backoff,
         limit: float,
+        leases: Leases[C] | None = None,
     ) -> None:
         self._home = home
         self._ledger = home.ledger
@@ -80,6 +83,7 @@ class Opener(Generic[C]):
         self.breaker = breaker
         self.backoff = backoff
         self._limit = limit
+        self._leases = leases
         #: places whose opening pauses because the server is full
         self.refused: set[Entry[C]] = set()
         #: places whose present attempt to open has taken longer than SLOW
@@ -109,24 +113,48 @@ class Opener(Generic[C]):
             self._fail_waiters()
         limit = self.dial_limit
         while ledger.waiters and ledger.has_room and self._under_way < limit:
-            under_way = self._under_way
-            under_way += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
-            if unless_checking:
-                under_way += min(len(ledger.checking), CHECKERS)
             waiter = ledger.next_unattempted()
-            if waiter is None or under_way >= len(ledger.waiters):
+            if waiter is None or self._expected(unless_checking) >= len(ledger.waiters):
                 return
-            self._begin(waiter)
+            if self._begin(waiter) is None:
+                return
 
-    def _begin(self, waiter: Waiter[C] | None = None) -> gevent.Greenlet[..., Any]:
+    def _expected(self, unless_checking: bool) -> int:
+        """How many connections waiters may soon get."""
+        ledger = self._ledger
+        expected = self._under_way
+        expected += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
+        if unless_checking:
+            expected += min(len(ledger.checking), CHECKERS)
+        return expected
+
+    def lacking(self) -> int:
+        """How many more connections would be opened now if there were places."""
+        if not self.dial_limit:
+            return 0
+        ledger = self._ledger
+        lacking = len(ledger.waiters) - self._expected(True)
+        return max(0, min(lacking, ledger.max_connections - ledger.size))
+
+    def _begin(
+        self, waiter: Waiter[C] | None = None
+    ) -> gevent.Greenlet[..., Any] | None:
         """Take a place and have a connection opened for it. Does not switch.
 
         :param slot: the waiter it is for; None: for the stock.
-        :return: the greenlet that does it; see :meth:`_dial`.
+        :return: the greenlet that does it; see :meth:`_dial`. None: the budget of all
+            processes has no place.
         """
-        # The place is taken last: if spawning fails, nothing has to be undone.
+        if self._leases is not None and not self._leases.lease(waiter is not None):
+            return None
+        # The place is taken last: if spawning fails, only the lease has to be undone.
         entry: Entry[C] = Entry(waiter)
-        dial = self._workers.spawn(self._dial, entry)
+        try:
+            dial = self._workers.spawn(self._dial, entry)
+        except BaseException:
+            if self._leases is not None:
+                self._leases.give_back()
+            raise
         # A link and no ``finally``: a greenlet that is killed before it has started
         # runs no line.
         dial.rawlink(lambda dial: self._ended(entry))
@@ -137,6 +165,9 @@ class Opener(Generic[C]):
         """The greenlet that was to open *entry* is dead, in the hub."""
         if entry.state is OPENING and entry in self._ledger.opening:
             self._interrupted(entry, gevent.GreenletExit())
+        if self._leases is not None and not hasattr(entry, "conn"):
+            # The lease of a connection that was opened is given back by the ledger.
+            self._leases.give_back()
 
     @property
     def _under_way(self) -> int:
@@ -326,7 +357,8 @@ class Opener(Generic[C]):
     def _look(self) -> None:
         """Try the server once; not longer than SLOW. *May switch.*"""
         # In a greenlet of its own: one that hangs does not hold up the next.
-        gevent.joinall([self._begin()], timeout=SLOW)
+        if (dial := self._begin()) is not None:
+            gevent.joinall([dial], timeout=SLOW)
 
     def resume(self) -> None:
         """Let the next caller try the server again, if it could not be reached."""
@@ -347,7 +379,11 @@ class Opener(Generic[C]):
         """
         while not self._home.closed and (missing := number - self.successes) > 0:
             batch = min(self.breaker.most, missing) - len(self._ledger.opening)
-            dials = [self._begin() for _ in range(batch)]
+            begun = [self._begin() for _ in range(batch)]
+            dials = [dial for dial in begun if dial is not None]
+            if begun and not dials:
+                # Other processes have the places. They come when they are needed.
+                return
             if not dials:
                 # Others are being opened for *min_connections*.
                 self._workers.wait_for_one()
@@ -364,7 +400,8 @@ class Opener(Generic[C]):
     def fill_to_minimum(self) -> None:
         """Begin to open what is missing of *min_connections*."""
         while self._is_short and self._under_way < self.dial_limit:
-            self._begin()
+            if self._begin() is None:
+                return
 
     def _stock_up_again(self) -> None:
         """In the hub. One attempt: a success begins the others."""

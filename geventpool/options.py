@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
+from geventpool.budget import Budget
 from geventpool.listeners import Listeners, PoolListener
 from geventpool.policies import (
     Backoff,
@@ -97,6 +98,12 @@ def _is_a(kind: type) -> Check:
 
 def _listeners(name: str, value: Any) -> tuple[PoolListener, ...]:
     return Listeners(value).listeners
+
+
+def _budget(name: str, value: Any) -> Budget | None:
+    if value is not None and not isinstance(value, Budget):
+        raise TypeError(f"{name} must be a Budget or None, not {safe_repr(value)}")
+    return value
 
 
 # Kinds of options.
@@ -211,6 +218,14 @@ class PoolOptions:
         Outage(), Outage, "what is done while the server cannot be reached"
     )
 
+    budget: Budget | None = option(
+        None,
+        "a Budget, or None",
+        _budget,
+        "budget",
+        "one limit for all processes of the host",
+    )
+
     @classmethod
     def of(cls: type[K], owner: str, given: Mapping[str, Any], /) -> K:
         """The options with the values *given*; the others have their defaults.
@@ -233,6 +248,11 @@ class PoolOptions:
                 raise ValueError(
                     f"{name} must be at most max_connections "
                     f"({self.max_connections!r}), not {number!r}"
+                )
+            if self.budget is not None and number > self.budget.total:
+                raise ValueError(
+                    f"{name} must be at most the total of the budget "
+                    f"({self.budget.total!r}), not {number!r}"
                 )
 
     def for_core(self, **others: Any) -> dict[str, Any]:
@@ -276,6 +296,7 @@ class MoreKeywords(TypedDict, total=False):
     listeners: Iterable[PoolListener]
     timeouts: Timeouts
     outage: Outage
+    budget: Budget | None
 
 
 class AdapterKeywords(MoreKeywords, total=False):
@@ -339,6 +360,7 @@ TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "boolean": ("true or false", _boolean),
     "switch": ("true, false or a whole number", _switch),
     "text": ("text", str),
+    "budget": ("NAME:TOTAL or NAME:TOTAL:RESERVE", Budget.from_text),
 }
 
 

@@ -239,6 +239,8 @@ class Pool(Generic[C]):
     :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
         take.
     :param Outage outage: what is done while the server cannot be reached.
+    :param budget: a :class:`~geventpool.Budget` that all processes of the host share;
+        then *max_connections* is at most its *total*. None: no such limit.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
     """
@@ -315,11 +317,14 @@ class Pool(Generic[C]):
             lifo=chosen.lifo,
             reaps=chosen.reap_expired_connections,
             reap_interval=chosen.sweep_interval,
+            budget=chosen.budget,
+            name=self.name,
         )
 
         self._clock: Callable[[], float] = time.monotonic
         self._closed = False
-        self._begin(chosen.max_connections)
+        self._budget = chosen.budget
+        self._begin(self._within_budget(chosen.max_connections))
         _pools.add(self)
         if chosen.min_connections or chosen.initial_connections:
             self._check_thread()
@@ -358,6 +363,12 @@ class Pool(Generic[C]):
         self._release_is_trivial = (
             lifecycle.return_is_trivial and lifecycle.needs_reset is None
         )
+
+    def _within_budget(self, max_connections: int) -> int:
+        """How many places the pool may have at most."""
+        if self._budget is None:
+            return max_connections
+        return min(max_connections, self._budget.total)
 
     def _prefill(self, number: int) -> None:
         try:
@@ -674,7 +685,10 @@ class Pool(Generic[C]):
         """The error that tells why there is no connection."""
         now = self._clock()
         waited = now - started
-        remarks = []
+        remarks: list[tuple[str, object]] = []
+        leases = self._lifecycle.leases
+        if leases is not None and self._ledger.has_room:
+            remarks.append(("{}", leases.holders()))
         if lost is not None and (blocked := self._hub_lag.measured() - lost) > 0.1:
             remarks.append(("the hub was blocked for {:.1f} s of it", blocked))
         since = self._lifecycle.opener.breaker.since
@@ -983,7 +997,7 @@ class Pool(Generic[C]):
         """
         check_int("max_connections", max_connections, max(1, self._min_connections))
         self._check_thread()
-        self._lifecycle.resize(max_connections)
+        self._lifecycle.resize(self._within_budget(max_connections))
 
     def close(self, timeout: float | None = None) -> list[Loan]:
         """Close for good: afterwards nothing can be borrowed, and nothing is open.
@@ -1112,6 +1126,7 @@ class Pool(Generic[C]):
     def stats(self) -> PoolStats:
         """How the pool stands at this moment; does not change any more."""
         ledger = self._ledger
+        leases = self._lifecycle.leases
         return PoolStats(
             name=self.name,
             max_connections=ledger.max_connections,
@@ -1124,6 +1139,7 @@ class Pool(Generic[C]):
             closing=len(ledger.closing),
             waiting=len(ledger.waiters) + len(self._pollers),
             paused=self._lifecycle.opener.breaker.paused,
+            budget=None if leases is None else leases.stats(),
             totals=self._listeners.totals(),
         )
 

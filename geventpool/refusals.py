@@ -55,7 +55,7 @@ class Refusal:
         waited: float,
         ledger: Ledger[Any],
         now: float,
-        remarks: list[tuple[str, float]],
+        remarks: list[tuple[str, object]],
     ) -> None:
         lent = [
             entry

@@ -22,8 +22,9 @@ CORE: dict[str, set[str]] = {
     "ledger": {"errors", "policies"},
     "connection": {"errors", "policies", "sockets"},
     "connector": {"connection", "errors", "policies", "sockets"},
-    "listeners": {"errors", "ledger", "policies"},
-    "options": {"listeners", "policies"},
+    "leases": {"budget", "errors", "ledger"},
+    "listeners": {"budget", "errors", "ledger", "policies"},
+    "options": {"budget", "listeners", "policies"},
     "breaker": {"policies"},
     "wait_timers": {"deadline", "ledger"},
     "holders": set(),
@@ -37,6 +38,7 @@ CORE: dict[str, set[str]] = {
     "hangups": set(),
     "server_probe": {"breaker", "ledger", "workers"},
     "opener": {
+        "leases",
         "breaker",
         "connector",
         "ledger",
@@ -46,6 +48,8 @@ CORE: dict[str, set[str]] = {
         "workers",
     },
     "lifecycle": {
+        "budget",
+        "leases",
         "breaker",
         "connector",
         "holders",

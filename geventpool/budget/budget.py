@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from gevent import get_hub
 
@@ -14,18 +14,19 @@ from geventpool.budget.seat import Seat
 from geventpool.budget.sharing import Part, in_force
 from geventpool.budget.table import read
 from geventpool.errors import BudgetError
-from geventpool.policies import shown, whole
+from geventpool.policies import check_int, safe_repr
 
 __all__ = ["Budget", "BudgetShare", "BudgetStats"]
 
-#: the seats of each hub, by what makes them differ
-_seats: WeakKeyDictionary[Any, dict[tuple[Any, ...], Seat]] = WeakKeyDictionary()
+#: those of this process
+_seats: WeakSet[Seat] = WeakSet()
 
 
 @dataclass(frozen=True)
 class BudgetShare:
-    """What one process has of a budget; see :class:`BudgetStats`.
+    """What one pool of one process has of a budget; see :class:`BudgetStats`.
 
+    :param name: the pool's.
     :param held: places: its connections, those being opened and closed included.
     :param waiting: how many more its waiters need.
     :param moved: places that it gave to other processes so far.
@@ -44,11 +45,9 @@ class BudgetShare:
 class BudgetStats:
     """How a budget stands at one moment.
 
-    A process writes *waiting* when it begins or ends to wait, and when others wait.
-
     :param total: the limit in force: the smallest of all processes.
     :param held: places that are taken.
-    :param shares: one for each event loop of each process that has used the budget.
+    :param shares: one for each pool of each process that has used the budget.
     """
 
     name: str
@@ -86,12 +85,12 @@ class Budget:
         self, name: str | os.PathLike[str], total: int, reserve: int = 1
     ) -> None:
         if not isinstance(name, (str, os.PathLike)):
-            raise TypeError(f"name must be a string or a path, not {shown(name)}")
+            raise TypeError(f"name must be a string or a path, not {safe_repr(name)}")
         text = name if isinstance(name, str) else os.path.abspath(name)
         if not isinstance(text, str) or "\0" in text:
-            raise ValueError(f"name must be a path of text, not {shown(name)}")
-        self._total = whole("total", total, 1)
-        self._reserve = whole("reserve", reserve)
+            raise ValueError(f"name must be a path of text, not {safe_repr(name)}")
+        self._total = check_int("total", total, 1)
+        self._reserve = check_int("reserve", reserve)
         if total > files.TOTAL:
             raise ValueError(f"total must be at most {files.TOTAL}, not {total!r}")
         if reserve > total:
@@ -141,20 +140,19 @@ class Budget:
         """The places that are left to a process that used them lately."""
         return self._reserve
 
-    def seat(self) -> Seat:
-        """The leases of the calling event loop. Never switches. For pools.
+    def seat(self, name: str) -> Seat:
+        """Leases for a pool of the calling event loop. Never switches. For pools.
 
-        Opens the file when it is first called: leases must not be older than the
-        process.
+        Opens the file. It must not be called before the process is forked from its
+        parent: a parent that is killed would leave its leases to the child.
 
+        :param name: the pool's.
         :raises BudgetError: the file cannot be used.
         """
-        hub = get_hub()
-        seats = _seats.setdefault(hub, {})
-        key = (self._path, self._total, self._reserve)
-        if key not in seats:
-            seats[key] = Seat(self._path, self._total, self._reserve, hub.loop)
-        return seats[key]
+        loop = get_hub().loop
+        seat = Seat(self._path, self._total, self._reserve, loop, name)
+        _seats.add(seat)
+        return seat
 
     def stats(self) -> BudgetStats:
         """How the budget stands at this moment, in all processes. Never switches.
@@ -162,15 +160,16 @@ class Budget:
         :raises BudgetError: the file cannot be used.
         """
         parts = read(self._path)
+        now = time.monotonic()
         return BudgetStats(
             name=self._name,
             path=self._path,
             total=in_force(self._total, parts),
             held=sum(part.held for part in parts),
-            waiting=sum(part.waiting for part in parts),
+            waiting=sum(part.lacks(now) for part in parts),
             moved=sum(part.moved for part in parts),
             recovered=sum(part.recovered for part in parts),
-            shares=tuple(_share_of(part) for part in parts),
+            shares=tuple(_share_of(part, now) for part in parts),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -187,17 +186,16 @@ class Budget:
         return f"Budget({self._name!r}, {self._total}, reserve={self._reserve})"
 
 
-def _share_of(part: Part) -> BudgetShare:
+def _share_of(part: Part, now: float) -> BudgetShare:
     return BudgetShare(
-        part.pid, part.name, part.held, part.waiting, part.moved, part.recovered
+        part.pid, part.name, part.held, part.lacks(now), part.moved, part.recovered
     )
 
 
 def _after_fork() -> None:
     """In the child: the leases and the files are the parent's."""
-    for seats in list(_seats.values()):
-        for seat in seats.values():
-            seat.close(forked=True)
+    for seat in list(_seats):
+        seat.close(forked=True)
     _seats.clear()
 
 

@@ -1,4 +1,4 @@
-"""The part that one event loop has in a budget: its leases, wishes and gifts.
+"""The part that one pool has in a budget: its leases, wishes and gifts.
 
 Knows no pool: its clients say what they lack and what they could give.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -86,10 +85,11 @@ def _weakly(method: Callable[[], object]) -> Callable[[], None]:
 
 
 class Seat:
-    """The leases of one event loop in one budget.
+    """The leases of one pool in one budget.
 
     :param path: of the budget's file.
     :param loop: the event loop; only its thread may call.
+    :param name: what the other processes call this one.
     :raises BudgetError: the file cannot be used.
     """
 
@@ -99,6 +99,7 @@ class Seat:
         total: int,
         reserve: int,
         loop: Any,
+        name: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
@@ -109,7 +110,7 @@ class Seat:
         self.recovered = 0
         self._loop = loop
         self._clock = clock
-        self._name = os.path.basename(sys.argv[0] or "python")
+        self._name = name
         #: when this process last waited or used a place, and since when it waits
         self._wanted = self._since = -1e9
         #: runs while this process or another one waits
@@ -261,6 +262,14 @@ class Seat:
         self._refresh()
         if waiter is not None:
             self._send([waiter], FREE)
+
+    def give_back_soon(self) -> None:
+        """Give up a place in a turn of the loop of its own. For finalisers."""
+        try:
+            self._loop.run_callback_threadsafe(self.give_back)
+        except Exception:
+            # The loop is gone, and this seat with it.
+            pass
 
     # What the others know.
 

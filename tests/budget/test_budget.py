@@ -69,12 +69,13 @@ def test_the_stats_show_each_process(tmp_path: Path) -> None:
     """Who holds how many places of the host."""
     budget = Budget(tmp_path / "b", 4)
     assert budget.stats().shares == ()
-    seat = budget.seat()
-    assert budget.seat() is seat
+    seat = budget.seat("web")
     assert seat.lease()
     stats = budget.stats()
     assert (stats.total, stats.held, stats.waiting, stats.moved) == (4, 1, 0, 0)
-    assert [(share.pid, share.held) for share in stats.shares] == [(os.getpid(), 1)]
+    assert [(share.pid, share.held, share.name) for share in stats.shares] == [
+        (os.getpid(), 1, "web")
+    ]
     seat.give_back()
     assert budget.stats().held == 0
 
@@ -82,23 +83,23 @@ def test_the_stats_show_each_process(tmp_path: Path) -> None:
 def test_a_fork_leaves_the_leases_to_the_parent(tmp_path: Path) -> None:
     """The child begins with nothing, and its end frees nothing."""
     budget = Budget(tmp_path / "b", 2)
-    assert budget.seat().lease()
+    parent = budget.seat("")
+    assert parent.lease()
     child = gevent.fork()
     if not child:  # pragma: no cover (in the child, where nobody counts)
         code = 1
         try:
-            seat = budget.seat()
+            seat = budget.seat("")
             code = 0 if seat.lease() and not seat.lease(wish=False) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert budget.stats().held == 1
-    budget.seat().give_back()
+    parent.give_back()
 
 
-def test_after_a_fork_no_seat_is_known(tmp_path: Path) -> None:
+def test_after_a_fork_no_file_is_open(tmp_path: Path) -> None:
     """What the child does at a fork, without one."""
-    budget = Budget(tmp_path / "b", 2)
-    seat = budget.seat()
+    seat = Budget(tmp_path / "b", 2).seat("")
     module._after_fork()
-    assert budget.seat() is not seat
+    assert seat.table.fd == -1
