@@ -7,6 +7,7 @@ its descriptor is closed. Nothing here switches.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class Leases(Generic[C]):
         seat = self._seat
         if seat is None:
             seat = self._seat = self.budget.seat(self._name)
-            seat.clients.add(self)
+            seat.join(self)
         return seat.lease(wish)
 
     def give_back(self) -> None:
@@ -88,6 +89,11 @@ class Leases(Generic[C]):
                 weakref.finalize(conn, seat.give_back_soon).atexit = False
             except TypeError:
                 log.debug("%r keeps its place until the process ends", conn)
+
+    def forget(self) -> None:
+        """Give up all places at once: their connections are gone."""
+        if self._seat is not None:
+            self._seat.close(forked=os.getpid() != self._seat.pid)
 
     # What the seat asks.
 

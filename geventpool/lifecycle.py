@@ -681,6 +681,8 @@ class Lifecycle(Generic[C]):
             if entry.state is not OPENING:
                 log_failure(self.connector.terminate, entry.conn)
             entry.state = GONE
+        if self.leases is not None:
+            self.leases.forget()
 
     def terminate_all(self) -> None:
         """In a finaliser: the idle connections go, without a word."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from weakref import WeakSet
 
 from gevent import get_hub
 
 from geventpool.budget import files, locks
-from geventpool.budget.seat import Seat
+from geventpool.budget.seat import Seat, after_fork
 from geventpool.budget.sharing import Part, in_force
 from geventpool.budget.table import read
 from geventpool.errors import BudgetError
 from geventpool.policies import check_int, safe_repr
 
 __all__ = ["Budget", "BudgetShare", "BudgetStats"]
-
-#: those of this process
-_seats: WeakSet[Seat] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -150,9 +146,7 @@ class Budget:
         :raises BudgetError: the file cannot be used.
         """
         loop = get_hub().loop
-        seat = Seat(self._path, self._total, self._reserve, loop, name)
-        _seats.add(seat)
-        return seat
+        return Seat(self._path, self._total, self._reserve, loop, name)
 
     def stats(self) -> BudgetStats:
         """How the budget stands at this moment, in all processes. Never switches.
@@ -192,11 +186,4 @@ def _share_of(part: Part, now: float) -> BudgetShare:
     )
 
 
-def _after_fork() -> None:
-    """In the child: the leases and the files are the parent's."""
-    for seat in list(_seats):
-        seat.close(forked=True)
-    _seats.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=after_fork)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
@@ -84,6 +85,17 @@ def _weakly(method: Callable[[], object]) -> Callable[[], None]:
     return call
 
 
+#: Those that are open. A pool may be collected before the connections that it lent:
+#: their places stay leased.
+_seats: set[Seat] = set()
+
+
+def after_fork() -> None:
+    """In a child: the leases and the files are the parent's."""
+    for seat in list(_seats):
+        seat.close(forked=True)
+
+
 class Seat:
     """The leases of one pool in one budget.
 
@@ -120,6 +132,26 @@ class Seat:
         self._reported: set[int] = set()
         self._open()
 
+    def join(self, client: Client) -> None:
+        """Ask *client* from now on what it lacks and what it could give.
+
+        The seat is closed when its clients are collected and it holds no place.
+        """
+        self.clients.add(client)
+        weakref.finalize(client, self._left).atexit = False
+
+    def _left(self) -> None:
+        """In a finaliser."""
+        try:
+            self._loop.run_callback_threadsafe(self._close_if_unused)
+        except Exception:
+            # The loop is gone, and all connections with it.
+            self.close()
+
+    def _close_if_unused(self) -> None:
+        if not self.clients and not self.table.held:
+            self.close()
+
     def _open(self) -> None:
         self.pid = os.getpid()
         self.table = Table(self.path, self.pid)
@@ -141,6 +173,7 @@ class Seat:
             self._watcher = self._loop.io(self._mailbox.fileno(), 1, ref=False)
             self._watcher.start(_weakly(self._hear))
         parts = self._refresh()
+        _seats.add(self)
         # A smaller total is in force at once.
         self._send(parts, WISH)
 
@@ -161,11 +194,7 @@ class Seat:
         if mailbox is not None:
             mailbox.close(unlink=not forked)
         self.table.close()
-
-    def __del__(self) -> None:
-        # Without one the constructor has failed.
-        if hasattr(self, "_mailbox"):
-            self.close(forked=os.getpid() != self.pid)
+        _seats.discard(self)
 
     # Leasing.
 
@@ -262,14 +291,15 @@ class Seat:
         self._refresh()
         if waiter is not None:
             self._send([waiter], FREE)
+        self._close_if_unused()
 
     def give_back_soon(self) -> None:
         """Give up a place in a turn of the loop of its own. For finalisers."""
         try:
             self._loop.run_callback_threadsafe(self.give_back)
         except Exception:
-            # The loop is gone, and this seat with it.
-            pass
+            # The loop is gone, and all connections with it.
+            self.close()
 
     # What the others know.
 

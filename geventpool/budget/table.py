@@ -55,9 +55,9 @@ class Table:
         self.path = path
         self.pid = pid
         self.fd = -1
-        self.fd = open_file(path)
         #: the places that are locked by this object
         self.held: set[int] = set()
+        self.fd = open_file(path)
         rows = (row for row in range(ROWS) if locks.try_lock(self.fd, _ROW_LOCKS + row))
         self.row = next(rows, -1)
         if self.row < 0:
@@ -70,6 +70,7 @@ class Table:
     def close(self) -> None:
         """Close the file: what is held is free, unless a fork has copied it."""
         fd, self.fd = self.fd, -1
+        self.held.clear()
         if fd >= 0:
             os.close(fd)
 

@@ -10,8 +10,8 @@ import gevent
 import pytest
 
 from geventpool import Budget, BudgetError
-from geventpool.budget import budget as module
 from geventpool.budget import locks
+from geventpool.budget import seat as module
 
 
 def test_a_budget_shows_what_it_was_given(tmp_path: Path) -> None:
@@ -101,5 +101,5 @@ def test_a_fork_leaves_the_leases_to_the_parent(tmp_path: Path) -> None:
 def test_after_a_fork_no_file_is_open(tmp_path: Path) -> None:
     """What the child does at a fork, without one."""
     seat = Budget(tmp_path / "b", 2).seat("")
-    module._after_fork()
+    module.after_fork()
     assert seat.table.fd == -1

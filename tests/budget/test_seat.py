@@ -25,7 +25,7 @@ class Client:
         self.seat = seat
         self.waiting = 0
         self.idle = self.used = self.leaving = self.promised = 0
-        seat.clients.add(self)
+        seat.join(self)
 
     def lacking(self) -> int:
         return self.waiting
@@ -297,11 +297,27 @@ def test_what_another_process_has_is_left_alone(
     os.close(copy)
 
 
-def test_a_seat_that_nobody_has_is_closed(path: str) -> None:
+def test_a_seat_that_no_client_uses_is_closed(path: str) -> None:
+    """A pool that was collected keeps no row; what it lent keeps its place."""
+    seat = Seat(path, 1, 0, gevent.get_hub().loop)
+    client: Any = Client(seat)
+    client.want(1)
+    del client
+    gc.collect()
+    gevent.idle()
+    assert len(read(path)) == 1
+    seat.give_back()
+    assert read(path) == []
+    assert seat not in module._seats
+
+
+def test_a_seat_whose_loop_is_gone_is_closed(path: str) -> None:
     """The event loop of a thread that has ended keeps no row."""
     seat = Seat(path, 1, 0, gevent.get_hub().loop)
-    assert len(read(path)) == 1
-    del seat
+    client: Any = Client(seat)
+    client.want(1)
+    seat._loop = None
+    del client
     gc.collect()
     assert read(path) == []
 
