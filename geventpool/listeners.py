@@ -201,8 +201,8 @@ class PoolStats:
     closing: int
     waiting: int
     paused: bool = False
-    totals: Totals | None = None
     budget: BudgetStats | None = None
+    totals: Totals | None = None
 
 
 class Listeners:
