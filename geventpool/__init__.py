@@ -26,6 +26,7 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
+from geventpool.failures import Failure
 from geventpool.ledger import CloseReason
 from geventpool.listeners import (
     Counters,
@@ -36,7 +37,7 @@ from geventpool.listeners import (
 )
 from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.policies import Backoff, Expiry, Outage, Timeouts
-from geventpool.pool import Pool
+from geventpool.pool import Pool, pools
 from geventpool.reports import Loan
 from geventpool.sockets import is_quiet
 
@@ -55,6 +56,7 @@ __all__ = [
     "Totals",
     "Expiry",
     "FactoryConnector",
+    "Failure",
     "Timeouts",
     "Loan",
     "LogListener",
@@ -73,4 +75,5 @@ __all__ = [
     "TooManyWaitingError",
     "__version__",
     "is_quiet",
+    "pools",
 ]

@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from queue import Empty
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -44,6 +45,7 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
+from geventpool.failures import Failure, describe
 from geventpool.holders import Holder, Holders
 from geventpool.home import Home, thread_of
 from geventpool.hub_lag import HubLag
@@ -64,7 +66,7 @@ from geventpool.wait_timers import TimedWaiter, WaitTimers
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ConnectionContext", "Pool"]
+__all__ = ["ConnectionContext", "Pool", "pools"]
 
 C = TypeVar("C")
 B = TypeVar("B", bound="ConnectionContext[Any]")
@@ -73,6 +75,7 @@ log = logging.getLogger("geventpool")
 
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
+_name = attrgetter("name")
 
 
 class _NoHolder:
@@ -1119,9 +1122,25 @@ class Pool(Generic[C]):
         """The connections on loan; a copy."""
         return [entry.conn for entry in self._ledger.all_in(IN_USE)]
 
-    def loans(self) -> list[Loan]:
-        """Who holds a connection, since when and doing what; the oldest loan first."""
-        return loans(self._ledger.all_in(IN_USE), self._clock())
+    def loans(self, most: int | None = None) -> list[Loan]:
+        """Who holds a connection, since when and doing what; the oldest loan first.
+
+        :param most: describe only so many loans, the oldest; None: all.
+        """
+        return loans(self._ledger.all_in(IN_USE), self._clock(), most)
+
+    def failure(self) -> Failure | None:
+        """The last failure to open a connection; None after a success.
+
+        Never switches.
+        """
+        failure = self._lifecycle.opener.failure
+        if failure is None:
+            return None
+        now = self._clock()
+        since = self._lifecycle.opener.breaker.since
+        lasting = None if since is None else now - since
+        return Failure(describe(failure[1]), now - failure[0], lasting)
 
     def stats(self) -> PoolStats:
         """How the pool stands at this moment; does not change any more."""
@@ -1148,6 +1167,11 @@ class Pool(Generic[C]):
         if self._lifecycle.opener.breaker.paused and not state:
             state = " paused"
         return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"
+
+
+def pools() -> list[Pool[Any]]:
+    """The open pools of this process, sorted by name. Never switches."""
+    return sorted((pool for pool in _pools if not pool.closed), key=_name)
 
 
 def _let_go(holders: Holders, lifecycle: Lifecycle[Any]) -> None:

@@ -79,12 +79,15 @@ def worded(facts: tuple[int, ...]) -> str:
     )
 
 
-def loans(lent: Iterable[Entry[Any]], now: float) -> list[Loan]:
+def loans(
+    lent: Iterable[Entry[Any]], now: float, most: int | None = None
+) -> list[Loan]:
     """What there is to say about entries that are in use, the oldest loan first.
 
     :param float now: the time by the pool's clock.
+    :param most: describe only so many, the oldest; None: all.
     """
-    seen = sorted(lent, key=lambda entry: entry.since)
+    seen = sorted(lent, key=lambda entry: entry.since)[:most]
     return [Sighting(entry, now).loan() for entry in seen]
 
 

@@ -18,6 +18,7 @@ CORE: dict[str, set[str]] = {
     "policies": set(),
     "deadline": set(),
     "budget": {"errors", "policies"},
+    "failures": set(),
     "sockets": {"deadline"},
     "ledger": {"errors", "policies"},
     "connection": {"errors", "policies", "sockets"},
@@ -67,6 +68,7 @@ CORE: dict[str, set[str]] = {
         "deadline",
         "deadlocks",
         "errors",
+        "failures",
         "holders",
         "home",
         "ledger",
@@ -90,6 +92,7 @@ ADAPTERS: dict[str, set[str]] = {
     "django": {"django", "pymysql"},
     "metrics": {"opentelemetry", "prometheus_client"},
     "testing": set(),
+    "status": set(),
     "__main__": set(),
     "advise": {"redis", "pymysql"},
 }
