@@ -101,15 +101,27 @@ class Connector(Generic[C]):
     def needs_reset(self, conn: C) -> bool:
         """Whether :meth:`reset` must run before the next borrower. Never switches.
 
+        A question, without effects; :meth:`end_loan` is the place for those.
         Default: False, and a returned connection is handed over at once.
         """
         return False
+
+    def end_loan(self, conn: C) -> bool:
+        """End a loan on the connector's side. Never switches.
+
+        Called once each time a borrower has given back a connection that may be lent
+        again. The place for what a connector has to do then, like sending a reset
+        without waiting for the reply. Default: return :meth:`needs_reset`.
+
+        :return: whether :meth:`reset` must run before the next borrower.
+        """
+        return self.needs_reset(conn)
 
     def awaits_reset(self, conn: C) -> bool:
         """Whether a connection is unusable only until the other side has reset it.
 
         Asked after :meth:`is_usable` has said no, of a connector that sends what resets
-        a connection in :meth:`needs_reset`, without waiting for the answer. The pool
+        a connection in :meth:`end_loan`, without waiting for the answer. The pool
         then has :meth:`ping` or :meth:`reset` wait for it, in a greenlet of its own.
         Never switches. Default: False, and the connection is closed.
         """

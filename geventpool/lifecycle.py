@@ -136,9 +136,13 @@ class Lifecycle(Generic[C]):
         self.probe: Callable[[C], bool] | None = None
         if kind.is_usable is not Connector.is_usable:
             self.probe = self._is_usable
-        self.needs_reset: Callable[[C], bool] | None = None
-        if kind.needs_reset is not Connector.needs_reset:
-            self.needs_reset = self._asks_for_reset
+        #: tells the connector that a loan has ended; True: reset the connection.
+        #: None: the connector neither wants to know nor ever asks for a reset.
+        self.on_loan_end: Callable[[C], bool] | None = None
+        if kind.end_loan is not Connector.end_loan:
+            self.on_loan_end = self._end_loan_of
+        elif kind.needs_reset is not Connector.needs_reset:
+            self.on_loan_end = self._asks_for_reset
         self._can_watch = bool(self.probe) and kind.fileno is not Connector.fileno
         #: nothing to be done when a connection comes back but to note it
         self.return_is_trivial = self.is_unobserved and not self.has_age_limits
@@ -239,93 +243,104 @@ class Lifecycle(Generic[C]):
             return False
 
     def end_loan_normally(self, entry: Entry[C]) -> None:
-        """A loan ended well. Never switches."""
-        needs_reset = self.needs_reset
-        if self.return_is_trivial and entry.close_reason is None:
-            if needs_reset is None or not needs_reset(entry.conn):
-                self.return_clean(entry)
-                return
-        now = self.clock()
-        entry.used = entry.alive = now
+        """End a loan whose borrower left the connection in order. Never switches."""
         if self.is_unobserved:
-            self._receive(entry, now)
+            self._receive(entry)
         else:
-            self._receive_heard(entry, now, now - entry.since)
+            self._receive_observed(entry)
 
-    def _receive_heard(self, entry: Entry[C], now: float, used: float) -> None:
+    def _receive_observed(self, entry: Entry[C]) -> None:
         listeners = self.listeners
+        now = self.clock()
+        used = now - entry.since
         if (
             not self.ledger.waiters
             and entry.close_reason is None
             and now < entry.expires
         ):
-            # Nothing else is told, so nothing must be held back: that takes time.
-            self._receive(entry, now)
+            # No other notification can follow, so none has to be held back.
+            self._receive(entry)
             listeners.notify("released", entry.conn, used)
             return
         listeners.hold()
         try:
-            self._receive(entry, now)
+            self._receive(entry)
         finally:
             listeners.deliver("released", entry.conn, used)
 
-    def _receive(self, entry: Entry[C], now: float) -> None:
-        reason = self.pending_close_reason(entry)
-        if reason is None and now >= entry.expires:
-            reason = CloseReason.EXPIRED
-        if reason is not None:
-            self.close_entry(entry, reason)
-        elif self.needs_reset is not None and self.needs_reset(entry.conn):
-            self.ledger.move(entry, RESETTING)
-            self._resetters.put(entry)
-        else:
-            self.assign_or_close(entry)
+    def _receive(self, entry: Entry[C]) -> None:
+        """Reset a connection whose loan has ended, if need be, or assign it."""
+        if self.has_age_limits:
+            entry.used = entry.alive = self.clock()
+            if entry.close_reason is None and entry.used >= entry.expires:
+                entry.close_reason = CloseReason.EXPIRED
+        on_loan_end = self.on_loan_end
+        # Written so that no reason costs no call.
+        if on_loan_end is not None and (
+            entry.close_reason is None or self.close_reason_of(entry) is None
+        ):
+            # The connector may drain the pool in this call.
+            if on_loan_end(entry.conn) and self.close_reason_of(entry) is None:
+                self.ledger.move(entry, RESETTING)
+                self._resetters.put(entry)
+                return
+        self.assign(entry)
 
-    def return_clean(self, entry: Entry[C]) -> None:
-        """What is plainly in order goes to the first in line, or is idle."""
-        if not self.ledger.waiters:
+    def assign(self, entry: Entry[C], probe: bool = True) -> None:
+        """Decide what becomes of a connection that nobody uses. Never switches.
+
+        It is closed if there is a reason to, else lent to the first waiter, else idle.
+        Each connection that was returned, reset, checked or opened comes here.
+
+        :param bool probe: look at it once more before a waiter gets it.
+        """
+        ledger = self.ledger
+        if entry.close_reason is not None:
+            if (reason := self.close_reason_of(entry)) is not None:
+                self.close_entry(entry, reason)
+                return
+            # Other connections were closed in its place.
+            entry.close_reason = None
+        if self.return_is_trivial and entry.state is IN_USE and not ledger.waiters:
+            # As below, without the calls: they cost more than the rest of a release.
             entry.state = IDLE
-            self.ledger.idle_queue.put_nowait(entry)
-        elif self._passes(entry):
-            # Nobody looks at it again before it is used, so this is the last chance
-            # to find it closed, or with an answer that nobody read.
-            self.ledger.assign_to_waiter(entry, self.clock())
-        else:
-            self._replace()
-
-    def assign_or_close(self, entry: Entry[C]) -> None:
-        """A connection that nobody uses any more goes to whoever is next."""
-        if (reason := self.pending_close_reason(entry)) is not None:
-            self.close_entry(entry, reason)
+            ledger.idle_queue.put_nowait(entry)
             return
-        if self.ledger.waiters and not self._passes(entry):
+        # A waiter does not look at what it is given, so this is the last chance to
+        # find that it is closed, or that a reply is unread.
+        if probe and ledger.waiters and not self._passes(entry):
             self._replace()
-        else:
-            self._assign(entry)
-
-    def _assign(self, entry: Entry[C]) -> None:
+            return
         if self.has_age_limits:
             entry.ready_until = self.expiry.ready_until(
                 entry.expires, entry.used, entry.alive
             )
-        self.ledger.assign(entry, self.clock())
+        ledger.assign(entry, self.clock())
+
+    def _end_loan_of(self, conn: C) -> bool:
+        try:
+            return self.connector.end_loan(conn)
+        except Exception:
+            log.exception("end_loan failed: %r is reset", conn)
+            return True
 
     def _asks_for_reset(self, conn: C) -> bool:
+        # The default of end_loan(), with one call less.
         try:
             return self.connector.needs_reset(conn)
         except Exception:
             log.exception("needs_reset failed: %r is reset", conn)
             return True
 
-    def pending_close_reason(self, entry: Entry[C]) -> CloseReason | None:
-        """Why an entry must go now that nobody uses it; None: it need not."""
-        if entry.close_reason is CloseReason.SURPLUS and not self._has_surplus():
-            # Others went in its place.
-            entry.close_reason = None
-        return entry.close_reason
+    def close_reason_of(self, entry: Entry[C]) -> CloseReason | None:
+        """Return why an entry must be closed when nobody uses it; None: it stays."""
+        reason = entry.close_reason
+        if reason is CloseReason.SURPLUS and not self._has_surplus():
+            return None
+        return reason
 
     def end_loan(self, entry: Entry[C]) -> None:
-        """Nobody holds this entry any more."""
+        """Forget who held this entry, and which waiter it was meant for."""
         holder, entry.holder, entry.block, entry.waiter = entry.holder, None, None, None
         if isinstance(holder, Holder):
             holder.ended(entry)
@@ -420,12 +435,9 @@ class Lifecycle(Generic[C]):
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
         self._ensure_watching()
-        if (reason := self.pending_close_reason(entry)) is not None:
-            self.close_entry(entry, reason)
-        else:
-            # Not looked at once more: a server that accepts and hangs up would be
-            # dialled without end. Its borrower gets to know.
-            self._assign(entry)
+        # No probe: a server that accepts and hangs up would be dialled endlessly. The
+        # borrower gets the error.
+        self.assign(entry, probe=False)
 
     def drain(self) -> None:
         """Renew all: perhaps because the server is to be had otherwise now."""
@@ -458,9 +470,9 @@ class Lifecycle(Generic[C]):
     def _passed_check(self, entry: Entry[C]) -> None:
         entry.alive = self.clock()
         entry.suspect = False
-        # assign_or_close() knows better if it has ages.
+        # assign() computes this anew if there are age limits.
         entry.ready_until = entry.expires
-        self.assign_or_close(entry)
+        self.assign(entry)
         if entry.state is IDLE:
             # Who asked for it has gone. Else with ping_after=0 one who asks again and
             # again, and never waits, would never be served.
@@ -482,7 +494,7 @@ class Lifecycle(Generic[C]):
             self.ledger.lagging.discard(entry)
             if entry.state is RESETTING:
                 if passed:
-                    self.assign_or_close(entry)
+                    self.assign(entry)
                 else:
                     self.terminate(entry, CloseReason.RESET_FAILED)
 
@@ -612,7 +624,7 @@ class Lifecycle(Generic[C]):
                     break
                 self.close_entry(entry, CloseReason.SURPLUS)
             if self._has_surplus():
-                # Whichever come back first will go; see pending_close_reason().
+                # Those that come back first are closed; see close_reason_of().
                 for entry in (*ledger.entries.values(), *ledger.opening):
                     if entry.close_reason is None:
                         entry.close_reason = CloseReason.SURPLUS

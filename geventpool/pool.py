@@ -187,7 +187,7 @@ class ConnectionContext(Generic[C]):
                     pool._make_idle(entry)
                 else:
                     entry.holder = None
-                    pool._lifecycle.return_clean(entry)
+                    pool._lifecycle.assign(entry)
             except BaseException:
                 # Without a call of the pool's own, because it may be a RecursionError.
                 pool._ledger.is_torn = True
@@ -364,7 +364,7 @@ class Pool(Generic[C]):
         self._is_unobserved = lifecycle.is_unobserved
         #: a connection that comes back is only to be noted
         self._release_is_trivial = (
-            lifecycle.return_is_trivial and lifecycle.needs_reset is None
+            lifecycle.return_is_trivial and lifecycle.on_loan_end is None
         )
 
     def _within_budget(self, max_connections: int) -> int:
@@ -534,7 +534,7 @@ class Pool(Generic[C]):
             self._ledger.is_torn = True
             get_hub().loop.run_callback(self._lifecycle.recover)
             if entry.state is IN_USE:
-                self._lifecycle.assign_or_close(entry)
+                self._lifecycle.assign(entry)
             raise
         if entry.state is not IN_USE:
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
@@ -642,7 +642,7 @@ class Pool(Generic[C]):
             self._timers.stop_if_unused()
             if entry is not None and entry.waiter is waiter:
                 entry.waiter = None
-                self._lifecycle.assign_or_close(entry)
+                self._lifecycle.assign(entry)
             if self._ledger.is_torn:
                 get_hub().loop.run_callback(self._lifecycle.recover)
         except BaseException:
@@ -747,7 +747,7 @@ class Pool(Generic[C]):
                     self._make_idle(entry)
                 else:
                     entry.holder = None
-                    self._lifecycle.return_clean(entry)
+                    self._lifecycle.assign(entry)
             except BaseException:
                 self._ledger.is_torn = True
                 get_hub().loop.run_callback(self._lifecycle.recover)

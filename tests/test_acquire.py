@@ -136,7 +136,7 @@ def test_a_connector_without_opinions_is_not_asked():
             pass
 
     pool = warm(make(Plain()))
-    assert pool._probe is None and pool._lifecycle.needs_reset is None
+    assert pool._probe is None and pool._lifecycle.on_loan_end is None
     assert pool.acquire() is not None
 
 

@@ -274,10 +274,10 @@ def test_an_interrupted_end_of_a_wait_loses_nothing(
     conn = pool.acquire()
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
+    waiter.kill(ValueError(), block=False)
+    pool.release(conn)
     with monkeypatch.context() as patch:
-        patch.setattr(pool._lifecycle, "assign_or_close", interrupt)
-        waiter.kill(ValueError(), block=False)
-        pool.release(conn)
+        patch.setattr(pool._lifecycle, "assign", interrupt)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     gevent.idle()
     assert conn.end == "discarded" and not pool.stats().waiting

@@ -341,6 +341,17 @@ def test_a_connector_that_fails_to_say_whether_to_reset_has_to_reset(
     assert ("reset", conn) in connector.calls and "needs_reset failed" in caplog.text
 
 
+def test_a_connector_that_fails_to_end_a_loan_has_to_reset(caplog):
+    """Likewise, whatever it had begun."""
+    connector = LoanEnds(work=lambda: 1 / 0)
+    pool = Pool(connector)
+    with pool.connection() as conn:
+        pass
+    gevent.idle()
+    assert ("reset", conn) in connector.calls and "end_loan failed" in caplog.text
+    check_capacity(pool)
+
+
 def test_a_kill_of_the_borrower_cannot_hit_the_reset(connector):
     """A second kill during the clean-up finds nobody to interrupt."""
     from gevent.event import Event
@@ -394,3 +405,56 @@ def test_a_reset_without_end_is_cut_off(connector):
     with pool.connection(timeout=5) as other:
         assert other is not conn
     assert conn.end == "discarded"
+
+
+class LoanEnds(ScriptedConnector):
+    """Notes each end of a loan, calls *work*, and gives *answer*."""
+
+    def __init__(self, answer=False, work=lambda: None):
+        super().__init__()
+        self.answer, self.work, self.ended = answer, work, []
+
+    def end_loan(self, conn):
+        self.ended.append(conn)
+        self.work()
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"max_idle": 60}, {"listeners": [PoolListener()]}], ids=str
+)
+def test_a_connector_is_told_once_that_a_loan_has_ended(options, answer):
+    """It may send something then, which must not be sent twice."""
+    connector = LoanEnds(answer)
+    pool = Pool(connector, **options)
+    for number in range(1, 3):
+        with pool.connection() as conn:
+            pass
+        gevent.idle()
+        assert connector.ended == [conn] * number
+    assert connector.calls.count(("reset", conn)) == (2 if answer else 0)
+    check_capacity(pool)
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_connector_may_drain_the_pool_when_a_loan_ends(answer):
+    """It may learn then that the server has changed its role."""
+    connector = LoanEnds(answer, lambda: pool.drain())
+    pool = Pool(connector)
+    conn = pool.acquire()
+    pool.release(conn)
+    gevent.idle()
+    assert conn.end == "closed" and ("reset", conn) not in connector.calls
+    check_capacity(pool)
+
+
+def test_the_end_of_a_loan_is_not_told_of_a_connection_that_is_closed():
+    """Nothing is sent over a connection that is about to be closed."""
+    connector = LoanEnds()
+    pool = Pool(connector)
+    conn = pool.acquire()
+    pool.drain()
+    pool.release(conn)
+    gevent.idle()
+    assert conn.end == "closed" and connector.ended == []

@@ -154,9 +154,8 @@ class Connection(Wire):
 
     # The loan. None of these may switch.
 
-    #: Why it must not be lent again, if so; and whether there is anything to undo.
+    #: Why it must not be lent again; None: it may.
     unusable_reason: str | None = None
-    needs_reset_now = False
 
     @property
     def is_clean(self) -> bool:

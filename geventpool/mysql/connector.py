@@ -280,36 +280,41 @@ class MySQLConnector(Connector[Connection]):
         sock = find_socket(conn)
         return -1 if sock is None else sock.fileno()
 
-    def needs_reset(self, conn: Connection) -> bool:
-        """Whether the connection must go through :meth:`reset`. Never switches.
+    def end_loan(self, conn: Connection) -> bool:
+        """Send the reset of a connection whose loan has ended. Never switches.
 
-        Here a loan ends, whatever way the connection came back. One that can't be lent
-        again needs a reset too, which is refused.
+        A connection that can't be lent again needs a reset too, which is refused.
+
+        :return: whether :meth:`reset` must run before the next loan. False: there is
+            nothing to reset, or the reset was sent and needs no waiting.
         """
-        if conn.lender is None:
-            return conn.needs_reset_now  # asked twice
         if self._reset.spares(conn):
             conn.end_loan()
-            conn.needs_reset_now = False
             return False
         conn.unusable_reason = self._why_unusable(conn)
         conn.end_loan()
-        conn.needs_reset_now = (
-            conn.unusable_reason is not None or self._reset.is_needed(conn)
-        )
-        if conn.needs_reset_now and conn.unusable_reason is None:
-            # The next borrower of another connection must find the locks released. It
-            # may take long, so a greenlet of the pool waits for it.
-            waits = conn.may_hold_transaction or conn.may_hold_locks
-            if waits:
-                self.unsettled.add(conn)
-            conn.needs_reset_now = not self._reset.begin(conn) or waits
+        if conn.unusable_reason is not None:
+            self._report_demotion(conn)
+            return True
+        self._reset.restore(conn)
+        return self._reset.is_needed(conn) and not self._begin_reset(conn)
+
+    def _begin_reset(self, conn: Connection) -> bool:
+        """Send the reset, if it can be sent ahead; True: nobody has to wait for it."""
+        # The next borrower of another connection must find the locks released. It may
+        # take long, so a greenlet of the pool waits for it.
+        waits = conn.may_hold_transaction or conn.may_hold_locks
+        if waits:
+            self.unsettled.add(conn)
+        return self._reset.begin(conn) and not waits
+
+    def _report_demotion(self, conn: Connection) -> None:
+        """Drain the pool if *conn* was told that the server is no primary any more."""
         if conn.fatal_error is not None and self.condemns(conn.fatal_error):
             drain = self.on_demotion()
             if drain is not None:
                 # At once: the others lead to the same server.
                 drain()
-        return conn.needs_reset_now
 
     def _why_unusable(self, conn: Connection) -> str | None:
         if conn.fatal_error is not None:

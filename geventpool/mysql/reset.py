@@ -37,6 +37,9 @@ class Reset(Protocol):
     def is_possible(self, conn: Connection) -> bool:
         """Whether it can put the connection right again. Never switches."""
 
+    def restore(self, conn: Connection) -> None:
+        """Undo what the loan did to the Python object alone. Never switches."""
+
     def is_needed(self, conn: Connection) -> bool:
         """Whether there is anything to talk to the server about. Never switches."""
 
@@ -57,6 +60,9 @@ class Reset(Protocol):
 
 class _NotAhead:
     """What is never sent ahead."""
+
+    def restore(self, conn: Connection) -> None:
+        return None
 
     def begin(self, conn: Connection) -> bool:
         return False
@@ -113,8 +119,10 @@ class Rollback(_NotAhead):
     def is_possible(self, conn: Connection) -> bool:
         return True
 
-    def is_needed(self, conn: Connection) -> bool:
+    def restore(self, conn: Connection) -> None:
         conn.restore(shared=False)
+
+    def is_needed(self, conn: Connection) -> bool:
         return conn.has_sent and (
             not conn.session_unchanged or conn.may_hold_transaction
         )
@@ -168,8 +176,10 @@ class Session:
         # The server forgets an id at far less cost than all.
         return bool(self._pipelines) and conn.send_ahead(_FORGET_ID, 1, tracks=True)
 
-    def is_needed(self, conn: Connection) -> bool:
+    def restore(self, conn: Connection) -> None:
         conn.restore(shared=False)
+
+    def is_needed(self, conn: Connection) -> bool:
         return conn.has_sent
 
     def begin(self, conn: Connection) -> bool:

@@ -94,7 +94,7 @@ class ThreadedPool:
         """Clean a connection that is on loan, and give it back. Blocks the thread."""
         del self._lent[id(conn)]
         try:
-            if self._connector.needs_reset(conn):
+            if self._connector.end_loan(conn):
                 self._connector.reset(conn)
         except Exception:
             self._connector.terminate(conn)

@@ -189,7 +189,10 @@ class _Sessions:
 
     def _reset(self, conn: Connection) -> None:
         clean = self._clean
-        if clean.spares(conn) or not clean.is_needed(conn):
+        if clean.spares(conn):
+            return
+        clean.restore(conn)
+        if not clean.is_needed(conn):
             return
         # The locks of a loan must be released when this returns.
         waits = conn.may_hold_transaction or conn.may_hold_locks
