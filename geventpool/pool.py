@@ -1159,6 +1159,9 @@ class Pool(Generic[C]):
             waiting=len(ledger.waiters) + len(self._pollers),
             paused=self._lifecycle.opener.breaker.paused,
             budget=None if leases is None else leases.stats(),
+            cancelled=self._lifecycle.cancellations.cancelled,
+            saved=self._lifecycle.cancellations.saved,
+            abandoned=self._lifecycle.cancellations.abandoned,
             totals=self._listeners.totals(),
         )
 
