@@ -527,6 +527,9 @@ class Pool(Generic[C]):
         return entry
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
+        # Without a holder the entry would be taken for lost if a listener switches and
+        # another greenlet is interrupted meanwhile.
+        entry.holder = anyone
         try:
             self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
@@ -538,6 +541,7 @@ class Pool(Generic[C]):
             raise
         if entry.state is not IN_USE:
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
+        entry.holder = None
 
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
