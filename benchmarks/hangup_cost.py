@@ -21,6 +21,7 @@ from geventpool import Connector, Counters, Pool
 from geventpool.sockets import is_quiet
 
 BLIND = "nothing watched"
+MEASURED = "with metrics"
 WATCHED = "watched as it is"
 
 #: What observes a pool, by its row: the options of the pool.
@@ -72,6 +73,9 @@ def run(scale: Scale) -> Report:
         }
         for name, options in OBSERVERS.items():
             turns[name] = _cycles(stack.enter_context(_pool(Blind(), **options())))
+        measured = stack.enter_context(_pool(Blind()))
+        measured.measure()
+        turns[MEASURED] = _cycles(measured)
         series = interleave(
             {name: repeated(cycles, scale.slice) for name, cycles in turns.items()},
             scale.rounds,
@@ -83,7 +87,7 @@ def run(scale: Scale) -> Report:
     report.sections.append(section.fill(series, [column], first="cycle"))
     if series[BLIND].samples:
         alone = series[BLIND].spread(each).median
-        for name in (WATCHED, *OBSERVERS):
+        for name in (WATCHED, *OBSERVERS, MEASURED):
             allowed = ALLOWED_WATCH if name == WATCHED else ALLOWED_OBSERVER
             over = ratio_between(series, name, BLIND, each)
             report.target(f"{name}, to nothing watched", over, 1 + allowed / alone)

@@ -23,7 +23,6 @@ from gevent.queue import LifoQueue, Queue
 
 from geventpool.breaker import Breaker
 from geventpool.budget import Budget
-from geventpool.cancellation import Cancellations
 from geventpool.connector import Connector, asked
 from geventpool.hangups import HangupWatcher
 from geventpool.holders import Holder
@@ -98,6 +97,8 @@ class Lifecycle(Generic[C]):
         self.listeners = listeners
         #: nobody is to be told of anything
         self.is_unobserved = not listeners
+        #: counts the seconds of a loan that has ended; None: nobody measures
+        self.observe_use: Callable[[float], None] | None = None
         self.expiry = expiry
         self.has_age_limits = expiry.has_age_limits
         self.timeouts = timeouts
@@ -115,9 +116,6 @@ class Lifecycle(Generic[C]):
         self._checkers = WorkQueue(self.workers, CHECKERS, self._check)
         self._resetters = WorkQueue(self.workers, RESETTERS, self._reset)
         self._closers = WorkQueue(self.workers, CLOSERS, self._close_one)
-        self.cancellations = Cancellations(
-            connector, self.workers, timeouts.close, self._cancel_ended
-        )
         self._hangup_checkers = WorkQueue(self.workers, 1, self._hung_up)
         #: entries whose descriptors are closed in the next turn of the loop
         self._condemned: set[Entry[C]] = set()
@@ -248,6 +246,8 @@ class Lifecycle(Generic[C]):
 
     def end_loan_normally(self, entry: Entry[C]) -> None:
         """End a loan whose borrower left the connection in order. Never switches."""
+        if self.observe_use is not None:
+            self.observe_use(self.clock() - entry.since)
         if self.is_unobserved:
             self._receive(entry)
         else:
@@ -356,16 +356,22 @@ class Lifecycle(Generic[C]):
 
         What has no descriptor to be closed is closed by a greenlet of the pool.
         """
+        self.note_early_end(entry)
         with self.listeners.held():
             self._part_with(entry, reason)
             self._replace()
 
+    def note_early_end(self, entry: Entry[C]) -> None:
+        """Measure a loan that ends otherwise than well. Never switches."""
+        if entry.state is IN_USE and entry.waiter is None:
+            if self.observe_use is not None:
+                self.observe_use(self.clock() - entry.since)
+
     def _part_with(self, entry: Entry[C], reason: CloseReason) -> None:
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
-        if not self.cancellations.begin(entry, reason):
-            self._let_go_of(entry)
-            self.listeners.notify("closed", entry.conn, reason)
+        self._let_go_of(entry)
+        self.listeners.notify("closed", entry.conn, reason)
 
     def _let_go_of(self, entry: Entry[C]) -> None:
         if log_failure(self.connector.terminate, entry.conn) is False:
@@ -373,25 +379,6 @@ class Lifecycle(Generic[C]):
             self._closers.put(entry)
         else:
             self.ledger.move(entry, GONE)
-
-    def _cancel_ended(
-        self, entry: Entry[C], reason: CloseReason | None, is_reusable: bool
-    ) -> None:
-        """The request of a CLOSING entry has ended at the server. Never switches.
-
-        :param reason: why it was to be closed; None: the listeners were told.
-        """
-        if is_reusable and self.close_reason_of(entry) is None:
-            self.cancellations.saved += 1
-            entry.used = entry.alive = self.clock()
-            self.ledger.move(entry, RESETTING)
-            self._resetters.put(entry)
-            return
-        with self.listeners.held():
-            self._let_go_of(entry)
-            if reason is not None:
-                self.listeners.notify("closed", entry.conn, reason)
-            self._replace()
 
     def _replace(self) -> None:
         """A place came free: it serves the line, and *min_connections*."""
@@ -403,7 +390,7 @@ class Lifecycle(Generic[C]):
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
         self._closers.put(entry)
-        if not self.is_unobserved:
+        if not self.listeners.is_deaf:
             self.listeners.notify("closed", entry.conn, reason)
 
     def _leave_queue(self, entry: Entry[C], state: Any) -> None:
@@ -613,8 +600,8 @@ class Lifecycle(Generic[C]):
             while (entry := ledger.take_idle()) is not None:
                 self.close_entry(entry, reason)
             for entry in (*ledger.entries.values(), *ledger.opening):
-                # Those that are CLOSING too: such as are cancelled might be kept.
-                entry.close_reason = reason
+                if entry.state is not CLOSING:
+                    entry.close_reason = reason
 
     def revalidate_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
@@ -680,12 +667,14 @@ class Lifecycle(Generic[C]):
         self.workers.kill_all()
         for entry in entries:
             before = entry.state
+            self.note_early_end(entry)
             self.end_loan(entry)
             if before is OPENING:
                 self.ledger.move(entry, GONE)
                 continue
             if before is not CLOSING:
                 self._leave_queue(entry, CLOSING)
+                self.listeners.notify("closed", entry.conn, CloseReason.POOL_CLOSED)
             done = log_failure(self.connector.terminate, entry.conn) is not False
             if done or before is CLOSING:
                 self.ledger.move(entry, GONE)
@@ -746,6 +735,7 @@ class Lifecycle(Generic[C]):
         descriptor; if the descriptor is closed by then, libev ends the process. The
         place is taken until the descriptor is closed.
         """
+        self.note_early_end(entry)
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
         gevent.get_hub().loop.run_callback(self._terminate, entry)
@@ -756,8 +746,7 @@ class Lifecycle(Generic[C]):
         """Close the descriptor of an entry that is CLOSING; then its place is free."""
         self._condemned.discard(entry)
         if entry.state is CLOSING:
-            if not self.cancellations.begin(entry, None):
-                self._let_go_of(entry)
+            self._let_go_of(entry)
             self._replace()
 
     def recover(self) -> None:
@@ -785,9 +774,7 @@ class Lifecycle(Generic[C]):
             IDLE: ledger.queued(),
             CHECKING: self._checkers.items(),
             RESETTING: self._resetters.items(),
-            CLOSING: self._closers.items()
-            | self._condemned
-            | self.cancellations.entries(),
+            CLOSING: self._closers.items() | self._condemned,
         }
         return [
             entry

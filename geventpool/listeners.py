@@ -17,6 +17,7 @@ from typing import Any
 
 from geventpool.budget import BudgetStats
 from geventpool.ledger import CloseReason
+from geventpool.measured import FrozenCounts, Measured, as_plain
 
 __all__ = [
     "Listeners",
@@ -90,19 +91,6 @@ class LogListener(PoolListener):
         self.log.debug("closed %r: %s", conn, reason.value)
 
 
-class _Frozen(dict[CloseReason, int]):
-    """A dict that cannot be changed; unlike a mapping proxy it can be pickled."""
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("counts do not change")
-
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
-
-    def __reduce__(self) -> tuple[type[_Frozen], tuple[dict[CloseReason, int]]]:
-        return _Frozen, (dict(self),)
-
-
 @dataclass(frozen=True)
 class Totals:
     """What happened so far; times are sums of seconds.
@@ -123,7 +111,7 @@ class Totals:
     outage_seconds: float = 0.0
     waiting_seconds: float = 0.0
     using_seconds: float = 0.0
-    closed: Mapping[CloseReason, int] = field(default_factory=lambda: _Frozen())
+    closed: Mapping[CloseReason, int] = field(default_factory=FrozenCounts)
 
 
 class Counters(PoolListener):
@@ -173,7 +161,7 @@ class Counters(PoolListener):
             opening_seconds=self._seconds["opening"],
             waiting_seconds=self._seconds["waiting"],
             using_seconds=self._seconds["using"],
-            closed=_Frozen(self._closed),
+            closed=FrozenCounts(self._closed),
         )
 
 
@@ -187,11 +175,11 @@ class PoolStats:
     :param budget: how the budget of all processes stands, if the pool has one; None as
         well if its file cannot be read.
     :param paused: is the server out of reach, and only tried now and then?
-    :param cancelled: how many interrupted connections the server has let go of before
-        their places were free, since the pool was made.
-    :param saved: how many of these were kept, and lent again after a reset.
-    :param abandoned: how many were closed although the server may have been at work.
-    :param counts: what happened so far, if a :class:`Counters` listens; else None.
+    :param totals: what happened so far, if a :class:`Counters` listens; else None.
+    :param min_connections: so many are kept open in the background.
+    :param max_idle_connections: so many may be idle.
+    :param measured: times and counts, if the pool is measured; else None. See
+        :meth:`geventpool.Pool.measure`.
     """
 
     name: str
@@ -206,10 +194,15 @@ class PoolStats:
     waiting: int
     paused: bool = False
     budget: BudgetStats | None = None
-    cancelled: int = 0
-    saved: int = 0
-    abandoned: int = 0
     totals: Totals | None = None
+    min_connections: int = 0
+    max_idle_connections: int = 0
+    measured: Measured | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it: dicts, numbers, text. Never switches."""
+        plain: dict[str, Any] = as_plain(self)
+        return plain
 
 
 class Listeners:
@@ -230,6 +223,8 @@ class Listeners:
         for listener in self.listeners:
             if not isinstance(listener, PoolListener):
                 raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
+        #: all that are told of events; a recorder is not told of loans
+        self._audience = self.listeners
         #: how many blocks of held() are open
         self._blocks = 0
         #: what is still to be told, with its details
@@ -237,6 +232,18 @@ class Listeners:
 
     def __bool__(self) -> bool:
         return bool(self.listeners)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nothing needs to be told, not even a recorder."""
+        return not self._audience
+
+    def set_recorder(self, recorder: PoolListener) -> None:
+        """Have *recorder* told of everything but loans, before the listeners.
+
+        It takes the place of an earlier one. Never switches.
+        """
+        self._audience = (recorder, *self.listeners)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -284,11 +291,11 @@ class Listeners:
     def notify(self, event: str, *details: Any) -> None:
         """Call the method *event* of every listener, once the state is consistent."""
         if self._blocks:
-            if self.listeners:
+            if self._audience:
                 self._news.append((event, details))
             return
         interruption: BaseException | None = None
-        for listener in self.listeners:
+        for listener in self._audience:
             try:
                 getattr(listener, event)(*details)
             except Exception:

@@ -52,6 +52,7 @@ from geventpool.hub_lag import HubLag
 from geventpool.ledger import FOREVER, IDLE, IN_USE, CloseReason, Entry, State, anyone
 from geventpool.lifecycle import Lifecycle
 from geventpool.listeners import Listeners, PoolStats
+from geventpool.measures import Measures, is_default
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import (
     check_int,
@@ -141,7 +142,7 @@ class ConnectionContext(Generic[C]):
                         entry.block = self
                         self._entry = entry
                         return entry.conn
-                    pool._make_idle(entry)
+                    pool._put_back(entry)
                 except BaseException:
                     pool._ledger.is_torn = True
                     get_hub().loop.run_callback(pool._lifecycle.recover)
@@ -187,7 +188,7 @@ class ConnectionContext(Generic[C]):
                     pool._make_idle(entry)
                 else:
                     entry.holder = None
-                    pool._lifecycle.assign(entry)
+                    pool._pass_on(entry)
             except BaseException:
                 # Without a call of the pool's own, because it may be a RecursionError.
                 pool._ledger.is_torn = True
@@ -267,6 +268,8 @@ class Pool(Generic[C]):
         "_probe",
         "_hub_lag",
         "_make_idle",
+        "_pass_on",
+        "_put_back",
         "_last_holder",
         "_lifecycle",
         "_default_timeout",
@@ -327,6 +330,8 @@ class Pool(Generic[C]):
         self._clock: Callable[[], float] = time.monotonic
         self._closed = False
         self._budget = chosen.budget
+        #: what is measured in this process; None: nothing
+        self._measures: Measures | None = Measures() if is_default() else None
         self._begin(self._within_budget(chosen.max_connections))
         _pools.add(self)
         if chosen.min_connections or chosen.initial_connections:
@@ -359,13 +364,18 @@ class Pool(Generic[C]):
         self._last_block_owner: Callable[[], greenlet | None] = _NO_HOLDER
         self._waiters = ledger.waiters
         self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
-        self._make_idle = ledger.idle_queue.put_nowait
+        self._put_back: Callable[[Entry[C]], object] = ledger.idle_queue.put_nowait
+        #: the same at the end of a loan, which may be measured
+        self._make_idle: Callable[[Entry[C]], object] = self._put_back
+        self._pass_on: Callable[[Entry[C]], object] = lifecycle.assign
         self._probe = lifecycle.probe
         self._is_unobserved = lifecycle.is_unobserved
         #: a connection that comes back is only to be noted
         self._release_is_trivial = (
             lifecycle.return_is_trivial and lifecycle.on_loan_end is None
         )
+        if self._measures is not None:
+            self._begin_measuring()
 
     def _within_budget(self, max_connections: int) -> int:
         """How many places the pool may have at most."""
@@ -384,6 +394,8 @@ class Pool(Generic[C]):
     def _rule(self, clock: Callable[[], float]) -> None:
         """Tell the time by *clock* from now on: seconds, monotonic. For tests."""
         self._clock = self._lifecycle.clock = clock
+        if self._measures is not None:
+            self._make_idle = self._measures.measured(self._put_back, clock)
 
     # Borrowing.
 
@@ -470,7 +482,7 @@ class Pool(Generic[C]):
                             entry.holder = holder
                             holder.loan = entry
                             return entry.conn
-                        self._make_idle(entry)
+                        self._put_back(entry)
                     except BaseException:
                         self._ledger.is_torn = True
                         get_hub().loop.run_callback(self._lifecycle.recover)
@@ -507,9 +519,11 @@ class Pool(Generic[C]):
         waited = 0.0
         if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
-            waited = 0.0 if self._is_unobserved else self._clock() - started
+            waited = self._clock() - started
         if not self._is_unobserved:
             self._tell_acquired(entry, waited)
+        if waited and self._measures is not None:
+            self._measures.wait.observe(waited)
         return entry
 
     def _fit(self, now: float) -> Entry[C] | None:
@@ -527,9 +541,6 @@ class Pool(Generic[C]):
         return entry
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
-        # Without a holder the entry would be taken for lost if a listener switches and
-        # another greenlet is interrupted meanwhile.
-        entry.holder = anyone
         try:
             self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
@@ -541,7 +552,6 @@ class Pool(Generic[C]):
             raise
         if entry.state is not IN_USE:
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
-        entry.holder = None
 
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
@@ -708,6 +718,8 @@ class Pool(Generic[C]):
         ):
             error.__cause__ = self._lifecycle.opener.failure[1]
         self._listeners.notify("exhausted", waited)
+        if self._measures is not None:
+            self._measures.refused(kind)
         return error
 
     # Giving back.
@@ -751,7 +763,7 @@ class Pool(Generic[C]):
                     self._make_idle(entry)
                 else:
                     entry.holder = None
-                    self._lifecycle.assign(entry)
+                    self._pass_on(entry)
             except BaseException:
                 self._ledger.is_torn = True
                 get_hub().loop.run_callback(self._lifecycle.recover)
@@ -1146,10 +1158,41 @@ class Pool(Generic[C]):
         lasting = None if since is None else now - since
         return Failure(describe(failure[1]), now - failure[0], lasting)
 
+    def measure(self) -> None:
+        """Keep times and counts from now on, for ``stats().measured``. Never switches.
+
+        Each loan takes about a quarter of a microsecond longer then; other pools are
+        the same as before. Calling it again changes nothing.
+        ``geventpool.otel`` and ``geventpool.prometheus`` call it for all pools.
+        """
+        if self._measures is None:
+            self._begin_measuring()
+
+    @property
+    def measures(self) -> Measures | None:
+        """The counts kept in this process; None: :meth:`measure` was not called."""
+        return self._measures
+
+    def _begin_measuring(self) -> None:
+        lifecycle = self._lifecycle
+        measures = self._measures = Measures(self._loans_under_way())
+        self._listeners.set_recorder(measures)
+        lifecycle.observe_use = measures.use.observe
+        self._make_idle = measures.measured(self._put_back, self._clock)
+        self._pass_on = lifecycle.end_loan_normally
+
+    def _loans_under_way(self) -> int:
+        """How many connections borrowers have; not those that are handed over."""
+        return sum(entry.waiter is None for entry in self._ledger.all_in(IN_USE))
+
     def stats(self) -> PoolStats:
         """How the pool stands at this moment; does not change any more."""
-        ledger = self._ledger
+        ledger, measures = self._ledger, self._measures
         leases = self._lifecycle.leases
+        measured = None
+        if measures is not None:
+            lag = self._hub_lag.measured()
+            measured = measures.snapshot(self._loans_under_way(), lag)
         return PoolStats(
             name=self.name,
             max_connections=ledger.max_connections,
@@ -1163,10 +1206,10 @@ class Pool(Generic[C]):
             waiting=len(ledger.waiters) + len(self._pollers),
             paused=self._lifecycle.opener.breaker.paused,
             budget=None if leases is None else leases.stats(),
-            cancelled=self._lifecycle.cancellations.cancelled,
-            saved=self._lifecycle.cancellations.saved,
-            abandoned=self._lifecycle.cancellations.abandoned,
             totals=self._listeners.totals(),
+            min_connections=self._min_connections,
+            max_idle_connections=ledger.max_connections,
+            measured=measured,
         )
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""PyMySQL's tables of converters, with a note of whether they were changed."""
+"""PyMySQL's tables of converters, which tell whether a borrower changed them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["Converters"]
 
 
 class Converters(dict[Any, Any]):
-    """A dict that notes whether it was changed.
+    """A dict that notes that it was changed, and never by what.
 
-    Comparing two dicts would be the most expensive step at the end of every loan.
+    Comparing two of them at the end of every loan would cost more than all the rest.
     """
 
     __slots__ = ("touched",)

@@ -1,4 +1,4 @@
-"""The pool of PyMySQL connections."""
+"""PyMySQL connections, lent by a pool."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["ConnectionPool"]
 
 _deciding = threading.Lock()
 
-#: Used if neither a keyword nor the URL gives it.
+#: If neither a keyword nor the URL says it.
 DEFAULT_MAX_CONNECTIONS = 10
 
 
@@ -92,9 +92,9 @@ class ConnectionPool(Pool[Connection]):
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
         self._unpatched = check_unpatched(unpatched)
-        #: Whether it is still unknown if gevent has patched this process.
+        #: Is it not yet known whether gevent has patched this process?
         self._is_undecided = True
-        #: the pool that lends in a process that gevent has not patched
+        #: what lends where it has not
         self._threads: ThreadedPool | None = None
         if check is not None and not callable(check):
             raise TypeError(f"check must be a callable or None, not {check!r}")
@@ -115,7 +115,7 @@ class ConnectionPool(Pool[Connection]):
         if max_connections is None:
             max_connections = DEFAULT_MAX_CONNECTIONS
         own: Any = {name: options.pop(name) for name in names() & options.keys()}
-        #: whether connections are reset between loans
+        #: whether what ends here is cleaned before the next loan
         self._is_reset = reset is not None
         connector = MySQLConnector(
             source,
@@ -131,16 +131,15 @@ class ConnectionPool(Pool[Connection]):
         super().__init__(connector, max_connections=max_connections, **own)
         self._unsettled = connector.unsettled
         self._wait_for_locks = connector.wait_for_locks
-        # A weak reference, so that neither the connector nor a greenlet of the pool
-        # keeps the pool alive.
+        # Weakly: neither the connector nor a greenlet at work keeps the pool alive.
         connector.on_demotion = weakref.WeakMethod(self.drain)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> ConnectionPool:
-        """Make a pool of connections to the server that *url* names.
+        """A pool of connections to where *url* points.
 
         :param url: ``mysql://`` or ``mysql+pymysql://``.
-        :param options: as for the class. They take precedence over the URL.
+        :param options: as for the class; they win over what the URL says.
         """
         return cls(url, **options)
 
@@ -150,10 +149,10 @@ class ConnectionPool(Pool[Connection]):
         return pools_here("geventpool.mysql", self._unpatched, "a pool for threads")
 
     def _decide(self) -> ThreadedPool | None:
-        """Return the pool that lends in this process; None: this one.
+        """What lends in this process; None: this pool.
 
-        The answer is final only once gevent has patched: a server may use the pool,
-        fork, and patch in the child.
+        Asked again until gevent has patched: a server may use the pool, fork, and
+        patch in the child.
         """
         if self._pools_here():
             self._is_undecided = False
@@ -169,21 +168,21 @@ class ConnectionPool(Pool[Connection]):
         return self._threads
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
-        """Give a connection back; see :meth:`geventpool.Pool.release`."""
+        """Give back a connection; see :meth:`geventpool.Pool.release`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.release(conn)
         else:
             super().release(conn, anyone)
 
     def drop(self, conn: Connection, anyone: bool = False) -> None:
-        """Close a connection that is on loan; see :meth:`geventpool.Pool.drop`."""
+        """Part with a connection; see :meth:`geventpool.Pool.drop`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.drop(conn)
         else:
             super().drop(conn, anyone)
 
     def close(self, timeout: float | None = None) -> list[LoanReport]:
-        """Close the pool; see :meth:`geventpool.Pool.close`. May switch."""
+        """Close for good; see :meth:`geventpool.Pool.close`."""
         if self._threads is not None:
             self._threads.close()
             if self._is_undecided:
@@ -193,17 +192,16 @@ class ConnectionPool(Pool[Connection]):
     # Borrowing
 
     def connection(self, timeout: float | None = None) -> TransactionContext:
-        """Lend a connection for a ``with`` block.
+        """A connection for the length of a ``with`` block.
 
-        If the block ends without an error, COMMIT is sent. An :exc:`Exception`, or
-        closing a generator that contains the block, leads to ROLLBACK. Any other
-        :exc:`BaseException` (a kill, a :exc:`gevent.Timeout`) closes the connection
-        without sending anything. With autocommit nothing is sent, unless a transaction
-        was begun explicitly.
+        A clean end commits, an :exc:`Exception` rolls back, and so does the early end
+        of a generator that contains the block. Any other :exc:`BaseException` (a kill,
+        a :exc:`gevent.Timeout`) closes the connection without a word. With autocommit
+        neither is sent, unless a transaction was begun by hand.
 
-        Entering and leaving the block may switch.
+        Entering and leaving may switch.
 
-        :param timeout: the most seconds to wait; None: the pool's *timeout*.
+        :param timeout: seconds to wait at most; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
         :raises pymysql.err.Error: the commit failed, on leaving.
         """
@@ -216,9 +214,9 @@ class ConnectionPool(Pool[Connection]):
         cursorclass: type[Cursor] | None = None,
         timeout: float | None = None,
     ) -> CursorContext:
-        """Lend a connection, and a cursor on it, for a ``with`` block.
+        """A cursor on a connection of its own, for the length of a ``with`` block.
 
-        :param cursorclass: the class of the cursor; None: the connection's.
+        :param cursorclass: None: the connection's.
         :param timeout: as for :meth:`connection`, whose rules apply.
         """
         return CursorContext(self, cursorclass, timeout)
@@ -229,15 +227,15 @@ class ConnectionPool(Pool[Connection]):
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> Connection:
-        """Lend a connection. May switch.
+        """A connection, to be given back by :meth:`release`, :meth:`drop` or its own
+        ``close``. May switch.
 
-        Give it back by :meth:`release`, :meth:`drop` or its own ``close``. Prefer
-        :meth:`connection`, which commits, and rolls back after an error.
+        Prefer :meth:`connection`: it commits, and it knows how it was left.
 
         :param retry: as for :class:`~geventpool.Pool`.
-        :param timeout: the most seconds to wait; None: the pool's *timeout*.
-        :raises PoolError: as for :meth:`geventpool.Pool.acquire`.
-        :raises pymysql.err.Error: a connection could not be opened.
+        :param timeout: seconds to wait at most; None: the pool's *timeout*.
+        :raises PoolError: as there.
+        :raises pymysql.err.Error: what opening a connection raised.
         """
         if self._is_undecided and (threads := self._decide()) is not None:
             return threads.acquire(retry, timeout)
@@ -255,9 +253,9 @@ class ConnectionPool(Pool[Connection]):
         return conn
 
     def _begin_loan(self, conn: Connection) -> bool:
-        """Begin the loan. May switch if there is a check.
+        """Begin the loan; False if the connection did not pass the check, and is gone.
 
-        :return: False: the connection failed the check, and was closed.
+        May switch if there is a check.
         """
         conn.lend(self)
         if self._check_loan is None:
@@ -265,7 +263,7 @@ class ConnectionPool(Pool[Connection]):
         try:
             passed = self._passes(self._check_loan, conn)
         except BaseException:
-            # Interrupted before the borrower got it.
+            # Interrupted before the borrower has it.
             self.drop(conn)
             raise
         if not passed:
@@ -275,11 +273,11 @@ class ConnectionPool(Pool[Connection]):
     def _passes(self, check: Callable[[Any], object], conn: Connection) -> bool:
         """Whether the user's check accepts the connection. May switch.
 
-        The check runs in a greenlet of the pool. So an error that it raises cannot be
-        confused with one that is thrown into the borrower, such as the exception of a
-        :exc:`gevent.Timeout`.
+        It runs in a greenlet of the pool: so an error that it raises can't be confused
+        with one that is thrown into the borrower, such as a :exc:`gevent.Timeout` with
+        an exception of the borrower's choice.
 
-        :raises BaseException: raised by the check, if it is no :exc:`Exception`.
+        :raises BaseException: what the check raised, if it is no :exc:`Exception`.
         """
         worker = self._lifecycle.workers.spawn(
             _check_outcome, self._timeouts.ping, check, conn
@@ -302,16 +300,16 @@ class ConnectionPool(Pool[Connection]):
             raise
 
     def _left(self, started: float, timeout: float | None) -> float | None:
-        limit = self._timeout if timeout is None else timeout
-        if limit is None:
+        patience = self._timeout if timeout is None else timeout
+        if patience is None:
             return None
-        return max(0.0, started + limit - self._clock())
+        return max(0.0, started + patience - self._clock())
 
 
-#: All keywords of the pool.
+#: All that it takes.
 _KNOWN = KEYWORDS | set(signature(ConnectionPool).parameters) - {"keywords"}
 
-# Looked up once, because super() would cost more for every loan.
+# Found by name, which costs less than super() does at every loan.
 _enter = ConnectionContext.__enter__
 _exit = ConnectionContext.__exit__
 
@@ -330,13 +328,13 @@ class TransactionContext(ConnectionContext[Connection]):
                 pool._wait_for_locks_in(self)
             conn.lend(pool)
             return conn
-        limit = self._timeout
+        patience = self._timeout
         started = pool._clock()
         if pool._unsettled:
             pool._wait_for_locks()
         while not pool._begin_loan(conn := _enter(self)):
             self._entry = None
-            self._timeout = pool._left(started, limit)
+            self._timeout = pool._left(started, patience)
         return conn
 
     def __exit__(
@@ -346,7 +344,7 @@ class TransactionContext(ConnectionContext[Connection]):
         trace: TracebackType | None,
     ) -> None:
         entry = self._entry
-        # Given back, dropped or transferred in the block.
+        # Given back, dropped or transferred in the block; or there is nothing to say.
         if entry is None or entry.block is not self:
             _exit(self, kind, error, trace)
             return
@@ -362,24 +360,24 @@ class TransactionContext(ConnectionContext[Connection]):
         except Exception as failure:
             _exit(self, type(failure), failure, None)
             if error is None or not isinstance(failure, (err.Error, OSError)):
-                # Not an error of the driver: it was thrown into this greenlet.
+                # Not the driver's: it was thrown into this greenlet.
                 raise
         except BaseException as failure:
-            # Interrupted: it is unknown whether the server has committed.
+            # Interrupted: nobody knows whether the server has committed.
             _exit(self, type(failure), failure, None)
             raise
         else:
             fine = error is None or isinstance(error, Exception)
             if isinstance(error, GeneratorExit):
-                # The generator that contains the block was closed early, perhaps by the
-                # garbage collector. Nothing can be sent here, but no command was
+                # The generator that has the block was closed early, perhaps by the
+                # garbage collector: nothing can be sent here, but nothing has been
                 # interrupted either. The reset ends the transaction.
                 fine = self._pool._is_reset or not entry.conn.may_hold_transaction
             _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 
 class CursorContext:
-    """A loan of a connection with a cursor; see :meth:`ConnectionPool.cursor`."""
+    """A cursor and its connection; see :meth:`ConnectionPool.cursor`."""
 
     __slots__ = ("_loan", "_cursorclass", "_cursor")
 
@@ -410,20 +408,20 @@ class CursorContext:
             try:
                 cursor.close()
             except BaseException as failure:
-                # Unread rows ended with an error, or reading them was interrupted.
+                # An error of rows left to be read, or a kill while they were.
                 self._loan.__exit__(type(failure), failure, None)
                 raise
-        # After an error the cursor is not closed, because that would read the unread
-        # rows. It is detached when the loan ends.
+        # After an error it is not closed, for that would read the rows that are left:
+        # it is disarmed as the loan ends.
         self._loan.__exit__(kind, error, trace)
 
 
 def _check_outcome(
     limit: float, check: Callable[[Any], object], conn: Connection
 ) -> bool | BaseException:
-    """Call *check* on a connection. May switch.
+    """Whether *check* passes, or what it raised that is no :exc:`Exception`.
 
-    :return: whether it passed; or what it raised, if that is no :exc:`Exception`.
+    May switch.
     """
     try:
         within(limit, "a check", check, conn)

@@ -138,7 +138,7 @@ class RecordPool(Pool[Record]):
         entry.expires = lifecycle.expiry.expires(now)
         entry.used = entry.alive = entry.since = now
         self._ledger.move(entry, IN_USE)
-        if not lifecycle.is_unobserved:
+        if not lifecycle.listeners.is_deaf:
             lifecycle.listeners.notify("opened", record, 0.0)
         return entry
 
@@ -236,10 +236,11 @@ class RecordPool(Pool[Record]):
         lifecycle.min_connections = 0
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
-            if not lifecycle.is_unobserved:
+            if not lifecycle.listeners.is_deaf:
                 lifecycle.listeners.notify("closed", entry.conn, CloseReason.DRAINED)
             lifecycle._close_one(entry)
         for entry in ledger.all_in(IN_USE):
+            lifecycle.note_early_end(entry)
             lifecycle.end_loan(entry)
             ledger.move(entry, GONE)
         lifecycle.serve()
