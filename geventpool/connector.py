@@ -67,7 +67,29 @@ class Connector(Generic[C]):
         :raises Exception: it could not; the connection is closed then.
         """
 
+    def cancel(self, conn: C) -> bool:
+        """End at the server what an interrupted loan has left running. May switch.
+
+        Called after :meth:`begin_cancel` has returned True. The place of the connection
+        stays taken until this returns. It has the pool's ``timeouts.close`` seconds.
+
+        :return: whether the connection is in step again: the pool then resets and keeps
+            it. False: the pool calls :meth:`terminate`.
+        :raises Exception: the server may still be at work; as False.
+        """
+        return False
+
     # Anywhere, the hub included; these never switch.
+
+    def begin_cancel(self, conn: C) -> bool:
+        """Prepare :meth:`cancel` if the server may be at work for this connection.
+
+        Asked in the place of :meth:`terminate` when a loan, a check or a reset has
+        ended badly. Ends the loan of a connection for which it returns True, and leaves
+        its descriptor open. Never switches. Default: False, and the connection is
+        closed at once.
+        """
+        return False
 
     def terminate(self, conn: C) -> bool | None:
         """Let go of the descriptor, without a goodbye. Never switches or raises.

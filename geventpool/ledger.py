@@ -63,7 +63,8 @@ MOVES: dict[State, frozenset[State]] = {
     IN_USE: frozenset({IDLE, IN_USE, RESETTING, CLOSING, GONE}),
     CHECKING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
     RESETTING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
-    CLOSING: frozenset({GONE}),
+    # To RESETTING: its request was ended at the server, and it is kept.
+    CLOSING: frozenset({RESETTING, GONE}),
     GONE: frozenset(),
 }
 

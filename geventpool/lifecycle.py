@@ -23,6 +23,7 @@ from gevent.queue import LifoQueue, Queue
 
 from geventpool.breaker import Breaker
 from geventpool.budget import Budget
+from geventpool.cancellation import Cancellations
 from geventpool.connector import Connector, asked
 from geventpool.hangups import HangupWatcher
 from geventpool.holders import Holder
@@ -116,6 +117,9 @@ class Lifecycle(Generic[C]):
         self._checkers = WorkQueue(self.workers, CHECKERS, self._check)
         self._resetters = WorkQueue(self.workers, RESETTERS, self._reset)
         self._closers = WorkQueue(self.workers, CLOSERS, self._close_one)
+        self.cancellations = Cancellations(
+            connector, self.workers, timeouts.close, self._cancel_ended
+        )
         self._hangup_checkers = WorkQueue(self.workers, 1, self._hung_up)
         #: entries whose descriptors are closed in the next turn of the loop
         self._condemned: set[Entry[C]] = set()
@@ -370,8 +374,9 @@ class Lifecycle(Generic[C]):
     def _part_with(self, entry: Entry[C], reason: CloseReason) -> None:
         self.end_loan(entry)
         self._leave_queue(entry, CLOSING)
-        self._let_go_of(entry)
-        self.listeners.notify("closed", entry.conn, reason)
+        if not self.cancellations.begin(entry, reason):
+            self._let_go_of(entry)
+            self.listeners.notify("closed", entry.conn, reason)
 
     def _let_go_of(self, entry: Entry[C]) -> None:
         if log_failure(self.connector.terminate, entry.conn) is False:
@@ -379,6 +384,25 @@ class Lifecycle(Generic[C]):
             self._closers.put(entry)
         else:
             self.ledger.move(entry, GONE)
+
+    def _cancel_ended(
+        self, entry: Entry[C], reason: CloseReason | None, is_reusable: bool
+    ) -> None:
+        """The request of a CLOSING entry has ended at the server. Never switches.
+
+        :param reason: why it was to be closed; None: the listeners were told.
+        """
+        if is_reusable and self.close_reason_of(entry) is None:
+            self.cancellations.saved += 1
+            entry.used = entry.alive = self.clock()
+            self.ledger.move(entry, RESETTING)
+            self._resetters.put(entry)
+            return
+        with self.listeners.held():
+            self._let_go_of(entry)
+            if reason is not None:
+                self.listeners.notify("closed", entry.conn, reason)
+            self._replace()
 
     def _replace(self) -> None:
         """A place came free: it serves the line, and *min_connections*."""
@@ -600,8 +624,8 @@ class Lifecycle(Generic[C]):
             while (entry := ledger.take_idle()) is not None:
                 self.close_entry(entry, reason)
             for entry in (*ledger.entries.values(), *ledger.opening):
-                if entry.state is not CLOSING:
-                    entry.close_reason = reason
+                # Those that are CLOSING too: such as are cancelled might be kept.
+                entry.close_reason = reason
 
     def revalidate_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
@@ -746,7 +770,8 @@ class Lifecycle(Generic[C]):
         """Close the descriptor of an entry that is CLOSING; then its place is free."""
         self._condemned.discard(entry)
         if entry.state is CLOSING:
-            self._let_go_of(entry)
+            if not self.cancellations.begin(entry, None):
+                self._let_go_of(entry)
             self._replace()
 
     def recover(self) -> None:
@@ -774,7 +799,9 @@ class Lifecycle(Generic[C]):
             IDLE: ledger.queued(),
             CHECKING: self._checkers.items(),
             RESETTING: self._resetters.items(),
-            CLOSING: self._closers.items() | self._condemned,
+            CLOSING: self._closers.items()
+            | self._condemned
+            | self.cancellations.entries(),
         }
         return [
             entry

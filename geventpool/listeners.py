@@ -175,6 +175,10 @@ class PoolStats:
     :param budget: how the budget of all processes stands, if the pool has one; None as
         well if its file cannot be read.
     :param paused: is the server out of reach, and only tried now and then?
+    :param cancelled: how many interrupted connections the server has let go of before
+        their places were free, since the pool was made.
+    :param saved: how many of these were kept, and lent again after a reset.
+    :param abandoned: how many were closed although the server may have been at work.
     :param totals: what happened so far, if a :class:`Counters` listens; else None.
     :param min_connections: so many are kept open in the background.
     :param max_idle_connections: so many may be idle.
@@ -194,6 +198,9 @@ class PoolStats:
     waiting: int
     paused: bool = False
     budget: BudgetStats | None = None
+    cancelled: int = 0
+    saved: int = 0
+    abandoned: int = 0
     totals: Totals | None = None
     min_connections: int = 0
     max_idle_connections: int = 0

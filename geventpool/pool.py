@@ -541,6 +541,9 @@ class Pool(Generic[C]):
         return entry
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
+        # Without a holder the entry would be taken for lost if a listener switches and
+        # another greenlet is interrupted meanwhile.
+        entry.holder = anyone
         try:
             self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
@@ -552,6 +555,7 @@ class Pool(Generic[C]):
             raise
         if entry.state is not IN_USE:
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
+        entry.holder = None
 
     def _lend(self, entry: Entry[C], now: float) -> None:
         self._ledger.move(entry, IN_USE)
@@ -1206,6 +1210,9 @@ class Pool(Generic[C]):
             waiting=len(ledger.waiters) + len(self._pollers),
             paused=self._lifecycle.opener.breaker.paused,
             budget=None if leases is None else leases.stats(),
+            cancelled=self._lifecycle.cancellations.cancelled,
+            saved=self._lifecycle.cancellations.saved,
+            abandoned=self._lifecycle.cancellations.abandoned,
             totals=self._listeners.totals(),
             min_connections=self._min_connections,
             max_idle_connections=ledger.max_connections,

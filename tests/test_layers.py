@@ -51,8 +51,10 @@ CORE: dict[str, set[str]] = {
         "server_probe",
         "workers",
     },
+    "cancellation": {"connector", "ledger", "policies", "workers"},
     "lifecycle": {
         "budget",
+        "cancellation",
         "leases",
         "breaker",
         "connector",

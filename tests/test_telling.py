@@ -15,7 +15,7 @@ from geventpool import (
     PoolListener,
 )
 from geventpool.ledger import CloseReason
-from geventpool.testing import ScriptedConnector, check, check_capacity
+from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 
 EVENTS = [
     "opened",
@@ -134,7 +134,7 @@ def test_a_listener_that_is_interrupted_loses_no_place(event, error, hub_errors)
             pool.drop(conn, anyone=True)
         except error:
             pass
-    pool._listeners.listeners = ()
+    pool._listeners._audience = ()
     check_capacity(pool)
     hub_errors.clear()
 
@@ -156,6 +156,26 @@ def test_a_listener_that_switches_loses_no_place(event):
     gevent.joinall([gevent.spawn(work) for _ in range(6)], raise_error=True)
     gevent.idle()
     check_capacity(pool)
+
+
+def test_an_interruption_takes_nothing_from_a_greenlet_that_is_being_told():
+    """What the one is told of has no holder yet. It must not be taken for lost."""
+    go_on, told = Event(), []
+
+    def wait(pool):
+        told.append(pool)
+        go_on.wait()
+
+    pool = make(ScriptedConnector(), wait, "acquired")
+    first, second = (
+        gevent.spawn(pool.acquire, timeout=5, reclaim=False) for _ in range(2)
+    )
+    wait_until(lambda: len(told) == 2)
+    first.kill()
+    gevent.idle()
+    go_on.set()
+    assert pool.stats().in_use == 1
+    assert second.get() in list(pool.lent_connections())
 
 
 def test_the_other_listeners_are_told_though_one_is_interrupted():

@@ -1,4 +1,4 @@
-"""PyMySQL under gevent: a pool whose connections nobody has to fear.
+"""PyMySQL under gevent: a connection pool that resets what a borrower changed.
 
 ::
 

@@ -1,9 +1,9 @@
-"""Commands that are sent ahead: nobody waits for their replies, which are read later.
+"""Commands that are sent ahead: their replies are read later.
 
-So the session of a returned connection is reset while it is idle, and by nobody's
-greenlet. The replies are taken when the connection is looked at, or read before the
-next statement is sent: never after it, for a statement must not run in a session whose
-reset has failed.
+So the session of a returned connection is reset while it is idle, without a greenlet
+that waits. The replies are collected when the connection is checked, or read before the
+next statement is sent. They are never read after it, because a statement must not run
+in a session whose reset has failed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from geventpool.mysql.packets import CHANGED, Packets, command_head, lost
 
 __all__ = ["SPOILED", "Ahead", "packed"]
 
-#: Seconds after which a connection is not lent before the replies have come.
+#: Seconds after which missing replies prevent that the connection is lent.
 LATE = 0.05
 
-#: In the place of the number of missing replies: they were not what they should be.
+#: A value for the number of missing replies: a reply was not as expected.
 SPOILED = -1
 
-#: Bytes asked for at a time; the replies are much shorter.
+#: Bytes read at a time. The replies are much shorter.
 _BLOCK = 4096
 
-#: Where the status ends in a packet that counts no rows and no id.
+#: The offset of the end of the status in an OK packet with no rows and no id.
 _STATUS = 4
 
-#: What the server reports if session_track_state_change is on: a type and a string.
+#: The report of a server with session_track_state_change on: a type and a string.
 _STATE_CHANGED = b"\x02\x011"
 
 
@@ -47,17 +47,17 @@ def packed(commands: Sequence[tuple[int, bytes]]) -> bytes:
 class Ahead(Packets):
     """A PyMySQL connection on which commands can be sent ahead."""
 
-    #: Whether the server reports changes of the session, by the last reply to a
-    #: command that has turned this on.
+    #: Whether the server reports changes of the session, according to its last reply to
+    #: the command that turns this on.
     tracks = False
-    #: Whether it has accepted to do so.
+    #: Whether it has accepted that command.
     _accepts_tracking = False
     #: What was sent ahead last, the number of its replies, and when.
     _sent = b"", 0
     _sent_at = 0.0
 
     def _request_authentication(self) -> None:
-        # A server that does not know this would not answer as we expect.
+        # Only if the server knows it: the answer of another server could not be parsed.
         self.client_flag &= ~CLIENT.SESSION_TRACK
         self.client_flag |= self.server_capabilities & CLIENT.SESSION_TRACK
         authenticate: Any = super()
@@ -69,38 +69,39 @@ class Ahead(Packets):
         return bool(self.client_flag & CLIENT.SESSION_TRACK)
 
     def names_statement(self, charset: str, collation: str | None) -> str:
-        """The statement that sets the charset, and has changes of the session reported.
+        """The statement that sets the charset and turns on the reports of changes.
 
-        MySQL does not report this switch itself, and forgets with it what was reported
-        before: so the switch comes first.
+        MySQL does not report that the reports were turned on, and drops what it was
+        about to report. So this comes first in the statement.
         """
         track = "session_track_state_change=1, " if self._accepts_tracking else ""
         collate = f" COLLATE {collation}" if collation else ""
         return f"SET {track}NAMES {charset}{collate}"
 
     def note_tracking(self, status: int, rest: bytes) -> None:
-        """See from a reply whether changes are reported.
+        """Note whether a reply shows that changes are reported.
 
-        :param rest: what follows the status, or more.
+        :param status: the status of the reply.
+        :param rest: the part of the reply after the status. It may be the whole reply.
         """
         if status & CHANGED and _STATE_CHANGED in rest:
             self.tracks = self.can_track
 
     @property
     def is_late(self) -> bool:
-        """Whether replies are missing for longer than a moment. Never switches."""
+        """Whether replies are missing for longer than :data:`LATE`. Never switches."""
         return self.pending > 0 and monotonic() - self._sent_at > LATE
 
     def send_ahead(self, data: bytes, replies: int, tracks: bool = False) -> bool:
         """Send commands that are each answered by OK or an error. Never switches.
 
-        The connection must be in step, and no replies be missing.
+        The connection must be in step, and no replies may be missing.
 
         :param data: what :func:`packed` has made of them.
         :param replies: the number of commands.
         :param tracks: whether changes are still reported after these commands.
-        :return: False: they could not be sent at once; nothing was sent, or the
-            connection is closed.
+        :return: False: they could not be sent without waiting. Then nothing was sent,
+            or the connection is closed.
         """
         try:
             sent = self._at_once(self._sock.send, data)
@@ -116,13 +117,13 @@ class Ahead(Packets):
         return True
 
     def settle(self) -> None:
-        """Read the replies that are missing. May switch.
+        """Read the missing replies. May switch.
 
-        If one is an error, all is sent once more: it may have been meant for what the
-        borrower before had sent, such as a late KILL QUERY.
+        If one is an error, all commands are sent once more: the error may belong to the
+        previous borrower's statement, such as a late KILL QUERY.
 
-        :raises pymysql.err.OperationalError: one is an error again, or the connection
-            is lost; it is closed then.
+        :raises pymysql.err.OperationalError: a reply is an error again, or the
+            connection was lost. The connection is closed.
         """
         try:
             failure = self._read_replies()
@@ -157,10 +158,10 @@ class Ahead(Packets):
         return failure
 
     def collect(self) -> bool:
-        """Take what has come of the replies. Never switches.
+        """Take the replies that have arrived. Never switches.
 
-        :return: whether the connection may be lent: all is in order, as far as it has
-            come, and what is missing is not late.
+        :return: whether the connection may be lent: each reply so far was OK, and
+            missing replies are not late.
         """
         while self.pending > 0:
             data = self._whole_packet()
@@ -181,7 +182,7 @@ class Ahead(Packets):
         return self.is_quiet()
 
     def _spoil(self) -> bool:
-        # Not closed here: the pool does that, after it has ceased to watch the socket.
+        # Not closed here: the pool closes it after it has stopped watching the socket.
         self.pending = SPOILED
         return False
 
@@ -194,7 +195,10 @@ class Ahead(Packets):
         return buffer[start:end]
 
     def _received(self) -> bytes | None:
-        """What can be read at once; empty: nothing yet; None: nothing will come."""
+        """Read without waiting.
+
+        :return: empty: nothing has arrived yet; None: the connection is lost.
+        """
         try:
             block: bytes = self._at_once(self._sock.recv, _BLOCK)
         except OSError as error:
@@ -203,9 +207,9 @@ class Ahead(Packets):
         return block or None
 
     def _at_once(self, act: Callable[[Any], Any], argument: Any) -> Any:
-        """Send or receive what is possible now.
+        """Send or receive as much as is possible without waiting.
 
-        :raises OSError: nothing is.
+        :raises OSError: nothing is possible now.
         """
         sock = self._sock
         limit = sock.gettimeout()
@@ -216,14 +220,14 @@ class Ahead(Packets):
             sock.settimeout(limit)
 
     def _note_reply(self, data: bytes) -> None:
-        """One of the replies, which is an OK packet. None of them changes rows."""
+        """Note one reply, an OK packet. The commands change no rows."""
         self.pending -= 1
         status = data[3] | data[4] << 8
         self._note_status(status & ~CHANGED)
         self.note_tracking(status, data)
 
     def is_quiet(self) -> bool:
-        """Whether it is open, and silent but for replies that are awaited.
+        """Whether it is open, and has nothing to read but awaited replies.
 
         Never switches.
         """
@@ -235,5 +239,5 @@ class Ahead(Packets):
 
 
 def _is_ok(data: bytes) -> bool:
-    """Whether a packet is an OK packet, up to the status at least."""
+    """Whether a packet is an OK packet that includes the status."""
     return data[:1] == b"\0" and len(data) > _STATUS

@@ -1,8 +1,8 @@
-"""What ``pymysql.connect`` may be given: checked before anything is dialled.
+"""Checks the arguments of ``pymysql.connect`` when the pool is made.
 
-PyMySQL itself finds out when it connects, which is in a greenlet of the pool; and some
-of it never, such as a limit of NaN seconds, which would stop every timer of the
-process. No message shows a password.
+PyMySQL checks them when it connects, which happens later and in a greenlet of the pool.
+It accepts some bad values, such as a timeout of NaN seconds, which would stop every
+timer of the process. No message shows a password.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from geventpool.policies import (
 
 __all__ = ["KEYWORDS", "check_account", "check_password", "checked", "merged"]
 
-#: PyMySQL's, as it counts them.
+#: The parameters of PyMySQL's connection class.
 KEYWORDS = frozenset(inspect.signature(Connection.__init__).parameters) - {
     "self",
     "defer_connect",
 }
-#: Old names, which PyMySQL 1.2 warns about.
+#: Old names of arguments. PyMySQL 1.2 warns about them.
 _ALIASES: dict[str, str] = {"db": "database", "passwd": "password"}
 
-#: The longest PyMySQL takes, a year.
+#: The longest ``connect_timeout`` that PyMySQL accepts: a year.
 _LONGEST = 31536000
 
 
 def checked(options: Any) -> dict[str, Any]:
-    """The options under the names PyMySQL prefers.
+    """Check the options, and rename those with old names.
 
-    :raises TypeError: PyMySQL knows no such argument, or one is of the wrong kind.
-    :raises ValueError: one is out of its range, or given under two names.
+    :return: the options under the names that PyMySQL prefers.
+    :raises TypeError: PyMySQL has no such argument, or one is of the wrong type.
+    :raises ValueError: an argument is out of its range, or given under two names.
     """
     if not isinstance(options, Mapping):
-        # Not shown, for it may be a URL of bytes.
+        # The value is not shown, because it may be a URL in bytes with a password.
         kind = type(options).__name__
         raise TypeError(f"options must be a dict or a URL, not of the type {kind}")
     refuse_unknown("pymysql.connect()", options, KEYWORDS)
@@ -63,12 +64,14 @@ def checked(options: Any) -> dict[str, Any]:
 def merged(
     url: Mapping[str, Any], options: Mapping[str, Any], **servers: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a URL says and keywords put together; a keyword wins, also by its old name.
+    """Merge the options of a URL with keywords, which take precedence.
+
+    This holds for a keyword with an old name as well.
 
     :param options: the keywords of ``pymysql.connect``.
-    :param servers: the keywords ``hosts``, ``host_order`` and ``target``; None: the
-        URL may say it.
-    :return: both, in the same way.
+    :param servers: further keywords, such as ``hosts`` and ``target``; a value of None:
+        take what the URL has.
+    :return: *options* and *servers*, each merged with the URL.
     """
     said = {_ALIASES.get(name, name) for name in options} | servers.keys()
     unsaid = {name: value for name, value in url.items() if name not in said}
@@ -80,20 +83,20 @@ def merged(
 
 
 def check_account(name: str, value: Any) -> None:
-    """Refuse a user's name that would not arrive whole.
+    """Refuse a user name that cannot be sent unchanged.
 
-    :raises TypeError: neither text nor a callable that will give it.
-    :raises ValueError: it contains a null byte, or can't be encoded.
+    :raises TypeError: neither text nor a callable.
+    :raises ValueError: it contains a null byte, or cannot be encoded.
     """
     if not callable(value):
         _text(name, value)
 
 
 def check_password(name: str, value: Any) -> None:
-    """Refuse a password that PyMySQL could not send.
+    """Refuse a password that PyMySQL cannot send. No message shows it.
 
-    :raises TypeError: neither text nor bytes; it is not in the message.
-    :raises ValueError: text beyond Latin-1; likewise.
+    :raises TypeError: neither text nor bytes.
+    :raises ValueError: text with characters beyond Latin-1.
     """
     if value is None or callable(value):
         return
@@ -108,7 +111,7 @@ def check_password(name: str, value: Any) -> None:
 
 
 def _text(name: str, value: Any) -> None:
-    """Text that ends where it seems to end."""
+    """Refuse what is no text, and text with null bytes."""
     if value is None:
         return
     if not isinstance(value, (str, bytes)):
@@ -117,7 +120,7 @@ def _text(name: str, value: Any) -> None:
         data = value.encode() if isinstance(value, str) else value
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be text, not {safe_repr(value)}") from None
-    # In the protocol, and for the system, a null byte is the end.
+    # For the protocol and for the system, a null byte ends the text.
     if b"\0" in data:
         raise ValueError(f"{name} must not contain a null byte: {safe_repr(value)}")
 
@@ -125,27 +128,27 @@ def _text(name: str, value: Any) -> None:
 def _host(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be a string or None, not {safe_repr(value)}")
-    # Without one PyMySQL means localhost.
+    # Without a name PyMySQL connects to localhost.
     if value and not is_name(value):
         raise ValueError(f"{name} must be a host's name, not {safe_repr(value)}")
 
 
 def _port(name: str, value: Any) -> None:
-    # 0 is PyMySQL's way to say 3306.
+    # PyMySQL takes 0 for 3306.
     if (check_optional_int(name, value) or 0) > MAX_PORT:
         raise ValueError(f"{name} must be at most {MAX_PORT}, not {safe_repr(value)}")
 
 
-def _whole(name: str, value: Any) -> None:
+def _integer(name: str, value: Any) -> None:
     check_int(name, value)
 
 
-def _limit(name: str, value: Any) -> None:
+def _optional_timeout(name: str, value: Any) -> None:
     if check_optional_seconds(name, value) == 0:
         raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
 
 
-def _patience(name: str, value: Any) -> None:
+def _connect_timeout(name: str, value: Any) -> None:
     rule = f"a number of seconds above 0 and at most {_LONGEST}, not {safe_repr(value)}"
     span = check_optional_seconds(name, value)
     if span is None:
@@ -181,11 +184,11 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
         _text,
     ),
     **dict.fromkeys(("password", "ssl_key_password"), check_password),
-    **dict.fromkeys(("read_timeout", "write_timeout"), _limit),
-    **dict.fromkeys(("client_flag", "max_allowed_packet"), _whole),
+    **dict.fromkeys(("read_timeout", "write_timeout"), _optional_timeout),
+    **dict.fromkeys(("client_flag", "max_allowed_packet"), _integer),
     **dict.fromkeys(("compress", "named_pipe"), _unsupported),
     "charset": _charset,
-    "connect_timeout": _patience,
+    "connect_timeout": _connect_timeout,
     "cursorclass": _cursorclass,
     "host": _host,
     "port": _port,

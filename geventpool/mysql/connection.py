@@ -1,8 +1,8 @@
-"""The connection that is lent: PyMySQL's own, plus what belongs to a loan.
+"""The connection class that the pool lends: PyMySQL's, plus the state of a loan.
 
-Knows when a loan begins and ends and what has to be undone in Python at its end; speaks
-to the server only through PyMySQL's public methods. Its guard is in
-:mod:`geventpool.mysql.protocol`.
+It notes when a loan begins and ends, and restores the Python attributes that a borrower
+changed. It uses the server only through PyMySQL's public methods. The protection
+against interruptions is in :mod:`geventpool.mysql.protocol`.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from pymysql.cursors import Cursor, SSCursor
 
 from geventpool.mysql.converters import Converters
 from geventpool.mysql.packets import AUTOCOMMIT, IN_POOL, IN_TRANS
-from geventpool.mysql.protocol import MAX_SAID, Wire
+from geventpool.mysql.protocol import MAX_STATEMENTS, Wire
 from geventpool.mysql.statements import Kind, family, kind_of, only_sets
 
 __all__ = ["Connection"]
 
-#: Dead references to cursors are swept out when a loan has handed out that many more.
+#: Dead references to cursors are removed when a loan has made this many more.
 _SWEEP = 64
 
-#: Of the status: what must be as it was when the loan began.
+#: The bits of the status that must be as they were when the loan began.
 _RELEVANT = IN_TRANS | AUTOCOMMIT | SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
 
-#: Encodings in which all bytes of a character beyond ASCII are beyond ASCII too.
+#: Encodings in which no byte of a character beyond ASCII is an ASCII byte.
 _TRANSPARENT = frozenset({"utf8", "latin1", "cp1252", "ascii", "latin2", "koi8_r"})
 
-#: What has a counterpart in the server's session, and must never differ from it.
+#: Attributes that have a counterpart in the server's session, and must match it.
 _SHARED = ("charset", "encoding", "collation", "autocommit_mode", "use_unicode")
 
 
 class Lender(Protocol):
-    """What gives connections out and takes them back."""
+    """A pool that a connection can be given back to."""
 
     def release(self, conn: Connection) -> None:
-        """Take back a connection."""
+        """Take back *conn*, whose loan ends."""
 
 
 class Connection(Wire):
     """A PyMySQL connection that belongs to a :class:`~geventpool.mysql.ConnectionPool`.
 
-    Used like any other, but :meth:`close` gives it back to its pool, only one greenlet
-    may use it at a time, and its cursors end with the loan.
+    It is used like any other connection, with three differences: :meth:`close` gives it
+    back to its pool, only one greenlet may use it at a time, and its cursors are closed
+    when the loan ends.
     """
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
-        #: the pool whose loan is under way
+        #: the pool that has lent the connection; None: it is not on loan
         self.lender: Lender | None = None
         self._cursors: list[weakref.ref[Cursor]] = []
         self._streams: list[SSCursor] = []
@@ -62,14 +63,15 @@ class Connection(Wire):
         self._tables = (Converters({}), Converters({}))
         self._autocommits = 0
         self._functions: frozenset[bytes] = frozenset()
-        #: what its reset sends, by whether the database is chosen again
+        #: the packets of its reset and their number, by whether the database is set
+        #: again
         self.prepared: dict[bool, tuple[bytes, int]] = {}
         super().__init__(tls=tls, **options)
 
     def close(self) -> None:
-        """Give the connection back to its pool; without a loan, close it. May switch.
+        """Give the connection back to its pool. Without a loan, close it. May switch.
 
-        :raises pymysql.err.Error: it was given back, or closed, before.
+        :raises pymysql.err.Error: it was given back or closed before.
         """
         if self.lender is not None:
             self.lender.release(self)
@@ -79,14 +81,14 @@ class Connection(Wire):
             self.send_quit()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """A new cursor, good until it is closed or the loan ends.
+        """Make a cursor. It can be used until it is closed or the loan ends.
 
-        :param cursor: its class; None for the connection's ``cursorclass``.
+        :param cursor: the class of the cursor; None: the connection's ``cursorclass``.
         """
         made = (cursor or self.cursorclass)(self)
         if isinstance(made, SSCursor):
-            # Its finalizer would read the rest of the rows, in whatever greenlet it
-            # happened to run: so it must not be collected before it is closed.
+            # Its finalizer would read the rest of the rows, in any greenlet. So it must
+            # not be collected before it is closed.
             self._streams = [one for one in self._streams if one.connection is not None]
             self._streams.append(made)
         else:
@@ -98,46 +100,47 @@ class Connection(Wire):
 
     @property
     def nothing_to_commit(self) -> bool:
-        """Whether the loan can end well without a further word. Never switches."""
+        """Whether the loan can end without COMMIT. Never switches."""
         if not self.has_sent:
             return True
         status = self.server_status & (IN_TRANS | AUTOCOMMIT)
         return status == AUTOCOMMIT and not self.unfinished
 
     def commit_if_open(self) -> None:
-        """Commit what the loan has done, if there can be anything. May switch.
+        """Commit if a transaction may be open. May switch.
 
-        Outside of autocommit there can be whenever something was sent, and in
-        autocommit if a transaction was begun by hand.
+        Without autocommit, a transaction may be open whenever something was sent. With
+        autocommit, one may be open if it was begun explicitly.
 
-        :raises pymysql.err.Error: it is not committed, or nobody knows.
+        :raises pymysql.err.Error: it was not committed, or the outcome is unknown.
         """
         owes = self._has_work_to_commit
         if owes and not self.open:
             raise err.InterfaceError(0, "nothing is committed: the connection was lost")
         if self.unfinished and (owes or not self.streams):
-            # The last word of a procedure; or rows between us and the answer to COMMIT.
+            # The final status of a procedure, or rows that come before the answer to
+            # COMMIT.
             self.finish()
-            # What was left may have begun a transaction.
+            # The unread part may have begun a transaction.
             owes = self._has_work_to_commit
         if owes:
             self.commit()
 
     @property
     def _has_work_to_commit(self) -> bool:
-        """Whether the last status leaves open that there is something to commit."""
+        """Whether there may be something to commit, according to the last status."""
         status = self.server_status
         return bool(status & IN_TRANS) or not (
             self.status_is_current or status & AUTOCOMMIT
         )
 
     def end_transaction(self) -> None:
-        """End what code that ran between two loans may have left open. May switch.
+        """Commit what the pool's own code may have left open between loans. May switch.
 
-        An idle connection with an open transaction would show its next borrower the
-        data of the time when that began, and would hold its locks meanwhile.
+        An idle connection with an open transaction would hold locks, and would show the
+        next borrower the data as it was when the transaction began.
 
-        :raises pymysql.err.Error: it could not be ended.
+        :raises pymysql.err.Error: the transaction could not be ended.
         """
         if self.unfinished:
             self.finish()
@@ -145,21 +148,22 @@ class Connection(Wire):
             self.commit()
 
     def rollback_if_open(self) -> None:
-        """Undo what the loan has done, if there can be anything. May switch.
+        """Roll back if a transaction may be open. May switch.
 
-        :raises pymysql.err.Error: it could not be; closing the connection does it.
+        :raises pymysql.err.Error: the rollback failed. Closing the connection then has
+            the same effect.
         """
         if self.has_sent and self.in_step and self.may_hold_transaction:
             self.rollback()
 
-    # The loan. None of these may switch.
+    # The loan. These never switch.
 
-    #: Why it must not be lent again; None: it may.
+    #: Why the connection must not be lent again; None: it may be.
     unusable_reason: str | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing at all is to be done at the end of a loan in autocommit."""
+        """Whether a loan in autocommit has left nothing to undo or to read."""
         encoders, decoders = self._tables
         return (
             self.wire_is_clean
@@ -173,7 +177,7 @@ class Connection(Wire):
     def left_nothing(self, kinds: frozenset[Kind]) -> bool:
         """Whether the loan is known to have left nothing but the id of an inserted row.
 
-        :param kinds: of statements of which this can be known on this server.
+        :param kinds: the kinds of statements that leave nothing on this server.
         """
         encoders, decoders = self._tables
         result = self._result
@@ -207,53 +211,57 @@ class Connection(Wire):
     def may_hold_locks(self) -> bool:
         """Whether the loan may have taken locks that only a reset releases.
 
-        It has not if each of its statements leaves nothing, or only sets something.
+        It has none if each of its statements leaves nothing or only sets a variable.
         """
-        return len(self._said) >= MAX_SAID or any(
+        return len(self._statements) >= MAX_STATEMENTS or any(
             b"LOCK" in text.upper()
             or not (only_sets(text) or kind_of(text, self._functions))
             for text in self._texts()
         )
 
     def _texts(self) -> Iterator[bytes]:
-        for said in self._said:
-            yield said.encode() if isinstance(said, str) else bytes(said)
+        for text in self._statements:
+            yield text.encode() if isinstance(text, str) else bytes(text)
 
     @property
     def _is_transparent(self) -> bool:
-        """Whether no byte of a character beyond ASCII looks like one of ASCII."""
+        """Whether no byte of a character beyond ASCII is an ASCII byte."""
         return self.encoding in _TRANSPARENT
 
     def lend(self, lender: Lender) -> None:
         """Begin a loan.
 
-        :param lender: whose ``release`` :meth:`close` shall call.
+        :param lender: :meth:`close` calls its ``release``.
         """
         self.lender = lender
         self._command_owner = None
         self.has_sent = False
         self.left = self.made_id = False
-        if self._said:
-            self._said.clear()
+        if self._statements:
+            self._statements.clear()
         if not self.session_unchanged:
             self.session_unchanged = True
             self.took_role = self.chose_database = self.database_may_differ = False
 
     def end_loan(self) -> None:
-        """End the loan: cursors are disarmed, commands are refused from now on."""
+        """End the loan: detach its cursors and refuse commands from now on."""
         self.lender = None
         self._command_owner = IN_POOL
         if self._cursors or self._streams:
             self._disarm()
 
     def terminate(self) -> None:
-        """Drop the connection: no goodbye, never switches, safe whoever uses it."""
+        """Close the socket without sending anything. Never switches.
+
+        Safe while any greenlet uses the connection.
+        """
         self.lender = None
         super().terminate()
         self._disarm()
 
     def _disarm(self) -> None:
-        # A cursor without a connection is closed for PyMySQL, and its finalizer idle.
+        # PyMySQL takes a cursor without a connection for closed, and its finalizer does
+        # nothing.
         for ref in self._cursors:
             cursor = ref()
             if cursor is not None:
@@ -266,17 +274,17 @@ class Connection(Wire):
 
     @contextmanager
     def used_by_pool(self) -> Iterator[None]:
-        """For the time of the block the pool itself speaks on the idle connection."""
-        shelf, self._command_owner = self._command_owner, None
+        """Let the pool itself send commands on the idle connection within the block."""
+        owner, self._command_owner = self._command_owner, None
         try:
             yield
         finally:
-            self._command_owner = shelf
+            self._command_owner = owner
 
-    # What was set in Python
+    # Attributes that were set in Python
 
     def remember(self) -> None:
-        """Take the present Python attributes as those every borrower shall find."""
+        """Note the present Python attributes as those that every borrower gets."""
         self._cursorclass = self.cursorclass
         self._autocommits = self.server_status & AUTOCOMMIT
         self._functions = family(self.server_version)
@@ -287,10 +295,10 @@ class Connection(Wire):
         self.remember_limits()
 
     def restore(self, shared: bool) -> None:
-        """Put Python attributes back as they were when :meth:`remember` was called.
+        """Set the Python attributes back to what :meth:`remember` noted.
 
-        :param shared: also those that mirror the server's session, which the caller is
-            about to put back there as well.
+        :param shared: also those that mirror the server's session. The caller must
+            reset the session as well.
         """
         self.cursorclass = self._cursorclass
         encoders, decoders = self._tables

@@ -1,6 +1,6 @@
-"""How a PyMySQL connection is opened, asked, cleaned and closed.
+"""Opens, checks, resets and closes PyMySQL connections.
 
-Knows one connection at a time, and the hosts it may lead to.
+It deals with one connection at a time, and chooses among several hosts.
 """
 
 from __future__ import annotations
@@ -39,24 +39,25 @@ from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
 
-#: Seconds that a loan waits at most for locks of others that have ended.
-MOMENT = 0.05
+#: The most seconds that a loan waits for the locks of loans that have ended.
+LOCK_WAIT = 0.05
 
 TARGETS = ("any", "primary", "replica")
 
-#: A primary's successor was a replica before: the global setting tells them apart.
-#: innodb_read_only is what Aurora sets on its readers.
+#: A replica that becomes primary changes its global read_only. So the global setting
+#: tells primary and replica apart. Aurora sets innodb_read_only on its readers.
 _ROLE = "SELECT @@global.read_only, @@global.innodb_read_only"
 
 CredentialSource = Callable[[], Mapping[str, Any] | str]
 
 
 class MySQLConnector(Connector[Connection]):
-    """Opens PyMySQL connections; the arguments are explained at
-    :class:`~geventpool.mysql.ConnectionPool`.
+    """The :class:`~geventpool.Connector` for PyMySQL connections.
 
-    :raises TypeError: an argument that PyMySQL does not know.
-    :raises ValueError: one that contradicts another.
+    The arguments are explained at :class:`~geventpool.mysql.ConnectionPool`.
+
+    :raises TypeError: PyMySQL does not know an argument.
+    :raises ValueError: an argument contradicts another.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class MySQLConnector(Connector[Connection]):
             self._credential_source = source
         elif source is not None:
             found = parse_url(source)
-            _refuse_pool_options(found, "give it to the pool")
+            _refuse_pool_options(found, "give it to the pool itself")
             options, found = merged(
                 found, options, hosts=hosts, host_order=host_order, target=target
             )
@@ -90,16 +91,16 @@ class MySQLConnector(Connector[Connection]):
         self._configure = configure
         self._reset = as_reset(reset, configure)
         self._tls = TLSContexts()
-        #: connections whose reset is under way, and may still release locks
+        #: connections whose reset has not ended, and which may still hold locks
         self.unsettled: set[Connection] = set()
         self._all_settled = Event()
-        #: gives what to call when the server is found to be no primary any more
+        #: returns what to call when the server turns out to be no primary any more
         self.on_demotion: Callable[[], Callable[[], None] | None] = _no_callback
 
     def _read_hosts(self, hosts: Any, order: str | None) -> Hosts | None:
         if hosts is None:
             if order is not None:
-                raise ValueError("host_order is for hosts, and there are none")
+                raise ValueError("host_order needs hosts")
             return None
         for name in ("host", "port", "unix_socket"):
             if self._options.get(name):
@@ -118,10 +119,11 @@ class MySQLConnector(Connector[Connection]):
     # Opening
 
     def open(self) -> Connection:
-        """A connection, configured, to a server as it is wanted. May switch.
+        """Open and configure a connection to a server of the wanted role. May switch.
 
-        :raises pymysql.err.OperationalError: PyMySQL's; with several hosts
-            :exc:`~geventpool.mysql.NoServerError` if each had something else to say.
+        :raises pymysql.err.OperationalError: raised by PyMySQL. With several hosts it
+            is a :exc:`~geventpool.mysql.NoServerError` that lists the error of each
+            host.
         """
         options = self._resolved()
         if self._hosts is None:
@@ -154,7 +156,7 @@ class MySQLConnector(Connector[Connection]):
                 hosts.served(host, only=self._target == "primary")
                 return conn
         for _, error in failures:
-            # The one to talk to has been found; it is full, or it does not want us.
+            # A server of the wanted role was reached: it is full, or refuses the login.
             if reaction(error) in (Reaction.BACK_OFF, Reaction.FAIL):
                 raise error
         raise NoServerError(
@@ -165,8 +167,9 @@ class MySQLConnector(Connector[Connection]):
 
     def _connect(self, options: dict[str, Any]) -> Connection:
         conn = Connection(tls=self._tls, defer_connect=True, **options)
-        # PyMySQL's own limit ends where the server accepts; one that says nothing after
-        # that would block this greenlet without limit. It takes an event loop.
+        # PyMySQL's own limit ends when the TCP connection is made. A server that sends
+        # nothing after that would block this greenlet without limit. The timer needs an
+        # event loop.
         limit = gevent.Timeout(conn.connect_timeout)
         if is_patched("socket"):
             limit.start()
@@ -179,7 +182,7 @@ class MySQLConnector(Connector[Connection]):
             conn.remember()
             conn.end_loan()
         except BaseException as error:
-            # Nobody else knows of it, whatever it was that went wrong.
+            # Nothing else refers to the connection, so it must be closed here.
             conn.terminate()
             if error is limit:
                 raise err.OperationalError(
@@ -193,9 +196,9 @@ class MySQLConnector(Connector[Connection]):
         return conn
 
     def _check_role(self, conn: Connection) -> None:
-        """See that the server is what is wanted. May switch.
+        """Check that the server has the wanted role. May switch.
 
-        :raises NoServerError: it is not.
+        :raises NoServerError: it has the other role.
         """
         if self._target == "any":
             return
@@ -209,26 +212,26 @@ class MySQLConnector(Connector[Connection]):
                 "the server is read-only" if read_only else "the server is a primary",
             )
 
-    # The rest of a connection's life
+    # After the connection was opened
 
     def close(self, conn: Connection) -> None:
-        """Take leave. May switch."""
+        """Send COM_QUIT, then close the socket. May switch."""
         try:
             conn.send_quit()
         finally:
             conn.terminate()
 
     def terminate(self, conn: Connection) -> None:
-        """Let go of the descriptor, without a goodbye. Never switches."""
+        """Close the socket without sending anything. Never switches."""
         conn.terminate()
         self._settle(conn)
 
     def ping(self, conn: Connection) -> None:
-        """Ask the server for a sign of life, and for its role if *target* wants one.
+        """Test whether the server answers, and whether it still has the wanted role.
 
         May switch.
 
-        :raises pymysql.err.Error: it is not.
+        :raises pymysql.err.Error: it does not answer, or it has the other role.
         """
         with conn.used_by_pool():
             if self._target == "any":
@@ -237,9 +240,9 @@ class MySQLConnector(Connector[Connection]):
                 self._check_role(conn)
 
     def reset(self, conn: Connection) -> None:
-        """Clean up after a borrower. May switch.
+        """Remove what the borrower left in the session. May switch.
 
-        :raises Exception: it could not be done, or must not be tried.
+        :raises Exception: the reset failed, or the connection cannot be reset.
         """
         try:
             if conn.unusable_reason is not None:
@@ -255,22 +258,22 @@ class MySQLConnector(Connector[Connection]):
             self._all_settled.set()
 
     def wait_for_locks(self) -> None:
-        """Wait until resets have released the locks of loans that have ended.
+        """Wait until resets have released the locks of ended loans. May switch.
 
-        To be called if there are some that are unsettled. No longer than a moment: to
-        undo a big transaction takes its time. May switch.
+        Call it if :attr:`unsettled` is not empty. It waits for :data:`LOCK_WAIT` at
+        most, because the rollback of a large transaction takes long.
         """
         self._all_settled.clear()
-        self._all_settled.wait(MOMENT)
+        self._all_settled.wait(LOCK_WAIT)
 
     def is_usable(self, conn: Connection) -> bool:
-        """Whether an idle connection is open and the server silent. Never switches."""
-        # Written out, for this is asked at every loan.
+        """Whether a connection is open and has nothing to read. Never switches."""
+        # No further calls, because this is called for every loan.
         ask = conn.ask
         return conn.is_quiet() if ask is None or conn.pending else not ask(0)
 
     def awaits_reset(self, conn: Connection) -> bool:
-        """Whether it is not usable only because replies to its reset are late.
+        """Whether the replies to its reset are late, and nothing else is wrong.
 
         Never switches.
         """
@@ -281,9 +284,10 @@ class MySQLConnector(Connector[Connection]):
         return -1 if sock is None else sock.fileno()
 
     def end_loan(self, conn: Connection) -> bool:
-        """Send the reset of a connection whose loan has ended. Never switches.
+        """End the loan, and send the reset ahead if possible. Never switches.
 
-        A connection that can't be lent again needs a reset too, which is refused.
+        For a connection that cannot be lent again the answer is True, and :meth:`reset`
+        then raises.
 
         :return: whether :meth:`reset` must run before the next loan. False: there is
             nothing to reset, or the reset was sent and needs no waiting.
@@ -300,8 +304,11 @@ class MySQLConnector(Connector[Connection]):
         return self._reset.is_needed(conn) and not self._begin_reset(conn)
 
     def _begin_reset(self, conn: Connection) -> bool:
-        """Send the reset, if it can be sent ahead; True: nobody has to wait for it."""
-        # The next borrower of another connection must find the locks released. It may
+        """Send the reset ahead if possible.
+
+        :return: whether nothing is left to wait for.
+        """
+        # The next borrower, on any connection, must find the locks released. That may
         # take long, so a greenlet of the pool waits for it.
         waits = conn.may_hold_transaction or conn.may_hold_locks
         if waits:
@@ -313,36 +320,36 @@ class MySQLConnector(Connector[Connection]):
         if conn.fatal_error is not None and self.condemns(conn.fatal_error):
             drain = self.on_demotion()
             if drain is not None:
-                # At once: the others lead to the same server.
+                # Do it at once, because the other connections lead to the same server.
                 drain()
 
     def _why_unusable(self, conn: Connection) -> str | None:
         if conn.fatal_error is not None:
             return str(conn.fatal_error)
         if not conn.in_step:
-            return "it came back in the middle of an answer"
+            return "it was given back with an unread answer"
         if not (conn.session_unchanged or self._reset.is_possible(conn)):
-            return "no reset undoes SET ROLE, or leaves a database for none"
+            return "no reset undoes SET ROLE, or USE in a session without a database"
         return None
 
-    # What errors say
+    # The judgement of errors
 
     def survives(self, error: Exception) -> bool:
-        """Whether *error* says nothing against its connection. Never switches."""
+        """Whether the connection can be used after *error*. Never switches."""
         return reaction(error) is Reaction.KEEP
 
     def is_disconnect(self, error: Exception) -> bool:
-        """Whether *error* came of a lost connection. Never switches."""
+        """Whether *error* means that the connection was lost. Never switches."""
         return is_disconnect(error)
 
     def is_exhausted(self, error: Exception) -> bool:
-        """Whether the server refused because it is full. Never switches."""
+        """Whether *error* means that the server is full. Never switches."""
         return reaction(error) is Reaction.BACK_OFF
 
     def condemns(self, error: Exception) -> bool:
-        """Whether *error* says that the server is no primary any more. Never switches.
+        """Whether *error* means that the server is no primary any more. Never switches.
 
-        On a pool for replicas it says only that somebody tried to write.
+        On a pool for replicas such an error only means that a borrower tried to write.
         """
         return self._target != "replica" and reaction(error) is Reaction.DRAIN
 
@@ -355,9 +362,9 @@ def _no_callback() -> None:
 
 
 def _refuse_pool_options(found: Mapping[str, Any], remedy: str) -> None:
-    """Refuse options of a pool where nobody could obey them.
+    """Refuse options of a pool where they would have no effect.
 
-    :raises ValueError: there is one.
+    :raises ValueError: *found* has one.
     """
     for name in sorted(POOL_ARGUMENTS & found.keys()):
-        raise ValueError(f"url has an option of a pool here: {name}; {remedy}")
+        raise ValueError(f"url must not have the option {name} of a pool: {remedy}")

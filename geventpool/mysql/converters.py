@@ -1,4 +1,4 @@
-"""PyMySQL's tables of converters, which tell whether a borrower changed them."""
+"""PyMySQL's tables of converters, with a note of whether they were changed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["Converters"]
 
 
 class Converters(dict[Any, Any]):
-    """A dict that notes that it was changed, and never by what.
+    """A dict that notes whether it was changed.
 
-    Comparing two of them at the end of every loan would cost more than all the rest.
+    Comparing two dicts would be the most expensive step at the end of every loan.
     """
 
     __slots__ = ("touched",)

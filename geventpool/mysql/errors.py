@@ -1,7 +1,7 @@
-"""What an error of the server says about its connection, and about all the others.
+"""Decides by an error what happens to its connection and to the others.
 
-One table, so that the decision can be read, and argued with, in one place. Knows the
-codes; knows nothing of pools and connections.
+One table holds all decisions. It depends on error codes alone, not on pools and
+connections.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ __all__ = [
 
 
 class ConnectionInUseError(err.ProgrammingError):
-    """The connection is another greenlet's, or back in its pool; nothing was sent.
+    """Another greenlet uses the connection, or its loan has ended.
 
-    Whoever is using it is not disturbed.
+    Nothing was sent, and the other user of the connection is not disturbed.
     """
 
 
 class NoServerError(err.OperationalError):
-    """None of the hosts is what the pool looks for; says what each of them answered."""
+    """No host has the wanted role. The message lists the error of each host."""
 
 
 class Reaction(enum.Enum):
-    """What a pool does about an error."""
+    """What a pool does after an error."""
 
-    #: The statement failed, the connection is sound.
+    #: The statement failed; the connection can be used.
     KEEP = "keep"
-    #: This connection is gone or out of step.
+    #: This connection is lost or out of step: close it.
     DISCARD = "discard"
-    #: The server is not, or no longer, the one to talk to: renew every connection.
+    #: The server is not (any more) the one to use: renew every connection.
     DRAIN = "drain"
-    #: The server is full: wait, and use what there is meanwhile.
+    #: The server is full: wait before the next attempt to connect.
     BACK_OFF = "back off"
-    #: No waiting helps: tell whoever waits at once.
+    #: Waiting does not help: raise the error in all waiters at once.
     FAIL = "fail"
 
 
-#: Codes are MySQL's and MariaDB's; those of 2000 and above come from the client.
+#: Error codes of MySQL and MariaDB. The client raises 2000 to 2999 itself.
 REACTIONS = {
-    # connection gone
+    # the connection is lost
     0: Reaction.DISCARD,  # PyMySQL's InterfaceError(0, ""): closed on our side
     1053: Reaction.DISCARD,  # server shutdown in progress
     1152: Reaction.DISCARD,  # aborted connection
@@ -63,42 +63,42 @@ REACTIONS = {
     2045: Reaction.DISCARD,  # shared memory / named pipe gone
     2055: Reaction.DISCARD,  # lost connection, extended
     4031: Reaction.DISCARD,  # disconnected for inactivity (MySQL 8.0.24+)
-    # the session is read-only: perhaps since a fail-over, and then for good; or the
-    # borrower's own transaction is, and then it costs one connection
+    # The session is read-only. After a fail-over it stays so. If only the borrower's
+    # transaction is read-only, closing costs one connection.
     1792: Reaction.DISCARD,
     # out of step
     2014: Reaction.DISCARD,
-    # not, or no longer, the primary; 1290 is told apart by its text
+    # not, or no longer, the primary; the text of 1290 is decisive
     1290: Reaction.DRAIN,
     1836: Reaction.DRAIN,  # running in read-only mode
     3032: Reaction.DRAIN,  # server is in offline mode
-    # full
+    # the server is full
     1040: Reaction.BACK_OFF,  # too many connections
     1203: Reaction.BACK_OFF,  # user has more than max_user_connections
     1226: Reaction.BACK_OFF,  # user has exceeded a resource limit
-    # cannot get in at all
+    # the login is refused
     1044: Reaction.FAIL,  # access denied to the database
     1045: Reaction.FAIL,  # access denied
     1049: Reaction.FAIL,  # unknown database
     1862: Reaction.FAIL,  # password expired
 }
 
-#: Of these, such as may have hit the idle connections as well.
+#: The errors after which the idle connections may be lost as well.
 _LOSSES = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 2006, 2013, 2055, 4031})
 
-#: 1290 names the option in the way: --read-only and --super-read-only mean a replica,
-#: --secure-file-priv or --skip-grant-tables mean nothing of the kind.
+#: The text of error 1290 names an option. Only --read-only and --super-read-only mean a
+#: replica; --secure-file-priv and --skip-grant-tables do not.
 _READ_ONLY = re.compile(r"read[-_]only", re.IGNORECASE)
 
-#: This process, or this machine, has no descriptor left: full, on our side.
+#: This process or machine has no descriptor left. This counts as full.
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 def reaction(error: BaseException) -> Reaction:
-    """What to do about *error*, whoever raised it.
+    """Decide what to do after *error*. Never switches.
 
-    :param error: anything; only PyMySQL's errors say something about the connection.
-    :return: a :class:`Reaction`; ``KEEP`` for what the table does not know.
+    :param error: any exception. Only PyMySQL's errors concern the connection.
+    :return: a :class:`Reaction`; ``KEEP`` for errors that are not in the table.
     """
     if not isinstance(error, err.MySQLError):
         return Reaction.KEEP
@@ -115,10 +115,10 @@ def reaction(error: BaseException) -> Reaction:
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Whether *error* says that the way to the server was lost.
+    """Whether *error* means that the network path to the server was lost.
 
-    :param error: anything. An error of our own making is no sign of it: a connection
-        that is out of step, or that was closed on this side.
+    :param error: any exception. Errors that this side has caused do not count, such as
+        those of a connection that is out of step or was closed here.
     """
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True

@@ -1,7 +1,7 @@
-"""Code of a server that a statement may run although its text does not show it.
+"""Views and triggers: code that a statement runs although its text does not show it.
 
-Views and triggers can call functions. What these do to the session a server reports in
-part only: not locks by name, nor variables that a SELECT sets.
+They can call functions, which can change the session. A server reports only some of
+these changes: not named locks, and not variables that a SELECT sets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from geventpool.mysql.statements import Kind, family, is_harmless_body
 
 __all__ = ["harmless_kinds"]
 
-#: So many views and triggers are looked at, and the server works at it for so long.
+#: The most views and triggers that are examined, and the server's time limit for it.
 _MOST = 1000
 _SECONDS = 1
 
-#: Whose views are the server's own.
+#: Databases with views of the server itself.
 _OWN = "('information_schema', 'performance_schema', 'mysql', 'sys')"
 
 _VIEWS = (
@@ -29,7 +29,7 @@ _TRIGGERS = (
     "SELECT action_statement FROM information_schema.triggers "
     f"WHERE trigger_schema NOT IN {_OWN} LIMIT {_MOST}"
 )
-#: A trigger is seen only by who may make one on its table.
+#: Only an account that may create triggers on a table can see its triggers.
 _RIGHT = (
     "SELECT 1 FROM information_schema.user_privileges WHERE privilege_type='TRIGGER' "
     "UNION SELECT 1 FROM information_schema.schema_privileges "
@@ -38,13 +38,13 @@ _RIGHT = (
 
 
 def harmless_kinds(conn: Connection) -> frozenset[Kind]:
-    """The kinds of statements that leave nothing if their text says so.
+    """Return the kinds of statements that leave nothing if their text leaves nothing.
 
-    Reading is one of them unless there is a view with code of its own, or one whose
-    text the account may not see; writing, if there is no such trigger either.
-    May switch.
+    Reading is one of them, unless there is a view that may change the session, or one
+    whose text the account cannot see. So is writing, if there is no such trigger
+    either. May switch.
 
-    :return: empty if it could not be found out.
+    :return: an empty set if the server could not be asked.
     """
     try:
         if not _all_harmless(conn, _VIEWS):

@@ -1,6 +1,6 @@
-"""Several hosts as one address: in which order they are tried, and what they should be.
+"""The order in which several hosts are tried.
 
-Knows names and ports and which host failed lately; talks to none of them.
+It holds names, ports and the times of failures. It makes no connections.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ DEFAULT_PORT = 3306
 MAX_PORT = 65535
 ORDERS = ("listed", "random")
 
-#: Seconds for which a host that could not be reached is tried after the others.
+#: Seconds during which a host that failed is tried after the others.
 FAIL_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where a server is.
+    """The address of a server.
 
     :param name: host name or address.
     :param int port: TCP port.
-    :raises TypeError: the name is no string, or the port no whole number.
-    :raises ValueError: the name is none, or the port not from 1 to 65535.
+    :raises TypeError: the name is no string, or the port is no int.
+    :raises ValueError: the name is invalid, or the port is not from 1 to 65535.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Hosts:
     """The hosts of a pool.
 
     :param hosts: each ``"name"``, ``"name:port"``, ``"[v6]:port"`` or a pair of both.
-    :param order: ``"listed"``: the first that will do; ``"random"``: any.
-    :raises TypeError: *hosts* is no iterable of such.
-    :raises ValueError: *hosts* is empty, or *order* is neither.
+    :param order: ``"listed"``: try them in the given order; ``"random"``: in any order.
+    :raises TypeError: *hosts* is no iterable of hosts.
+    :raises ValueError: *hosts* is empty, or *order* is unknown.
     """
 
     def __init__(self, hosts: Iterable[Any], order: str = "listed") -> None:
@@ -82,9 +82,9 @@ class Hosts:
         return iter(self._hosts)
 
     def in_order(self, now: float) -> list[Host]:
-        """All hosts, the one to try first at the head.
+        """Return all hosts in the order in which to try them. Never switches.
 
-        :param now: monotonic seconds.
+        :param now: seconds of a monotonic clock.
         """
         hosts = list(self._hosts)
         if self._order == "random":
@@ -97,18 +97,18 @@ class Hosts:
         return hosts
 
     def failed(self, host: Host, now: float) -> None:
-        """Remember that *host* was not to be had.
+        """Note that *host* could not be reached. Never switches.
 
-        Else each connection would begin with the whole time limit of a dead host.
+        Without this, each attempt to connect would wait for the timeout of a dead host.
         """
         self._failed[host] = now
         if host == self._preferred:
             self._preferred = None
 
     def served(self, host: Host, only: bool) -> None:
-        """Remember that *host* is what was wanted.
+        """Note that *host* has the wanted role. Never switches.
 
-        :param only: it is the only one there can be: begin with it from now on.
+        :param only: only one host can have the role: try it first from now on.
         """
         self._failed.pop(host, None)
         if only:
@@ -116,12 +116,12 @@ class Hosts:
 
 
 def is_name(text: str) -> bool:
-    """Whether a resolver can be asked for *text* at all."""
+    """Whether *text* can be the name of a host."""
     return bool(text) and text.isprintable() and " " not in text
 
 
 def split_host(text: str) -> Host:
-    """The host of ``name``, ``name:port`` or ``[v6]:port``.
+    """Parse ``name``, ``name:port`` or ``[v6]:port``.
 
     :raises ValueError: the port is no number from 1 to 65535, or the name is empty.
     """
@@ -139,7 +139,7 @@ def split_host(text: str) -> Host:
 
 
 def _is_port(text: str) -> bool:
-    # Other scripts have decimals too, and a very long number is an error of int().
+    # Other scripts have decimal digits too, and int() refuses a very long number.
     digits = text.isascii() and text.isdecimal() and len(text.lstrip("0")) <= 5
     return digits and 0 < int(text) <= MAX_PORT
 

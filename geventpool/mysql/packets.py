@@ -1,7 +1,7 @@
-"""Packets: how a PyMySQL connection under gevent dials, reads, writes and lets go.
+"""The packet layer of a PyMySQL connection: dial, read, write and terminate.
 
-Knows bytes and sockets; who may use the connection, and what a packet means to the
-session, is in :mod:`geventpool.mysql.protocol`.
+It deals with bytes and sockets. Which greenlet may use the connection, and what a
+packet means for the session, is decided in :mod:`geventpool.mysql.protocol`.
 """
 
 from __future__ import annotations
@@ -47,32 +47,33 @@ AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 #: and the session's variable session_track_state_change is on.
 CHANGED = 0x4000
 
-#: Length in three bytes, number of the packet in one.
+#: The header of a packet: three bytes of length, one of its number.
 _header = struct.Struct("<HBB").unpack_from
 _HEADER = 4
 command_head = struct.Struct("<iB").pack
-#: Bytes: what is longer is left to PyMySQL and gevent to cut into pieces.
+#: Bytes. PyMySQL and gevent split longer commands.
 SMALL = 16 * 1024
 
-#: A patched poll switches even when told not to wait.
+#: The patched poll switches even with a timeout of 0.
 _poll = gevent.monkey.get_original("select", "poll")
-#: The first bytes of an error and of the packet that ends a result set. A row may
-#: begin with the latter too; then it is longer.
+#: The first bytes of an error, and of the packet that ends a result set. A row may
+#: begin with the latter too, but is longer.
 _ERROR = 0xFF
 _END = b"\xfe"
 _LONGEST_END = 8
 
-#: Columns as they were described, with the encoding of their names.
+#: A cache of parsed columns, by their description and the encoding of their names.
 _columns: dict[tuple[bytes, str], FieldDescriptorPacket] = {}
 _MAX_COLUMNS = 2000
 
-#: Bytes asked of the socket at a time, and after how many such blocks others may run.
+#: Bytes read from the socket at a time; the number of such blocks after which other
+#: greenlets may run.
 _BLOCK = 32 * 1024
 _BLOCKS = 16
 
 
 class _InPool:
-    """Stands where the speaking greenlet would while the connection is in its pool."""
+    """The owner of the command while the connection is not on loan."""
 
     def __repr__(self) -> str:
         return "its pool"
@@ -82,7 +83,7 @@ IN_POOL: Any = _InPool()
 
 
 class Packets(Connection):
-    """A PyMySQL connection that reads, writes and closes as gevent needs it."""
+    """A PyMySQL connection that reads, writes and closes as gevent requires."""
 
     # Declared here because the published stubs leave PyMySQL's own names out.
     _sock: Any
@@ -98,37 +99,39 @@ class Packets(Connection):
     server_capabilities: int
     server_version: str
 
-    #: The greenlet whose command is not answered yet.
+    #: The greenlet whose command is not answered yet; IN_POOL: no loan.
     _command_owner: greenlet | None = None
     #: The greenlet that waits for bytes.
     _reader: greenlet | None = None
-    #: What cut a write short; LOAD DATA would replace it by an error of its own.
+    #: The exception that interrupted a write. LOAD DATA would raise another in its
+    #: place.
     _interruption: BaseException | None = None
 
-    #: What was received, and how far it is read; None during the handshake.
+    #: The received bytes and the position in them; None during the handshake.
     _buffer: bytes | None = None
     _at = 0
     _blocks = 0
     #: Whether other greenlets can run while this one waits.
     _yields = True
-    #: Asks a plain socket whether there is something to read.
+    #: Polls a socket without TLS for something to read.
     ask: Callable[[int], Any] | None = None
-    #: Of reading and writing, as every borrower finds them.
+    #: The timeouts for reading and writing that every borrower gets.
     _limits: tuple[float | None, float | None] = (None, None)
-    #: One command may carry several statements: none is known by how it begins.
+    #: One command may carry several statements, so its first word does not tell its
+    #: kind.
     _may_chain = False
-    #: Replies that are still to be read, of commands that were sent ahead.
+    #: The number of unread replies to commands that were sent ahead.
     pending = 0
 
-    #: An error that says this connection must not be used again.
+    #: The error after which this connection must not be used again.
     fatal_error: Exception | None = None
-    #: The last packet of an answer has told ``server_status``: it is the server's own.
+    #: Whether ``server_status`` comes from the last packet of the last answer.
     status_is_current = False
-    #: An answer without a status came since then, and may hide one.
+    #: Whether an answer without a status came since then, and the status may differ.
     status_may_be_stale = False
     #: The loan may have left something in the session that only a reset removes.
     left = False
-    #: It has made an id, which could be asked for later.
+    #: The loan has made an id, which LAST_INSERT_ID() would return.
     made_id = False
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
@@ -138,11 +141,11 @@ class Packets(Connection):
     # Opening and closing
 
     def connect(self, sock: Any = None) -> None:
-        """Dial, shake hands and set up the session. May switch.
+        """Dial, log in and set up the session. May switch.
 
         :param sock: a connected socket to use instead of dialling.
-        :raises pymysql.err.OperationalError: whatever PyMySQL raised.
-        :raises ConnectionInUseError: another greenlet uses it, or it has gone back.
+        :raises pymysql.err.OperationalError: raised by PyMySQL.
+        :raises ConnectionInUseError: another greenlet uses it, or its loan has ended.
         """
         if self._command_owner is not None:
             raise self._in_use(self._command_owner)
@@ -154,7 +157,7 @@ class Packets(Connection):
         if sock is None and self.bind_address is None and self._yields:
             sock = self._dial()
         super().connect(sock)
-        # PyMySQL's own reader is left at the end of the handshake.
+        # PyMySQL's own reader is used only during the handshake.
         self._rfile, rfile = None, self._rfile
         rfile.close()
         self._buffer, self._at = b"", 0
@@ -164,8 +167,8 @@ class Packets(Connection):
             self.ask = poll.poll
 
     def _dial(self) -> Any:
-        # Not PyMySQL's way: that sends every numeric address through the resolver's
-        # threads, and leaves a vanished server to the system's two hours of patience.
+        # PyMySQL itself would resolve numeric addresses in the resolver's threads, and
+        # detect a vanished server only after the system's two hours.
         try:
             if self.unix_socket:
                 path: Any = self.unix_socket
@@ -188,12 +191,15 @@ class Packets(Connection):
         return self._tls(sslp, _pymysql._create_ssl_ctx.__get__(self))
 
     def _force_close(self) -> None:
-        """Close the socket without a goodbye. Never switches; safe beside a reader."""
+        """Close the socket without sending anything. Never switches.
+
+        Safe while another greenlet reads.
+        """
         sock, self._sock = self._sock, None
         self.ask = None
         self.pending = 0
-        # Only during the handshake; closing it could switch, and would be refused
-        # beside a reader.
+        # Set only during the handshake. Closing it could switch, and fails while
+        # another greenlet reads.
         self._rfile = None
         self._buffer, self._at = b"", 0
         if sock is not None:
@@ -202,7 +208,7 @@ class Packets(Connection):
     __del__ = _force_close
 
     def terminate(self) -> None:
-        """Drop the connection: no goodbye, never switches, safe beside a user.
+        """Close the socket without sending anything. Never switches.
 
         A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
         """
@@ -242,7 +248,7 @@ class Packets(Connection):
             or number != self._next_seq_id
             or high == 255
         ):
-            # Not here as a whole, or out of order, or perhaps one of several parts.
+            # Not complete, out of order, or possibly one of several parts.
             data = self._receive()
         else:
             data = buffer[start:end]
@@ -255,8 +261,8 @@ class Packets(Connection):
         return packet_type(data, self.encoding)
 
     def _column(self, data: bytes) -> Any:
-        # Statements come again and again, and with them the descriptions of their
-        # columns: parsing one takes twenty times as long as finding it here.
+        # Repeated statements have the same columns. Parsing a description takes twenty
+        # times as long as this lookup.
         key = data, self.encoding
         column = _columns.get(key)
         if column is None:
@@ -269,7 +275,7 @@ class Packets(Connection):
         if data[0] == _ERROR:
             self._read_error(data)
         elif len(data) <= _LONGEST_END:
-            # PyMySQL drops the status, which is behind the number of warnings.
+            # PyMySQL drops the status, which follows the number of warnings.
             self._note_status(data[3] | data[4] << 8)
 
     def _note_status(self, status: int) -> None:
@@ -280,7 +286,7 @@ class Packets(Connection):
             self.left = True
 
     def _read_error(self, data: bytes) -> None:
-        # It carries no status, nor what was changed before it.
+        # An error carries neither the status nor the changes of the session before it.
         self.status_may_be_stale = self.left = True
         self.status_is_current = False
         result = self._result
@@ -294,14 +300,14 @@ class Packets(Connection):
             raise
 
     def _receive(self) -> bytes:
-        """The next packet, when it is not in the buffer whole. May switch."""
+        """Read a packet that is not complete in the buffer. May switch."""
         parts = []
         while True:
             low, high, number = _header(self._take(_HEADER))
             if number != self._next_seq_id:
                 self._force_close()
                 if number == 0:
-                    # MariaDB numbers its last words so when it shuts down.
+                    # MariaDB sends its last packet with this number when it shuts down.
                     raise lost("the server is shutting down")
                 raise err.InternalError(
                     f"Packet sequence number wrong - got {number} "
@@ -328,7 +334,7 @@ class Packets(Connection):
 
     def _block(self) -> bytes:
         if self._reader is not None:
-            # Refused before a byte is taken: the other goes on undisturbed.
+            # Refused before a byte is read, so the other greenlet is not disturbed.
             raise self._in_use(self._reader)
         if self._sock is None:
             raise lost("it was closed")
@@ -343,7 +349,7 @@ class Packets(Connection):
             self._force_close()
             raise lost(repr(error)) from error
         except BaseException:
-            # The rest of the answer would be taken for the next one.
+            # The rest of the answer would be read as the next answer.
             self._force_close()
             raise
         finally:
@@ -354,8 +360,8 @@ class Packets(Connection):
         return block
 
     def _let_others_run(self) -> None:
-        # While there is something to read gevent never switches. Not sleep(0): that
-        # lets no event of another socket in.
+        # While there is something to read, gevent never switches. sleep(0) would not
+        # do: the loop would handle no events of other sockets.
         self._blocks += 1
         if self._blocks % _BLOCKS == 0:
             gevent.sleep(0.0001)
@@ -366,7 +372,8 @@ class Packets(Connection):
         try:
             if self._current_timeout != self._write_timeout:
                 self._set_timeout(self._write_timeout)
-            # What fits into the kernel's buffer, as most do, is sent at less cost.
+            # Most commands fit into the kernel's buffer. This costs less than
+            # sendall().
             sent = self._sock.send(data) if len(data) <= SMALL else 0
             if sent < len(data):
                 self._sock.sendall(memoryview(data)[sent:])
@@ -376,17 +383,18 @@ class Packets(Connection):
                 CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})"
             ) from error
         except BaseException as error:
-            # Half a packet may be on its way: whatever follows would be its other half.
+            # Half a packet may have been sent. The server would take the next bytes for
+            # the other half.
             self._interruption = error
             self._force_close()
             raise
 
     def remember_limits(self) -> None:
-        """Take the present limits of reading and writing as those of every borrower."""
+        """Note the present timeouts as those that every borrower gets."""
         self._limits = self._read_timeout, self._write_timeout
 
     def restore_limits(self) -> None:
-        """Put the limits of reading and writing back."""
+        """Set the timeouts for reading and writing back."""
         self._read_timeout, self._write_timeout = self._limits
 
     def _set_timeout(self, seconds: float | None) -> None:
@@ -395,7 +403,7 @@ class Packets(Connection):
 
 
 def lost(why: str) -> err.OperationalError:
-    """The error of a connection that is lost."""
+    """Make the error of a connection that is lost."""
     return err.OperationalError(
         CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({why})"
     )

@@ -1,4 +1,4 @@
-"""PyMySQL connections, lent by a pool."""
+"""The pool of PyMySQL connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["ConnectionPool"]
 
 _deciding = threading.Lock()
 
-#: If neither a keyword nor the URL says it.
+#: Used if neither a keyword nor the URL gives it.
 DEFAULT_MAX_CONNECTIONS = 10
 
 
@@ -92,9 +92,9 @@ class ConnectionPool(Pool[Connection]):
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
         self._unpatched = check_unpatched(unpatched)
-        #: Is it not yet known whether gevent has patched this process?
+        #: Whether it is still unknown if gevent has patched this process.
         self._is_undecided = True
-        #: what lends where it has not
+        #: the pool that lends in a process that gevent has not patched
         self._threads: ThreadedPool | None = None
         if check is not None and not callable(check):
             raise TypeError(f"check must be a callable or None, not {check!r}")
@@ -115,7 +115,7 @@ class ConnectionPool(Pool[Connection]):
         if max_connections is None:
             max_connections = DEFAULT_MAX_CONNECTIONS
         own: Any = {name: options.pop(name) for name in names() & options.keys()}
-        #: whether what ends here is cleaned before the next loan
+        #: whether connections are reset between loans
         self._is_reset = reset is not None
         connector = MySQLConnector(
             source,
@@ -131,15 +131,16 @@ class ConnectionPool(Pool[Connection]):
         super().__init__(connector, max_connections=max_connections, **own)
         self._unsettled = connector.unsettled
         self._wait_for_locks = connector.wait_for_locks
-        # Weakly: neither the connector nor a greenlet at work keeps the pool alive.
+        # A weak reference, so that neither the connector nor a greenlet of the pool
+        # keeps the pool alive.
         connector.on_demotion = weakref.WeakMethod(self.drain)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> ConnectionPool:
-        """A pool of connections to where *url* points.
+        """Make a pool of connections to the server that *url* names.
 
         :param url: ``mysql://`` or ``mysql+pymysql://``.
-        :param options: as for the class; they win over what the URL says.
+        :param options: as for the class. They take precedence over the URL.
         """
         return cls(url, **options)
 
@@ -149,10 +150,10 @@ class ConnectionPool(Pool[Connection]):
         return pools_here("geventpool.mysql", self._unpatched, "a pool for threads")
 
     def _decide(self) -> ThreadedPool | None:
-        """What lends in this process; None: this pool.
+        """Return the pool that lends in this process; None: this one.
 
-        Asked again until gevent has patched: a server may use the pool, fork, and
-        patch in the child.
+        The answer is final only once gevent has patched: a server may use the pool,
+        fork, and patch in the child.
         """
         if self._pools_here():
             self._is_undecided = False
@@ -168,21 +169,21 @@ class ConnectionPool(Pool[Connection]):
         return self._threads
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
-        """Give back a connection; see :meth:`geventpool.Pool.release`."""
+        """Give a connection back; see :meth:`geventpool.Pool.release`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.release(conn)
         else:
             super().release(conn, anyone)
 
     def drop(self, conn: Connection, anyone: bool = False) -> None:
-        """Part with a connection; see :meth:`geventpool.Pool.drop`."""
+        """Close a connection that is on loan; see :meth:`geventpool.Pool.drop`."""
         if self._threads is not None and self._threads.is_lent(conn):
             self._threads.drop(conn)
         else:
             super().drop(conn, anyone)
 
     def close(self, timeout: float | None = None) -> list[LoanReport]:
-        """Close for good; see :meth:`geventpool.Pool.close`."""
+        """Close the pool; see :meth:`geventpool.Pool.close`. May switch."""
         if self._threads is not None:
             self._threads.close()
             if self._is_undecided:
@@ -192,16 +193,17 @@ class ConnectionPool(Pool[Connection]):
     # Borrowing
 
     def connection(self, timeout: float | None = None) -> TransactionContext:
-        """A connection for the length of a ``with`` block.
+        """Lend a connection for a ``with`` block.
 
-        A clean end commits, an :exc:`Exception` rolls back, and so does the early end
-        of a generator that contains the block. Any other :exc:`BaseException` (a kill,
-        a :exc:`gevent.Timeout`) closes the connection without a word. With autocommit
-        neither is sent, unless a transaction was begun by hand.
+        If the block ends without an error, COMMIT is sent. An :exc:`Exception`, or
+        closing a generator that contains the block, leads to ROLLBACK. Any other
+        :exc:`BaseException` (a kill, a :exc:`gevent.Timeout`) closes the connection
+        without sending anything. With autocommit nothing is sent, unless a transaction
+        was begun explicitly.
 
-        Entering and leaving may switch.
+        Entering and leaving the block may switch.
 
-        :param timeout: seconds to wait at most; None: the pool's *timeout*.
+        :param timeout: the most seconds to wait; None: the pool's *timeout*.
         :raises PoolError: as :meth:`acquire`, on entering.
         :raises pymysql.err.Error: the commit failed, on leaving.
         """
@@ -214,9 +216,9 @@ class ConnectionPool(Pool[Connection]):
         cursorclass: type[Cursor] | None = None,
         timeout: float | None = None,
     ) -> CursorContext:
-        """A cursor on a connection of its own, for the length of a ``with`` block.
+        """Lend a connection, and a cursor on it, for a ``with`` block.
 
-        :param cursorclass: None: the connection's.
+        :param cursorclass: the class of the cursor; None: the connection's.
         :param timeout: as for :meth:`connection`, whose rules apply.
         """
         return CursorContext(self, cursorclass, timeout)
@@ -227,15 +229,15 @@ class ConnectionPool(Pool[Connection]):
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> Connection:
-        """A connection, to be given back by :meth:`release`, :meth:`drop` or its own
-        ``close``. May switch.
+        """Lend a connection. May switch.
 
-        Prefer :meth:`connection`: it commits, and it knows how it was left.
+        Give it back by :meth:`release`, :meth:`drop` or its own ``close``. Prefer
+        :meth:`connection`, which commits, and rolls back after an error.
 
         :param retry: as for :class:`~geventpool.Pool`.
-        :param timeout: seconds to wait at most; None: the pool's *timeout*.
-        :raises PoolError: as there.
-        :raises pymysql.err.Error: what opening a connection raised.
+        :param timeout: the most seconds to wait; None: the pool's *timeout*.
+        :raises PoolError: as for :meth:`geventpool.Pool.acquire`.
+        :raises pymysql.err.Error: a connection could not be opened.
         """
         if self._is_undecided and (threads := self._decide()) is not None:
             return threads.acquire(retry, timeout)
@@ -253,9 +255,9 @@ class ConnectionPool(Pool[Connection]):
         return conn
 
     def _begin_loan(self, conn: Connection) -> bool:
-        """Begin the loan; False if the connection did not pass the check, and is gone.
+        """Begin the loan. May switch if there is a check.
 
-        May switch if there is a check.
+        :return: False: the connection failed the check, and was closed.
         """
         conn.lend(self)
         if self._check_loan is None:
@@ -263,7 +265,7 @@ class ConnectionPool(Pool[Connection]):
         try:
             passed = self._passes(self._check_loan, conn)
         except BaseException:
-            # Interrupted before the borrower has it.
+            # Interrupted before the borrower got it.
             self.drop(conn)
             raise
         if not passed:
@@ -273,11 +275,11 @@ class ConnectionPool(Pool[Connection]):
     def _passes(self, check: Callable[[Any], object], conn: Connection) -> bool:
         """Whether the user's check accepts the connection. May switch.
 
-        It runs in a greenlet of the pool: so an error that it raises can't be confused
-        with one that is thrown into the borrower, such as a :exc:`gevent.Timeout` with
-        an exception of the borrower's choice.
+        The check runs in a greenlet of the pool. So an error that it raises cannot be
+        confused with one that is thrown into the borrower, such as the exception of a
+        :exc:`gevent.Timeout`.
 
-        :raises BaseException: what the check raised, if it is no :exc:`Exception`.
+        :raises BaseException: raised by the check, if it is no :exc:`Exception`.
         """
         worker = self._lifecycle.workers.spawn(
             _check_outcome, self._timeouts.ping, check, conn
@@ -300,16 +302,16 @@ class ConnectionPool(Pool[Connection]):
             raise
 
     def _left(self, started: float, timeout: float | None) -> float | None:
-        patience = self._timeout if timeout is None else timeout
-        if patience is None:
+        limit = self._timeout if timeout is None else timeout
+        if limit is None:
             return None
-        return max(0.0, started + patience - self._clock())
+        return max(0.0, started + limit - self._clock())
 
 
-#: All that it takes.
+#: All keywords of the pool.
 _KNOWN = KEYWORDS | set(signature(ConnectionPool).parameters) - {"keywords"}
 
-# Found by name, which costs less than super() does at every loan.
+# Looked up once, because super() would cost more for every loan.
 _enter = ConnectionContext.__enter__
 _exit = ConnectionContext.__exit__
 
@@ -328,13 +330,13 @@ class TransactionContext(ConnectionContext[Connection]):
                 pool._wait_for_locks_in(self)
             conn.lend(pool)
             return conn
-        patience = self._timeout
+        limit = self._timeout
         started = pool._clock()
         if pool._unsettled:
             pool._wait_for_locks()
         while not pool._begin_loan(conn := _enter(self)):
             self._entry = None
-            self._timeout = pool._left(started, patience)
+            self._timeout = pool._left(started, limit)
         return conn
 
     def __exit__(
@@ -344,7 +346,7 @@ class TransactionContext(ConnectionContext[Connection]):
         trace: TracebackType | None,
     ) -> None:
         entry = self._entry
-        # Given back, dropped or transferred in the block; or there is nothing to say.
+        # Given back, dropped or transferred in the block.
         if entry is None or entry.block is not self:
             _exit(self, kind, error, trace)
             return
@@ -360,24 +362,24 @@ class TransactionContext(ConnectionContext[Connection]):
         except Exception as failure:
             _exit(self, type(failure), failure, None)
             if error is None or not isinstance(failure, (err.Error, OSError)):
-                # Not the driver's: it was thrown into this greenlet.
+                # Not an error of the driver: it was thrown into this greenlet.
                 raise
         except BaseException as failure:
-            # Interrupted: nobody knows whether the server has committed.
+            # Interrupted: it is unknown whether the server has committed.
             _exit(self, type(failure), failure, None)
             raise
         else:
             fine = error is None or isinstance(error, Exception)
             if isinstance(error, GeneratorExit):
-                # The generator that has the block was closed early, perhaps by the
-                # garbage collector: nothing can be sent here, but nothing has been
+                # The generator that contains the block was closed early, perhaps by the
+                # garbage collector. Nothing can be sent here, but no command was
                 # interrupted either. The reset ends the transaction.
                 fine = self._pool._is_reset or not entry.conn.may_hold_transaction
             _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 
 class CursorContext:
-    """A cursor and its connection; see :meth:`ConnectionPool.cursor`."""
+    """A loan of a connection with a cursor; see :meth:`ConnectionPool.cursor`."""
 
     __slots__ = ("_loan", "_cursorclass", "_cursor")
 
@@ -408,20 +410,20 @@ class CursorContext:
             try:
                 cursor.close()
             except BaseException as failure:
-                # An error of rows left to be read, or a kill while they were.
+                # Unread rows ended with an error, or reading them was interrupted.
                 self._loan.__exit__(type(failure), failure, None)
                 raise
-        # After an error it is not closed, for that would read the rows that are left:
-        # it is disarmed as the loan ends.
+        # After an error the cursor is not closed, because that would read the unread
+        # rows. It is detached when the loan ends.
         self._loan.__exit__(kind, error, trace)
 
 
 def _check_outcome(
     limit: float, check: Callable[[Any], object], conn: Connection
 ) -> bool | BaseException:
-    """Whether *check* passes, or what it raised that is no :exc:`Exception`.
+    """Call *check* on a connection. May switch.
 
-    May switch.
+    :return: whether it passed; or what it raised, if that is no :exc:`Exception`.
     """
     try:
         within(limit, "a check", check, conn)

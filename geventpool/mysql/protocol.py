@@ -1,8 +1,8 @@
-"""The wire: a PyMySQL connection that no interruption and no second greenlet can upset.
+"""A PyMySQL connection that stays in step when a greenlet is interrupted.
 
-Everything geventpool touches of PyMySQL's private parts is in this file and in the two
-below it (``packets.py``, ``ahead.py``), so that a new version of PyMySQL is checked by
-reading three pages:
+All use of PyMySQL's private members is in this file and in the two below it
+(``packets.py``, ``ahead.py``). To check a new version of PyMySQL, read these three
+files:
 
 * overridden: ``_execute_command``, ``_read_query_result``, ``_read_ok_packet``,
   ``_read_packet``, ``_write_bytes``, ``_force_close``, ``_create_ssl_ctx``,
@@ -14,15 +14,15 @@ reading three pages:
 
 Checked against PyMySQL 1.1.3 and 1.2.4.
 
-What PyMySQL alone gets wrong under gevent, and this class does not:
+Faults that PyMySQL alone has under gevent, and that this class prevents:
 
-* a kill or a :class:`gevent.Timeout` in the middle of a write leaves the connection
-  open with half a packet sent; the next statement hangs;
-* the query of a second greenlet is sent before it is refused, and from then on every
-  answer belongs to the query before;
-* a row that can't be decoded leaves the rest of the rows to the next statement;
-* it can't be closed while another greenlet reads;
-* a large result is read without ever letting another greenlet run.
+* A kill or a :class:`gevent.Timeout` in the middle of a write leaves the connection
+  open with half a packet sent. The next statement hangs.
+* The query of a second greenlet is sent before it is refused. From then on every answer
+  belongs to the query before.
+* A row that cannot be decoded leaves the rest of the rows to the next statement.
+* A connection cannot be closed while another greenlet reads.
+* A large result is read without letting another greenlet run.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, take
 if TYPE_CHECKING:
     from greenlet import greenlet
 
-__all__ = ["COM_RESET_CONNECTION", "MAX_SAID", "IN_POOL", "Wire"]
+__all__ = ["COM_RESET_CONNECTION", "MAX_STATEMENTS", "IN_POOL", "Wire"]
 
-#: Not among PyMySQL's constants. MySQL 5.7.3 and MariaDB 10.2.4 brought it.
+#: Not among PyMySQL's constants. Known to MySQL 5.7.3 and MariaDB 10.2.4 and later.
 COM_RESET_CONNECTION = 0x1F
 
 #: Typed as Any because the private members are not in the published stubs.
@@ -60,14 +60,14 @@ _pymysql: Any = Connection
 
 _QUERY = COMMAND.COM_QUERY
 
-#: So many statements of a loan, of so many bytes, are looked at when it ends.
-MAX_SAID = 16
+#: The most statements of a loan that are examined when it ends, and the longest.
+MAX_STATEMENTS = 16
 _LONGEST = 16 * 1024
 
-#: The first byte of a length that stands in the two bytes behind it.
+#: The first byte of a length that is in the two bytes after it.
 _TWO_BYTES = 0xFC
 
-#: What PyMySQL sends to change autocommit, which the status shows.
+#: PyMySQL's statements that change autocommit. The status shows this change.
 _AUTOCOMMITS = ("SET AUTOCOMMIT = 0", "SET AUTOCOMMIT = 1")
 
 
@@ -84,37 +84,37 @@ class _Stream(MySQLResult):
         pass
 
     def _finish_unbuffered_query(self) -> None:
-        # With the connection the rest is lost: closing its cursor is no error. (Going
-        # on to read is.)
+        # If the connection is closed, the rest is lost: closing the cursor is no error.
+        # (Reading on is an error.)
         if self.connection is None or self.connection.open:
             finish: Any = super()
             finish._finish_unbuffered_query()
 
 
 class Wire(Ahead):
-    """A PyMySQL connection with a guard at its only door to the network."""
+    """A PyMySQL connection that only one greenlet at a time can send commands on."""
 
     #: The greenlet that reads an unbuffered result.
     _streamer: greenlet | None = None
 
-    #: Something was sent since the loan began.
+    #: True once any command was sent in this loan.
     has_sent = False
-    #: ... and nothing but statements that leave the session as it was.
+    #: False once a statement that may change session state was sent.
     session_unchanged = True
-    #: ... or among the others one that took a role, or chose a database.
+    #: True once a statement may have taken a role, or chosen a database.
     took_role = False
     chose_database = False
-    #: ... or one that may have left the database in a way that its text does not show.
+    #: True once a statement may have changed the database without naming one.
     database_may_differ = False
-    #: The command under way changes nothing but autocommit.
+    #: The command that is being answered changes nothing but autocommit.
     _excused = False
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
-        #: the statements of the loan that can be told to leave nothing by their text
-        self._said: list[str | bytes | bytearray] = []
+        #: the statements of the loan, to be examined when it ends
+        self._statements: list[str | bytes | bytearray] = []
         super().__init__(tls=tls, **options)
 
-    # What its pool asks. None of these may switch.
+    # Questions of the pool. These never switch.
 
     @property
     def in_step(self) -> bool:
@@ -134,7 +134,7 @@ class Wire(Ahead):
 
     @property
     def unfinished(self) -> bool:
-        """Whether a part of the last answer is still to be read."""
+        """Whether a part of the last answer is still unread."""
         result = self._result
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
@@ -161,9 +161,11 @@ class Wire(Ahead):
 
     @property
     def wire_is_clean(self) -> bool:
-        """Whether a loan in autocommit has nothing to tell the server, nor to be told.
+        """Whether a loan in autocommit has nothing to send and nothing to read.
 
-        It says only what else is said piece by piece, and says it faster.
+        A fast combined check: autocommit is on, no transaction is open, nothing is
+        unread, the session and the timeouts are unchanged. It is equivalent to the
+        single checks.
         """
         result = self._result
         return (
@@ -202,17 +204,17 @@ class Wire(Ahead):
             self.finish()
         begins = sql[:6].upper()
         if isinstance(begins, bytearray):
-            begins = bytes(begins)  # executemany() puts its statement together in one
+            begins = bytes(begins)  # executemany() builds its statement in one
         self._command_owner = getcurrent()
         try:
             if self.pending:
-                # Not after the command: it must not run in a session that is not reset.
+                # Before the command, which must not run in a session that is not reset.
                 self.settle()
             self.has_sent = True
             if command != _QUERY or self._may_chain or begins not in PLAIN:
-                self._suspect(command, sql)
-            if len(self._said) < MAX_SAID and len(sql) <= _LONGEST:
-                self._said.append(sql)
+                self._note_effects(command, sql)
+            if len(self._statements) < MAX_STATEMENTS and len(sql) <= _LONGEST:
+                self._statements.append(sql)
             else:
                 self.left = True
             if len(sql) > SMALL:
@@ -223,12 +225,13 @@ class Wire(Ahead):
             self._write_bytes(command_head(len(text) + 1, command) + text)
             self._next_seq_id = 1
         except BaseException:
-            # Nothing is awaited; an interrupted write has closed the socket already.
+            # No answer is awaited: an interrupted write has closed the socket already.
             self._command_owner = self._interruption = None
             raise
 
-    def _suspect(self, command: int, sql: str | bytes | bytearray) -> None:
-        # A ping changes nothing; all else that is not plain may change anything.
+    def _note_effects(self, command: int, sql: str | bytes | bytearray) -> None:
+        # A ping changes nothing. Any other command that is not plain may change
+        # anything.
         self._excused = sql in _AUTOCOMMITS
         if command == COMMAND.COM_PING:
             return
@@ -237,13 +240,13 @@ class Wire(Ahead):
         chooses = command == COMMAND.COM_INIT_DB or chooses_database(sql)
         self.chose_database |= chooses
         self.took_role |= takes_role(sql)
-        # No SET leaves the database, unless another statement follows it.
+        # SET does not change the database, unless another statement follows it.
         self.database_may_differ |= chooses or self.left or not only_sets(sql)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         me = getcurrent()
         if self._command_owner is None:
-            self._command_owner = me  # next_result() reads without having asked
+            self._command_owner = me  # next_result() reads without sending a command
         elif self._command_owner is not me:
             raise self._in_use(self._command_owner)
         self.status_is_current = False
@@ -256,7 +259,7 @@ class Wire(Ahead):
             self._close_if_lost(error)
             raise
         except BaseException:
-            # Interrupted between question and answer, wherever that was.
+            # Interrupted while the answer was awaited or read.
             self._force_close()
             raise
         finally:
@@ -294,14 +297,14 @@ class Wire(Ahead):
         return ok
 
     def _close_if_lost(self, error: Exception) -> None:
-        # Not the server's answer, but a value that can't be decoded or a packet of the
-        # wrong kind: nobody knows where in the stream of answers we are.
+        # Not an error that the server sent, but a value that cannot be decoded or a
+        # packet of the wrong kind. The position in the stream of answers is unknown.
         out_of_sync = error.args[:1] == (CR.CR_COMMANDS_OUT_OF_SYNC,)
         if out_of_sync or not isinstance(error, err.MySQLError):
             self._force_close()
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        """Set the charset, and the collation, of this session. May switch."""
+        """Set the charset and the collation of this session. May switch."""
         try:
             if self._buffer is None and self.can_track:
                 self._begin_tracking(charset, collation)
@@ -311,7 +314,7 @@ class Wire(Ahead):
             self._answered()
 
     def _begin_tracking(self, charset: str, collation: str | None) -> None:
-        """Set the charset of a new session, and have its changes reported.
+        """Set the charset of a new session, and turn on the reports of session changes.
 
         May switch.
         """
@@ -330,22 +333,24 @@ class Wire(Ahead):
         self.note_tracking(data[3] | data[4] << 8, data)
 
     def show_warnings(self) -> Any:
-        """The warnings of the last statement. May switch."""
+        """Return the warnings of the last statement. May switch."""
         try:
             return _pymysql.show_warnings(self)
         finally:
             self._answered()
 
     def _answered(self) -> None:
-        # These two read their answer themselves, past the places that note its end.
+        # set_character_set() and show_warnings() read their answer themselves. So the
+        # end of the answer is noted here.
         if self._command_owner is getcurrent():
             self._command_owner = None
             self.status_is_current = False
 
     def finish(self) -> None:
-        """Read what is left of the last answer and forget it. May switch.
+        """Read and discard the unread part of the last answer. May switch.
 
-        :raises pymysql.err.Error: what came instead; or another greenlet reads it.
+        :raises pymysql.err.Error: the answer ended with an error, the connection is
+            closed, or another greenlet is using it.
         """
         if self._command_owner is not None:
             raise self._in_use(self._command_owner)
@@ -363,23 +368,23 @@ class Wire(Ahead):
                 self.next_result(unbuffered=True)
 
     def ping(self, reconnect: bool | None = False) -> None:
-        """Ask the server whether it is there. May switch.
+        """Send a ping and wait for the reply. May switch.
 
-        :param reconnect: makes no difference: a connection that is made anew has
-            forgotten its session, and half of a transaction.
-        :raises pymysql.err.Error: it is not.
+        :param reconnect: ignored. A new connection would have neither the session nor
+            the open transaction.
+        :raises pymysql.err.Error: the server did not answer.
         """
         super().ping(False)
 
     # Several commands in one write
 
     def pipeline(self, commands: Sequence[tuple[int, bytes]]) -> list[Exception | None]:
-        """Send all commands, then read all answers: one round trip. May switch.
+        """Send all commands, then read all answers, in one round trip. May switch.
 
-        :param commands: command codes with their arguments; each is answered by OK or
-            an error.
-        :return: for each command its error, or None.
-        :raises pymysql.err.Error: the stream of answers broke off.
+        :param commands: pairs of a command code and its argument. Each must be answered
+            by OK or an error.
+        :return: for each command its error; None: OK.
+        :raises pymysql.err.Error: the connection was lost before all answers came.
         """
         if self._command_owner is not None:
             raise self._in_use(self._command_owner)
@@ -398,7 +403,7 @@ class Wire(Ahead):
         finally:
             self._command_owner = self._interruption = None
             if len(answers) < len(commands):
-                # Unread answers would be given to the next in line.
+                # The next borrower would take the unread answers for its own.
                 self._force_close()
         return answers
 
@@ -414,7 +419,7 @@ class Wire(Ahead):
 
 
 def _info(message: bytes) -> bytes:
-    """The text of an OK packet that may hold reports of changes behind it."""
+    """Return the text of an OK packet, without the reports of changes after it."""
     length, start = message[0], 1
     if length == _TWO_BYTES:
         length, start = message[1] | message[2] << 8, 3

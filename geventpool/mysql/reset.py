@@ -1,7 +1,7 @@
-"""What is done to a connection between two borrowers.
+"""The kinds of reset of a connection between two loans.
 
-Each kind of clean-up knows when it is needed, and how it is done; what it leaves behind
-is in its docstring. Knows connections; knows nothing of pools.
+Each decides when it is needed, and does it. Its docstring says what it does not reset.
+This module depends on connections, not on pools.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ Command = tuple[int, bytes]
 
 
 class Reset(Protocol):
-    """One kind of clean-up."""
+    """One kind of reset."""
 
     def spares(self, conn: Connection) -> bool:
-        """Whether nothing is to be waited for, neither here nor at the server.
+        """Whether the loan can end without waiting for a reset. Never switches.
 
-        Asked while the loan lasts; this is the fast path. Never switches.
+        The fast path. It is called before the loan ends.
         """
 
     def is_possible(self, conn: Connection) -> bool:
-        """Whether it can put the connection right again. Never switches."""
+        """Whether it can undo what the loan did. Never switches."""
 
     def restore(self, conn: Connection) -> None:
         """Undo what the loan did to the Python object alone. Never switches."""
 
     def is_needed(self, conn: Connection) -> bool:
-        """Whether there is anything to talk to the server about. Never switches."""
+        """Whether there is something to reset at the server. Never switches."""
 
     def begin(self, conn: Connection) -> bool:
-        """Send the clean-up without waiting for replies, if that is possible.
+        """Send the reset without waiting for replies, if that is possible.
 
         Never switches.
 
@@ -52,14 +52,14 @@ class Reset(Protocol):
         """
 
     def __call__(self, conn: Connection) -> None:
-        """Clean up, or wait until that is done. May switch.
+        """Reset the connection, or wait for a reset that was sent. May switch.
 
-        :raises Exception: it could not.
+        :raises Exception: the reset failed.
         """
 
 
 class _NotAhead:
-    """What is never sent ahead."""
+    """A reset that is never sent ahead."""
 
     def restore(self, conn: Connection) -> None:
         return None
@@ -69,7 +69,7 @@ class _NotAhead:
 
 
 class Nothing(_NotAhead):
-    """Everything stays as the last borrower left it, an open transaction included."""
+    """No reset: everything stays as the last borrower left it, even a transaction."""
 
     def spares(self, conn: Connection) -> bool:
         return conn.is_clean
@@ -85,7 +85,7 @@ class Nothing(_NotAhead):
 
 
 class Custom(_NotAhead):
-    """What a callable of the user's does."""
+    """A reset by a callable of the user."""
 
     def spares(self, conn: Connection) -> bool:
         return False
@@ -102,15 +102,15 @@ class Custom(_NotAhead):
     def __call__(self, conn: Connection) -> None:
         self._clean(conn)
         if conn.unfinished or conn.may_hold_transaction:
-            # Rolled back, for it may be the borrower's.
+            # It may be the transaction of the borrower.
             conn.rollback()
 
 
 class Rollback(_NotAhead):
-    """No transaction, no row lock, no read view; all else stays.
+    """A reset by ROLLBACK: no transaction, row lock or read view stays open.
 
-    Costs nothing where the server has said that no transaction is open, and nothing was
-    sent that could have changed what the next transaction will be.
+    Everything else stays. Nothing is sent if no transaction is open according to the
+    server, and no statement can have changed the properties of the next transaction.
     """
 
     def spares(self, conn: Connection) -> bool:
@@ -132,21 +132,21 @@ class Rollback(_NotAhead):
 
 
 class Session:
-    """A session as new: what was set by the server's defaults, by ``connect`` and by
-    ``configure``, and nothing else.
+    """A reset of the whole session, by COM_RESET_CONNECTION.
 
-    Nothing is sent if it is known that the loan has left nothing, and only that the
-    server forgets the id if it has made one. Otherwise the reset
-    is sent when the connection comes back, and nobody waits for its replies; or it is
-    one round trip, or one for each command if sending all at once failed at first. A
-    server
-    that does not know COM_RESET_CONNECTION gets a ROLLBACK from then on, and what
-    ``connect`` had set.
+    The session then has the server's defaults, the settings of ``connect`` and those of
+    ``configure``, and nothing else. Nothing is sent if the loan is known to have left
+    nothing. If it has left only the id of an inserted row, one statement clears that.
 
-    :param configure: called after each reset, because that wipes what it had set.
-    :param more: gives further commands that set up the session of a connection, to be
-        answered by OK.
-    :param always: reset also what is known to be as new.
+    Otherwise the reset is sent when the connection is given back, without waiting for
+    the replies. If that is not possible, it takes one round trip, or one for each
+    command if sending all at once failed the first time. A server that does not know
+    COM_RESET_CONNECTION gets a ROLLBACK instead, and the settings of ``connect``.
+
+    :param configure: called after each reset, which removes what it has set.
+    :param more: returns further commands that set up the session of a connection. They
+        must be answered by OK.
+    :param always: reset also after a loan that is known to have left nothing.
     """
 
     def __init__(
@@ -158,13 +158,13 @@ class Session:
         self._configure = configure
         self._more = more
         self._is_known = True
-        #: None: not yet tried.
+        #: Whether several commands can be sent at once; None: not yet tried.
         self._pipelines: bool | None = None
-        #: kinds of statements that are known to leave nothing; None: not yet looked
+        #: kinds of statements that leave nothing; None: not yet known
         self._kinds: frozenset[Kind] | None = frozenset() if always else None
 
     def is_possible(self, conn: Connection) -> bool:
-        # No reset gives a role back, or leaves a database for none.
+        # No reset undoes SET ROLE, or USE in a session that had no database.
         return not conn.took_role and not (conn.chose_database and not conn.db)
 
     def spares(self, conn: Connection) -> bool:
@@ -173,7 +173,7 @@ class Session:
             return False
         if not conn.made_id:
             return True
-        # The server forgets an id at far less cost than all.
+        # Clearing the id costs the server far less than resetting the session.
         return bool(self._pipelines) and conn.send_ahead(_FORGET_ID, 1, tracks=True)
 
     def restore(self, conn: Connection) -> None:
@@ -183,9 +183,9 @@ class Session:
         return conn.has_sent
 
     def begin(self, conn: Connection) -> bool:
-        """Send what cleans the session, without waiting. Never switches.
+        """Send the reset without waiting for its replies. Never switches.
 
-        :param conn: in step.
+        :param conn: a connection that is in step.
         :return: whether it was sent. The replies are read by
             :meth:`~geventpool.mysql.ahead.Ahead.settle` or
             :meth:`~geventpool.mysql.ahead.Ahead.collect`.
@@ -215,7 +215,7 @@ class Session:
             conn.settle()
             return
         conn.restore(shared=True)
-        # Our own commands do not count.
+        # Read before the reset sends commands of its own.
         database_may_differ = conn.database_may_differ
         if self._is_known:
             self._reset(conn, [_RESET, *self._commands(conn, database_may_differ)])
@@ -229,7 +229,7 @@ class Session:
         conn.end_transaction()
 
     def _commands(self, conn: Connection, database_may_differ: bool) -> list[Command]:
-        """The commands that set up the session."""
+        """Return the commands that set up the session."""
         commands = _session(conn, database_may_differ)
         return commands if self._more is None else [*commands, *self._more(conn)]
 
@@ -249,8 +249,8 @@ class Session:
         try:
             answers = conn.pipeline(commands)
         except (Exception, gevent.Timeout):
-            # A proxy may not like several commands at once: this connection is lost,
-            # and unless it was done before, the next one is not tried that way.
+            # A proxy may refuse several commands at once. This connection is lost. If
+            # it never worked before, it is not tried again.
             if self._pipelines is None:
                 self._pipelines = False
             raise
@@ -277,7 +277,7 @@ _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
 
 
 def _session(conn: Connection, database_may_differ: bool) -> list[Command]:
-    """The commands that set what ``connect`` had set."""
+    """Return the commands that repeat the settings of ``connect``."""
     charset, collation = str(conn.charset), conn.collation
     settings = [conn.names_statement(charset, collation)]
     if conn.autocommit_mode is not None:
@@ -286,7 +286,7 @@ def _session(conn: Connection, database_may_differ: bool) -> list[Command]:
         settings.append(f"sql_mode={conn.escape(conn.sql_mode)}")
     commands = [(COMMAND.COM_QUERY, _encoded(conn, ", ".join(settings)))]
     if database_may_differ and conn.db:
-        # Only now does the server know the charset of the name.
+        # After SET NAMES, so that the server decodes the name correctly.
         commands.append((COMMAND.COM_INIT_DB, _encoded(conn, conn.db)))
     return commands
 
@@ -316,10 +316,10 @@ def _raise_first(answers: list[Exception | None]) -> None:
 
 
 def as_reset(mode: Any, configure: Callable[[Any], object] | None) -> Reset:
-    """The clean-up that *mode* stands for.
+    """Return the kind of reset that *mode* names.
 
     :param mode: ``"session"``, ``"rollback"``, None, or a callable with one argument.
-    :raises ValueError: none of these.
+    :raises ValueError: *mode* is not one of these.
     """
     if mode is None:
         return Nothing()

@@ -31,24 +31,24 @@ _BEGINNINGS = (
 )
 
 #: The first six letters, in upper case, of statements that can change nothing of a
-#: session but its transaction, its user variables and its locks by name. Whatever else
-#: is sent, such as SET, USE or CALL, may have left anything behind.
+#: session but its transaction, its user variables and its named locks. Any other
+#: statement, such as SET, USE or CALL, may leave anything.
 PLAIN = frozenset((*_BEGINNINGS, *(word.encode() for word in _BEGINNINGS)))
 
 _ROLE = re.compile(rb"\bSET\s+ROLE\b", re.IGNORECASE)
 _USE = re.compile(rb"\bUSE\b", re.IGNORECASE)
 
-#: A whole LOAD or CREATE PROCEDURE is not looked through.
+#: Only this many characters of a statement are searched.
 _BEGINNING = 1000
 
 
 def takes_role(statement: str | bytes | bytearray) -> bool:
-    """Whether it may take a role, which no COM_RESET_CONNECTION gives back."""
+    """Whether it may set a role, which COM_RESET_CONNECTION does not undo."""
     return _ROLE.search(_beginning(statement)) is not None
 
 
 def chooses_database(statement: str | bytes | bytearray) -> bool:
-    """Whether it may choose a database, which no COM_RESET_CONNECTION leaves."""
+    """Whether it may choose a database, which COM_RESET_CONNECTION does not undo."""
     return _USE.search(_beginning(statement)) is not None
 
 
@@ -62,17 +62,20 @@ def _beginning(statement: str | bytes | bytearray) -> bytes:
     return text.encode(errors="replace") if isinstance(text, str) else bytes(text)
 
 
-# What leaves nothing
+# Statements that leave nothing
 
 
 class Kind(enum.Enum):
-    """Statements that leave nothing in a session, if what they use does not either."""
+    """Kinds of statements that leave nothing in a session.
 
-    #: Reads: may use views.
+    This holds only if the views and triggers that they use leave nothing.
+    """
+
+    #: Reads; may use views.
     READ = "read"
-    #: Writes: may use views, and triggers.
+    #: Writes; may use views and triggers.
     WRITE = "write"
-    #: Begins or ends a transaction, which the status of the session shows.
+    #: Begins or ends a transaction. The status of the session shows that.
     CONTROL = "control"
 
 
@@ -80,15 +83,15 @@ def _words(text: str) -> frozenset[bytes]:
     return frozenset(word.encode() for word in text.split())
 
 
-#: Words of SQL that may stand before a parenthesis, at any distance.
+#: Keywords that may come before a parenthesis, with or without a space.
 _KEYWORDS = _words("""
     SELECT DISTINCT FROM WHERE HAVING AND OR XOR NOT IN EXISTS ON USING BETWEEN LIKE IS
     BY AS THEN ELSE WHEN CASE UNION ALL INTERSECT EXCEPT JOIN OVER LIMIT ANY SOME BINARY
     VALUES VALUE INTERVAL REGEXP RLIKE DIV MATCH AGAINST INDEX KEY PARTITION
     """)
 
-#: Functions that only compute, and types. Only without a space before the parenthesis:
-#: with one, some of these names may be stored functions.
+#: Types, and functions without side effects. No space may come before the parenthesis:
+#: with a space, some of these names may be stored functions.
 _FUNCTIONS = _words("""
     CHAR VARCHAR DECIMAL NUMERIC SIGNED UNSIGNED DATETIME TIME
 
@@ -109,52 +112,53 @@ _FUNCTIONS = _words("""
     FROM_UNIXTIME UNIX_TIMESTAMP STR_TO_DATE
     """)
 
-#: Those that MySQL 5.7 does not have: there these names are free for stored functions.
+#: Functions that MySQL 5.7 does not have. There, stored functions may have these names.
 _LATER = _words("""
     ROW_NUMBER RANK DENSE_RANK PERCENT_RANK CUME_DIST NTILE LAG LEAD FIRST_VALUE
     LAST_VALUE NTH_VALUE REGEXP_REPLACE JSON_VALUE
     """)
 
-#: Families of servers, each with the names that are its own functions.
+#: The built-in functions of each family of servers.
 MARIADB = _FUNCTIONS | _LATER
 MYSQL = MARIADB | _words("REGEXP_LIKE")
 OLD_MYSQL = _FUNCTIONS
 
 
 def family(version: str) -> frozenset[bytes]:
-    """The functions that only compute, on a server of this version."""
+    """Return the functions without side effects on a server of this version."""
     if "mariadb" in version.lower():
         return MARIADB
     numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
     return MYSQL if numbers >= [8, 0, 21] else OLD_MYSQL
 
 
-#: Names in quotes, of which the first quote stays, and literals, of which nothing does.
+#: Quoted names, of which the first quote is kept, and literals, which are removed.
 _QUOTED = re.compile(rb"(`)[^`]*`|'(?:[^'\\]+|\\.|'')*'", re.DOTALL)
 
-#: Variables, comments (which may hold SQL), second statements, quotes that are left,
-#: letters beyond ASCII, and names in two pieces.
+#: Variables, comments (which may contain SQL), second statements, remaining quotes,
+#: letters beyond ASCII, and two-part names that contain a space.
 _STRANGE = re.compile(rb"[@;#\"'\\\x80-\xff]|--|/\*|\s\.|\.\s")
 
-#: Words that leave something, or may.
+#: Words of statements that may leave something.
 _HAZARDS = _words("""
     NEXT NEXTVAL SETVAL SQL_CALC_FOUND_ROWS RETURNING PROCEDURE CALL OUTFILE DUMPFILE
     """)
 
-#: Turns what is no letter of a word into a space.
+#: Replaces each character that cannot be part of a word by a space.
 _APART = bytes(
     code if chr(code).isalnum() or code in b"_$" else 32 for code in range(128)
 ) + bytes(range(128, 256))
 
-#: Turns what is in no name, be it quoted or of two parts, into a space.
+#: Replaces each character that cannot be part of a name (quoted, or of two parts) by a
+#: space.
 _NAMES = bytes(
     code if chr(code).isalnum() or code in b"_$.`" else 32 for code in range(128)
 ) + bytes(range(128, 256))
 
-#: No name that is known is longer.
+#: Longer than every known name.
 _LONG_NAME = 80
 
-#: The table and the parenthesis before the names of its columns.
+#: The table, up to the parenthesis before the names of its columns.
 _TARGET = re.compile(
     rb"(?:INSERT|REPLACE)\s+(?:(?:LOW_PRIORITY|HIGH_PRIORITY|IGNORE)\s+)*(?:INTO\s+)?"
     rb"(?:[\w$]+|`)(?:\.(?:[\w$]+|`))?\s*\(",
@@ -175,19 +179,19 @@ _CONTROLS = re.compile(
     re.IGNORECASE,
 )
 
-#: Verdicts by text, for statements that are repeated: word for word, or with other
-#: strings for values.
+#: A cache of results by text, for statements that are repeated unchanged or with other
+#: string values.
 _known: dict[tuple[bytes, frozenset[bytes]], Kind | None] = {}
 _MAX_KNOWN = 2000
 _SHORT = 2000
 
 
 def kind_of(statement: bytes, functions: frozenset[bytes]) -> Kind | None:
-    """Of which kind it is, if it leaves nothing; None: it may leave anything.
+    """Return the kind of a statement that leaves nothing; None: it may leave anything.
 
-    :param statement: one statement, with its values, in a charset where no byte of a
-        character beyond ASCII looks like one of ASCII. Quotes in strings are escaped
-        by doubling or by a backslash.
+    :param statement: one statement with its values. In its charset, no byte of a
+        character beyond ASCII is an ASCII byte. Quotes in strings are escaped by
+        doubling or by a backslash.
     :param functions: of the server's :func:`family`.
     """
     try:
@@ -225,7 +229,7 @@ def _kind_of(bare: bytes, functions: frozenset[bytes]) -> Kind | None:
 
 
 def _bare(text: bytes) -> bytes:
-    """The text without literals, and with a quote for each quoted name."""
+    """Remove literals, and replace each quoted name by one quote."""
     return _QUOTED.sub(rb"\1", text) if b"'" in text or b"`" in text else text
 
 
@@ -237,7 +241,8 @@ def _only_computes(bare: bytes, start: int, functions: frozenset[bytes]) -> bool
         end = text.rstrip()
         word = end[-_LONG_NAME:].translate(_NAMES).rpartition(b" ")[2].upper()
         if word and word not in _KEYWORDS:
-            # With a space between, it may be another function of that name.
+            # With a space before the parenthesis, it may be a stored function of that
+            # name.
             if len(end) < len(text) or word not in functions:
                 return False
     return True

@@ -1,7 +1,7 @@
-"""What the pool is in a process that gevent has not patched: one for threads.
+"""The pool for threads, in a process that gevent has not patched.
 
-There is no event loop that greenlets could share. So this is a plain pool with the same
-limit, the same connections and the same clean-up, all in the thread that asks.
+Such a process has no event loop that greenlets could share. This pool has the same
+limit, connections and resets, and does all work in the borrower's thread.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["ThreadedLoan", "ThreadedPool"]
 class ThreadedPool:
     """A bounded pool for threads.
 
-    :param connector: opens, cleans and closes the connections.
-    :param max_connections: so many may be open.
-    :param timeout: seconds to wait for one; None: without end.
+    :param connector: opens, resets and closes the connections.
+    :param max_connections: the most connections that may be open.
+    :param timeout: the most seconds to wait for a connection; None: no limit.
     :param check: called with a connection before it is lent.
     """
 
@@ -47,15 +47,15 @@ class ThreadedPool:
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> Connection:
-        """A connection. Blocks the thread.
+        """Lend a connection. Blocks the thread.
 
-        :param retry: makes no difference, as *reclaim*: they are about greenlets.
-        :raises PoolExhaustedError: none in time.
+        :param retry: ignored, like *reclaim*: both concern greenlets.
+        :raises PoolExhaustedError: no connection became free in time.
         :raises PoolClosedError: the pool is closed.
         """
-        patience = self._timeout if timeout is None else timeout
-        if not self._room.acquire(timeout=-1 if patience is None else patience):
-            raise PoolExhaustedError(f"no connection within {patience:.1f} s")
+        limit = self._timeout if timeout is None else timeout
+        if not self._room.acquire(timeout=-1 if limit is None else limit):
+            raise PoolExhaustedError(f"no connection within {limit:.1f} s")
         try:
             while True:
                 conn = self._ready()
@@ -91,7 +91,7 @@ class ThreadedPool:
         return True
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
-        """Clean a connection that is on loan, and give it back. Blocks the thread."""
+        """Reset a connection that is on loan, and make it idle. Blocks the thread."""
         del self._lent[id(conn)]
         try:
             if self._connector.end_loan(conn):
@@ -120,16 +120,16 @@ class ThreadedPool:
         return self._lent.get(id(conn)) is conn
 
     def close(self) -> None:
-        """Close the idle connections; those on loan when they come back."""
+        """Close idle connections now, and those on loan when they are given back."""
         self._closed = True
         while self._idle:
             self._connector.terminate(self._idle.pop())
 
 
 class ThreadedLoan:
-    """A loan for the length of a ``with`` block; see ``ConnectionPool.connection``.
+    """A loan for a ``with`` block; see ``ConnectionPool.connection``.
 
-    :param timeout: seconds to wait at most.
+    :param timeout: the most seconds to wait; None: the pool's.
     """
 
     def __init__(self, pool: ThreadedPool, timeout: float | None) -> None:

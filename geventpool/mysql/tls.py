@@ -1,9 +1,9 @@
 """One TLS context for all connections of a pool.
 
-PyMySQL builds a context for every connection, even to a server without TLS: 20 to
-35 ms of loading certificates each time, in which no other greenlet runs. Here it is
-made once, in a thread, and for the mode "TLS if the server has it" not before a server
-offers it.
+PyMySQL builds a context for every connection, even to a server without TLS. This loads
+certificates for 20 to 35 ms, during which no other greenlet runs. Here the context is
+made once, in a thread. In the mode "TLS if the server has it", it is made when a server
+first offers TLS.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ __all__ = ["TLSContexts"]
 
 
 class TLSContexts:
-    """Makes each context once and keeps it.
+    """Makes the context for each set of options once, and keeps it.
 
-    Keyed by what it is made of, because changing credentials may change that too.
+    Credentials that change may bring other options.
     """
 
     def __init__(self) -> None:
         self._made: dict[object, Any] = {}
 
     def __call__(self, options: Any, make: Callable[[Any], Any]) -> Any:
-        """The context for *options*. May switch.
+        """Return the context for *options*. May switch.
 
-        :param options: PyMySQL's: an ``SSLContext``, or a dict, which is empty for "TLS
-            if the server has it".
-        :param make: makes a context of such a dict.
-        :return: something with the ``wrap_socket`` of an ``SSLContext``.
-        :raises OSError: certificates that can't be read; and whatever *make* raised.
+        :param options: as for PyMySQL: an ``SSLContext``, or a dict. An empty dict
+            means "TLS if the server has it".
+        :param make: makes a context from a dict of options.
+        :return: an object with the ``wrap_socket`` method of an ``SSLContext``.
+        :raises OSError: certificates cannot be read.
+        :raises Exception: raised by *make*.
         """
         if not isinstance(options, dict):
             return options
@@ -42,21 +43,22 @@ class TLSContexts:
         return self._get(options, make)
 
     def _get(self, options: dict[str, Any], make: Callable[[Any], Any]) -> Any:
-        # A forked child inherits contexts half made by a thread it has not got.
+        # A forked child may inherit a context that a thread of its parent was making,
+        # which never becomes complete there.
         key = (os.getpid(), repr(sorted(options.items())))
         made = self._made.get(key)
         if made is None:
             made = self._made[key] = get_hub().threadpool.spawn(_outcome, make, options)
         context, error = cast("tuple[Any, Exception | None]", made.get())
         if error is not None:
-            # Perhaps the file is there next time.
+            # The next attempt may find the file.
             self._made.pop(key, None)
             raise error
         return context
 
 
 def _outcome(make: Callable[[Any], Any], options: Any) -> tuple[Any, Exception | None]:
-    # The hub would print an error that ends the work of a thread.
+    # The error is returned, because the hub would print one that is raised in a thread.
     try:
         return make(options), None
     except Exception as error:
@@ -64,7 +66,7 @@ def _outcome(make: Callable[[Any], Any], options: Any) -> tuple[Any, Exception |
 
 
 class _WhenOffered:
-    """Stands for a context until a server offers TLS."""
+    """Makes the context when it is first used, which is when a server offers TLS."""
 
     def __init__(self, get: Callable[[], Any]) -> None:
         self._get = get

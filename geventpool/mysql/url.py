@@ -1,6 +1,6 @@
-"""``mysql://user:password@host:port/database?charset=utf8mb4`` as keyword arguments.
+"""Parses ``mysql://user:password@host:port/database?charset=utf8mb4``.
 
-Knows which of PyMySQL's arguments can be written in a URL, and as what.
+It has the names of PyMySQL's arguments that can be written in a URL, and their types.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def _cursorclass(text: str) -> type[cursors.Cursor]:
     return known[text]
 
 
-#: The options of a pool, which are no arguments of ``pymysql.connect``.
+#: The options of a pool. They are no arguments of ``pymysql.connect``.
 POOL_ARGUMENTS = names()
 
-#: What may stand behind the question mark; all else can't be written as text.
+#: The arguments that may follow the question mark. Others cannot be written as text.
 _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(
         (
@@ -75,24 +75,24 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_url(url: str) -> dict[str, Any]:
-    """The keyword arguments that a URL stands for.
+    """Parse a URL into keyword arguments.
 
-    User, password, database and the values behind the question mark may be
+    User, password, database and the values after the question mark may be
     percent-encoded. Several hosts are separated by commas:
     ``mysql://user@db1,db2:3307/shop``.
 
     :param url: its scheme is ``mysql`` or ``mysql+pymysql`` (or ``mariadb``...).
-    :return: arguments of ``pymysql.connect``; and ``hosts``, where there are several;
-        and those options of a pool that are text, a number, or true or false.
+    :return: arguments of ``pymysql.connect``; ``hosts`` if there are several; and those
+        options of a pool that are a string, a number or a bool.
     :raises TypeError: *url* is no string.
-    :raises ValueError: what is wrong with it; the password is not in the message.
+    :raises ValueError: the URL is invalid. The message does not show the password.
     """
     if not isinstance(url, str):
-        # Not shown: it may be a URL all the same, with a password, as bytes.
+        # The value is not shown, because it may be a URL in bytes with a password.
         raise TypeError(f"url must be a string, not of the type {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
-        # Without a scheme, what stands there may be an account.
+        # Without a scheme, the text may be an account.
         shows = separator and scheme.replace("+", "").isalnum()
         said = f": {safe_repr(scheme)}" if shows else ""
         raise ValueError(f"url must begin with mysql:// or mysql+pymysql://{said}")
@@ -109,8 +109,8 @@ def parse_url(url: str) -> dict[str, Any]:
             options["database"] = _decoded("database", database)
         options.update(_query(query))
     except ValueError:
-        # Perhaps a '/' or '?' has broken the password in two, and its parts stand in
-        # the places of other things: none of them is shown.
+        # A '/' or '?' in the password may have cut it in two, so that its parts were
+        # read as other parts of the URL. None of them is shown.
         if "@" in rest[len(where) :]:
             raise ValueError(
                 "url can't be read, and has an '@' behind a '/' or '?': write these in "

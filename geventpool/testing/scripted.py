@@ -52,6 +52,9 @@ class ScriptedConnection:
         self.number = number
         self.is_usable = True
         self.needs_reset = False
+        #: whether its loan leaves a request running, and whether cancelling saves it
+        self.is_running = False
+        self.is_saved = False
         #: how it was let go: "closed" or "discarded"; None: it is open
         self.end: str | None = None
 
@@ -72,7 +75,7 @@ class ScriptedConnector(Connector[ScriptedConnection]):
     None, or the end of the list, lets the verb succeed at once. An idea of httpcore's
     mock network.
 
-    :param open: outcomes, likewise *close*, *ping* and *reset*.
+    :param open: outcomes, likewise *close*, *ping*, *reset* and *cancel*.
     :param switching: every verb that may switch does so, once, before anything else:
         what an interruption harness looks for.
     """
@@ -83,6 +86,7 @@ class ScriptedConnector(Connector[ScriptedConnection]):
         close: Sequence[Any] = (),
         ping: Sequence[Any] = (),
         reset: Sequence[Any] = (),
+        cancel: Sequence[Any] = (),
         *,
         switching: bool = False,
     ) -> None:
@@ -91,6 +95,7 @@ class ScriptedConnector(Connector[ScriptedConnection]):
             "close": deque(close),
             "ping": deque(ping),
             "reset": deque(reset),
+            "cancel": deque(cancel),
         }
         self._switching = switching
         #: what was asked for, in order: ("open", connection) and so on
@@ -148,6 +153,14 @@ class ScriptedConnector(Connector[ScriptedConnection]):
 
     def reset(self, conn: ScriptedConnection) -> None:
         self._act("reset", conn)
+
+    def begin_cancel(self, conn: ScriptedConnection) -> bool:
+        return conn.is_running
+
+    def cancel(self, conn: ScriptedConnection) -> bool:
+        self._act("cancel", conn)
+        conn.is_running = False
+        return conn.is_saved
 
     def survives(self, error: Exception) -> bool:
         return isinstance(error, self.survivable)

@@ -624,9 +624,9 @@ def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(
 def test_a_callable_cannot_change_the_options_of_the_pool(make_pool):
     """They hold for all connections, and were read when the pool was made."""
     pool = make_pool(lambda: "mysql://h?max_idle=60")
-    with pytest.raises(ValueError, match="max_idle; it can't change"):
+    with pytest.raises(ValueError, match="max_idle of a pool: it can't change"):
         pool.acquire()
-    with pytest.raises(ValueError, match="max_idle; give it to the pool"):
+    with pytest.raises(ValueError, match="max_idle of a pool: give it to the pool"):
         MySQLConnector("mysql://h?max_idle=60")
 
 
@@ -675,7 +675,7 @@ def test_user_and_password_may_be_callables(make_pool, mariadb_server):
         ({"configure": 5}, TypeError, "configure must be a callable"),
         ({"check": 5}, TypeError, "check must be a callable"),
         ({"target": "leader"}, ValueError, "target must be one of"),
-        ({"host_order": "random"}, ValueError, "host_order is for hosts"),
+        ({"host_order": "random"}, ValueError, "host_order needs hosts"),
         ({"hosts": ["a"], "host": "b"}, ValueError, "give hosts or host, not both"),
         ({"hosts": "a"}, TypeError, "hosts must be a list"),
         ({"max_connections": 0}, ValueError, "max_connections"),

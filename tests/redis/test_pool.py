@@ -285,7 +285,7 @@ def test_too_long_a_line_is_both_libraries_error(make_pool: MakePool) -> None:
 
 def test_waiting_for_oneself_is_told_when_the_time_is_up(make_pool: MakePool) -> None:
     """Not before, because any greenlet may give back what was taken by hand."""
-    pool = make_pool(max_connections=1, timeout=0.01)
+    pool = make_pool(max_connections=1, timeout=0.01, initial_connections=1)
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
     with pytest.raises(RedisPoolDeadlockError) as caught:
