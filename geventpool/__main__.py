@@ -13,6 +13,14 @@ COMMANDS = {
         "geventpool.advise.command",
         "measure a server of yours and suggest a pool size for it",
     ),
+    "doctor": (
+        "geventpool.doctor.command",
+        "check versions, patching, and the limits of servers against your settings",
+    ),
+    "top": (
+        "geventpool.top",
+        "show the pools of a process that serves the status application",
+    ),
 }
 
 

@@ -99,6 +99,8 @@ ADAPTERS: dict[str, set[str]] = {
     "metrics": {"opentelemetry", "prometheus_client"},
     "testing": set(),
     "status": set(),
+    "top": {"rich"},
+    "doctor": set(),
     "__main__": set(),
     "advise": {"redis", "pymysql"},
 }
@@ -106,6 +108,8 @@ ADAPTERS: dict[str, set[str]] = {
 #: Files that join two adapters, and the other one: optional parts, imported by name.
 NEIGHBOURS: dict[str, set[str]] = {
     "advise/servers.py": {"mysql", "redis"},
+    "doctor/command.py": {"advise"},
+    "doctor/servers.py": {"advise"},
     "sqlalchemy/mysql_reset.py": {"mysql"},
     "django/mysql/options.py": {"mysql"},
     "django/mysql/pools.py": {"mysql"},

@@ -1,0 +1,1 @@
+"""``python -m geventpool top`` and ``doctor``."""
