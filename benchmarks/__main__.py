@@ -40,6 +40,7 @@ WORKLOADS = (
     "memory",
     "restart",
     "overload",
+    "budget",
 )
 
 #: Other commands, and the module whose ``main`` runs each.

@@ -227,6 +227,7 @@ class Seat:
         if not self._is_current():
             return False
         now = self._clock()
+        is_new = self._since < 0
         # The wish is written first: who gives a place from now on reads it.
         parts = self._refresh()
         me = next(part for part in parts if part.row == self.table.row)
@@ -235,7 +236,7 @@ class Seat:
         if may_take(me, parts, total, now):
             taken = self.table.take(total, now)
         if taken is None:
-            if wish and not self._blocked:
+            if wish and is_new:
                 self._send(parts, WISH)
             return False
         self._refresh()
@@ -385,11 +386,17 @@ class Seat:
         self._serve()
         goes_on = self._attend()
         if self._lacking():
-            self._send(self.table.parts(), WISH)
+            self._remind()
             goes_on = True
         if not goes_on and self._timer is not None:
             timer, self._timer = self._timer, None
             timer.close()
+
+    def _remind(self) -> None:
+        """Repeat the wish for those that have not looked for a while."""
+        before = self._clock() - 2 * RETRY
+        parts = self.table.parts()
+        self._send([part for part in parts if part.written < before], WISH)
 
     def _attend(self) -> bool:
         """Give what others need; return whether that has to be repeated."""

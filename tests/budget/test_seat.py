@@ -108,6 +108,28 @@ def test_idle_places_are_given_to_a_seat_that_waits(make: Make) -> None:
     assert one.seat.moved == 2
 
 
+def test_processes_that_look_anyhow_are_not_told_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eight workers under load each message would wake seven of them."""
+    one, other = make(), make()
+    one.want(4)
+    sent, ticks = [], []
+    mailbox, tick = other.seat._mailbox, other.seat._tick
+    monkeypatch.setattr(mailbox, "send", lambda *message: sent.append(message))
+    monkeypatch.setattr(other.seat, "_tick", lambda: [ticks.append(1), tick()])
+    other.want(1)
+    assert len(sent) == 1
+    one.seat._hear()
+    one.seat._keep_ticking()
+    until(lambda: len(ticks) > 3)
+    assert len(sent) == 1
+    one.seat._timer.stop()
+    until(lambda: len(sent) > 1)
+    one.seat._timer.close()
+    one.seat._timer = None
+
+
 def test_places_in_use_come_when_they_come_back(make: Make) -> None:
     """A seat above its share gives up the next that come back, and no more."""
     one, other = make(), make()
