@@ -81,14 +81,21 @@ class Leases(Generic[C]):
         if self._seat is not None:
             self._seat.give_back_soon()
 
-    def leave_to(self, conn: Any) -> None:
-        """Give up a place when *conn* is collected: its pool is gone."""
+    def leave_to(self, conn: Any) -> weakref.finalize[..., Any] | None:
+        """Give up a place when *conn* is collected: its pool knows it no more.
+
+        :return: what does that; None: nothing does.
+        """
         seat = self._seat
-        if seat is not None:
-            try:
-                weakref.finalize(conn, seat.give_back_soon).atexit = False
-            except TypeError:
-                log.debug("%r keeps its place until the process ends", conn)
+        if seat is None:
+            return None
+        try:
+            finalizer = weakref.finalize(conn, seat.give_back_soon)
+        except TypeError:
+            log.debug("%r keeps its place until the process ends", conn)
+            return None
+        finalizer.atexit = False
+        return finalizer
 
     def forget(self) -> None:
         """Give up all places at once: their connections are gone."""

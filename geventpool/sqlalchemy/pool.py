@@ -18,6 +18,7 @@ from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 
+from geventpool.budget import Budget
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolExhaustedError,
@@ -103,6 +104,7 @@ class GreenletPool(QueuePool):
     :param listeners: :class:`~geventpool.PoolListener` objects; they are told of
         records.
     :param Timeouts timeouts: how long the pool's own greenlets may take.
+    :param Budget budget: one limit for all processes of the host; None: none.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
@@ -134,6 +136,7 @@ class GreenletPool(QueuePool):
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
         timeouts: Timeouts = Timeouts(),
+        budget: Budget | None = None,
         unpatched: str = STOCK,
         **kw: Any,
     ) -> None:
@@ -162,6 +165,7 @@ class GreenletPool(QueuePool):
             "reclaim": reclaim,
             "listeners": listeners,
             "timeouts": timeouts,
+            "budget": budget,
         }
         self._unpatched = check_unpatched(unpatched)
         #: Is it not yet known whether gevent has patched this process?

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from geventpool import sockets
 from geventpool.connector import Connector
@@ -117,6 +118,8 @@ class RecordPool(Pool[Record]):
         self._owner = pool
         #: of the thread this pool belongs to, once it was used
         self.loop: Any = None
+        #: what gives up the places of records on loan that dispose() forgot
+        self._forgotten: WeakKeyDictionary[Record, Any] = WeakKeyDictionary()
         super().__init__(RecordConnector(pool), lifo=use_lifo, **options)
 
     # Borrowing
@@ -125,12 +128,25 @@ class RecordPool(Pool[Record]):
         self, retry: int | None, timeout: float | None, started: float
     ) -> Entry[Record]:
         # A record is made without switching: there is no need to wait for one.
-        if self._ledger.has_room and not self._waiters:
+        if self._ledger.has_room and not self._waiters and self._lease():
             return self._add(Record(self._owner, connect=False), started)
         return super()._wait_for_one(retry, timeout, started)
 
+    def _lease(self, record: Record | None = None) -> bool:
+        """Lease a place for a record, if there is a budget. Never switches.
+
+        :param record: it may have one; None: a new one.
+        """
+        leases = self._lifecycle.leases
+        if leases is None:
+            return True
+        finalizer = self._forgotten.pop(record, None) if record is not None else None
+        if finalizer is not None and finalizer.detach() is not None:
+            return True
+        return leases.lease(wish=False)
+
     def _add(self, record: Record, now: float) -> Entry[Record]:
-        """A place for *record*, in use. There must be room. Never switches."""
+        """A place for *record*, in use. It must be leased. Never switches."""
         lifecycle = self._lifecycle
         lifecycle.ensure_reaper()
         entry = self._ledger.reserve()
@@ -167,6 +183,8 @@ class RecordPool(Pool[Record]):
         if id(record) in self._ledger.entries:
             return True  # given back twice
         if self._closed or self.is_full or not self._ledger.has_room:
+            return False
+        if not self._lease(record):
             return False
         self._lifecycle.end_loan_normally(self._add(record, self._clock()))
         return True
@@ -239,10 +257,15 @@ class RecordPool(Pool[Record]):
             if not lifecycle.listeners.is_deaf:
                 lifecycle.listeners.notify("closed", entry.conn, CloseReason.DRAINED)
             lifecycle._close_one(entry)
+        on_closed, ledger.on_closed = ledger.on_closed, None
         for entry in ledger.all_in(IN_USE):
             lifecycle.note_early_end(entry)
             lifecycle.end_loan(entry)
             ledger.move(entry, GONE)
+            if lifecycle.leases is not None:
+                # Its connection stays open until its borrower gives it back.
+                self._forgotten[entry.conn] = lifecycle.leases.leave_to(entry.conn)
+        ledger.on_closed = on_closed
         lifecycle.serve()
 
     # SQLAlchemy's queue, as others read it

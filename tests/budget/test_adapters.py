@@ -1,0 +1,40 @@
+"""Each adapter takes a budget, as an object or in its URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import geventpool.mysql
+import geventpool.redis
+from geventpool import Budget
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Budget:
+    return Budget(tmp_path / "b", 4)
+
+
+def test_a_pool_for_redis_takes_a_budget(budget: Budget) -> None:
+    """By name and by URL."""
+    url = f"redis://localhost:1/0?budget={budget.path}:4"
+    for pool in (
+        geventpool.redis.ConnectionPool(budget=budget),
+        geventpool.redis.ConnectionPool.from_url(url),
+    ):
+        assert pool.core._budget == budget
+        pool.core.close(timeout=0)
+
+
+def test_a_pool_for_mysql_takes_a_budget(budget: Budget) -> None:
+    """By name and by URL; its own default limit is above that of the budget."""
+    for pool in (
+        geventpool.mysql.ConnectionPool(host="localhost", budget=budget),
+        geventpool.mysql.ConnectionPool(
+            f"mysql://me@localhost/db?budget={budget.path}:4"
+        ),
+    ):
+        assert pool._budget == budget
+        assert pool.max_connections == 4
+        pool.close(timeout=0)
