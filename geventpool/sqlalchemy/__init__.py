@@ -1,10 +1,10 @@
-"""SQLAlchemy on the same pool.
+"""A pool for SQLAlchemy's engines.
 
 ::
 
     engine = create_engine(url, poolclass=GreenletPool)
 
-``geventpool.sqlalchemy.mysql_reset`` has a reset of the whole session for PyMySQL.
+``reset_server_session`` adds a reset of the whole session, for engines on PyMySQL.
 """
 
 from geventpool.sqlalchemy.pool import GreenletPool
@@ -13,7 +13,7 @@ __all__ = ["GreenletPool", "reset_server_session"]
 
 
 def __getattr__(name: str) -> object:
-    # Not before it is asked for: it needs PyMySQL.
+    # Imported at first use, because it needs PyMySQL.
     if name == "reset_server_session":
         from geventpool.sqlalchemy.mysql_reset import reset_server_session
 

@@ -1,7 +1,7 @@
-"""The whole session cleaned between two borrowers, for engines on PyMySQL.
+"""A reset of the whole session between two loans, for engines on PyMySQL.
 
-Knows SQLAlchemy's events and the clean-up of :mod:`geventpool.mysql`, and brings them
-together; works with any pool of SQLAlchemy's.
+It runs the reset of :mod:`geventpool.mysql` in SQLAlchemy's events. It works with any
+pool of SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ _QUERY = 3
 def reset_server_session(
     engine: Engine, configure: Callable[[Any], object] | None = None
 ) -> None:
-    """Let no borrower of *engine* find anything that another one left in the session.
+    """Reset the session of each connection of *engine* between two loans.
 
     ::
 
         engine = create_engine("mysql+pymysql://...", pool_reset_on_return=None, ...)
         reset_server_session(engine)
 
-    SQLAlchemy's ROLLBACK ends a transaction. What else a borrower left behind stays:
+    SQLAlchemy's ROLLBACK ends a transaction. All else that a borrower left stays:
     session variables such as ``time_zone``, ``sql_mode`` and the isolation level, user
     variables, temporary tables, named locks, ``LOCK TABLES``, prepared statements, the
-    current database. With this every connection is as new when it is lent: the server
-    is sent COM_RESET_CONNECTION, and in the same round trip what ``connect`` had set.
+    current database. This function removes all of it: COM_RESET_CONNECTION is sent and,
+    in the same round trip, the settings of ``connect``.
 
-    What listeners of ``connect`` set with ``SET`` statements (and SQLAlchemy for
-    ``isolation_level``) is noted, and is set again after each reset. Listeners of
-    ``connect`` and ``do_connect`` may be registered before or after this call. For
-    anything else of the kind there is *configure*. A loan that took a role, or chose a
-    database where there was none, ends with a new connection.
+    ``SET`` statements of ``connect`` listeners (and of SQLAlchemy for
+    ``isolation_level``) are recorded, and repeated after each reset. Listeners of
+    ``connect`` and ``do_connect`` may be registered before or after this call. Use
+    *configure* for all other settings. A connection on which SET ROLE was sent, or USE
+    in a session without a database, is replaced after the loan.
 
-    A loan that is known to have left nothing costs nothing: its statements only read or
-    write, they call no functions but such as compute, and the server has reported no
-    change of the session. Otherwise the reset is sent at the return, and its replies
-    are read when the connection is used next; only a loan that may hold locks waits for
-    them. It takes the place of the pool's ROLLBACK if ``pool_reset_on_return=None`` is
-    given; else both are sent. (That by which an engine's connection ends its own
-    transaction, if it is closed without a commit, is sent in any case.) A server that
-    does not know the command (before MySQL 5.7.3 and MariaDB 10.2.4, and some proxies)
-    gets a ROLLBACK.
+    Nothing is sent after a loan that is known to have left nothing: its statements only
+    read or wrote, they called no functions with side effects, and the server reported
+    no change of the session. Otherwise the reset is sent at the return, and its replies
+    are read when the connection is used next. Only a loan that may hold locks waits for
+    the replies. With ``pool_reset_on_return=None`` the reset replaces the pool's
+    ROLLBACK; otherwise both are sent. (The ROLLBACK of an engine's connection that is
+    closed without a commit is always sent.) A server that does not know the command
+    (before MySQL 5.7.3 and MariaDB 10.2.4, and some proxies) gets a ROLLBACK.
 
-    The engine's connections are those of :mod:`geventpool.mysql`, which also notice
-    interrupted writes and foreign greenlets and share one TLS context. After an error
-    which says that the server is read-only now, a :class:`GreenletPool` renews all of
-    them. A connection that was opened before this call is rolled back at its return,
-    and renewed before its next loan.
+    The engine's connections are those of :mod:`geventpool.mysql`. They also handle
+    interrupted writes, refuse use by a second greenlet, and share one TLS context.
+    After an error that means that the server is read-only now, a :class:`GreenletPool`
+    renews all of them. A connection that was opened before this call is rolled back at
+    its return, and renewed before its next loan.
 
-    :param engine: on ``mysql+pymysql`` or ``mariadb+pymysql``, without ``creator``.
+    :param engine: an engine on ``mysql+pymysql`` or ``mariadb+pymysql``, without
+        ``creator``.
     :param configure: called with the DBAPI connection after each reset. May switch.
-    :raises TypeError: no engine; *configure* can't be called.
-    :raises ValueError: an engine of another driver.
+    :raises TypeError: *engine* is no engine, or *configure* is no callable.
+    :raises ValueError: *engine* has another driver.
     """
     if not isinstance(engine, Engine):
         raise TypeError(f"engine must be an Engine, not {engine!r}")
@@ -88,14 +88,14 @@ def reset_server_session(
 
 
 class _Sessions:
-    """Opens the connections of one engine, and cleans them. Lends them for good."""
+    """Opens and resets the connections of one engine, by listeners."""
 
     def __init__(
         self, engine: Engine, configure: Callable[[Any], object] | None
     ) -> None:
-        # Weakly: the engine's listeners refer to this object.
+        # A weak reference, because the engine's listeners refer to this object.
         self._engine = weakref.ref(engine)
-        #: what each greenlet that connects wants to connect with
+        #: the arguments of each greenlet that is connecting
         self._wanted: dict[Any, Mapping[str, Any]] = {}
         self._connector = MySQLConnector(lambda: self._wanted[getcurrent()])
         self._clean = Session(configure, _setup)
@@ -105,12 +105,13 @@ class _Sessions:
     def connect(self, dialect: Any, record: Any, args: Any, options: Any) -> Any:
         """Open a connection. May switch.
 
-        SQLAlchemy calls no listener after the one that returns a connection, which is
-        this one. So it calls the others itself: they may change the arguments.
+        SQLAlchemy calls no further listener after one that returns a connection. So
+        this one calls the remaining listeners itself, because they may change the
+        arguments.
 
-        :return: the connection; one of another listener's if that has returned one.
+        :return: the connection, or the one that another listener has returned.
         """
-        self._come_last()
+        self._move_to_last()
         listeners = dropwhile(
             lambda listener: listener != self.connect, dialect.dispatch.do_connect
         )
@@ -128,14 +129,14 @@ class _Sessions:
         #: the statements that set the session up
         noted: list[str] = []
         conn.__dict__["setup"] = noted
-        # Until all is set up; PyMySQL's cursors look for it here.
+        # PyMySQL's cursors call this attribute. It is removed after the set-up.
         conn.__dict__["query"] = partial(_noted, conn, noted)
         return conn
 
-    def _come_last(self) -> None:
-        """See to it that :meth:`connected` is called after all other listeners.
+    def _move_to_last(self) -> None:
+        """Register :meth:`connected` anew, so that it is called last.
 
-        They are called after the connection was opened, so this is early enough.
+        This is early enough, because they are called after the connection was opened.
         """
         engine = self._engine()
         if engine is not None and [*engine.pool.dispatch.connect][-1] != self.connected:
@@ -143,7 +144,10 @@ class _Sessions:
             event.listen(engine, "connect", self.connected)
 
     def connected(self, conn: Any, record: Any) -> None:
-        """Take the connection as it is now as what everybody finds. May switch."""
+        """Note the present state of the connection as that of every loan.
+
+        May switch.
+        """
         if not isinstance(conn, Connection) or conn.lender is not self:
             raise TypeError(
                 "the session of a connection can only be reset if the engine opens it "
@@ -158,30 +162,31 @@ class _Sessions:
     def reset(
         self, conn: Any, record: ConnectionPoolEntry, state: PoolResetState
     ) -> None:
-        """Clean a connection that comes back. May switch.
+        """Reset a connection that is given back. May switch.
 
-        :raises pymysql.err.Error: it could not; SQLAlchemy closes it then.
+        :raises pymysql.err.Error: the reset failed. SQLAlchemy then closes the
+            connection.
         """
         if state.terminate_only:
             return
         if not isinstance(conn, Connection) or conn.lender is not self:
-            # Opened before there was this listener.
+            # Opened before this listener was registered.
             conn.rollback()
             record.invalidate(soft=True)
             return
         if conn.fatal_error is not None:
-            self._obey(conn.fatal_error)
+            self._drain_if_demoted(conn.fatal_error)
             record.invalidate()
             return
         if not conn.in_step:
-            # Rows that nobody has read: to read them could take long.
+            # Unread rows: reading them could take long.
             record.invalidate()
             return
         stays = self._clean.is_possible(conn)
         try:
             self._reset(conn)
         finally:
-            # Also one that is to be closed must be let.
+            # A connection that is to be closed must be on loan as well.
             conn.end_loan()
             conn.lend(self)
         if not stays:
@@ -194,41 +199,44 @@ class _Sessions:
         clean.restore(conn)
         if not clean.is_needed(conn):
             return
-        # The locks of a loan must be released when this returns.
+        # The locks of the loan must be released when this method returns.
         waits = conn.may_hold_transaction or conn.may_hold_locks
         if waits or not clean.begin(conn):
             clean(conn)
 
-    def _obey(self, verdict: Exception) -> None:
-        """Renew all if the server is no primary any more. Never switches."""
+    def _drain_if_demoted(self, error: Exception) -> None:
+        """Renew all connections if the server is no primary any more.
+
+        Never switches.
+        """
         engine = self._engine()
         pool = None if engine is None else engine.pool
-        if reaction(verdict) is Reaction.DRAIN and isinstance(pool, GreenletPool):
+        if reaction(error) is Reaction.DRAIN and isinstance(pool, GreenletPool):
             pool.core.drain()
 
     # The lender, for connections
 
     def release(self, conn: Connection) -> None:
-        """Close it: SQLAlchemy says ``close`` when it means it. May switch."""
+        """Close *conn*: SQLAlchemy calls ``close`` only to close. May switch."""
         conn.lender = None
         if conn.open:
             conn.send_quit()
 
 
 def _setup(conn: Any) -> list[tuple[int, bytes]]:
-    """The commands that listeners of ``connect`` have set the session up with."""
+    """Return the recorded commands of the ``connect`` listeners."""
     return [(_QUERY, text.encode(conn.encoding)) for text in conn.setup]
 
 
 def _noted(
     conn: Connection, noted: list[str], sql: Any, unbuffered: bool = False
 ) -> Any:
-    """``query`` while a session is set up."""
+    """Run a query while a session is set up, and record it if it is SET."""
     text = sql if isinstance(sql, str) else bytes(sql).decode(conn.encoding)
     words = text.split(None, 2)
     if words[:1] and words[0].upper() == "SET":
         again = [word.upper() for word in words[1:2]]
-        # That is sent with each reset anyway.
+        # Each reset sends this anyway.
         known = (
             again == ["NAMES"] and words[2:] == [conn.charset] and not conn.collation
         )

@@ -1,7 +1,7 @@
-"""The pool in the place of SQLAlchemy's QueuePool: the core does the pooling.
+"""A drop-in replacement for SQLAlchemy's QueuePool, on top of the core pool.
 
-Knows what SQLAlchemy asks of a pool. Who gets which record, and who waits, is the core
-pool's affair alone: there is no second book of it here.
+It implements SQLAlchemy's interface of a pool. The core pool alone keeps the records,
+the loans and the waiters.
 """
 
 from __future__ import annotations
@@ -48,77 +48,74 @@ __all__ = ["GreenletPool"]
 class GreenletPool(QueuePool):
     """A pool for ``create_engine(url, poolclass=GreenletPool)``, for any dialect.
 
-    A drop-in for SQLAlchemy's own ``QueuePool``: the same arguments, events, errors
-    and numbers. On top of that one waits in line here, first come, first served; a
-    greenlet may be killed, or hit by a ``gevent.Timeout``, anywhere, and no place is
-    lost; and what a greenlet leaves behind when it dies, or a program forgets to close,
-    comes back without the hub waiting for it.
+    A drop-in for SQLAlchemy's own ``QueuePool``: the same arguments, events, errors and
+    numbers. In addition, waiters are served in the order in which they came. A kill or
+    a ``gevent.Timeout`` at any point loses no place. A connection that a dead greenlet
+    holds, or that a program forgot to close, is given back without blocking the hub.
 
-    **Who connects.** The borrower: the core pool lends *places*, and SQLAlchemy
-    connects them in the greenlet that asked, as with ``QueuePool``. Other pools of
-    this package connect in greenlets of their own, so that a caller with a short
-    deadline does not throw a half-made connection away. Here the listeners of
-    ``do_connect``, ``connect`` and ``first_connect`` belong to the program: they find
-    its context variables (the tenant whose token is the password, the trace that a
-    span belongs to), their errors carry its traceback, and ``pool_timeout`` bounds
-    the wait for a place and not the connecting, as it always did. Every *re*-connect,
-    after an invalidation or ``pool_recycle``, is made by SQLAlchemy in the borrower's
-    greenlet anyway. A connection that is interrupted while it is made gives its place
-    to the next in line.
+    **Which greenlet connects.** The borrower: the core pool lends *places*, and
+    SQLAlchemy connects them in the borrower's greenlet, as with ``QueuePool``. Other
+    pools of this package connect in greenlets of their own, so that a borrower with a
+    short timeout does not waste a half-made connection. Here the listeners of
+    ``do_connect``, ``connect`` and ``first_connect`` belong to the program: they need
+    its context variables (a tenant, a trace), their errors carry its traceback, and
+    ``pool_timeout`` limits the wait for a place and not the connecting, as in
+    ``QueuePool``. SQLAlchemy also makes every *re*-connect, after an invalidation or
+    ``pool_recycle``, in the borrower's greenlet. If connecting is interrupted, the
+    place goes to the next waiter.
 
-    **Who cleans.** The reset at return is sent by the borrower as well, who must find
-    his locks released when ``close()`` returns. If it is interrupted, or if a kill or a
-    ``gevent.Timeout`` left the block, the connection is not kept: an answer may be
-    under way, or half a statement. What was not closed at all is cleaned and given
-    back by a greenlet of the pool.
+    **Which greenlet resets.** The borrower sends the reset at return as well, so that
+    its locks are released when ``close()`` returns. If the reset is interrupted, or if
+    a kill or a ``gevent.Timeout`` ended the block, the connection is not kept: half a
+    statement may have been sent, or an answer may be unread. A greenlet of the pool
+    resets and gives back a connection that the program did not close.
 
-    Different from ``QueuePool`` on purpose:
+    Intended differences from ``QueuePool``:
 
-    * A forgotten connection comes back in the next turns of the event loop, not within
-      the collector.
-    * A greenlet that ends with a connection on loan loses it at once, unless *reclaim*
-      is False; :meth:`transfer` hands a loan over to another greenlet.
-    * ``dispose()`` wakes those who wait: there is room for them again.
-    * On ``mysql`` and ``mariadb`` an idle connection that the server has closed is
-      found without a round trip, and is replaced before it is lent.
+    * A forgotten connection is given back in one of the next turns of the event loop,
+      not within the garbage collector.
+    * When a greenlet ends, its loans end at once, unless *reclaim* is False.
+      :meth:`transfer` makes another greenlet the holder.
+    * ``dispose()`` wakes the waiters, because there is room again.
+    * On ``mysql`` and ``mariadb``, an idle connection that the server has closed is
+      detected without a round trip, and replaced before it is lent.
 
-    All arguments can be given to ``create_engine``, these under their own names. Times
-    are seconds.
+    All arguments can be given to ``create_engine``. Times are in seconds.
 
-    :param creator: as for ``QueuePool``; comes from ``create_engine``.
-    :param int pool_size: so many connections are kept; 0: any number.
-    :param int max_overflow: so many more may be open at a time; -1: any number.
-    :param timeout: how long to wait for a place; None: without end.
+    :param creator: as for ``QueuePool``; given by ``create_engine``.
+    :param int pool_size: the number of connections that are kept; 0: no limit.
+    :param int max_overflow: how many more may be open at a time; -1: no limit.
+    :param timeout: how long to wait for a place; None: no limit.
     :param bool use_lifo: lend the most recently used connection first.
-    :param int min_connections: kept open in the background; at most *pool_size*.
-    :param max_waiting: so many may wait; None: any number.
-    :param max_lifetime: a connection is replaced after so long, less up to 5 % at
-        random, and also while nobody asks for it; None: never.
-    :param max_idle: one unused for so long is closed, unless *min_connections* would
-        be left; None: never.
-    :param ping_after: one unused for so long is pinged before it is lent; None: never.
-        Unlike ``pool_pre_ping`` it costs a busy pool nothing.
-    :param ping_interval: idle ones are pinged so often; None: never.
-    :param reap_interval: between two looks at the idle ones.
-    :param bool reclaim: take back what a greenlet holds when it ends.
-    :param listeners: :class:`~geventpool.PoolListener` objects; they are told of
+    :param int min_connections: how many are kept open; at most *pool_size*.
+    :param max_waiting: how many greenlets may wait; None: no limit.
+    :param max_lifetime: age at which a connection is replaced, also while idle, less up
+        to 5 % at random; None: never.
+    :param max_idle: idle time after which a connection is closed, unless fewer than
+        *min_connections* would be left; None: never.
+    :param ping_after: idle time after which a connection is pinged before it is lent;
+        None: never. Unlike ``pool_pre_ping`` it costs a busy pool nothing.
+    :param ping_interval: interval at which idle connections are pinged; None: never.
+    :param reap_interval: interval at which idle connections are checked.
+    :param bool reclaim: end the loans of a greenlet that has ended.
+    :param listeners: :class:`~geventpool.PoolListener` objects. Their methods get
         records.
-    :param Timeouts timeouts: how long the pool's own greenlets may take.
+    :param Timeouts timeouts: time limits of the pool's own greenlets.
     :param Budget budget: one limit for all processes of the host; None: none.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
     :param kw: as for ``sqlalchemy.pool.Pool``.
-    :raises TypeError: an argument is of the wrong kind.
+    :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of its range.
     """
 
-    # The name by which programs know where the log of a pool is.
+    # The name of the logger that programs configure.
     _sqla_logger_namespace = "sqlalchemy.pool.impl.GreenletPool"
 
     _pool: RecordPool  # type: ignore[assignment]
 
-    # create_engine() passes on what it finds before the star.
+    # create_engine() passes on arguments that are not keyword-only.
     def __init__(
         self,
         creator: Any,
@@ -142,18 +139,18 @@ class GreenletPool(QueuePool):
     ) -> None:
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
         if check_int("pool_size", pool_size):
-            # Without a limit there is nothing beyond it.
+            # Without a limit there is no overflow to check.
             check_int("max_overflow", max_overflow, -1)
             if check_int("min_connections", min_connections) > pool_size:
                 raise ValueError(
                     f"min_connections must be at most pool_size ({pool_size!r}), "
                     f"not {min_connections!r}"
                 )
-        # Not QueuePool's, which would make a queue.
+        # Not the constructor of QueuePool, which would make a queue.
         SQLAlchemyPool.__init__(self, creator, **kw)
         self._max_overflow = max_overflow if pool_size else -1
         self._timeout = timeout  # type: ignore[assignment]
-        #: ours, to be given to whatever pool comes after this one
+        #: the core pool's options, for recreate()
         self._options: dict[str, Any] = {
             "min_connections": min_connections,
             "max_waiting": max_waiting,
@@ -168,7 +165,7 @@ class GreenletPool(QueuePool):
             "budget": budget,
         }
         self._unpatched = check_unpatched(unpatched)
-        #: Is it not yet known whether gevent has patched this process?
+        #: Whether it is still unknown if gevent has patched this process.
         self._is_undecided = True
         is_bounded = self._max_overflow >= 0
         self._pool = RecordPool(
@@ -183,16 +180,17 @@ class GreenletPool(QueuePool):
 
     @property
     def core(self) -> RecordPool:
-        """The :class:`geventpool.Pool` that does the pooling; it lends records."""
+        """The :class:`geventpool.Pool` below this one. It lends records."""
         return self._pool
 
     # Borrowing
 
     def connect(self) -> PoolProxiedConnection:
-        """A connection on loan. May switch.
+        """Lend a connection. May switch.
 
-        :raises sqlalchemy.exc.TimeoutError: no place in time, or too many wait.
-        :raises Exception: what the driver or a listener raised.
+        :raises sqlalchemy.exc.TimeoutError: no place became free in time, or too many
+            greenlets wait.
+        :raises Exception: raised by the driver or a listener.
         :raises NotPatchedError: gevent has not patched this process, and *unpatched* is
             ``"error"``.
         """
@@ -205,7 +203,7 @@ class GreenletPool(QueuePool):
         fairy = _ConnectionFairy._checkout(self)
         fairy.__class__ = Fairy
         if sys.exc_info()[1] is not None:
-            fairy.note_surroundings()
+            fairy.note_older_interruptions()
         return fairy
 
     def _do_get(self) -> Record:
@@ -219,14 +217,14 @@ class GreenletPool(QueuePool):
         return record
 
     def _ensure_connected(self, record: Record) -> None:
-        """Connect a new record, and part with a dead connection. May switch."""
+        """Connect a new record; replace a dead connection. May switch."""
         try:
             if record.is_new:
-                # If it fails there has never been a connection, and nobody is told of
-                # its return.
+                # If this fails, there was no connection, and no event of a return is
+                # sent.
                 record.get_connection()
             elif record.dbapi_connection is not None:
-                # SQLAlchemy connects it again.
+                # SQLAlchemy then connects the record again.
                 record.invalidate()
         except BaseException:
             self.free_place(record)
@@ -245,7 +243,7 @@ class GreenletPool(QueuePool):
     def _create_connection(self) -> Record:
         return Record(self)
 
-    # Giving back
+    # Release
 
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
         places = self._pool
@@ -259,7 +257,7 @@ class GreenletPool(QueuePool):
         try:
             places.release(record, anyone=True)
         except ConnectionNotFoundError:
-            # It was on loan when the pool was disposed of.
+            # It was on loan during dispose().
             if not places.readmit(record):
                 record.close()
 
@@ -271,14 +269,15 @@ class GreenletPool(QueuePool):
     def transfer(
         self, connection: Connection | PoolProxiedConnection, greenlet: greenlet | None
     ) -> None:
-        """Make another greenlet the holder of a connection lent to the caller.
+        """Make another greenlet the holder of a connection that the caller holds.
 
-        Only the end of the holder takes a loan back; any greenlet may use a
-        connection and close it. Never switches.
+        The loan ends when its holder ends. Any greenlet may use the connection and
+        close it. Never switches.
 
-        :param connection: an engine's, or what ``raw_connection()`` returned.
-        :param greenlet: None: nobody's end ends the loan.
-        :raises ConnectionNotFoundError: not on loan to the caller.
+        :param connection: a connection of the engine, or of ``raw_connection()``.
+        :param greenlet: the new holder; None: no holder, so that only a release ends
+            the loan.
+        :raises ConnectionNotFoundError: the caller does not hold the connection.
         :raises TypeError: *greenlet* is no greenlet.
         """
         fairy: Any = connection
@@ -288,14 +287,17 @@ class GreenletPool(QueuePool):
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         if terminate and interruption() is not None:
-            # A goodbye would wait behind half a statement that nobody reads.
+            # A closing message would wait behind half a statement.
             terminate_connection(connection)
         super()._close_connection(connection, terminate=terminate)
 
-    # What was not given back
+    # Connections that were not given back
 
     def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
-        """The proxy of a lent connection was collected. Runs anywhere."""
+        """Note that the proxy of a lent connection was collected. Never switches.
+
+        May run in any greenlet or thread.
+        """
         self._pool.tell_loop(self._on_collected, record, ref)
 
     def _on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
@@ -303,7 +305,7 @@ class GreenletPool(QueuePool):
             self.reclaim(record)
 
     def reclaim(self, record: Record) -> None:
-        """Give a record back in the place of a borrower who did not. In the hub."""
+        """Give a record back in the place of its borrower. Runs in the hub."""
         record.is_reclaimed = True
         error = None
         if self._pool.is_lent(record):
@@ -311,7 +313,7 @@ class GreenletPool(QueuePool):
         self._pool.run_in_background(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
-        """In a greenlet of the pool. May switch."""
+        """Give a record back, in a greenlet of the pool. May switch."""
         ref = record.fairy_ref
         fairy = None if ref is None else ref()
         if fairy is None:
@@ -328,7 +330,7 @@ class GreenletPool(QueuePool):
     # The whole pool
 
     def recreate(self) -> GreenletPool:
-        """A new pool with the same arguments; nothing is opened."""
+        """Make a new pool with the same arguments. It opens nothing."""
         self.logger.info("Pool recreating")
         kind: type[GreenletPool] = getattr(self, "_greenlet_pool", type(self))
         return kind(
@@ -349,25 +351,25 @@ class GreenletPool(QueuePool):
         )
 
     def dispose(self) -> None:
-        """Close the idle connections, and count from nothing. May switch.
+        """Close the idle connections, and give up those on loan. May switch.
 
-        What is on loan stays with its borrower and is kept, or closed, when it comes
-        back. Who waits gets a place at once.
+        A connection on loan can still be used. When it is given back, it is readmitted
+        if there is room, and closed otherwise. Waiters get a place at once.
         """
         self._pool.dispose()
         self.logger.info("Pool disposed. %s", self.status())
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]
-        # Connections beyond those that are kept; negative while there are fewer.
+        # The number of connections above pool_size; negative below it.
         return self._pool.size - self._pool.maxsize
 
     def stats(self) -> PoolStats:
-        """How the pool stands at this moment; does not change any more."""
+        """Return the state of the pool at this moment, as a constant object."""
         return self._pool.stats()
 
 
-#: The names of all arguments: its own, and those that SQLAlchemy's pools share.
+#: The names of all arguments: those of this class and of SQLAlchemy's pools.
 _KNOWN = {
     name
     for kind in (GreenletPool, SQLAlchemyPool)
@@ -376,16 +378,16 @@ _KNOWN = {
 
 
 def _why_interrupted(holder: Any, record: Record) -> BaseException | None:
-    """Why a connection must not be kept after what its holder did, if so.
+    """Return why a forgotten connection must not be kept; None: it may be.
 
-    :param holder: the greenlet; None: it had none, or that is gone as well.
+    :param holder: the greenlet; None: there was no holder, or it was collected.
     """
     ref = record.fairy_ref
     if ref is not None and ref() is not None:
         return GreenletExit(f"{holder!r} ended with the connection on loan")
     if holder is not None and holder.dead and _was_interrupted(holder):
         return GreenletExit(f"{holder!r} was interrupted and forgot the connection")
-    # Forgotten, and nothing speaks against it: the reset will tell.
+    # Forgotten without an interruption. If it is broken, the reset fails.
     return None
 
 

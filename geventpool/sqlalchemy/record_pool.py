@@ -1,6 +1,6 @@
-"""The core pool, with SQLAlchemy's records for connections.
+"""The core pool with SQLAlchemy's records as its connections.
 
-What it lends is a place: a record that may or may not have a connection at present.
+It lends places: a record may or may not have a connection at present.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["RecordPool", "RecordConnector"]
 
 log = logging.getLogger("geventpool")
 
-#: Connections inherited over a fork whose drivers say goodbye when collected: they are
-#: the parent's, and must never be.
+#: Connections of the parent process, kept forever in a forked child. If they were
+#: collected, their drivers would send closing messages to the server.
 _inherited: list[Any] = []
 
 
 class RecordConnector(Connector[Record]):
-    """The verbs for records; the real work is SQLAlchemy's.
+    """The connector for records. SQLAlchemy does the work.
 
-    :param pool: whose records they are.
+    :param pool: the pool that the records belong to.
     """
 
     def __init__(self, pool: Owner) -> None:
@@ -40,16 +40,17 @@ class RecordConnector(Connector[Record]):
         self._process = os.getpid()
 
     def open(self) -> Record:
-        """A record: for who waits, one that he connects himself. May switch.
+        """Make a record. May switch.
 
-        With nobody waiting it is for the stock, and is connected here.
+        If there are waiters, it is not connected: the borrower connects it. Otherwise
+        it is needed for *min_connections*, and is connected here.
 
-        :raises Exception: whatever the driver or a listener raised.
+        :raises Exception: raised by the driver or a listener.
         """
         if self._pool.core.has_waiters:
             return Record(self._pool, connect=False)
         record = self._pool._create_connection()
-        # It may be idle for long, with what listeners have begun on it.
+        # It may be idle for long, so a transaction that a listener has begun is ended.
         try:
             self._pool._dialect.do_commit(record.dbapi_connection)
         except BaseException:
@@ -62,7 +63,7 @@ class RecordConnector(Connector[Record]):
         conn.close()
 
     def terminate(self, conn: Record) -> None:
-        """Part with the connection of a record, without a goodbye. Never switches."""
+        """Close the connection of a record without sending anything. Never switches."""
         connection, conn.dbapi_connection = conn.dbapi_connection, None
         if connection is None:
             return
@@ -72,11 +73,11 @@ class RecordConnector(Connector[Record]):
             _disown(connection)
 
     def ping(self, conn: Record) -> None:
-        """Ask the server whether it is there, as ``pool_pre_ping`` does. May switch.
+        """Ping the server as ``pool_pre_ping`` does. May switch.
 
-        A dead connection is closed; its record stays, to be connected again.
+        A dead connection is closed. Its record stays, to be connected again.
 
-        :raises Exception: it could not even be closed.
+        :raises Exception: closing failed.
         """
         connection = conn.dbapi_connection
         if connection is None:
@@ -102,12 +103,12 @@ def _disown(connection: Any) -> None:
 
 
 class RecordPool(Pool[Record]):
-    """A core pool that makes records while the borrower waits for nothing.
+    """A core pool that lends records, and makes them without switching.
 
-    Beside its own interface it has as much of SQLAlchemy's queue as others read.
+    In addition it has the methods of SQLAlchemy's queue that other code reads.
 
-    :param pool: whose records are lent.
-    :param int maxsize: so many may be idle; 0: any number.
+    :param pool: the pool that the records belong to.
+    :param int maxsize: how many may be idle; 0: no limit.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class RecordPool(Pool[Record]):
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self._owner = pool
-        #: of the thread this pool belongs to, once it was used
+        #: the event loop of the pool's thread; None: not yet used
         self.loop: Any = None
         #: what gives up the places of records on loan that dispose() forgot
         self._forgotten: WeakKeyDictionary[Record, Any] = WeakKeyDictionary()
@@ -127,7 +128,7 @@ class RecordPool(Pool[Record]):
     def _wait_for_one(
         self, retry: int | None, timeout: float | None, started: float
     ) -> Entry[Record]:
-        # A record is made without switching: there is no need to wait for one.
+        # A record is made without switching, so there is no need to wait for one.
         if self._ledger.has_room and not self._waiters and self._lease():
             return self._add(Record(self._owner, connect=False), started)
         return super()._wait_for_one(retry, timeout, started)
@@ -158,27 +159,27 @@ class RecordPool(Pool[Record]):
             lifecycle.listeners.notify("opened", record, 0.0)
         return entry
 
-    # Giving back
+    # Release
 
     @property
     def has_waiters(self) -> bool:
-        """Does anybody wait?"""
+        """Whether greenlets wait for a place."""
         return bool(self._waiters)
 
     @property
     def is_full(self) -> bool:
-        """Is one more idle record too many? Never if somebody waits: none is idle."""
+        """Whether one more idle record is too many. False while there are waiters."""
         return 0 < self.maxsize <= self._ledger.idle
 
     def is_lent(self, record: Record) -> bool:
-        """Is the record on loan, by this pool's book?"""
+        """Whether the record is on loan from this pool."""
         entry = self._ledger.entries.get(id(record))
         return entry is not None and entry.conn is record and entry.state is IN_USE
 
     def readmit(self, record: Record) -> bool:
-        """Take a record that this pool had parted with; False: no room.
+        """Add a record that :meth:`dispose` has given up. Never switches.
 
-        Never switches.
+        :return: False: there is no room.
         """
         if id(record) in self._ledger.entries:
             return True  # given back twice
@@ -190,7 +191,11 @@ class RecordPool(Pool[Record]):
         return True
 
     def end_loan(self, record: Record) -> Any:
-        """From now on a loan is the pool's own affair; the greenlet whose it was."""
+        """Take a loan from its holder. Never switches.
+
+        :return: the greenlet that held it; None: there was no holder, or it was
+            collected.
+        """
         entry = self._ledger.entries[id(record)]
         holder = entry.holder() if entry.holder is not None else None
         self._lifecycle.end_loan(entry)
@@ -198,7 +203,7 @@ class RecordPool(Pool[Record]):
         return holder
 
     def free_place(self, record: Record) -> None:
-        """Free the place of a record on loan whose connection is closed already.
+        """Free the place of a record on loan, whose connection is already closed.
 
         Never switches.
         """
@@ -211,9 +216,9 @@ class RecordPool(Pool[Record]):
         work: Callable[[Record, BaseException | None], object],
         error: BaseException | None,
     ) -> None:
-        """Have *work* done in a greenlet of the pool, within its limit for a reset."""
+        """Call *work* in a greenlet of the pool, within the time limit of a reset."""
         worker = self._lifecycle.workers.spawn(self._do, work, record, error)
-        # A link and no ``finally``: it may be killed before it has started.
+        # A link, because ``finally`` is not run if it is killed before it has started.
         worker.rawlink(partial(self._done, record))
 
     def _do(self, work: Callable[..., object], record: Record, error: Any) -> None:
@@ -223,7 +228,7 @@ class RecordPool(Pool[Record]):
             log.debug("%r was not given back cleanly: %r", record, failure)
 
     def _done(self, record: Record, worker: object) -> None:
-        # If it came back, somebody else may have it by now.
+        # If it was given back, it may be on loan again.
         if record.is_reclaimed:
             record.is_reclaimed = False
             self._owner.free_place(record)
@@ -234,23 +239,23 @@ class RecordPool(Pool[Record]):
                 self._owner.reclaim(entry.conn)
 
     def tell_loop(self, work: Callable[..., object], *args: Any) -> None:
-        """Have *work* called by the hub, from wherever this runs. Never raises."""
+        """Have the hub call *work*. Can be called in any thread. Never raises."""
         try:
             self.loop.run_callback_threadsafe(work, *args)
         except Exception:
-            # The loop is gone, and so is everybody who could use the place. Not even
-            # a log may hear of it: a finalizer takes no lock.
+            # The event loop has ended, and with it all borrowers. It is not logged,
+            # because a finalizer must not take the lock of a logger.
             pass
 
-    # All at once
+    # All connections
 
     def dispose(self) -> None:
         """Close the idle connections, and forget those on loan. May switch.
 
-        There is room again for as many as at first, which those who wait get.
+        All places are free again, and the waiters get them.
         """
         lifecycle, ledger = self._lifecycle, self._ledger
-        # Nothing is kept ready any more, but who still borrows is served.
+        # No minimum is kept any more, but borrowers are still served.
         lifecycle.min_connections = 0
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
@@ -268,19 +273,19 @@ class RecordPool(Pool[Record]):
         ledger.on_closed = on_closed
         lifecycle.serve()
 
-    # SQLAlchemy's queue, as others read it
+    # The interface of SQLAlchemy's queue, for other code
 
     def qsize(self) -> int:
-        """How many records are idle."""
+        """Return the number of idle records."""
         return self._ledger.idle
 
     def empty(self) -> bool:
-        """Is no record idle?"""
+        """Return whether no record is idle."""
         return not self._ledger.idle
 
     @property
     def queue(self) -> list[Record]:
-        """The idle records; a copy."""
+        """A list of the idle records. Setting it drops those that are missing."""
         return self.idle_connections()
 
     @queue.setter

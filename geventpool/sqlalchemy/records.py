@@ -1,7 +1,7 @@
-"""SQLAlchemy's own book-keeping for one connection, made safe for greenlets.
+"""SQLAlchemy's records and proxies of connections, made safe for greenlets.
 
-Everything geventpool touches of SQLAlchemy's private parts is in this package, and
-listed here, so that a new version is checked by reading one page:
+All use of SQLAlchemy's private members is in this package and listed here. To check a
+new version, read this list:
 
 * overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``; and of
   ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
@@ -39,13 +39,13 @@ __all__ = [
     "interruptions",
 ]
 
-#: Where MySQL's protocol is spoken, an idle connection with something to read has been
-#: closed or is out of step. Other servers may send notices at any time.
+#: Dialects whose server never sends anything on its own: an idle connection with
+#: something to read was closed or is out of step. Other servers may send notices.
 SILENT = frozenset({"mysql", "mariadb"})
 
 
 class Owner(Protocol):
-    """What records, and the places for them, ask of the pool they belong to."""
+    """The interface of the pool that records use."""
 
     _dialect: Any
 
@@ -58,20 +58,20 @@ class Owner(Protocol):
 
 
 class Record(_ConnectionRecord):
-    """A place of the pool, connected or not: what the core pool lends.
+    """A place of the pool, connected or not: the core pool lends these.
 
-    SQLAlchemy's, but for two things. When the connection was forgotten by its
-    borrower, nothing is done wherever the garbage collector happens to run: the pool is
-    told, and sees to it in a greenlet of its own. And whatever interrupts the return
-    of a connection, the place comes back.
+    It differs from SQLAlchemy's class in two ways. If the borrower forgot the
+    connection, the finalizer only notifies the pool, which then gives it back in a
+    greenlet of its own. And if the return of a connection is interrupted, its place is
+    freed.
     """
 
-    #: the lent connection's proxy; None: not lent
+    #: refers to the proxy of the lent connection; None: not lent
     _lent: weakref.ref[Any] | None = None
-    #: is the pool giving it back in the place of its borrower?
+    #: Whether the pool is giving it back in the place of its borrower.
     is_reclaimed = False
-    #: the connection that was asked for its socket, and the socket, if it has one
-    _looked_at: Any = None
+    #: The connection whose socket was looked up, and the socket; None: it has none.
+    _socket_owner: Any = None
     _socket: Any = None
 
     def __init__(self, pool: Owner, connect: bool = True) -> None:
@@ -80,10 +80,11 @@ class Record(_ConnectionRecord):
 
     @property
     def fairy_ref(self) -> weakref.ref[Any] | None:
-        """Refers to the proxy by which the connection is lent; None: it is not.
+        """Refers to the proxy of the lent connection; None: not lent.
 
-        SQLAlchemy sets it. Its own reference would roll back and return a connection
-        from within the collector, unless it finds another one here.
+        SQLAlchemy sets it. SQLAlchemy's own reference would roll back and return a
+        forgotten connection within the garbage collector, unless it finds another
+        reference here.
         """
         return self._lent
 
@@ -97,49 +98,50 @@ class Record(_ConnectionRecord):
         self._lent = ref
 
     def _forgotten(self, ref: weakref.ref[Any]) -> None:
-        # Runs anywhere, even in another thread: it only tells.
+        # May run in any greenlet or thread, so it only notifies the pool.
         self.green_pool.on_collected(self, ref)
 
     @property
     def needs_gc(self) -> bool:
-        """May SQLAlchemy clean up in its finalizer? Not here."""
+        """Whether SQLAlchemy may clean up in its finalizer. Here it must not."""
         ref = self._lent
         return self.green_pool._dialect.is_async and ref is not None and ref() is None
 
     @property
     def is_new(self) -> bool:
-        """Was there never a connection here?"""
+        """Whether this record never had a connection."""
         return not self.starttime
 
     def is_quiet(self) -> bool:
-        """Is the server still there, as far as its silence can tell? Never switches."""
+        """Whether the connection has nothing to read, so seems open. Never switches."""
         conn: Any = self.dbapi_connection
         if isinstance(getattr(conn, "pending", None), int):
-            # One of geventpool.mysql: replies to its reset are no hang-up.
+            # A connection of geventpool.mysql: it can have replies to its reset to
+            # read.
             return bool(conn.is_quiet())
-        if conn is not self._looked_at:
-            self._looked_at = conn
+        if conn is not self._socket_owner:
+            self._socket_owner = conn
             talks = getattr(self.green_pool._dialect, "name", None) not in SILENT
             self._socket = None if talks else sockets.find_socket(conn)
         return self._socket is None or sockets.is_quiet(self._socket)
 
     def checkin(self, _fairy_was_created: bool = True) -> None:
-        """Give the place back, whatever the listeners do. May switch, if they do."""
+        """Give the place back even if a listener fails. May switch."""
         if self._lent is None and _fairy_was_created:
-            # Twice: there is a warning, and nothing to be done.
+            # Given back twice. SQLAlchemy warns, and there is nothing to do.
             super().checkin(_fairy_was_created)
             return
         try:
             super().checkin(_fairy_was_created)
         except BaseException:
-            # Interrupted, or a listener failed: a connection that nobody knows
-            # anything of is not kept.
+            # Interrupted, or a listener failed. The state of the connection is unknown,
+            # so it is not kept.
             self.green_pool.free_place(self)
             raise
 
 
 class Fairy(_ConnectionFairy):
-    """A lent connection that notices how its loan ended."""
+    """The proxy of a lent connection, which checks how the loan ended."""
 
     __slots__ = ()
 
@@ -147,32 +149,31 @@ class Fairy(_ConnectionFairy):
         if self.dbapi_connection is not None and not transaction_was_reset:
             error = self._interruption()
             if error is not None:
-                # Killed, or timed out: the answer to what was sent last, or the other
-                # half of it, may still be under way. A ROLLBACK would be taken for
-                # that half, and wait without limit.
+                # A kill or a timeout. Half a statement may have been sent, or the
+                # answer to the last one may be unread. The server could take a ROLLBACK
+                # for the other half, which would wait without limit.
                 stop_streaming(self.dbapi_connection)
                 self.invalidate(error)
                 return
-        self._let_stream_go()
+        self._release_stream()
         super()._checkin(transaction_was_reset)
 
-    # What a cursor of PyMySQL that streams has not read, its finalizer reads: all of
-    # it, while a kill is on its way out. So the cursor is kept for as long as nobody
-    # knows how the loan goes on.
+    # The finalizer of a streaming cursor of PyMySQL reads all unread rows, even while a
+    # kill propagates. So the cursor is kept until it is known how the loan goes on.
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """A cursor of the driver."""
+        """Make a cursor of the driver."""
         made = self.dbapi_connection.cursor(*args, **kwargs)
         self.__dict__["_stream"] = made if hasattr(made, "read_next") else None
         return made
 
-    def _let_stream_go(self) -> None:
-        # If it was forgotten, this is where its finalizer runs.
+    def _release_stream(self) -> None:
+        # The finalizer of a forgotten cursor runs here.
         self.__dict__.pop("_stream", None)
 
     def commit(self) -> None:
         """Commit. May switch."""
-        self._let_stream_go()
+        self._release_stream()
         self.dbapi_connection.commit()
 
     def rollback(self) -> None:
@@ -185,17 +186,20 @@ class Fairy(_ConnectionFairy):
             if error is not None and stop_streaming(self.dbapi_connection):
                 self.invalidate(error)
                 return
-        self._let_stream_go()
+        self._release_stream()
         self.dbapi_connection.rollback()
 
-    def note_surroundings(self) -> None:
-        """Note the interruptions being handled as the loan begins: they are older."""
+    def note_older_interruptions(self) -> None:
+        """Note the interruptions that are being handled when the loan begins.
+
+        They did not interrupt this loan.
+        """
         before = [reference(error) for error in interruptions()]
         if before:
             self.__dict__["_before"] = before
 
     def _interruption(self) -> BaseException | None:
-        """What has interrupted the loan and is still being handled; None: nothing."""
+        """Return the interruption of the loan that is being handled; None: none."""
         before = self.__dict__.get("_before", ())
         for error in interruptions():
             if not any(refer() is error for refer in before):
@@ -204,15 +208,15 @@ class Fairy(_ConnectionFairy):
 
 
 def interruptions() -> Iterator[BaseException]:
-    """The errors being handled now that interrupted this greenlet, the latest first.
+    """Return the interruptions that are being handled, the latest first.
 
-    These are kills and timeouts, also behind the errors that were raised while they
-    were handled. Never switches.
+    These are kills and timeouts, and also those in the context of errors that were
+    raised while they were handled. Never switches.
     """
     error = sys.exc_info()[1]
     seen = set()
     while error is not None and id(error) not in seen:
-        # Closing a generator early is no interruption.
+        # Closing a generator is no interruption.
         if not isinstance(error, (Exception, GeneratorExit)):
             yield error
         seen.add(id(error))
@@ -220,40 +224,41 @@ def interruptions() -> Iterator[BaseException]:
 
 
 def interruption() -> BaseException | None:
-    """The latest of the :func:`interruptions`, if there is one. Never switches."""
+    """Return the latest of the :func:`interruptions`; None: none. Never switches."""
     return next(interruptions(), None)
 
 
 def reference(error: BaseException) -> Callable[[], BaseException | None]:
-    """What returns *error* for as long as it exists, and later None.
+    """Return a callable that returns *error* while it exists, and later None.
 
-    An id would not do: the next exception may get the address of a freed one.
+    An id would not suffice: the next exception may get the address of a freed one.
     """
     try:
-        # Weak, because the frames of an error may hold the loan that notes it.
+        # A weak reference, because the frames of an error may hold the loan that notes
+        # it.
         return weakref.ref(error)
     except TypeError:
         return lambda: error
 
 
 def stop_streaming(connection: Any) -> bool:
-    """Forget the rows of PyMySQL that are still to be read; False: no rows.
+    """Discard the unread rows of a PyMySQL connection and terminate it. Never switches.
 
-    The connection must be closed then. Never switches.
+    :return: False: there were no unread rows, and nothing was done.
     """
     result: Any = getattr(connection, "_result", None)
     if not getattr(result, "unbuffered_active", False):
         return False
-    # Else the result's finalizer would read from the closed connection.
+    # Otherwise the result's finalizer would read from the closed connection.
     result.unbuffered_active = False
     terminate_connection(connection)
     return True
 
 
 def terminate_connection(conn: Any) -> None:
-    """Drop the socket under *conn*, if it has one to be found. Never switches.
+    """Close the socket under *conn*, if one can be found. Never switches.
 
-    After that nothing which closes the connection can wait for the other side.
+    After that, closing the connection cannot wait for the server.
     """
     sock = sockets.find_socket(conn)
     if sock is not None:

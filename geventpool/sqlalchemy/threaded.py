@@ -1,6 +1,6 @@
-"""What a pool for engines is in a process that gevent has not patched: a QueuePool.
+"""The pool for engines in a process that gevent has not patched: a QueuePool.
 
-Knows SQLAlchemy's ``QueuePool``; knows nothing of gevent.
+It depends on SQLAlchemy's ``QueuePool``, not on gevent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _deciding = threading.Lock()
 
 
 class ThreadPool(QueuePool):
-    """SQLAlchemy's own pool, which a ``GreenletPool`` has become, for threads."""
+    """SQLAlchemy's own pool for threads. A ``GreenletPool`` becomes one."""
 
     _greenlet_pool: type[GreenletPool]
     _places: Any
 
     @property
     def core(self) -> Any:
-        """The core pool, which lends nothing here."""
+        """The core pool. It lends nothing here."""
         return self._places
 
     def transfer(self, connection: Any, greenlet: Any) -> None:
-        """Do nothing: no end of a greenlet takes a connection back here."""
+        """Do nothing: here no loan ends with a greenlet."""
 
     def recreate(self) -> Any:
-        """A new pool with the same arguments, which looks anew at its process."""
+        """Make a new pool with the same arguments, which checks its process anew."""
         return self._greenlet_pool.recreate(self)  # type: ignore[arg-type]
 
 
@@ -45,9 +45,9 @@ def become_thread_pool(pool: Any) -> None:
     """
     with _deciding:
         if isinstance(pool, ThreadPool):
-            return  # by another thread, meanwhile
+            return  # another thread has done it meanwhile
         pool_size, places = pool.size(), pool._pool
-        # Past the properties of the class that it has still.
+        # Set directly, because the present class has properties of these names.
         pool.__dict__.update(
             _greenlet_pool=type(pool),
             _places=places,
@@ -55,5 +55,5 @@ def become_thread_pool(pool: Any) -> None:
             _overflow_lock=threading.Lock(),
             _pool=QueuePool._queue_class(pool_size, use_lifo=places.use_lifo),
         )
-        # Last: other threads may use it from now on.
+        # The last step, because other threads may use the pool from now on.
         pool.__class__ = ThreadPool

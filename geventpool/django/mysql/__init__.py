@@ -11,9 +11,10 @@
     }
 
 Without ``OPTIONS["pool"]`` it is Django's own backend on PyMySQL. Nothing has to be
-installed as ``MySQLdb``, and a mysqlclient that is there stays what it is.
+installed as ``MySQLdb``. An installed mysqlclient is not changed.
 
-The files: ``upstream.py`` has Django's backend on PyMySQL, ``options.py`` reads the
-settings, ``pools.py`` knows which pools there are, ``session.py`` cleans connections,
-``creation.py`` minds test databases, and ``base.py`` is what Django asks for.
+The files: ``upstream.py`` loads Django's backend on PyMySQL, ``options.py`` reads the
+settings, ``pools.py`` holds the pools of the process, ``session.py`` sets up and resets
+connections, ``creation.py`` creates test databases, and ``base.py`` has the class that
+Django uses.
 """

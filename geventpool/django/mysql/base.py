@@ -1,7 +1,7 @@
-"""What Django asks of a database backend, answered by a pool.
+"""Django's database backend with connections from a pool.
 
-Knows Django's side: when a connection is wanted, when it is given back, and what a
-wrapper may remember of it. Everything that is not about that is Django's own.
+It decides when a connection is borrowed, when it is given back, and what a wrapper may
+keep. All else is Django's own code.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _Upstream: Any = upstream.base.DatabaseWrapper
 
 
 class DatabaseWrapper(_Upstream):  # type: ignore[misc]
-    """Django's connection to a database, which has one of the pool's while it needs it.
+    """Django's connection wrapper, which borrows a connection of the pool.
 
-    Connecting borrows and closing gives back, which Django does at the end of each
+    Connecting borrows, and closing gives back. Django closes at the end of each
     request. Without ``OPTIONS["pool"]``, and in a program that is not monkey-patched,
     such as ``manage.py migrate``, it connects and closes as Django's own does.
     """
@@ -46,9 +46,9 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
     connection: Any
     health_check_done: bool
 
-    #: Where the present connection comes from; None: it is nobody's.
+    #: The pool that has lent the present connection; None: no pool.
     _lent_by: DjangoPool | None = None
-    #: Whether the session is as the settings want it, since the pool has seen to it.
+    #: Whether the pool has set up the session as the settings require.
     _is_set_up = False
     #: Whether the present connection may be lent again.
     _usable = True
@@ -59,9 +59,11 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
 
     @property
     def pool(self) -> DjangoPool | None:
-        """The pool, shared by all greenlets; None if there shall be none. May switch.
+        """The pool, shared by all greenlets; None: the settings want no pool.
 
-        :raises ImproperlyConfigured: the settings are not right.
+        May switch.
+
+        :raises ImproperlyConfigured: the settings are invalid.
         """
         if self.alias == NO_DB_ALIAS:
             return None
@@ -85,33 +87,32 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         return pools.make(self.alias, self.settings_dict, connect, statement)
 
     def close_pool(self) -> None:
-        """Close the pool; the next one who connects makes another. May switch.
+        """Close the pool. The next greenlet that connects makes another. May switch.
 
-        Who waits for a connection is refused. Who holds one may finish, for a few
-        seconds.
+        Waiters get an error. Loans may end normally for a few seconds.
         """
         if wants_pool(self.settings_dict):
             pools.close(self.alias, self.settings_dict)
 
     def copy(self, alias: str | None = None) -> DatabaseWrapper:
-        """Another wrapper for the same database, and for the same pool."""
+        """Make another wrapper for the same database and the same pool."""
         options = {**self.settings_dict["OPTIONS"]}
         given = options.pop("pool", None)
         settings = copy.deepcopy({**self.settings_dict, "OPTIONS": options})
-        # Listeners and callables are themselves, not copies.
+        # Listeners and callables must be the same objects, not copies.
         settings["OPTIONS"]["pool"] = dict(given) if isinstance(given, dict) else given
         return type(self)(settings, self.alias if alias is None else alias)
 
     # Connecting and closing
 
     def get_connection_params(self) -> dict[str, Any]:
-        """The arguments of ``pymysql.connect``."""
+        """Return the arguments of ``pymysql.connect``."""
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """A connection of the pool, or a new one. May switch."""
+        """Borrow a connection of the pool, or open one. May switch."""
         pool = self.pool
         if pool is None:
             return super().get_new_connection(conn_params)
@@ -121,14 +122,15 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
             raise OperationalError(str(error)) from error
         home = self._home()
         if home is not getcurrent() and home is not None and not home.dead:
-            # Opened for a wrapper that others share: it lives as long as that does.
+            # Opened for a wrapper of another greenlet: the loan ends with that
+            # greenlet.
             pool.transfer(conn, home)
         self._lent_by = pool
         self._is_set_up = self._usable = True
         return conn
 
     def init_connection_state(self) -> None:
-        """Set up the session, unless the pool has just done so. May switch."""
+        """Set up the session, unless the pool has already done so. May switch."""
         is_set_up, self._is_set_up = self._is_set_up, False
         if not is_set_up:
             super().init_connection_state()
@@ -143,8 +145,8 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         if pool is None:
             super()._close()
             return
-        # From now on it may be somebody else's. Within atomic Django goes on referring
-        # to a connection that is closed.
+        # From now on another wrapper may have it. Within atomic, Django goes on using
+        # the attribute, so it gets a closed connection.
         conn, self.connection = self.connection, None
         pool.take_back(conn, self._usable)
         if self.in_atomic_block:
@@ -156,14 +158,14 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
         if pool is not None and self.connection is not None:
             pool.take_back(self.connection, usable=False)
 
-    # Is it still good?
+    # Checks of the connection
 
     def is_usable(self) -> bool:
         """Whether the server answers. May switch."""
         if self.connection is None:
             return False
         try:
-            # Never made anew: that would forget the session, and half a transaction.
+            # Never reconnect: that would lose the session and the open transaction.
             self.connection.ping(reconnect=False)
         except pymysql.Error:
             return False
@@ -189,14 +191,14 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
             and self.close_at is not None
             and time.monotonic() >= self.close_at
         ):
-            # Whether it works after an error is for the pool to find out.
+            # After an error, the pool tests whether the connection works.
             self.close()
         else:
             super().close_if_unusable_or_obsolete()
 
     @cached_property  # type: ignore[untyped-decorator]
     def mysql_server_data(self) -> dict[str, Any]:
-        """What the server says of itself; asked once for a pool."""
+        """The properties of the server; read once for each pool."""
         pool = self.pool
         if pool is None:
             data: dict[str, Any] = super().mysql_server_data
@@ -212,7 +214,7 @@ def _after_fork() -> None:  # pragma: no cover (in the child, where nobody count
         return
     for each in connections.all(initialized_only=True):
         if isinstance(each, DatabaseWrapper) and each._lent_by is not None:
-            # Its connection is the parent's, whose place it has no more.
+            # Its connection belongs to the parent process.
             each.close()
 
 

@@ -1,4 +1,4 @@
-"""Test databases: none of them shares a pool with another, or outlives its pool."""
+"""The creation of test databases, each with a pool of its own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["DatabaseCreation"]
 class DatabaseCreation(upstream.base.DatabaseCreation):  # type: ignore[misc]
     """Creates and destroys test databases as Django does.
 
-    A pool belongs to the name of its database. So the test database has its own, and
-    what is left of one is closed when that name is no longer wanted.
+    Each database name has its own pool, so a test database has one as well. The pool is
+    closed before the name changes.
     """
 
     def create_test_db(self, *args: Any, **kwargs: Any) -> Any:
-        """Create the test database, with nothing connected to the real one."""
+        """Create the test database, after closing all connections to the real one."""
         self._close_pool()
         return super().create_test_db(*args, **kwargs)
 
     def destroy_test_db(self, *args: Any, **kwargs: Any) -> Any:
-        """Destroy the test database, or keep it, with nothing connected to it."""
+        """Destroy or keep the test database, after closing all connections to it."""
         self._close_pool()
         return super().destroy_test_db(*args, **kwargs)
 

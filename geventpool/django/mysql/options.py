@@ -1,6 +1,6 @@
-"""What a project's settings say about its pool, as arguments of the pool.
+"""Reads the options of the pool from a project's settings.
 
-Knows settings and the names of options; knows nothing of connections.
+It depends on settings and on the names of options, not on connections.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ __all__ = ["Settings", "check_age", "pool_options", "unpatched", "wants_pool"]
 #: One of ``DATABASES``, as Django has completed it.
 Settings = Mapping[str, Any]
 
-#: What ``OPTIONS["pool"]`` may hold. Where the server is, and how to log in, stands
-#: where Django has it.
+#: The names that ``OPTIONS["pool"]`` may have. The server and the login are in Django's
+#: own settings.
 NAMES = names() | set(inspect.getfullargspec(ConnectionPool.__init__).kwonlyargs)
 
-#: How connections are cleaned. There is no None: closing must end a transaction.
+#: The kinds of reset. None is missing, because closing must end a transaction.
 RESETS = ("needed", "session", "rollback")
 
-#: Seconds unused after which ``CONN_HEALTH_CHECKS`` has a connection answer a ping
-#: before it is lent. That its socket is open and silent is seen each time.
+#: With ``CONN_HEALTH_CHECKS``, a connection that was idle for so many seconds is pinged
+#: before it is lent. Whether its socket is open and has nothing to read is checked each
+#: time.
 PING_AFTER = 30.0
 
 
 def wants_pool(settings: Settings) -> bool:
-    """Whether there shall be a pool. ``{}`` is a pool with nothing but defaults."""
+    """Whether the settings want a pool. ``{}`` is a pool with defaults."""
     given = settings["OPTIONS"].get("pool")
     return given is not None and given is not False
 
 
 def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
-    """The options of the pool of database *alias*.
+    """Return the options of the pool for database *alias*.
 
-    :raises ImproperlyConfigured: there is no such option, or Django could not work
-        with its value.
+    :raises ImproperlyConfigured: an option is unknown, or Django cannot work with its
+        value.
     """
     given = settings["OPTIONS"]["pool"]
     where = f"DATABASES[{alias!r}]['OPTIONS']['pool']"
@@ -67,9 +68,9 @@ def pool_options(alias: str, settings: Settings) -> dict[str, Any]:
 
 
 def unpatched(alias: str, settings: Settings) -> str:
-    """What to do in a process that gevent has not patched.
+    """Return what to do in a process that gevent has not patched.
 
-    :raises ImproperlyConfigured: the settings are not right.
+    :raises ImproperlyConfigured: the settings are invalid.
     """
     try:
         return check_unpatched(pool_options(alias, settings).get("unpatched", STOCK))
@@ -80,9 +81,9 @@ def unpatched(alias: str, settings: Settings) -> str:
 
 
 def check_age(alias: str, settings: Settings) -> None:
-    """See that Django itself keeps no connection.
+    """Check that Django itself does not keep connections.
 
-    :raises ImproperlyConfigured: it would.
+    :raises ImproperlyConfigured: ``CONN_MAX_AGE`` is not 0.
     """
     age = settings["CONN_MAX_AGE"]
     if age != 0:

@@ -1,7 +1,6 @@
 """The pools of this process: one for each database of the settings.
 
-Knows which pool belongs to which settings, and how one is made; knows nothing of what
-Django does with a connection.
+It finds and makes pools by settings. It does not depend on how Django uses connections.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from geventpool.mysql import Connection, ConnectionPool, MySQLConnector
 
 __all__ = ["DjangoPool", "Pools", "pools"]
 
-#: Seconds that closing a pool waits for those who still use its connections.
+#: Seconds that closing a pool waits for the loans to end.
 PATIENCE = 5.0
 
 
 class DjangoPool(ConnectionPool):
-    """A pool whose connections are as Django wants them.
+    """A pool whose connections are set up for Django.
 
     :param connect: arguments of ``pymysql.connect``.
-    :param options: of the pool.
-    :param statement: SQL that sets up a session; None: none is needed.
-    :raises TypeError: an unknown argument, or one of the wrong kind.
+    :param options: the options of the pool.
+    :param statement: SQL that sets up a session; None: not needed.
+    :raises TypeError: an argument is unknown or of the wrong type.
     :raises ValueError: an argument is out of its range, or contradicts another.
     """
 
@@ -62,21 +61,21 @@ class DjangoPool(ConnectionPool):
             connector._reset = reset
 
     def lend(self) -> Connection:
-        """A connection, for :meth:`take_back`. May switch.
+        """Lend a connection, to be given back by :meth:`take_back`. May switch.
 
-        Its own ``close`` ends it, as Django knows it: nobody else gets a connection
+        Its ``close`` closes it, as Django expects: no other borrower gets a connection
         that a :class:`~geventpool.django.mysql.base.DatabaseWrapper` still refers to.
 
-        :raises PoolError: there is none.
+        :raises PoolError: no connection became available.
         """
         conn = self.acquire()
         conn.lender = self._handle
         return conn
 
     def take_back(self, conn: Connection, usable: bool) -> None:
-        """The end of a loan, whichever greenlet says so. Never switches.
+        """End a loan, from any greenlet. Never switches.
 
-        :param usable: False: it must not be lent again.
+        :param usable: False: close the connection.
         """
         try:
             if usable:
@@ -84,12 +83,12 @@ class DjangoPool(ConnectionPool):
             else:
                 self.drop(conn, anyone=True)
         except ConnectionNotFoundError:
-            # The loan is over: its holder died, or the pool was closed or forked.
+            # The loan has ended already: with its holder, with the pool, or by a fork.
             pass
 
 
 class _LoanHandle:
-    """Stands where a connection's ``close`` finds who has lent it."""
+    """The lender that a connection's ``close`` gives the connection back to."""
 
     def __init__(self, pool: Callable[[], DjangoPool | None]) -> None:
         self._pool = pool
@@ -101,20 +100,20 @@ class _LoanHandle:
 
 
 class Pools:
-    """Finds the pool for some settings, and makes it at first use."""
+    """The pools by their settings. Each is made at first use."""
 
     def __init__(self) -> None:
         self._pools: dict[str, list[tuple[object, DjangoPool]]] = {}
         self.forked()
 
     def forked(self) -> None:
-        """Begin anew in a child: whoever was making a pool is not here."""
+        """Make a new lock in a forked child, where the old one may stay locked."""
         self._making = RLock()
 
     def find(self, alias: str, settings: Settings) -> DjangoPool | None:
-        """The pool that there is for database *alias*. Never switches.
+        """Return the pool for database *alias*; None: not yet made. Never switches.
 
-        :param settings: compared by value, as tests change the names of databases.
+        :param settings: compared by value, because tests change the names of databases.
         """
         known = self._pools.get(alias)
         if known:
@@ -131,11 +130,11 @@ class Pools:
         connect: dict[str, Any],
         statement: str | None,
     ) -> DjangoPool:
-        """The pool for database *alias*, made now or meanwhile. May switch.
+        """Return the pool for database *alias*; make it if necessary. May switch.
 
         :param connect: arguments of ``pymysql.connect``.
-        :param statement: SQL that sets up a session; None: none is needed.
-        :raises ImproperlyConfigured: the settings are not right.
+        :param statement: SQL that sets up a session; None: not needed.
+        :raises ImproperlyConfigured: the settings are invalid.
         """
         check_age(alias, settings)
         options = pool_options(alias, settings)
@@ -155,7 +154,7 @@ class Pools:
     def close(self, alias: str, settings: Settings) -> None:
         """Close the pool for database *alias*, if there is one. May switch.
 
-        Whoever asks for it next gets a new one.
+        The next call of :meth:`make` makes a new one.
         """
         pool = self.find(alias, settings)
         if pool is not None:
@@ -168,7 +167,7 @@ class Pools:
 def _key(settings: Settings) -> object:
     options = settings["OPTIONS"]
     given = options["pool"]
-    # Copies: a change of the settings must not change what they are compared to.
+    # Copies, because a later change of the settings must not change the key.
     return (
         settings["NAME"],
         settings["USER"],

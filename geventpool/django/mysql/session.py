@@ -19,10 +19,10 @@ __all__ = ["Opening", "session_reset"]
 
 
 class Opening:
-    """What is done to a new connection before it is lent for the first time.
+    """Sets up a new connection before its first loan.
 
-    :param statement: SQL; None: there is nothing to say.
-    :param configure: what the project has for this itself.
+    :param statement: SQL; None: not needed.
+    :param configure: the project's own callable for this; None: not needed.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Opening:
     def __call__(self, conn: Connection) -> None:
         """Set up *conn*. May switch.
 
-        :raises Exception: it could not be.
+        :raises Exception: the statement or *configure* failed.
         """
         if self._statement is not None:
             with conn.cursor(Cursor) as cursor:
@@ -46,11 +46,11 @@ class Opening:
 def session_reset(
     statement: str | None, configure: Callable[[Any], object] | None, always: bool
 ) -> Session:
-    """A session as new, and *statement* after it, in the same round trip.
+    """Return a reset of the session that runs *statement* in the same round trip.
 
-    :param statement: SQL; None: there is nothing to say.
-    :param configure: called after that.
-    :param always: also if the loan is known to have left nothing.
+    :param statement: SQL; None: not needed.
+    :param configure: called after the reset; None: not needed.
+    :param always: reset also after a loan that is known to have left nothing.
     """
     commands = [] if statement is None else [(COMMAND.COM_QUERY, statement.encode())]
     return Session(configure, lambda conn: commands, always)

@@ -1,9 +1,9 @@
 """Django's own MySQL backend, on PyMySQL.
 
-Django's module imports ``MySQLdb`` and refuses one that is too old. It is executed here
-once more, for us alone, with PyMySQL in that place for as long as that takes: a
-mysqlclient that other databases of the same project use is never touched, and nobody
-else finds a ``MySQLdb`` that is none.
+Django's module imports ``MySQLdb`` and refuses an old version. It is executed here a
+second time, with PyMySQL in the place of ``MySQLdb`` during the import. A mysqlclient
+that other databases of the project use is not changed, and no other code finds PyMySQL
+under that name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["base"]
 
 _NAME = "django.db.backends.mysql.base"
 
-#: Django asks whether mysqlclient is new enough. There is none, so the answer is yes.
+#: A version that passes Django's check of mysqlclient, which is not used here.
 _VERSION = (99, 0, 0, "final", 0)
 
 
 def _mysqldb() -> dict[str, ModuleType]:
-    """PyMySQL under the names Django imports.
+    """Return PyMySQL under the names that Django imports.
 
-    Its submodules are the same objects, so there are no second copies of its errors.
+    The submodules are the same objects, so no second copies of the errors exist.
     """
     module = ModuleType("MySQLdb")
     module.__dict__.update(
@@ -48,7 +48,7 @@ def _mysqldb() -> dict[str, ModuleType]:
 
 @contextmanager
 def _in_place_of(modules: dict[str, ModuleType]) -> Iterator[None]:
-    """For the time of the block *modules* are what an import finds."""
+    """Make imports find *modules* within the block."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
