@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from geventpool.budget import Budget, BudgetStats
@@ -33,8 +32,6 @@ class Home(Protocol[C]):
     """What this asks of the pool."""
 
     ledger: Ledger[C]
-    closed: bool
-    clock: Callable[[], float]
 
     def serve(self) -> None: ...
     def lacking(self) -> int: ...
@@ -105,7 +102,7 @@ class Leases(Generic[C]):
     # What the seat asks.
 
     def lacking(self) -> int:
-        return 0 if self._home.closed else self._home.lacking()
+        return 0 if self._ledger.closed else self._home.lacking()
 
     def serve(self) -> None:
         self._home.serve()
@@ -122,7 +119,7 @@ class Leases(Generic[C]):
 
     def _unused(self) -> list[Entry[C]]:
         """The idle connections that can be given, the one unused for longest first."""
-        before = self._home.clock() - RECENT
+        before = self._ledger.clock() - RECENT
         unused = [
             entry
             for entry in self._ledger.all_in(IDLE)

@@ -1,8 +1,7 @@
 """Who has which connection, and who waits: all of a pool's mutable state.
 
-Knows no sockets, no greenlets' switching and no clock: whoever calls brings the time,
-and whoever waits brings a slot that wakes him. So it can be driven, and is, by
-tests that know nothing of gevent.
+It knows no sockets and no gevent. Callers pass the time to the methods that need it,
+and each waiter knows how to wake its greenlet. So tests can drive it without gevent.
 
 Two rules hold between any two switches:
 
@@ -17,6 +16,7 @@ is kept beside them.
 from __future__ import annotations
 
 import enum
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
 from queue import Empty
@@ -200,6 +200,12 @@ class Ledger(Generic[C]):
         self, idle: IdleQueue, max_connections: int, lifo: bool = True
     ) -> None:
         self.max_connections = max_connections
+        #: so many connections are kept open while nobody needs them
+        self.min_connections = 0
+        #: whether the pool was closed
+        self.closed = False
+        #: seconds, monotonic; a test may replace it
+        self.clock: Callable[[], float] = time.monotonic
         #: whether nobody but its holder can give back a bare loan that is reclaimed
         self.owner_only = False
         self.lifo = lifo

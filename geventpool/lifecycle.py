@@ -12,7 +12,6 @@ only hit what it was aimed at. Room that comes free for whatever reason ends in
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -103,13 +102,10 @@ class Lifecycle(Generic[C]):
         self.expiry = expiry
         self.has_age_limits = expiry.has_age_limits
         self.timeouts = timeouts
-        self.min_connections = min_connections
+        self.ledger.min_connections = min_connections
         self.reaps = reaps
         self.reap_interval = reap_interval
         self._on_sweep = on_sweep
-        #: seconds, monotonic; a test may put a clock of its own here
-        self.clock: Callable[[], float] = time.monotonic
-        self.closed = False
         #: set when anything changes after it was closed
         self.changed = Event()
 
@@ -152,10 +148,6 @@ class Lifecycle(Generic[C]):
         self._can_watch = bool(self.probe) and kind.fileno is not Connector.fileno
         #: nothing to be done when a connection comes back but to note it
         self.return_is_trivial = self.is_unobserved and not self.has_age_limits
-
-    def now(self) -> float:
-        """Seconds by the clock of this stock."""
-        return self.clock()
 
     # Lending and taking back.
 
@@ -237,7 +229,7 @@ class Lifecycle(Generic[C]):
         if max_idle is not None and now - entry.used >= max_idle:
             # Those that say goodbye are still counted, but they do not stay.
             ledger = self.ledger
-            if ledger.size - len(ledger.closing) > self.min_connections:
+            if ledger.size - len(ledger.closing) > self.ledger.min_connections:
                 return CloseReason.IDLE
         return None
 
@@ -251,7 +243,7 @@ class Lifecycle(Generic[C]):
     def end_loan_normally(self, entry: Entry[C]) -> None:
         """End a loan whose borrower left the connection in order. Never switches."""
         if self.observe_use is not None:
-            self.observe_use(self.clock() - entry.since)
+            self.observe_use(self.ledger.clock() - entry.since)
         if self.is_unobserved:
             self._receive(entry)
         else:
@@ -259,7 +251,7 @@ class Lifecycle(Generic[C]):
 
     def _receive_observed(self, entry: Entry[C]) -> None:
         listeners = self.listeners
-        now = self.clock()
+        now = self.ledger.clock()
         used = now - entry.since
         if (
             not self.ledger.waiters
@@ -279,7 +271,7 @@ class Lifecycle(Generic[C]):
     def _receive(self, entry: Entry[C]) -> None:
         """Reset a connection whose loan has ended, if need be, or assign it."""
         if self.has_age_limits:
-            entry.used = entry.alive = self.clock()
+            entry.used = entry.alive = self.ledger.clock()
             if entry.close_reason is None and entry.used >= entry.expires:
                 entry.close_reason = CloseReason.EXPIRED
         on_loan_end = self.on_loan_end
@@ -323,7 +315,7 @@ class Lifecycle(Generic[C]):
             entry.ready_until = self.expiry.ready_until(
                 entry.expires, entry.used, entry.alive
             )
-        ledger.assign(entry, self.clock())
+        ledger.assign(entry, self.ledger.clock())
 
     def _end_loan_of(self, conn: C) -> bool:
         try:
@@ -369,7 +361,7 @@ class Lifecycle(Generic[C]):
         """Measure a loan that ends otherwise than well. Never switches."""
         if entry.state is IN_USE and entry.waiter is None:
             if self.observe_use is not None:
-                self.observe_use(self.clock() - entry.since)
+                self.observe_use(self.ledger.clock() - entry.since)
 
     def _part_with(self, entry: Entry[C], reason: CloseReason) -> None:
         self.end_loan(entry)
@@ -394,7 +386,7 @@ class Lifecycle(Generic[C]):
         """
         if is_reusable and self.close_reason_of(entry) is None:
             self.cancellations.saved += 1
-            entry.used = entry.alive = self.clock()
+            entry.used = entry.alive = self.ledger.clock()
             self.ledger.move(entry, RESETTING)
             self._resetters.put(entry)
             return
@@ -449,7 +441,7 @@ class Lifecycle(Generic[C]):
         :param bool unless_checking: do not open one for a waiter that a check of an
             idle connection may serve.
         """
-        if self.closed:
+        if self.ledger.closed:
             self.changed.set()
         self._check_for_line()
         self.opener.serve(unless_checking)
@@ -458,7 +450,7 @@ class Lifecycle(Generic[C]):
         """Have an idle connection checked for each waiter. Never switches."""
         ledger = self.ledger
         while ledger.idle_queue.qsize() and len(ledger.checking) < len(ledger.waiters):
-            now = self.clock()
+            now = self.ledger.clock()
             entry = self.take_ready(now, len(ledger.waiters))
             if entry is None:
                 return
@@ -466,7 +458,7 @@ class Lifecycle(Generic[C]):
 
     def arrived(self, entry: Entry[C]) -> None:
         """A connection was opened: it goes to the first in line, or is idle."""
-        now = self.clock()
+        now = self.ledger.clock()
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
         self._ensure_watching()
@@ -503,7 +495,7 @@ class Lifecycle(Generic[C]):
                     self.serve(unless_checking=False)
 
     def _passed_check(self, entry: Entry[C]) -> None:
-        entry.alive = self.clock()
+        entry.alive = self.ledger.clock()
         entry.suspect = False
         # assign() computes this anew if there are age limits.
         entry.ready_until = entry.expires
@@ -542,7 +534,7 @@ class Lifecycle(Generic[C]):
 
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
-        now = self.clock()
+        now = self.ledger.clock()
         with self.listeners.held():
             for entry in self.ledger.all_in(IDLE):
                 self._look_at(entry, now)
@@ -558,7 +550,7 @@ class Lifecycle(Generic[C]):
 
     def _ensure_watching(self) -> None:
         """See to it that whoever hangs up is heard, if that is possible."""
-        if self._can_watch and not self.closed:
+        if self._can_watch and not self.ledger.closed:
             if self.watch is None:
                 loop = gevent.get_hub().loop
                 self.watch = HangupWatcher(
@@ -590,20 +582,20 @@ class Lifecycle(Generic[C]):
 
     def ensure_reaper(self) -> None:
         """See to it that a reaper is at work, if one is needed."""
-        if self.closed or (self.reaper is not None and self.reaper.is_alive):
+        if self.ledger.closed or (self.reaper is not None and self.reaper.is_alive):
             return
         pings = self.expiry.ping_interval is not None
-        if self.reaps or self.min_connections or pings:
+        if self.reaps or self.ledger.min_connections or pings:
             self.reaper = Reaper(self, Lifecycle.sweep, self.reap_interval)
             self.opener.fill_to_minimum()
 
     def sweep(self) -> None:
         """What the reaper does each time. *May switch.*"""
         self._on_sweep()
-        began = self.clock()
+        began = self.ledger.clock()
         interval = self.expiry.ping_interval
         for entry in self.ledger.all_in(IDLE):
-            now = self.clock()
+            now = self.ledger.clock()
             stays = not self.reaps or self._look_at(entry, now)
             if stays and interval is not None and now - entry.alive >= interval:
                 self.ledger.withdraw(entry, CHECKING)
@@ -612,7 +604,7 @@ class Lifecycle(Generic[C]):
                 # Not sleep(0): that only turns the callbacks over, and lets no event
                 # of a socket in.
                 gevent.sleep(SLICE / 4, ref=False)
-                began = self.clock()
+                began = self.ledger.clock()
         self.opener.fill_to_minimum()
 
     # Changing them all.
@@ -678,7 +670,7 @@ class Lifecycle(Generic[C]):
 
     def close(self) -> None:
         """Open nothing any more, and part with all. Never switches."""
-        self.closed = True
+        self.ledger.closed = True
         if self.reaper is not None:
             self.reaper.stop()
         self.opener.close()
@@ -735,7 +727,7 @@ class Lifecycle(Generic[C]):
 
     def terminate_all(self) -> None:
         """In a finaliser: the idle connections go, without a word."""
-        self.closed = True
+        self.ledger.closed = True
         if self.watch is not None:
             self.watch.stop()
         for entry in (*self.ledger.entries.values(), *self.ledger.opening):

@@ -48,10 +48,6 @@ class Home(Protocol[C]):
     ledger: Ledger[C]
     connector: Connector[C]
     listeners: Listeners
-    closed: bool
-    min_connections: int
-    #: seconds, monotonic
-    clock: Callable[[], float]
 
     def serve(self) -> None: ...
     def arrived(self, entry: Entry[C]) -> None: ...
@@ -186,7 +182,7 @@ class Opener(Generic[C]):
         if entry not in self._ledger.opening:
             return None
         self._home.ensure_reaper()
-        started = self._home.clock()
+        started = self._ledger.clock()
         try:
             conn = self._open_patiently(entry)
         except (Exception, gevent.Timeout) as error:
@@ -285,10 +281,10 @@ class Opener(Generic[C]):
         # half-opened socket of every failure.
         traceback.clear_frames(error.__traceback__)
         # A copy: the error itself goes to a borrower, and collects its frames.
-        self.failure = (self._home.clock(), _copy_error(error))
+        self.failure = (self._ledger.clock(), _copy_error(error))
 
     def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
-        now = self._home.clock()
+        now = self._ledger.clock()
         self.failure = None
         self._missed = 0
         self.successes += 1
@@ -311,7 +307,7 @@ class Opener(Generic[C]):
             self._ledger.settle(entry)
             self._ledger.move(entry, GONE)
             self._note_failure(error)
-            self._listeners.notify("open_failed", error, self._home.clock() - started)
+            self._listeners.notify("open_failed", error, self._ledger.clock() - started)
             if self._is_exhausted(error):
                 # While one opening pauses because the server is full, the others that
                 # it refuses give way: their waiters stay in line.
@@ -327,7 +323,7 @@ class Opener(Generic[C]):
 
     def _failed(self, error: BaseException, started: float) -> None:
         """An attempt has failed, and not because the server is full."""
-        if self.breaker.failed(self._home.clock(), self._is_loss(error), started):
+        if self.breaker.failed(self._ledger.clock(), self._is_loss(error), started):
             self.search.begin()
             self._listeners.notify("paused", error)
         if self._is_short and self._retry is None:
@@ -377,7 +373,7 @@ class Opener(Generic[C]):
         One that is lost meanwhile is not replaced: a peer that accepts and hangs up
         would be dialled without end.
         """
-        while not self._home.closed and (missing := number - self.successes) > 0:
+        while not self._ledger.closed and (missing := number - self.successes) > 0:
             batch = min(self.breaker.most, missing) - len(self._ledger.opening)
             begun = [self._begin() for _ in range(batch)]
             dials = [dial for dial in begun if dial is not None]
@@ -395,7 +391,9 @@ class Opener(Generic[C]):
     @property
     def _is_short(self) -> bool:
         """Is anything missing of *min_connections*?"""
-        return not self._home.closed and self._ledger.size < self._home.min_connections
+        return (
+            not self._ledger.closed and self._ledger.size < self._ledger.min_connections
+        )
 
     def fill_to_minimum(self) -> None:
         """Begin to open what is missing of *min_connections*."""

@@ -301,7 +301,6 @@ class Pool(Generic[C]):
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._timeout = chosen.timeout
         self._max_waiting = chosen.max_waiting
-        self._min_connections = chosen.min_connections
         self._backoff = chosen.backoff
         self._timeouts = chosen.timeouts
         self._handoff = chosen.handoff
@@ -327,8 +326,6 @@ class Pool(Generic[C]):
             name=self.name,
         )
 
-        self._clock: Callable[[], float] = time.monotonic
-        self._closed = False
         self._budget = chosen.budget
         #: what is measured in this process; None: nothing
         self._measures: Measures | None = Measures() if is_default() else None
@@ -341,22 +338,28 @@ class Pool(Generic[C]):
         if chosen.initial_connections:
             self._prefill(chosen.initial_connections)
 
-    def _begin(self, max_connections: int) -> None:
+    def _begin(
+        self,
+        max_connections: int,
+        clock: Callable[[], float] = time.monotonic,
+        closed: bool = False,
+    ) -> None:
         """Start with nothing: at construction, and in the child after a fork."""
         self._home = Home()
         self._holders = Holders(self._holder_died, self._reclaim)
         lifecycle = self._lifecycle = self._make_lifecycle(
             max_connections=max_connections, on_sweep=self._holders.sweep
         )
-        lifecycle.clock = self._clock
         ledger = self._ledger = lifecycle.ledger
+        ledger.closed = closed
         ledger.owner_only = self._owner_only and self._reclaim
         self._timers = WaitTimers(self._default_timeout, ledger.waiters)
-        self._hub_lag = HubLag(lifecycle.attend, lifecycle.now)
+        self._hub_lag = HubLag(lifecycle.attend, lambda: ledger.clock())
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
 
         # What the uncontended loan touches, bound once.
+        self._clock = ledger.clock = clock
         self._holders_by_id = self._holders.by_id if lifecycle.is_unobserved else {}
         #: who borrowed or gave back last: most often the one who does next
         self._last_holder: Any = _NO_HOLDER
@@ -393,7 +396,8 @@ class Pool(Generic[C]):
 
     def _rule(self, clock: Callable[[], float]) -> None:
         """Tell the time by *clock* from now on: seconds, monotonic. For tests."""
-        self._clock = self._lifecycle.clock = clock
+        # The copy saves each loan a look at the ledger.
+        self._clock = self._ledger.clock = clock
         if self._measures is not None:
             self._make_idle = self._measures.measured(self._put_back, clock)
 
@@ -510,7 +514,7 @@ class Pool(Generic[C]):
             timeout = check_seconds("timeout", timeout)
         if retry is not None:
             check_int("retry", retry)
-        if self._closed:
+        if self._ledger.closed:
             raise PoolClosedError(f"Pool {self.name!r} is closed")
         if self._ledger.is_torn:
             self._lifecycle.recover()
@@ -672,7 +676,7 @@ class Pool(Generic[C]):
 
     def _lost_at_hand_over(self) -> PoolClosedError:
         """Why a connection that was handed to a waiter is not the waiter's."""
-        what = "was closed" if self._closed else "began anew in a forked child"
+        what = "was closed" if self._ledger.closed else "began anew in a forked child"
         return PoolClosedError(f"Pool {self.name!r} {what} while you waited")
 
     def _poll(
@@ -691,7 +695,7 @@ class Pool(Generic[C]):
                 gevent.sleep(min(pause, FAR))
             finally:
                 self._pollers.discard(getcurrent())
-            if self._closed:
+            if self._ledger.closed:
                 raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
             entry = self._fit(self._clock())
             if entry is not None:
@@ -1018,7 +1022,9 @@ class Pool(Generic[C]):
         :raises TypeError: *max_connections* is no whole number.
         :raises ValueError: it is below 1 or below the pool's *min_connections*.
         """
-        check_int("max_connections", max_connections, max(1, self._min_connections))
+        check_int(
+            "max_connections", max_connections, max(1, self._ledger.min_connections)
+        )
         self._check_thread()
         self._lifecycle.resize(self._within_budget(max_connections))
 
@@ -1040,8 +1046,8 @@ class Pool(Generic[C]):
         """
         timeout = check_optional_seconds("timeout", timeout)
         self._check_thread()
-        if not self._closed:
-            self._closed = True
+        if not self._ledger.closed:
+            self._ledger.closed = True
             for waiter in list(self._waiters.values()):
                 error = PoolClosedError(
                     f"Pool {self.name!r} was closed while you waited"
@@ -1115,7 +1121,8 @@ class Pool(Generic[C]):
         """In the child: begin with nothing, and leave the parent's sockets alone."""
         self._holders.by_id.clear()
         self._lifecycle.forget()
-        self._begin(self._ledger.max_connections)
+        ledger = self._ledger
+        self._begin(ledger.max_connections, ledger.clock, ledger.closed)
 
     # Being looked at.
 
@@ -1132,7 +1139,7 @@ class Pool(Generic[C]):
     @property
     def closed(self) -> bool:
         """Was :meth:`close` called?"""
-        return self._closed
+        return self._ledger.closed
 
     def idle_connections(self) -> list[C]:
         """The connections that nobody uses; a copy."""
@@ -1214,13 +1221,13 @@ class Pool(Generic[C]):
             saved=self._lifecycle.cancellations.saved,
             abandoned=self._lifecycle.cancellations.abandoned,
             totals=self._listeners.totals(),
-            min_connections=self._min_connections,
+            min_connections=ledger.min_connections,
             max_idle_connections=ledger.max_connections,
             measured=measured,
         )
 
     def __repr__(self) -> str:
-        state = " closed" if self._closed else ""
+        state = " closed" if self._ledger.closed else ""
         if self._lifecycle.opener.breaker.paused and not state:
             state = " paused"
         return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"

@@ -27,9 +27,6 @@ class Home(Protocol[C]):
     """What is asked of the stock that has lost its server."""
 
     ledger: Ledger[C]
-    closed: bool
-    #: seconds, monotonic
-    clock: Callable[[], float]
 
     def serve(self) -> None: ...
 
@@ -65,7 +62,7 @@ class ServerProbe(Generic[C]):
             # A link and no ``finally``: it may be killed before it has started.
             self.greenlet.rawlink(self._left)
         self._stop_timer()
-        left = self._breaker.grace_left(self._home.clock())
+        left = self._breaker.grace_left(self._ledger.clock())
         if 0 < left < FOREVER:
             self._timer = gevent.get_hub().loop.timer(left, ref=False)
             # update: else it would count from when this turn of the loop began.
@@ -83,7 +80,7 @@ class ServerProbe(Generic[C]):
 
     def can_still_serve(self) -> bool:
         """Whether the waiters may still be served, though nothing can be opened."""
-        now = self._home.clock()
+        now = self._ledger.clock()
         if self._breaker.grace_left(now) > 0:
             return True
         if not self._breaker.paused:
@@ -110,9 +107,9 @@ class ServerProbe(Generic[C]):
         """
         breaker = self._breaker
         while breaker.paused:
-            gevent.sleep(breaker.pause(self._home.clock()))
+            gevent.sleep(breaker.pause(self._ledger.clock()))
             wanted = breaker.demand or self._ledger.waiters
-            if self._home.closed or not (breaker.paused and wanted):
+            if self._ledger.closed or not (breaker.paused and wanted):
                 return
             breaker.demand = False
             if self._ledger.has_room:

@@ -102,7 +102,7 @@ def test_a_closed_pool_with_a_connection_is_found() -> None:
     """Closing it closes all."""
 
     def half_close(pool: Pool[Any]) -> None:
-        pool._closed = True
+        pool._ledger.closed = True
 
     with pytest.raises(AssertionError, match="closed, and not empty"):
         disturb_everywhere(with_pool(use), half_close)

@@ -302,7 +302,7 @@ def test_nothing_is_looked_for_that_is_not_missing(end):
         assert stock.opener._retry is None
         return
     if end == "enough":
-        stock.min_connections = 0
+        stock.ledger.min_connections = 0
     else:
         stock.opener.fill_to_minimum()
     tried = len(connector.calls)

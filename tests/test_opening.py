@@ -216,7 +216,7 @@ def test_an_opening_whose_place_could_not_be_taken_opens_nothing(monkeypatch):
     """The greenlet is there before the place, so that no place can be lost."""
     connector = ScriptedConnector()
     pool = make(connector)
-    pool._lifecycle.min_connections = 1
+    pool._ledger.min_connections = 1
 
     def fail(entry):
         raise MemoryError
@@ -478,9 +478,9 @@ def test_initial_connections_that_are_lost_at_once_are_not_replaced():
     make_stock = Pool._begin
 
     class Known(Pool):
-        def _begin(self, most):
+        def _begin(self, *args):
             holder[:] = [self]
-            make_stock(self, most)
+            make_stock(self, *args)
 
     connector = ScriptedConnector()
     pool = Known(connector, initial_connections=5, listeners=[HangsUp()])

@@ -183,7 +183,7 @@ class RecordPool(Pool[Record]):
         """
         if id(record) in self._ledger.entries:
             return True  # given back twice
-        if self._closed or self.is_full or not self._ledger.has_room:
+        if self.closed or self.is_full or not self._ledger.has_room:
             return False
         if not self._lease(record):
             return False
@@ -256,7 +256,7 @@ class RecordPool(Pool[Record]):
         """
         lifecycle, ledger = self._lifecycle, self._ledger
         # No minimum is kept any more, but borrowers are still served.
-        lifecycle.min_connections = 0
+        ledger.min_connections = 0
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
             if not lifecycle.listeners.is_deaf:

@@ -341,11 +341,11 @@ def borrowing_while_the_reaper_pings(site: Site) -> Scene:
             now += 0.003
             return now
 
-        before, pool._lifecycle.clock = pool._lifecycle.clock, clock
+        before, pool._ledger.clock = pool._ledger.clock, clock
         try:
             pool._lifecycle.sweep()
         finally:
-            pool._lifecycle.clock = before
+            pool._ledger.clock = before
         in_block(pool)
 
     def afterwards() -> None:
