@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from gevent import get_hub
 
 from geventpool.budget import files, locks
-from geventpool.budget.seat import Seat, after_fork
+from geventpool.budget.seat import Seat, after_fork, at_exit
 from geventpool.budget.sharing import Part, in_force
 from geventpool.budget.table import read
 from geventpool.errors import BudgetError
@@ -187,3 +188,4 @@ def _share_of(part: Part, now: float) -> BudgetShare:
 
 
 os.register_at_fork(after_in_child=after_fork)
+atexit.register(at_exit)

@@ -96,6 +96,12 @@ def after_fork() -> None:
         seat.close(forked=True)
 
 
+def at_exit() -> None:
+    """Remove the addresses. The places stay leased: connections may still be open."""
+    for seat in list(_seats):
+        seat.close_mailbox()
+
+
 class Seat:
     """The leases of one pool in one budget.
 
@@ -190,11 +196,18 @@ class Seat:
                     watcher.close()
         self._graces.clear()
         self._timer = self._watcher = None
-        mailbox, self._mailbox = self._mailbox, None
-        if mailbox is not None:
-            mailbox.close(unlink=not forked)
+        self.close_mailbox(unlink=not forked)
         self.table.close()
         _seats.discard(self)
+
+    def close_mailbox(self, unlink: bool = True) -> None:
+        """Hear no messages any more.
+
+        :param unlink: remove the address, which is not a parent's.
+        """
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None:
+            mailbox.close(unlink)
 
     # Leasing.
 

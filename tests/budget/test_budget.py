@@ -98,6 +98,18 @@ def test_a_fork_leaves_the_leases_to_the_parent(tmp_path: Path) -> None:
     parent.give_back()
 
 
+def test_at_exit_only_the_address_goes(tmp_path: Path) -> None:
+    """Connections are open until the process has ended, and so are its places."""
+    budget = Budget(tmp_path / "b", 2)
+    seat = budget.seat("")
+    assert seat.lease()
+    module.at_exit()
+    assert os.listdir(tmp_path) == ["b"]
+    assert budget.stats().held == 1
+    seat.give_back()
+    seat.close()
+
+
 def test_after_a_fork_no_file_is_open(tmp_path: Path) -> None:
     """What the child does at a fork, without one."""
     seat = Budget(tmp_path / "b", 2).seat("")

@@ -1,0 +1,46 @@
+"""Worker processes that share a budget, and a server that counts their connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from benchmarks.budget import TOTAL, Host, Worker
+from geventpool import Budget
+from geventpool.testing import wait_until
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host(3, TOTAL, budget=True)
+    yield host
+    host.close()
+
+
+def is_served(worker: Worker, users: int) -> Callable[[], bool]:
+    """Whether *worker* takes loans with a load of *users*."""
+
+    def ask() -> bool:
+        answer = worker.load(users)
+        assert not answer["failed"]
+        return bool(answer["loans"])
+
+    return ask
+
+
+def test_a_server_never_sees_more_connections_than_the_budget(host: Host) -> None:
+    """Each worker wants all places; one is killed, and one begins in its place."""
+    budget = Budget(host.budget, TOTAL)
+    for worker in host.workers:
+        wait_until(is_served(worker, TOTAL))
+    wait_until(lambda: host.seen()[0] == TOTAL)
+    killed = host.workers.pop()
+    killed.end()
+    assert killed.pid not in [share.pid for share in budget.stats().shares]
+    host.workers.append(host.begin())
+    for worker in host.workers:
+        wait_until(is_served(worker, TOTAL))
+    most, opened = host.seen()
+    assert most <= TOTAL
+    assert opened
