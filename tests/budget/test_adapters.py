@@ -9,6 +9,7 @@ import pytest
 import geventpool.mysql
 import geventpool.redis
 from geventpool import Budget
+from geventpool.django.mysql.options import pool_options
 
 
 @pytest.fixture
@@ -38,3 +39,9 @@ def test_a_pool_for_mysql_takes_a_budget(budget: Budget) -> None:
         assert pool._budget == budget
         assert pool.max_connections == 4
         pool.close(timeout=0)
+
+
+def test_a_pool_for_django_takes_a_budget(budget: Budget) -> None:
+    """Among the other options of the pool, in the settings."""
+    settings = {"OPTIONS": {"pool": {"budget": budget}}, "CONN_HEALTH_CHECKS": False}
+    assert pool_options("default", settings)["budget"] is budget

@@ -169,6 +169,17 @@ def test_nothing_runs_when_nobody_waits(make: Make) -> None:
     until(lambda: one.seat._timer is None and other.seat._timer is None)
 
 
+def test_a_place_that_is_given_is_not_taken_back(make: Make) -> None:
+    """The giver is faster than the one that has to wake first."""
+    one, other = make(total=1), make(total=1)
+    one.want(1)
+    other.want(1)
+    one.used = 0
+    one.seat.give_back()
+    assert not one.seat.lease(wish=False)
+    until(lambda: other.used == 1)
+
+
 def test_who_waits_for_itself_is_served_by_what_it_gives(make: Make) -> None:
     """Two pools of one process may share a budget."""
     one = make(total=1)
