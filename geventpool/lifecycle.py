@@ -24,6 +24,7 @@ from geventpool.breaker import Breaker
 from geventpool.budget import Budget
 from geventpool.cancellation import Cancellations
 from geventpool.connector import Connector, asked
+from geventpool.demand import CHECKERS, RESETTERS
 from geventpool.hangups import HangupWatcher
 from geventpool.holders import Holder
 from geventpool.leases import Leases
@@ -41,7 +42,7 @@ from geventpool.ledger import (
     Ledger,
 )
 from geventpool.listeners import Listeners
-from geventpool.opener import CHECKERS, RESETTERS, Opener, log_failure
+from geventpool.opener import Dialled, Opener, log_failure
 from geventpool.policies import Backoff, Expiry, Outage, Timeouts
 from geventpool.reaper import Reaper
 from geventpool.workers import WorkerGroup, WorkQueue, within
@@ -125,12 +126,16 @@ class Lifecycle(Generic[C]):
         #: the leases of its places; None: there is no budget
         self.leases = None if budget is None else Leases(budget, name, self)
         self.opener = Opener(
-            self,
+            self.ledger,
+            connector,
+            listeners,
             self.workers,
             Breaker(outage, max_connecting),
             backoff,
             timeouts.open,
             self.leases,
+            work=self._dial,
+            on_change=self.serve,
         )
 
         # A verb that the connector leaves as it is costs no call.
@@ -182,7 +187,7 @@ class Lifecycle(Generic[C]):
                 ledger.move(entry, IDLE)
                 ledger.make_idle(entry)
             if lost:
-                self.opener.replace_lost()
+                self.opener.serve(fill=True)
 
     def _passes(self, entry: Entry[C]) -> bool:
         """Whether the probe finds *entry* usable; if not, it is seen to.
@@ -397,9 +402,8 @@ class Lifecycle(Generic[C]):
             self._replace()
 
     def _replace(self) -> None:
-        """A place came free: it serves the line, and *min_connections*."""
-        self.serve()
-        self.opener.replace_lost()
+        """Have a free place used, by a waiter or for *min_connections*."""
+        self.serve(fill=True)
 
     def close_entry(self, entry: Entry[C], reason: CloseReason) -> None:
         """Take leave politely, in a greenlet of ours; until then the place is taken."""
@@ -435,16 +439,17 @@ class Lifecycle(Generic[C]):
 
     # Opening.
 
-    def serve(self, unless_checking: bool = True) -> None:
-        """Room came free, or somebody joined the line: check and open what is needed.
+    def serve(self, unless_checking: bool = True, fill: bool = False) -> None:
+        """Check and open what is needed. Never switches.
 
-        :param bool unless_checking: do not open one for a waiter that a check of an
-            idle connection may serve.
+        Called when a place is free, and when there is one more waiter.
+
+        :param bool unless_checking: as for :meth:`Opener.serve`; so is *fill*.
         """
         if self.ledger.closed:
             self.changed.set()
         self._check_for_line()
-        self.opener.serve(unless_checking)
+        self.opener.serve(unless_checking, fill)
 
     def _check_for_line(self) -> None:
         """Have an idle connection checked for each waiter. Never switches."""
@@ -456,8 +461,38 @@ class Lifecycle(Generic[C]):
                 return
             ledger.assign(entry, now)
 
-    def arrived(self, entry: Entry[C]) -> None:
-        """A connection was opened: it goes to the first in line, or is idle."""
+    def _dial(self, entry: Entry[C]) -> BaseException | None:
+        """Open the connection of *entry*, in a greenlet of the pool. May switch.
+
+        :return: why it could not be opened; None: it is open, or not needed any more.
+        """
+        if entry not in self.ledger.opening:
+            return None
+        self.ensure_reaper()
+        # In no local variable: the traceback of an error keeps this frame alive, and
+        # the error the frames of its borrower.
+        return self._conclude(entry, self._try_to_open(entry))
+
+    def _try_to_open(self, entry: Entry[C]) -> Dialled[C]:
+        try:
+            return self.opener.dial(entry)
+        except BaseException:
+            # The place is free.
+            self.serve()
+            raise
+
+    def _conclude(self, entry: Entry[C], dialled: Dialled[C]) -> BaseException | None:
+        """Assign the opened connection, or refuse its waiter. Never switches."""
+        if entry.state is not GONE:
+            with self.listeners.held():
+                self.opener.register(entry, dialled)
+                if dialled.error is None:
+                    self._start(entry)
+                self.serve(fill=dialled.error is None)
+        return dialled.error
+
+    def _start(self, entry: Entry[C]) -> None:
+        """Assign a connection that was just opened."""
         now = self.ledger.clock()
         entry.expires = self.expiry.expires(now)
         entry.used = entry.alive = now
@@ -587,7 +622,7 @@ class Lifecycle(Generic[C]):
         pings = self.expiry.ping_interval is not None
         if self.reaps or self.ledger.min_connections or pings:
             self.reaper = Reaper(self, Lifecycle.sweep, self.reap_interval)
-            self.opener.fill_to_minimum()
+            self.opener.serve(retry=True)
 
     def sweep(self) -> None:
         """What the reaper does each time. *May switch.*"""
@@ -605,7 +640,7 @@ class Lifecycle(Generic[C]):
                 # of a socket in.
                 gevent.sleep(SLICE / 4, ref=False)
                 began = self.ledger.clock()
-        self.opener.fill_to_minimum()
+        self.opener.serve(retry=True)
 
     # Changing them all.
 

@@ -1,25 +1,25 @@
-"""Opening connections: when, how many at a time, and what a failure does.
+"""Opening connections: begin as many as are needed, and note how each attempt ends.
 
-Decides when to open, and does it in greenlets of the pool. Three things may be in the
-way: nothing (a connection is opened if the waiters outnumber those under way), a
-server that is full (one attempt at a time is repeated), and a server that cannot be
-reached (it is looked for; see ``server_probe.py``). What becomes of an open connection
-is the stock's business.
+An attempt that the server refuses because it is full is repeated after a pause, one at
+a time. A server that cannot be reached is looked for; see ``server_probe.py``. What
+becomes of an open connection is decided elsewhere: :meth:`Opener.dial` returns it.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from errno import ECONNABORTED
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gevent
 
 from geventpool.breaker import Breaker
 from geventpool.connector import Connector, asked
+from geventpool.demand import Demand, demand
 from geventpool.leases import Leases
 from geventpool.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool.listeners import Listeners
@@ -27,54 +27,65 @@ from geventpool.policies import Backoff, safe_repr
 from geventpool.server_probe import ServerProbe
 from geventpool.workers import WorkerGroup, within
 
-__all__ = ["CHECKERS", "RESETTERS", "Opener", "log_failure"]
+__all__ = ["Dialled", "Opener", "log_failure"]
 
 C = TypeVar("C")
 
 log = logging.getLogger("geventpool")
 
-#: So many returned connections are reset at a time, and may serve as many waiters.
-RESETTERS = 64
-#: So many idle connections are pinged at a time, and may serve as many waiters.
-CHECKERS = 8
 #: An attempt to open that has taken so many seconds may never end. From then on it
 #: counts against *max_connections* only, so that it delays nobody else.
 SLOW = 1.0
 
 
-class Home(Protocol[C]):
-    """What the opener asks of the stock it works for."""
+class Dialled(Generic[C]):
+    """How an attempt to open a connection ended.
 
-    ledger: Ledger[C]
-    connector: Connector[C]
-    listeners: Listeners
+    :param conn: the connection; None: there is none.
+    :param error: why it cannot be used; None: it can, or nobody needs it.
+    :param float started: when the attempt began, by the pool's clock.
+    """
 
-    def serve(self) -> None: ...
-    def arrived(self, entry: Entry[C]) -> None: ...
-    def ensure_reaper(self) -> None: ...
+    __slots__ = ("conn", "error", "started")
+
+    def __init__(
+        self, conn: C | None, error: BaseException | None, started: float
+    ) -> None:
+        self.conn = conn
+        self.error = error
+        self.started = started
 
 
 class Opener(Generic[C]):
-    """Opens the connections of one stock.
+    """Opens the connections of one pool, and knows how that went last.
 
-    :param home: that stock.
     :param float limit: seconds that one opening may take.
     :param leases: each place is leased of these first; None: there is no budget.
+    :param work: what the greenlet of an opening runs: it calls :meth:`dial` and
+        :meth:`register`, and returns the error or None.
+    :param on_change: called by timers and greenlets after which there may be more to
+        open.
     """
 
     def __init__(
         self,
-        home: Home[C],
+        ledger: Ledger[C],
+        connector: Connector[C],
+        listeners: Listeners,
         workers: WorkerGroup,
         breaker: Breaker,
         backoff: Backoff,
         limit: float,
-        leases: Leases[C] | None = None,
+        leases: Leases[C] | None,
+        *,
+        work: Callable[[Entry[C]], BaseException | None],
+        on_change: Callable[[], object],
     ) -> None:
-        self._home = home
-        self._ledger = home.ledger
-        self._connector = home.connector
-        self._listeners = home.listeners
+        self._ledger = ledger
+        self._connector = connector
+        self._listeners = listeners
+        self._work = work
+        self._on_change = on_change
         self._workers = workers
         self.breaker = breaker
         self.backoff = backoff
@@ -88,57 +99,53 @@ class Opener(Generic[C]):
         self.successes = 0
         #: the last failure to open and when it was; None after a success
         self.failure: tuple[float, BaseException] | None = None
-        self.search = ServerProbe(home, workers, breaker, self._look)
+        self.search = ServerProbe(ledger, workers, breaker, self._look, on_change)
         #: the timer of the next attempt for *min_connections*, and how many have failed
         self._retry: Any = None
         self._missed = 0
 
-    def serve(self, unless_checking: bool = True) -> None:
-        """Open what the waiters need. Never switches.
-
-        A connection is opened only if the waiters outnumber those under way: most
-        bursts are served by returned connections before a new one is there. (An idea
-        of HikariCP.) A connection that is being reset is under way too, unless its
-        reset takes long.
+    def serve(
+        self, unless_checking: bool = True, fill: bool = False, retry: bool = False
+    ) -> None:
+        """Begin to open what is needed. Never switches.
 
         :param bool unless_checking: do not open one for a waiter that a check of an
             idle connection may serve.
+        :param bool fill: open what *min_connections* lack too, unless the last attempt
+            failed: then a timer does that, and the next sweep.
+        :param bool retry: open it although the last attempt failed.
         """
         ledger = self._ledger
         if self.breaker.paused and ledger.waiters:
             self._fail_waiters()
-        limit = self.dial_limit
-        while ledger.waiters and ledger.has_room and self._under_way < limit:
-            waiter = ledger.next_unattempted()
-            if waiter is None or self._expected(unless_checking) >= len(ledger.waiters):
+        fills = retry or (fill and self.failure is None)
+        while any(needed := self._demand(unless_checking)):
+            # Each waiter has one attempt at most that was begun for it.
+            waiter = ledger.next_unattempted() if needed.waiters else None
+            if waiter is None and not (fills and needed.minimum):
                 return
             if self._begin(waiter) is None:
                 return
 
-    def _expected(self, unless_checking: bool) -> int:
-        """How many connections waiters may soon get."""
-        ledger = self._ledger
-        expected = self._under_way
-        expected += min(len(ledger.resetting), RESETTERS) - len(ledger.lagging)
-        if unless_checking:
-            expected += min(len(ledger.checking), CHECKERS)
-        return expected
+    def _demand(self, count_checks: bool = True) -> Demand:
+        return demand(
+            self._ledger, self._under_way, self.dial_limit, count_checks=count_checks
+        )
 
     def lacking(self) -> int:
-        """How many more connections would be opened now if there were places."""
+        """How many more connections waiters would get if there were places."""
         if not self.dial_limit:
             return 0
-        ledger = self._ledger
-        lacking = len(ledger.waiters) - self._expected(True)
-        return max(0, min(lacking, ledger.max_connections - ledger.size))
+        under_way = self._under_way
+        return demand(self._ledger, under_way, sys.maxsize).waiters
 
     def _begin(
         self, waiter: Waiter[C] | None = None
     ) -> gevent.Greenlet[..., Any] | None:
         """Take a place and have a connection opened for it. Does not switch.
 
-        :param slot: the waiter it is for; None: for the stock.
-        :return: the greenlet that does it; see :meth:`_dial`. None: the budget of all
+        :param waiter: the one it is for; None: nobody in particular.
+        :return: the greenlet that does it; see *work*. None: the budget of all
             processes has no place.
         """
         if self._leases is not None and not self._leases.lease(waiter is not None):
@@ -146,7 +153,7 @@ class Opener(Generic[C]):
         # The place is taken last: if spawning fails, only the lease has to be undone.
         entry: Entry[C] = Entry(waiter)
         try:
-            dial = self._workers.spawn(self._dial, entry)
+            dial = self._workers.spawn(self._work, entry)
         except BaseException:
             if self._leases is not None:
                 self._leases.give_back()
@@ -161,6 +168,7 @@ class Opener(Generic[C]):
         """The greenlet that was to open *entry* is dead, in the hub."""
         if entry.state is OPENING and entry in self._ledger.opening:
             self._interrupted(entry, gevent.GreenletExit())
+            self._on_change()
         if self._leases is not None and not hasattr(entry, "conn"):
             # The lease of a connection that was opened is given back by the ledger.
             self._leases.give_back()
@@ -174,34 +182,38 @@ class Opener(Generic[C]):
         """How many connections may be opened at a time at present."""
         return min(1, self.breaker.limit) if self.refused else self.breaker.limit
 
-    def _dial(self, entry: Entry[C]) -> BaseException | None:
-        """Open a connection, in a greenlet of the pool. *May switch.*
+    def dial(self, entry: Entry[C]) -> Dialled[C]:
+        """Open a connection for *entry*. May switch.
 
-        :return: why it could not be opened; None: it is open.
+        To be called in a greenlet of the pool. An interruption frees the place.
+
+        :return: for :meth:`register`, unless *entry* is GONE meanwhile.
         """
-        if entry not in self._ledger.opening:
-            return None
-        self._home.ensure_reaper()
         started = self._ledger.clock()
         try:
             conn = self._open_patiently(entry)
         except (Exception, gevent.Timeout) as error:
             # A Timeout that a driver sets up for itself is its way to fail.
-            if entry.state is not GONE:
-                self._not_opened(entry, error, started)
-            return error
+            return Dialled(None, error, started)
         except BaseException as error:
             if entry.state is not GONE:
                 self._interrupted(entry, error)
             raise
         if entry.state is GONE:
             log_failure(self._connector.terminate, conn)
-            return None
-        if (unfit := self._unfit(conn)) is not None:
-            self._not_opened(entry, unfit, started)
-            return unfit
-        self._opened(entry, conn, started)
-        return None
+            return Dialled(None, None, started)
+        return Dialled(conn, self._unfit(conn), started)
+
+    def register(self, entry: Entry[C], dialled: Dialled[C]) -> None:
+        """Note how the opening of *entry* ended. Never switches.
+
+        A failure frees the place, and its waiter gets the error, unless it may be
+        served in another way. To be called while the listeners are held.
+        """
+        if dialled.error is None:
+            self._opened(entry, dialled)
+        else:
+            self._not_opened(entry, dialled.error, dialled.started)
 
     def _unfit(self, conn: C) -> Exception | None:
         """Why what the connector opened cannot be lent; None: it can."""
@@ -222,7 +234,6 @@ class Opener(Generic[C]):
             # open() that always ends so must not be called without end.
             if waiter.interrupted > 1:
                 self._ledger.fail(waiter, _told(error))
-        self._home.serve()
 
     def _open_patiently(self, entry: Entry[C]) -> C:
         """Open; while the server is full, and as long as somebody waits, try again."""
@@ -257,7 +268,7 @@ class Opener(Generic[C]):
     def _is_slow(self, entry: Entry[C]) -> None:
         """In the hub."""
         self.slow.add(entry)
-        self._home.serve()
+        self._on_change()
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self.backoff.retries
@@ -283,41 +294,36 @@ class Opener(Generic[C]):
         # A copy: the error itself goes to a borrower, and collects its frames.
         self.failure = (self._ledger.clock(), _copy_error(error))
 
-    def _opened(self, entry: Entry[C], conn: C, started: float) -> None:
+    def _opened(self, entry: Entry[C], dialled: Dialled[C]) -> None:
         now = self._ledger.clock()
+        conn: Any = dialled.conn
         self.failure = None
         self._missed = 0
         self.successes += 1
-        with self._listeners.held():
-            self._ledger.settle(entry)
-            self._ledger.opened(entry, conn)
-            outage = self.breaker.succeeded(now)
-            self._listeners.notify("opened", conn, now - started)
-            if outage is not None:
-                self._listeners.notify("resumed", outage)
-            self._home.arrived(entry)
-            self._home.serve()
-            self.replace_lost()
+        self._ledger.settle(entry)
+        self._ledger.opened(entry, conn)
+        outage = self.breaker.succeeded(now)
+        self._listeners.notify("opened", conn, now - dialled.started)
+        if outage is not None:
+            self._listeners.notify("resumed", outage)
 
     def _not_opened(
         self, entry: Entry[C], error: BaseException, started: float
     ) -> None:
         waiter = entry.waiter
-        with self._listeners.held():
-            self._ledger.settle(entry)
-            self._ledger.move(entry, GONE)
-            self._note_failure(error)
-            self._listeners.notify("open_failed", error, self._ledger.clock() - started)
-            if self._is_exhausted(error):
-                # While one opening pauses because the server is full, the others that
-                # it refuses give way: their waiters stay in line.
-                stays = bool(self.refused)
-            else:
-                self._failed(error, started)
-                stays = self.search.can_still_serve()
-            if waiter is not None and not stays:
-                self._ledger.fail(waiter, error)
-            self._home.serve()
+        self._ledger.settle(entry)
+        self._ledger.move(entry, GONE)
+        self._note_failure(error)
+        self._listeners.notify("open_failed", error, self._ledger.clock() - started)
+        if self._is_exhausted(error):
+            # While one opening pauses because the server is full, the others that it
+            # refuses give way: their waiters stay in line.
+            stays = bool(self.refused)
+        else:
+            self._failed(error, started)
+            stays = self.search.can_still_serve()
+        if waiter is not None and not stays:
+            self._ledger.fail(waiter, error)
 
     # While the server cannot be reached.
 
@@ -330,7 +336,7 @@ class Opener(Generic[C]):
             # Nobody may ask for long, and the next sweep may be minutes away.
             loop = gevent.get_hub().loop
             self._retry = loop.timer(self.backoff.delay(self._missed), ref=False)
-            self._retry.start(self._stock_up_again, update=True)
+            self._retry.start(self._retry_minimum, update=True)
             self._missed += 1
 
     def _is_loss(self, error: BaseException) -> bool:
@@ -395,28 +401,16 @@ class Opener(Generic[C]):
             not self._ledger.closed and self._ledger.size < self._ledger.min_connections
         )
 
-    def fill_to_minimum(self) -> None:
-        """Begin to open what is missing of *min_connections*."""
-        while self._is_short and self._under_way < self.dial_limit:
-            if self._begin() is None:
-                return
-
-    def _stock_up_again(self) -> None:
-        """In the hub. One attempt: a success begins the others."""
+    def _retry_minimum(self) -> None:
+        """In the hub: make one attempt. A success begins the others."""
         self._end_retry()
-        if self._is_short and self._under_way < self.dial_limit:
+        if self._demand().minimum:
             self._begin()
 
     def _end_retry(self) -> None:
         timer, self._retry = self._retry, None
         if timer is not None:
             timer.close()
-
-    def replace_lost(self) -> None:
-        """Stock up for one that went, unless the server is down."""
-        # After a failure a timer tries again, and so does the next sweep.
-        if self.failure is None:
-            self.fill_to_minimum()
 
 
 def _told(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ Knows the breaker, the line and the loans. Opens nothing itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gevent
 
@@ -23,30 +23,23 @@ C = TypeVar("C")
 SHORT_LOAN = 1.0
 
 
-class Home(Protocol[C]):
-    """What is asked of the stock that has lost its server."""
-
-    ledger: Ledger[C]
-
-    def serve(self) -> None: ...
-
-
 class ServerProbe(Generic[C]):
     """Ends the outages of one stock.
 
-    :param home: that stock.
     :param look: opens one connection for the waiters. May switch.
+    :param on_change: called when waiters may be served or must be refused.
     """
 
     def __init__(
         self,
-        home: Home[C],
+        ledger: Ledger[C],
         workers: WorkerGroup,
         breaker: Breaker,
         look: Callable[[], object],
+        on_change: Callable[[], object],
     ) -> None:
-        self._home = home
-        self._ledger = home.ledger
+        self._ledger = ledger
+        self._on_change = on_change
         self._workers = workers
         self._breaker = breaker
         self._look = look
@@ -71,7 +64,7 @@ class ServerProbe(Generic[C]):
     def _grace_is_over(self) -> None:
         """In the hub: an attempt may hang, so it is not for that greenlet to tell."""
         self._stop_timer()
-        self._home.serve()
+        self._on_change()
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -118,14 +111,14 @@ class ServerProbe(Generic[C]):
     def _left(self, greenlet: object) -> None:
         if self._breaker.paused and greenlet is self.greenlet:
             self._breaker.half_open()
-            self._home.serve()
+            self._on_change()
 
     def resume(self) -> None:
         """Let the next caller try the server again, if it could not be reached."""
         if self._breaker.paused and self.greenlet is not None:
             self.greenlet.kill(block=False)
             self._breaker.half_open()
-            self._home.serve()
+            self._on_change()
 
     def close(self) -> None:
         """Look for no server any more."""

@@ -304,9 +304,9 @@ def test_nothing_is_looked_for_that_is_not_missing(end):
     if end == "enough":
         stock.ledger.min_connections = 0
     else:
-        stock.opener.fill_to_minimum()
+        stock.opener.serve(retry=True)
     tried = len(connector.calls)
-    stock.opener._stock_up_again()
+    stock.opener._retry_minimum()
     gevent.idle()
     assert len(connector.calls) == tried + (end == "busy")
     assert pool_greenlets(pool)

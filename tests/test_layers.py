@@ -41,7 +41,9 @@ CORE: dict[str, set[str]] = {
     "workers": {"deadline"},
     "hangups": set(),
     "server_probe": {"breaker", "ledger", "workers"},
+    "demand": {"ledger"},
     "opener": {
+        "demand",
         "leases",
         "breaker",
         "connector",
@@ -53,6 +55,7 @@ CORE: dict[str, set[str]] = {
     },
     "cancellation": {"connector", "ledger", "policies", "workers"},
     "lifecycle": {
+        "demand",
         "budget",
         "cancellation",
         "leases",

@@ -223,7 +223,7 @@ def test_an_opening_whose_place_could_not_be_taken_opens_nothing(monkeypatch):
 
     monkeypatch.setattr(pool._ledger, "reserve", fail)
     with pytest.raises(MemoryError):
-        pool._lifecycle.opener.fill_to_minimum()
+        pool._lifecycle.opener.serve(retry=True)
     monkeypatch.undo()
     gevent.idle()
     assert not connector.calls
