@@ -18,6 +18,7 @@ from typing import Any
 from geventpool.budget import BudgetStats
 from geventpool.ledger import CloseReason
 from geventpool.measured import FrozenCounts, Measured, as_plain
+from geventpool.reports import IdleHold, Leak
 
 __all__ = [
     "Listeners",
@@ -61,6 +62,15 @@ class PoolListener:
 
     def closed(self, conn: Any, reason: CloseReason) -> None:
         """A connection left the pool; its socket is closed now or very soon."""
+
+    def leaked(self, conn: Any, seconds: float, borrowed_at: str, place: str) -> None:
+        """A loan lasts longer than *leak_after*; called once for each loan.
+
+        *borrowed_at* is the line that borrowed, *place* the line of the holder now.
+        """
+
+    def leak_ended(self, conn: Any, seconds: float, borrowed_at: str) -> None:
+        """A loan that was reported has ended, after at most *seconds*."""
 
 
 class LogListener(PoolListener):
@@ -107,6 +117,8 @@ class Totals:
     waited: int = 0
     exhausted: int = 0
     released: int = 0
+    leaked: int = 0
+    leak_ended: int = 0
     opening_seconds: float = 0.0
     outage_seconds: float = 0.0
     waiting_seconds: float = 0.0
@@ -153,6 +165,12 @@ class Counters(PoolListener):
     def closed(self, conn: Any, reason: CloseReason) -> None:
         self._closed[reason] += 1
 
+    def leaked(self, conn: Any, seconds: float, borrowed_at: str, place: str) -> None:
+        self._sums["leaked"] += 1
+
+    def leak_ended(self, conn: Any, seconds: float, borrowed_at: str) -> None:
+        self._sums["leak_ended"] += 1
+
     def snapshot(self) -> Totals:
         """What happened so far; does not change any more."""
         return Totals(
@@ -184,6 +202,9 @@ class PoolStats:
     :param max_idle_connections: so many may be idle.
     :param measured: times and counts, if the pool is measured; else None. See
         :meth:`geventpool.Pool.measure`.
+    :param leaks: the lines whose loans lasted longer than *leak_after*.
+    :param idle_holds: the lines that held connections while their sockets were idle
+        and other greenlets waited.
     """
 
     name: str
@@ -205,6 +226,8 @@ class PoolStats:
     min_connections: int = 0
     max_idle_connections: int = 0
     measured: Measured | None = None
+    leaks: tuple[Leak, ...] = ()
+    idle_holds: tuple[IdleHold, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: dicts, numbers, text. Never switches."""

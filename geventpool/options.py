@@ -81,6 +81,10 @@ def _above_zero(name: str, value: Any) -> float:
     return interval
 
 
+def _optional_above_zero(name: str, value: Any) -> float | None:
+    return None if value is None else _above_zero(name, value)
+
+
 def _text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {safe_repr(value)}")
@@ -206,6 +210,13 @@ class PoolOptions:
     reclaim: bool = _flag(
         True, "a greenlet that ends loses the connections that it holds"
     )
+    leak_after: float | None = option(
+        None,
+        "seconds, above 0, or None",
+        _optional_above_zero,
+        "number",
+        "a loan that lasts longer is reported, with the line that borrowed",
+    )
     listeners: Iterable[PoolListener] = option(
         (), "PoolListener objects", _listeners, "", "they are told what happens"
     )
@@ -293,6 +304,7 @@ class MoreKeywords(TypedDict, total=False):
     handoff: bool
     owner_only: bool
     reclaim: bool
+    leak_after: float | None
     listeners: Iterable[PoolListener]
     timeouts: Timeouts
     outage: Outage

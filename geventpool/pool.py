@@ -52,6 +52,7 @@ from geventpool.hub_lag import HubLag
 from geventpool.ledger import FOREVER, IDLE, IN_USE, CloseReason, Entry, State, anyone
 from geventpool.lifecycle import Lifecycle
 from geventpool.listeners import Listeners, PoolStats
+from geventpool.loan_watch import LoanWatch, weak_call
 from geventpool.measures import Measures, is_default
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import (
@@ -239,6 +240,8 @@ class Pool(Generic[C]):
         taken one by :meth:`acquire` itself, such as a worker that it was handed to.
     :param bool reclaim: a greenlet that dies with a connection it took by
         :meth:`acquire` loses it: the connection is closed and its place is free.
+    :param leak_after: seconds after which a loan is reported once, to the log and to
+        listeners, with the line that borrowed and the line of its holder; None: never.
     :param listeners: :class:`~geventpool.PoolListener` objects.
     :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
         take.
@@ -308,6 +311,7 @@ class Pool(Generic[C]):
         self._default_timeout = self._patience(None, None)
         self._reclaim = chosen.reclaim
         self._owner_only = chosen.owner_only
+        self._leak_after = chosen.leak_after
         self._listeners = Listeners(chosen.listeners)
         self._make_lifecycle: Callable[..., Lifecycle[C]] = partial(
             Lifecycle,
@@ -354,7 +358,12 @@ class Pool(Generic[C]):
         ledger.closed = closed
         ledger.owner_only = self._owner_only and self._reclaim
         self._timers = WaitTimers(self._default_timeout, ledger.waiters)
-        self._hub_lag = HubLag(lifecycle.attend, lambda: ledger.clock())
+        on_change = weak_call(self._choose_path)
+        self._watch = LoanWatch(
+            self.name, ledger, self._listeners, self._leak_after, on_change
+        )
+        attend = self._watch.sampling(lifecycle.attend)
+        self._hub_lag = HubLag(attend, lambda: ledger.clock())
         #: greenlets that poll because *handoff* is off
         self._pollers: set[greenlet] = set()
 
@@ -379,6 +388,14 @@ class Pool(Generic[C]):
         )
         if self._measures is not None:
             self._begin_measuring()
+        self._choose_path()
+
+    def _choose_path(self) -> None:
+        """Take the fast path, unless it is to be noted where the next loan begins."""
+        is_fast = self._lifecycle.is_unobserved and not self._watch.is_wanted
+        self._is_unobserved = is_fast
+        self._holders_by_id = self._holders.by_id if is_fast else {}
+        self._last_holder = _NO_HOLDER
 
     def _within_budget(self, max_connections: int) -> int:
         """How many places the pool may have at most."""
@@ -549,6 +566,7 @@ class Pool(Generic[C]):
         # another greenlet is interrupted meanwhile.
         entry.holder = anyone
         try:
+            self._watch.note(entry)
             self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
             # A listener was interrupted: the borrower will never know of the entry.
@@ -719,6 +737,8 @@ class Pool(Generic[C]):
         since = self._lifecycle.opener.breaker.since
         if since is not None:
             remarks.append(("no connection could be opened for {:.1f} s", now - since))
+        if self._watch.idle_holds.worst is not None:
+            remarks.append(("{}", self._watch.idle_holds.worst))
         error = kind(Refusal(self.name, kind, waited, self._ledger, now, remarks))
         if (
             self._lifecycle.opener.failure is not None
@@ -1200,6 +1220,7 @@ class Pool(Generic[C]):
         """How the pool stands at this moment; does not change any more."""
         ledger, measures = self._ledger, self._measures
         leases = self._lifecycle.leases
+        leaks = self._watch.leaks
         measured = None
         if measures is not None:
             lag = self._hub_lag.measured()
@@ -1224,6 +1245,8 @@ class Pool(Generic[C]):
             min_connections=ledger.min_connections,
             max_idle_connections=ledger.max_connections,
             measured=measured,
+            leaks=() if leaks is None else tuple(leaks.report()),
+            idle_holds=tuple(self._watch.idle_holds.report()),
         )
 
     def __repr__(self) -> str:

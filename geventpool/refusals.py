@@ -43,7 +43,7 @@ class Refusal:
     :param kind: which error it is for.
     :param float waited: for how many seconds the caller did.
     :param float now: the time by the pool's clock.
-    :param remarks: each a format with its number, put behind the counts.
+    :param remarks: each a format with its value, put behind the counts.
     """
 
     __slots__ = ("_make", "_text")
@@ -69,7 +69,7 @@ class Refusal:
         def make() -> str:
             preface = _PREFACE[kind].format(waited)
             parts = [f"Pool {name!r} exhausted: {preface} ({worded(facts)})"]
-            parts += [remark.format(number) for remark, number in remarks]
+            parts += [remark.format(value) for remark, value in remarks]
             parts += [f"held by {each.loan()}" for each in seen]
             return "; ".join(parts)
 

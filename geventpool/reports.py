@@ -19,7 +19,17 @@ import greenlet
 
 from geventpool.ledger import Entry, Ledger, anyone
 
-__all__ = ["Loan", "Sighting", "summary", "loans", "name_of", "numbers", "worded"]
+__all__ = [
+    "IdleHold",
+    "Leak",
+    "Loan",
+    "Sighting",
+    "summary",
+    "loans",
+    "name_of",
+    "numbers",
+    "worded",
+]
 
 #: A name is shown up to so many characters.
 NAME = 60
@@ -45,6 +55,46 @@ class Loan:
 
     def __str__(self) -> str:
         return f"{self.holder} for {self.seconds:.1f} s, now at {self.place}"
+
+
+@dataclass(frozen=True)
+class IdleHold:
+    """A line that holds connections while their sockets are idle.
+
+    :param str borrowed_at: the line at which they are borrowed.
+    :param str waits_at: where their holders wait most often meanwhile.
+    :param float share: of the time that they are held, 0 to 1.
+    :param int samples: on how many samples this rests.
+    """
+
+    borrowed_at: str
+    waits_at: str
+    share: float
+    samples: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.borrowed_at} holds a connection {self.share:.0%} of the time while "
+            f"it waits at {self.waits_at}"
+        )
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Loans of one line that lasted longer than *leak_after*.
+
+    :param str borrowed_at: the line that borrowed.
+    :param str place: where the holder of the last one stood when it was reported.
+    :param int count: how many there were.
+    :param int open: how many of them have not come back.
+    :param float longest: the longest of them, in seconds.
+    """
+
+    borrowed_at: str
+    place: str
+    count: int
+    open: int
+    longest: float
 
 
 def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:

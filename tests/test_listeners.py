@@ -35,6 +35,8 @@ EVENTS = {
     "exhausted": (3.0,),
     "released": (CONN, 4.0),
     "closed": (CONN, CloseReason.EXPIRED),
+    "leaked": (CONN, 5.0, "views.py:88 in checkout", "client.py:5 in get"),
+    "leak_ended": (CONN, 6.0, "views.py:88 in checkout"),
 }
 
 
@@ -136,6 +138,8 @@ def test_each_event_is_counted_and_its_seconds_added():
         open_failed=1,
         paused=1,
         resumed=1,
+        leaked=1,
+        leak_ended=1,
         acquired=1,
         waited=1,
         exhausted=1,

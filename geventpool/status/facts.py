@@ -84,7 +84,7 @@ def _described(pool: Pool[Any]) -> dict[str, Any]:
         "reason": reason,
     }
     try:
-        described["stats"] = plain(pool.stats())
+        described["stats"] = plain(pool.stats().as_dict())
         described["failure"] = plain(pool.failure())
         described["loans"] = plain(pool.loans(LOANS))
     except Exception:

@@ -134,7 +134,7 @@ function card(pool) {
   node.append(bar(stats), numbers(stats));
   node.append(...curve("Waiting", remember(pool.name, "waiting", stats.waiting),
     value => String(value)));
-  const wait = stats.wait;
+  const wait = stats.measured && stats.measured.wait;
   if (wait && wait.p99 !== undefined) {
     node.append(...curve("Wait, 99th percentile",
       remember(pool.name, "p99", wait.p99), seconds));
@@ -145,10 +145,11 @@ function card(pool) {
       seconds(pool.failure.seconds_ago) + " ago" + (lasting === null ? "" :
       "; no connection could be opened for " + seconds(lasting))]]));
   }
-  node.append(...list("Leaks", (pool.leaks || []).map(leak =>
-    [leak.count + " from ", {place: leak.borrowed_at}, ", held for " +
-      seconds(leak.longest) + ", holder at ", {place: leak.place}])));
-  node.append(...list("Held while the connection is idle", (pool.idle_holds || []).map(
+  node.append(...list("Leaks", (stats.leaks || []).map(leak =>
+    [leak.open + " of " + leak.count + " still lent, from ",
+      {place: leak.borrowed_at}, ", held for " + seconds(leak.longest) +
+      ", holder at ", {place: leak.place}])));
+  node.append(...list("Held while the connection is idle", (stats.idle_holds || []).map(
     hold => [Math.round(100 * hold.share) + " % of the time from ",
       {place: hold.borrowed_at}, " while it waits at ", {place: hold.waits_at}])));
   node.append(...list("Waits and uses by label", (pool.labels || []).map(
