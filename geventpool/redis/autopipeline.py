@@ -10,7 +10,7 @@ from geventpool.policies import check_int
 
 __all__ = ["DEFAULT_MAX_IN_FLIGHT", "AutoPipeline"]
 
-#: Commands that may be under way over one shared connection.
+#: The default of ``max_in_flight``: commands without a reply on one shared connection.
 DEFAULT_MAX_IN_FLIGHT = 1000
 
 
@@ -27,7 +27,7 @@ class AutoPipeline:
         not change its state.
     :param never_share: names of commands that take a connection of their own, such as
         ``"EVAL"`` if your scripts are slow.
-    :raises TypeError: an argument is of the wrong kind.
+    :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of its range.
     """
 
@@ -48,7 +48,7 @@ class AutoPipeline:
                     raise TypeError(f"{label} must contain strings, not {name!r}")
 
     def check_places(self, max_connections: int) -> None:
-        """Refuse a pool that has no place for a command that can't share.
+        """Refuse a pool that has no place for a command that needs its own connection.
 
         :raises ValueError: *max_connections* is too small.
         """
@@ -61,9 +61,9 @@ class AutoPipeline:
 
     @staticmethod
     def of(value: Any) -> AutoPipeline | None:
-        """Return what ``auto_pipeline=value`` means; None: it is off.
+        """Return the policy that ``auto_pipeline=value`` means; None: off.
 
-        :raises TypeError: it means nothing.
+        :raises TypeError: *value* is of the wrong type.
         :raises ValueError: a number is negative.
         """
         if isinstance(value, AutoPipeline):

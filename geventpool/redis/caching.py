@@ -1,13 +1,13 @@
 """Client-side caching, made safe for greenlets that share a pool.
 
-Knows how redis-py's cache goes through the connections, and mends two things that
-threads seldom meet and greenlets at every turn:
+redis-py's cache has two faults that are rare with threads and frequent with greenlets:
 
-* Before it answers from the cache, a command looks whether the connection that read
-  the value has been told of a change since. It does so also while that connection is
-  lent to somebody else, and then may read the reply that the other is waiting for.
-* Of two who read a value that is not yet cached, the second sends nothing, for a reply
-  is under way; but then waits for it on its own connection, where none will come.
+* Before a command answers from the cache, it checks whether the connection that read
+  the value has received an invalidation. It does so even while that connection is on
+  loan to another greenlet, and may then read that greenlet's reply.
+* If two greenlets read a value that is not yet cached, the second sends nothing because
+  a reply is awaited. But it waits for the reply on its own connection, where none
+  arrives.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ from geventpool.redis.internals import CacheProxyConnection, behind_cache
 
 __all__ = ["CachedConnection", "Readers", "guarded"]
 
-#: Asked by another connection than its own.
+#: The timeout of ``can_read`` when redis-py calls it for another connection's command.
 BY_OTHERS = None
 
 
 class Readers:
-    """Who may read from the connections of one pool: of one in use, its user."""
+    """The greenlets that may read from the connections of one pool.
+
+    Only its borrower may read from a connection that is on loan.
+    """
 
     def __init__(self) -> None:
         self._users: dict[int, object] = {}
 
     def lend(self, conn: Any, user: object) -> None:
-        """*user*, and nobody else, reads from *conn*; None: its holder."""
+        """Let only *user* read from *conn*; None: no greenlet but its holder."""
         self._users[id(behind_cache(conn))] = user
 
     def give_back(self, conn: Any) -> None:
-        """Nobody in particular reads from *conn*."""
+        """Let any greenlet read from *conn*."""
         self._users.pop(id(behind_cache(conn)), None)
 
     def may_read(self, conn: Any) -> bool:
-        """May this greenlet read from *conn* what was pushed?"""
+        """Whether this greenlet may read pushes from *conn*."""
         current = getcurrent()
         return self._users.get(id(conn), current) is current
 
     def is_read(self, conn: Any) -> bool:
-        """Will what is pushed to *conn* be read before anybody trusts the cache?
+        """Whether pushes to *conn* are read before the cache is used.
 
-        The borrower of *conn* reads it only while it waits for a reply.
+        The borrower of *conn* reads them only while it waits for a reply.
         """
         return bool(self.may_read(conn) or conn.reading)
 
 
 class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
-    """A connection behind a cache, which sends what it will wait for."""
+    """A connection with a cache, which sends each command whose reply it waits for."""
 
     _current_command_cache_key: Any
 
-    # Subscriptions ask for these.
+    # Subscriptions read these.
 
     @property
     def health_check_interval(self) -> float:
@@ -67,7 +70,7 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
 
     @property
     def next_health_check(self) -> float:
-        """When the connection behind the cache is to be checked."""
+        """The time of the next check of the connection behind the cache."""
         return float(self._conn.next_health_check)
 
     def send_command(self, *args: Any, **kwargs: Any) -> None:
@@ -77,14 +80,14 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
         key = self._current_command_cache_key
         if key is None or self._conn.sent != before:
             return
-        # Nothing was sent: the reply is in the cache, or on its way to another.
+        # Nothing was sent: the reply is in the cache, or another greenlet awaits it.
         entry = self._cache.get(key)
         if entry is None or entry.status is CacheEntryStatus.IN_PROGRESS:
             self._current_command_cache_key = None
             self._conn.send_command(*args, **kwargs)
 
     def _distrust(self, args: Any, keys: Any) -> None:
-        """Forget a value whose connection may have been told of a change unread."""
+        """Remove a value whose connection may have an unread invalidation."""
         if keys is None:
             return
         key = CacheKey(command=args[0], redis_keys=tuple(keys), redis_args=args)
@@ -99,11 +102,11 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
 
 @functools.cache
 def guarded(kind: Any) -> Any:
-    """The class *kind*, whose connections can tell what was sent and who may read."""
+    """Return a class derived from *kind* that counts commands and restricts reading."""
 
     class Guarded(kind):  # type: ignore[misc]
         sent = 0
-        #: how many wait for a reply
+        #: the number of greenlets that wait for a reply
         reading = 0
         readers: Readers
 
@@ -119,8 +122,8 @@ def guarded(kind: Any) -> Any:
                 self.reading -= 1
 
         def can_read(self, timeout: float | None = BY_OTHERS) -> bool:
-            # The cache in front of a connection always says how long to wait, but
-            # asks the one that read the value without a word.
+            # For its own connection the cache passes a timeout. For the connection that
+            # read the value it passes none.
             if timeout is not BY_OTHERS:
                 return bool(super().can_read(timeout))
             return self.readers.may_read(self) and bool(super().can_read(0))

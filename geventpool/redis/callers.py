@@ -1,7 +1,7 @@
-"""Who asks the pool for a connection, and who gives one back; told from the stack.
+"""Finds in the stack which code asks for a connection or gives one back.
 
-Knows redis-py's classes. An object is recognised by its class and not by the code of
-a method, because a tracer may have replaced the method.
+It recognises objects of redis-py by their class and not by the code of a method,
+because a tracer may have replaced the method.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from geventpool.redis.internals import module_of
 
 __all__ = [
     "COMMAND",
-    "asker",
+    "borrowing_frame",
     "code_of",
     "was_interrupted",
     "is_driver",
@@ -27,19 +27,19 @@ __all__ = [
     "owner_of",
 ]
 
-#: Objects that keep a connection across calls, whatever method takes it.
-_KEEPERS: tuple[type, ...] = (
+#: Classes whose objects keep a connection between calls, whichever method takes it.
+_OWNERS: tuple[type, ...] = (
     redis.client.PubSub,
     redis.client.Monitor,
     redis.cluster.TransactionStrategy,
 )
 
-#: Functions of redis-py that take a connection for somebody else.
-_MIDDLEMEN = ("get_connection", "wrapper")
+#: Functions of redis-py that take a connection for their caller.
+_INTERMEDIATES = ("get_connection", "wrapper")
 
 
 def code_of(module: str, path: str) -> CodeType | None:
-    """The code of a method, or None where this version of redis-py has none."""
+    """Return the code of a method; None: this version of redis-py does not have it."""
     try:
         method = attrgetter(path)(module_of(module))
     except AttributeError:
@@ -48,29 +48,31 @@ def code_of(module: str, path: str) -> CodeType | None:
 
 
 _execute_command: Any = redis.Redis._execute_command
-#: Every command of a client; it gives back what it took before it returns.
+#: The method for every command of a client. It gives its connection back before it
+#: returns.
 COMMAND: CodeType = inspect.unwrap(_execute_command).__code__
 
-#: Between the frame that an error reached and the one that gives the connection back.
+#: The frames in which an error can have been when the connection is given back.
 _DEPTH = 2
 
 
-def asker(frame: FrameType | None, pool: object) -> FrameType | None:
-    """The frame for which a connection of *pool* is taken; None: a greenlet's own.
+def borrowing_frame(frame: FrameType | None, pool: object) -> FrameType | None:
+    """Return the frame that a connection of *pool* is taken for.
 
     :param frame: the caller of ``get_connection``.
+    :return: None: no caller; the call is the whole work of a greenlet.
     """
     while frame is not None and (
-        frame.f_code.co_name in _MIDDLEMEN or _is_wrapper(frame, pool)
+        frame.f_code.co_name in _INTERMEDIATES or _is_wrapper(frame, pool)
     ):
         frame = frame.f_back
     return frame
 
 
 def _is_wrapper(frame: FrameType, pool: object) -> bool:
-    """Does *frame* only pass on a call of a method of *pool*, as a tracer does?
+    """Whether *frame* only passes a call on to a method of *pool*, as a tracer does.
 
-    Such a function takes any arguments and has the pool among its own.
+    Such a function takes any arguments, and the pool is one of them.
     """
     code = frame.f_code
     named = code.co_varnames[: code.co_argcount]
@@ -84,32 +86,32 @@ def _is_wrapper(frame: FrameType, pool: object) -> bool:
 
 
 def is_driver(frame: FrameType) -> bool:
-    """Is *frame* one of redis-py itself?"""
+    """Whether *frame* is in redis-py."""
     return str(frame.f_globals.get("__name__")).startswith("redis.")
 
 
 def owner_of(frame: FrameType) -> Any:
-    """The object that keeps, across its own calls, what *frame* takes; or None.
+    """Return the object that keeps the connection which *frame* takes; None: none.
 
-    Such a loan may outlive the greenlet that made it: one greenlet subscribes, another
-    listens. It belongs to that object.
+    Such a loan may outlive the greenlet that began it: one greenlet subscribes, another
+    listens. So the loan belongs to the object.
     """
     me, name = frame.f_locals.get("self"), frame.f_code.co_name
-    if isinstance(me, _KEEPERS):
+    if isinstance(me, _OWNERS):
         return me
     if not is_driver(frame):
         return None
     if isinstance(me, redis.client.Pipeline):
-        # execute() gives back what it took before it returns.
+        # execute() gives its connection back before it returns.
         return me if name != "execute" else None
     if isinstance(me, redis.Redis):
-        # A client with a single connection takes it in its constructor.
+        # A single-connection client takes its connection in the constructor.
         return me if name == "__init__" else None
     return None
 
 
-#: Callers that send one command or pipeline, or one of each of several nodes of a
-#: cluster, and give back what they took before they return.
+#: Callers that send one command or pipeline (in a cluster, one to each of several
+#: nodes), and give their connections back before they return.
 _sharing_callers = {
     id(code)
     for code in (
@@ -121,14 +123,14 @@ _sharing_callers = {
     )
     if code is not None
 }
-#: The function by which a cluster's client asks its node's pool.
+#: The function of a cluster's client that takes a connection of a node's pool.
 _CLUSTER_GET = code_of("redis.cluster", "get_connection")
 
 
 def is_sharing_caller(caller: FrameType) -> bool:
-    """Does *caller* send commands that may share a connection with others?"""
+    """Whether *caller* sends commands that may share a connection."""
     if caller.f_code is _CLUSTER_GET:
-        # Between it and the client is the frame of a decorator.
+        # Skip the frame of a decorator between it and the client.
         behind = caller.f_back
         while behind is not None and behind.f_code.co_name == "wrapper":
             behind = behind.f_back
@@ -139,11 +141,11 @@ def is_sharing_caller(caller: FrameType) -> bool:
 def was_interrupted(
     error: BaseException, frame: FrameType | None, pool: object
 ) -> bool:
-    """Did *error* come out of the command whose connection is now given back?
+    """Whether *error* ended the command whose connection is now given back.
 
-    *error* is being handled somewhere. If the frame that it reached last is the one
-    that gives the connection back, in a ``finally``, or the caller of that one, it
-    came out of the command. An error that is handled further out is unrelated.
+    *error* is being handled in some frame. If that is the frame that gives the
+    connection back (in a ``finally``) or its caller, the error came from the command.
+    An error that is handled in an outer frame is unrelated.
 
     :param frame: the caller of ``release``.
     """
@@ -154,7 +156,7 @@ def was_interrupted(
 
 
 def _nearest(frame: FrameType | None, pool: object) -> Iterator[FrameType]:
-    """*frame* and its caller; and the wrappers of tracers between them."""
+    """Return *frame*, its caller, and the wrappers of tracers between them."""
     left = _DEPTH
     while frame is not None and left:
         yield frame

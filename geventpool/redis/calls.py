@@ -1,4 +1,4 @@
-"""One call: what one greenlet has sent as one piece, and the replies to it."""
+"""A call: the commands that a greenlet sends at once, and their replies."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ __all__ = ["Call", "copy_of"]
 
 
 class Call:
-    """A command or a whole pipeline on its way over a shared connection.
+    """A command or pipeline on a shared connection.
 
-    A call is in exactly one place: in the queue (no byte of it was written), in the
-    list of those that were written, or in neither (it is answered or has failed).
+    A call is in the queue (no byte of it was written), in the list of written calls, or
+    in neither (it was answered or has failed).
 
-    :param bytes data: what is to be sent.
-    :param int count: how many replies belong to it.
-    :param int units: how much of the room for calls under way it takes.
+    :param bytes data: the bytes to send.
+    :param int count: the number of its replies.
+    :param int units: the room for unanswered calls that it takes.
     """
 
-    # Most calls never need their own: one is made for each command.
+    # Class attributes, because most calls never change them, and a call is made for
+    # each command.
 
-    #: why there will be no reply
+    #: the reason why no reply will come
     error: BaseException | None = None
-    #: was it never sent, because there was no connection?
+    #: whether it was never sent, because there was no connection
     is_refused = False
-    #: the greenlet that is to be switched to; None: no greenlet waits
+    #: the greenlet that waits for the reply; None: no greenlet waits
     waiter: Any = None
-    #: seconds of the monotonic clock at which it was written; before: was queued
+    #: monotonic time at which it was written; until then, at which it was queued
     since = 0.0
-    #: connections that ended before a byte of it was taken
+    #: the number of connections that ended before a byte of it was sent
     tries = 0
 
     def __init__(self, data: bytes, count: int, units: int) -> None:
         self.data = data
         self.count = count
         self.units = units
-        #: replies that have not come in
+        #: the number of missing replies
         self.left = count
         #: the reply, or the list of replies if there are several
         self.replies: Any = None if count == 1 else []
@@ -45,12 +46,13 @@ class Call:
 def copy_of(error: BaseException) -> BaseException:
     """Return a copy of *error*, with the same cause, for one of several callers.
 
-    An exception that is raised in several greenlets would collect their tracebacks.
+    An exception that is raised in several greenlets would collect the tracebacks of
+    all.
     """
     try:
         copied = copy.copy(error)
     except Exception:
-        # Its constructor takes other arguments than it keeps.
+        # The arguments of its constructor are not its ``args``.
         return error
     copied.__cause__ = error.__cause__
     copied.__traceback__ = None

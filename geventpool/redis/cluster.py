@@ -1,7 +1,7 @@
-"""A cluster client whose every node has a pool of ours.
+"""A cluster client with a pool of this package for each node.
 
-Knows how redis-py's cluster client chooses the pools of its nodes: it uses the given
-class only if it was constructed from a URL, and says nothing otherwise.
+redis-py's cluster client uses a given pool class only if it is constructed from a URL,
+and ignores it otherwise.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class RedisCluster(RedisPyCluster):
 
         cluster = RedisCluster(host="10.0.0.1", max_connections=20, timeout=5)
 
-    By whatever way it is constructed: *host* and *port*, *startup_nodes*, *url* or
-    :meth:`from_url`. Options of the pool go to the pool of each node, so
-    *max_connections* is the limit per node.
+    It can be constructed in each way: by *host* and *port*, by *startup_nodes*, by
+    *url* or by :meth:`from_url`. The options of the pool apply to the pool of each
+    node, so *max_connections* is the limit per node.
 
-    redis-py's own takes *connection_pool_class* too, but heeds it only together with
-    *url*, and then drops every option that it does not know.
+    redis-py's own class uses *connection_pool_class* only together with *url*, and then
+    drops every option that it does not know.
 
     :param str host: one node of the cluster.
     :param int port: of that node.
-    :param startup_nodes: several nodes to begin with.
+    :param startup_nodes: nodes to connect to first.
     :param str url: one node, as ``redis://`` or ``rediss://``.
     :param connection_pool_class: a class derived from :class:`ConnectionPool`.
-    :param bool ssl: connect over TLS; *url* says it by itself.
+    :param bool ssl: connect over TLS; ignored with *url*, whose scheme decides.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class RedisCluster(RedisPyCluster):
         )
 
     def pipeline(self, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline; no more are sent at a time than a node has connections.
+        """Make a pipeline. No more are sent at a time than a node has connections.
 
-        For a pipeline takes a connection of each node that it has commands for, one
-        after the other. Without this limit several, each with one connection and
-        waiting for the next, could wait for each other. (They still could if a third
-        of the connections to a node were kept by subscriptions.)
+        A pipeline takes a connection of each node that it has commands for, one after
+        the other. Without this limit, pipelines that each hold one connection and wait
+        for the next could deadlock. (They still could if subscriptions held a third of
+        the connections to a node.)
         """
         make: Any = super().pipeline
         pipe = make(*args, **kwargs)
@@ -86,18 +86,19 @@ class RedisCluster(RedisPyCluster):
         return pipe
 
     def close(self) -> None:
-        """Close all connections; the client can be used again.
+        """Close all connections. The client can be used again.
 
-        redis-py leaves those of a client that was constructed from a URL open.
+        redis-py leaves the connections of a client that was constructed from a URL
+        open.
         """
         super().close()
-        # Not there if the constructor failed.
+        # The attribute is missing if the constructor failed.
         if "nodes_manager" in self.__dict__:
             for pool in self._pools():
                 pool.close()
 
     def _turns(self) -> AbstractContextManager[Any]:
-        # Held by somebody at the moment of a fork, they would be lost to the child.
+        # A turn that is taken during a fork would stay taken in the child.
         if self.__dict__.get("_turns_of") != os.getpid():
             self._turns_of = os.getpid()
             places = min(pool.max_connections for pool in self._pools())
@@ -108,7 +109,7 @@ class RedisCluster(RedisPyCluster):
         return self._turn
 
     def _pools(self) -> list[Any]:
-        """Those of the nodes of the cluster, and of the nodes to begin with."""
+        """Return the pools of all nodes, the startup nodes included."""
         manager = self.nodes_manager
         nodes: list[Any] = [
             *manager.nodes_cache.values(),
@@ -119,7 +120,7 @@ class RedisCluster(RedisPyCluster):
 
 
 def url_of(host: str, port: int, tls: bool) -> str:
-    """The address as a URL."""
+    """Return the address as a URL."""
     scheme = "rediss" if tls else "redis"
     host = f"[{host}]" if ":" in host else quote(host, safe="")
     return f"{scheme}://{host}:{port}"

@@ -1,6 +1,6 @@
-"""The pool's attributes as redis-py, and code written against it, reads them.
+"""The attributes of redis-py's pools, computed from the core pool.
 
-Knows names, and presents the core pool under them; changes nothing but the limit.
+Other code reads them. Only the limit can be changed.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ from geventpool.redis.threaded import ThreadedPool
 
 __all__ = ["CompatAttributes"]
 
-#: Never shown.
+#: Arguments whose values are never shown.
 _SECRETS = frozenset({"password", "username", "ssl_password", "credential_provider"})
-#: Plumbing that says nothing to a reader.
+#: Internal arguments that are not shown.
 _UNTOLD = frozenset({"himport_registry"})
 
 
 class CompatAttributes(RedisPyPool):
-    """What monitoring code reads, and redis-py's own for clusters and maintenance.
+    """Attributes for monitoring code, and for redis-py's clusters and maintenance.
 
-    Everything is read from the core pool at that moment, and copied.
+    Each value is a copy of the present state of the core pool.
     """
 
-    #: the :class:`geventpool.Pool` that does the pooling
+    #: the :class:`geventpool.Pool` that manages the connections
     core: Pool[Any]
-    #: what lends in place of *core* while gevent has not patched the process
-    _stock: ThreadedPool | None = None
+    #: the pool that lends in place of *core* in a process that gevent has not patched
+    _thread_pool: ThreadedPool | None = None
 
     @property
     def _available_connections(self) -> list[Any]:  # type: ignore[override]
         idle = self.core.idle_connections()
         return (
             idle
-            if self._stock is None
-            else [*idle, *self._stock._available_connections]
+            if self._thread_pool is None
+            else [*idle, *self._thread_pool._available_connections]
         )
 
     @property
     def _in_use_connections(self) -> set[Any]:  # type: ignore[override]
         lent = set(self.core.lent_connections())
         return (
-            lent if self._stock is None else lent.union(self._stock._in_use_connections)
+            lent
+            if self._thread_pool is None
+            else lent.union(self._thread_pool._in_use_connections)
         )
 
     @property
@@ -56,13 +58,13 @@ class CompatAttributes(RedisPyPool):
         return self.stats().size
 
     def stats(self) -> PoolStats:
-        """How the pool stands at this moment; does not change any more."""
+        """Return the state of the pool at this moment, as a constant object."""
         stats = self.core.stats()
-        if self._stock is None:
+        if self._thread_pool is None:
             return stats
         idle, lent = (
-            len(self._stock._available_connections),
-            len(self._stock._in_use_connections),
+            len(self._thread_pool._available_connections),
+            len(self._thread_pool._in_use_connections),
         )
         return replace(
             stats,
@@ -73,7 +75,7 @@ class CompatAttributes(RedisPyPool):
 
     @property
     def max_connections(self) -> int:
-        """How many connections there may be; may be changed at any time."""
+        """The limit of connections. It can be changed at any time."""
         return self.core.max_connections if "core" in self.__dict__ else self._limit
 
     @max_connections.setter
@@ -85,11 +87,11 @@ class CompatAttributes(RedisPyPool):
             self._limit = number
 
     def _check_places(self, number: int) -> None:
-        """Refuse a number of connections that does not suffice."""
+        """Refuse a limit that is too low for the options of the pool."""
 
     @property
     def pid(self) -> int:  # type: ignore[override]
-        """The process this is: the core pool notices a fork itself."""
+        """The present process id. The core pool detects a fork itself."""
         return os.getpid()
 
     def _checkpid(self) -> None:
@@ -97,7 +99,7 @@ class CompatAttributes(RedisPyPool):
 
     @property
     def _lock(self) -> Any:
-        # Held by somebody at the moment of a fork, it would stay locked in the child.
+        # A lock that is held during a fork would stay locked in the child.
         if self._lock_pid != os.getpid():
             self._lock = threading.RLock()
         return self._present_lock
@@ -108,7 +110,7 @@ class CompatAttributes(RedisPyPool):
         self._present_lock = lock
 
     def __bool__(self) -> bool:
-        # redis.Redis() would make itself another pool.
+        # For a false pool redis.Redis() would make another one.
         return True
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
-"""The verbs for a Redis connection.
+"""Opens, checks, resets and closes Redis connections.
 
-Knows what one connection needs; is given the pool only to ask it for new ones.
+It deals with one connection at a time, and uses the pool only to make and report
+connections.
 """
 
 from __future__ import annotations
@@ -35,59 +36,59 @@ from geventpool.sockets import find_socket
 
 __all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
 
-#: Seconds for which a reply proves that a connection is well. A network takes longer
-#: than that to tell of anything new.
+#: Seconds during which a reply proves that a connection is usable. News from the
+#: network takes longer.
 FRESH_SECONDS = 0.0001
 
-#: The server, or this process, has no room for another connection.
+#: Signs that the server, or this process, cannot have another connection.
 SERVER_FULL = "max number of clients reached"
 PROCESS_FULL = (errno.EMFILE, errno.ENFILE)
 
 
 class PoolHooks(Protocol):
-    """What the connector asks of the pool for redis-py."""
+    """The interface of the pool that the connector uses."""
 
     def make_connection(self) -> Any:
-        """A new connection, not yet connected."""
+        """Make a connection, not yet connected. Never switches."""
 
     def authenticate(self, conn: Any) -> None:
-        """Authenticate *conn* anew. May switch."""
+        """Authenticate *conn* again. May switch."""
 
     def opening(self) -> None:
-        """A connection is going to be opened."""
+        """Note that an attempt to open a connection begins."""
 
     def opened(self, conn: Any, seconds: float) -> None:
-        """*conn* was connected; that took so long."""
+        """Note that *conn* was connected, and how many seconds that took."""
 
     def failed(self, error: Exception) -> None:
-        """An attempt to connect failed; there may be others."""
+        """Note that an attempt to connect failed. Others may follow."""
 
     def terminated(self, conn: Any) -> None:
-        """*conn* is no more. Never switches."""
+        """Note that *conn* was closed. Never switches."""
 
 
 class RedisConnector(Connector[Any]):
-    """How the connections of one ``ConnectionPool`` are opened, checked and closed.
+    """The :class:`~geventpool.Connector` of one ``ConnectionPool``.
 
-    :param maker: the pool for redis-py, kept weakly.
+    :param hooks: the pool for redis-py. Only a weak reference is kept.
     """
 
     def __init__(self, hooks: PoolHooks) -> None:
-        # The core pool keeps us; we must not keep the pool that keeps the core.
+        # A weak reference, because the pool refers to the core, and the core to this.
         self._hooks = weakref.ref(hooks)
-        #: the connection on which a command has just come to its end, its reply read
+        #: the connection on which a command has just ended, with its reply read
         self.used: Any = None
-        #: seconds of the monotonic clock until which "just" holds
+        #: monotonic time until which *used* needs no check
         self.until = 0.0
-        #: by id: connections that may have replies to come, from a broken off command
+        #: ids of connections that may have unread replies, from an interrupted command
         self.unsure: set[int] = set()
 
     def open(self) -> Any:
-        """A connection after its handshake. May switch.
+        """Open a connection, with its handshake. May switch.
 
-        Its own retries apply.
+        The connection's own retries apply.
 
-        :raises Exception: whatever redis-py raised.
+        :raises Exception: raised by redis-py.
         """
         hooks = self._hooks()
         if hooks is None:
@@ -98,26 +99,27 @@ class RedisConnector(Connector[Any]):
         try:
             self._connect(conn, hooks)
         except BaseException:
-            # Interrupted as well: nobody else knows of the half-made connection.
+            # Nothing else refers to the half-made connection, so it must be closed
+            # here.
             self.terminate(conn)
             raise
         hooks.opened(conn, monotonic() - started)
         return conn
 
     def _connect(self, conn: Any, hooks: PoolHooks) -> None:
-        """Connect with the connection's own retries, of which the pool is told."""
+        """Connect with the connection's own retries, and report each failure."""
         inner = behind_cache(conn)
         retry = getattr(inner, "retry", None)
         if not isinstance(retry, Retry):
-            # A connection class of somebody's own making.
+            # A connection class that is not redis-py's.
             conn.connect()
             return
 
         def failed(error: Exception) -> None:
-            # Whose time is up before the last try is told why.
+            # A waiter whose time ends before the last attempt gets this error.
             hooks.failed(error)
-            # The core knows better when to try again: connections that come back
-            # serve those who wait, and make room.
+            # The core decides when to try again, because connections that are given
+            # back serve the waiters and make room.
             if self.is_exhausted(error):
                 raise error
 
@@ -128,26 +130,27 @@ class RedisConnector(Connector[Any]):
             inner.retry = retry
 
     def close(self, conn: Any) -> None:
-        # Redis needs no goodbye.
+        # The protocol has no closing message.
         self.terminate(conn)
 
     def terminate(self, conn: Any) -> None:
-        """Close the socket; the process that did not open it closes its copy only."""
+        """Close the socket. A forked child closes only its copy. Never switches."""
         flush_cache(conn)
         behind_cache(conn).disconnect()
         self.unsure.discard(id(conn))
         hooks = self._hooks()
         if hooks is not None:
             hooks.terminated(conn)
-        # Code that still has it must not open a socket that the pool does not count.
+        # Code that still refers to it must not open a socket that the pool does not
+        # count.
         forbid(conn)
 
     def ping(self, conn: Any) -> None:
-        """A round trip. May switch.
+        """Send a PING and wait for the reply. May switch.
 
-        :raises Exception: no answer. One that only refuses the command will do.
+        :raises Exception: no reply. An error reply counts as one.
         """
-        # Not through the cache, which has nothing to say to this.
+        # Not through the cache, which does not handle PING.
         conn = behind_cache(conn)
         try:
             conn.send_command("PING", check_health=False)
@@ -156,8 +159,8 @@ class RedisConnector(Connector[Any]):
             pass
 
     def is_usable(self, conn: Any) -> bool:
-        # What was said this moment is not asked about: busy greenlets take the very
-        # connection that they have just given back, and asking costs a system call.
+        # A connection with a reply just now needs no check: a busy greenlet takes the
+        # same connection that it has just given back, and a check costs a system call.
         if conn is self.used:
             self.used = None
             if monotonic() < self.until and is_connected(conn):
@@ -174,7 +177,7 @@ class RedisConnector(Connector[Any]):
         return awaits_auth(conn)
 
     def reset(self, conn: Any) -> None:
-        """Bring *conn* into step; authenticate with credentials that came meanwhile.
+        """Read unread replies of *conn*, and authenticate it with new credentials.
 
         May switch.
         """
@@ -186,22 +189,23 @@ class RedisConnector(Connector[Any]):
             hooks.authenticate(conn)
 
     def may_resynchronise(self, error: BaseException) -> bool:
-        """May a connection that is still open after *error* be brought into step?
+        """Whether the unread replies of a connection can be read after *error*.
 
         Not after a kill or a lost connection. After any other error each message was
-        sent and received whole: redis-py closes a connection in the middle of one.
+        sent and received completely, because redis-py closes a connection that is in
+        the middle of a message.
         """
         return isinstance(error, Exception) and not self.is_disconnect(error)
 
     def _resynchronise(self, conn: Any) -> None:
-        """Read what is unread, up to the answer to a question of our own."""
+        """Send a PING with a random text, and read replies until its answer."""
         question = secrets.token_hex(8)
         conn.send_command("PING", question, check_health=False)
         while True:
             try:
                 answer = conn.read_response()
             except ResponseError:
-                # The reply to the command that was broken off.
+                # The reply to the interrupted command.
                 continue
             if answer in (question, question.encode()):
                 return
@@ -212,16 +216,16 @@ class RedisConnector(Connector[Any]):
         return is_in_step(error)
 
     def is_disconnect(self, error: BaseException) -> bool:
-        """Was the connection lost, or did the server not answer in time?
+        """Whether *error* means a lost connection or a timeout of the server.
 
-        redis-py counts a wrong password as an error of the connection; the way to the
-        server is not lost then.
+        redis-py raises a connection error for a wrong password as well. This does not
+        mean that the connection is lost.
         """
         lost = isinstance(error, (ConnectionError, TimeoutError))
         return lost and not isinstance(error, AuthenticationError)
 
     def is_exhausted(self, error: Exception) -> bool:
-        """Did the server refuse one more client, or the system one more file?"""
+        """Whether the server has no room for a client, or the system no descriptor."""
         if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
             return True
         return any(
@@ -231,12 +235,12 @@ class RedisConnector(Connector[Any]):
 
 
 def is_in_step(error: BaseException) -> bool:
-    """Was every reply read, although *error* came out of the command?"""
+    """Whether every reply was read although the command ended with *error*."""
     return isinstance(error, (ResponseError, WatchError))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from: redis-py replaces errors of the system."""
+    """Return the error and its causes: redis-py replaces errors of the system."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

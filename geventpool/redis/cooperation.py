@@ -25,16 +25,16 @@ __all__ = ["make_cooperative"]
 
 
 class Name(NamedTuple):
-    """A name in redis-py that may be bound to what blocks the event loop."""
+    """A name in redis-py that may be bound to an object that blocks the event loop."""
 
     module: str
     name: str
-    #: the part of the standard library, as ``monkey.patch_all()`` names it
+    #: the part of the standard library, as an argument of ``monkey.patch_all()``
     part: str
     cooperative: Any
 
 
-#: Found in redis-py 6.4 to 8.1; a version has some of them.
+#: The names in redis-py 6.4 to 8.1. Each version has some of them.
 NAMES = (
     Name("redis.retry", "sleep", "time", gevent.sleep),
     Name("redis.auth.token_manager", "sleep", "time", gevent.sleep),
@@ -47,7 +47,7 @@ NAMES = (
 
 
 def make_cooperative() -> None:
-    """Set the names that would block the event loop; say so in one warning.
+    """Set the names that would block the event loop, and warn about it once.
 
     Never switches. Does nothing in a process that was patched before redis was
     imported.

@@ -1,7 +1,4 @@
-"""What changes for all connections of a pool at once: credentials and retries.
-
-Knows redis-py's tokens; asks the core pool for its connections.
-"""
+"""Changes of the credentials and retries of all connections of a pool."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ __all__ = ["Credentials"]
 class Credentials(Unpatched):
     """A pool whose credentials may change while connections are in use."""
 
-    #: redis-py tells it of releases, beside its own re-authentication
+    #: redis-py's dispatcher of events, for releases
     _dispatcher: Any
-    #: what commands share; None: each takes a connection of its own
+    #: the shared connections; None: each command takes a connection of its own
     _sharing: Sharing | None
     _loans: Loans
     _retries_by_default: bool
@@ -34,27 +31,27 @@ class Credentials(Unpatched):
             self._sharing.check_places(number)
 
     def set_retry(self, retry: Retry) -> None:
-        """Use *retry* for all connections, the present ones and those to come."""
+        """Use *retry* for all connections, present and future. Never switches."""
         self.connection_kwargs.update({"retry": retry})
         self._retries_by_default = False
         for loan in self._loans.special.values():
             loan.forget_retries()
         for conn in (*self._available_connections, *self._in_use_connections):
-            # A copy each, as redis-py makes one for each new connection.
+            # A copy for each, as redis-py makes one for each new connection.
             conn.retry = copy.deepcopy(retry)
         if self._sharing is not None:
             self._sharing.set_retry(retry)
 
     def re_auth_callback(self, token: Any) -> None:
-        """Authenticate all connections with *token*: idle ones now.
+        """Authenticate all connections with *token*. May switch.
 
-        May switch. Those in use follow when they are given back, before anybody else
-        gets them.
+        Idle connections are authenticated now, and those on loan before their next
+        loan.
 
-        :raises redis.RedisError: the server refused; the idle connections are closed.
+        :raises redis.RedisError: the server refused. The idle connections are closed.
         """
-        if self._stock is not None:
-            self._stock.re_auth_callback(token)
+        if self._thread_pool is not None:
+            self._thread_pool.re_auth_callback(token)
         for conn in self.core.lent_connections():
             conn.set_re_auth_token(token)
         mine = self._take_idle()
@@ -64,26 +61,26 @@ class Credentials(Unpatched):
                 mine[-1].re_auth()
                 self.core.release(mine.pop())
         finally:
-            # Refused, or killed: what is left knows an old token or half a new one.
+            # Refused or interrupted: the remaining connections have the old token, or
+            # an unfinished command.
             for conn in mine:
                 self.core.drop(conn)
 
     def _take_idle(self) -> list[Any]:
-        """All idle connections, on loan to the caller; those to come have the token."""
+        """Borrow all idle connections. New connections have the token already."""
         mine: list[Any] = []
         try:
             for _ in self.core.idle_connections():
                 mine.append(self.core.acquire(timeout=0))
         except PoolExhaustedError:
-            # Some were found unusable.
+            # Some were not usable, and were closed.
             pass
         return mine
 
     def authenticate(self, conn: Any) -> None:
-        """Give *conn* the token that came while it was lent.
+        """Authenticate *conn* with the token that came during its loan. May switch.
 
-        May switch. Called in a greenlet of the core pool, while nobody else can get
-        it.
+        Called in a greenlet of the core pool, while the connection cannot be borrowed.
         """
         if self._dispatcher is not None:
             self._dispatcher.dispatch(ReleasedEvent(conn))

@@ -1,8 +1,8 @@
-"""When a connection of redis-py may connect by itself.
+"""Controls when a connection of redis-py may reconnect by itself.
 
-A connection of redis-py that has lost its socket connects again when it is used. The
-pool must prevent that in two cases: the loan has ended, so the new socket would belong
-to nobody; or keys are watched, so the new session would have lost the WATCH.
+A connection of redis-py that has lost its socket reconnects when it is used. The pool
+must prevent that in two cases: the loan has ended, so the pool would not count the new
+socket; or keys are watched, and the new session would not have the WATCH.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from geventpool.redis.internals import behind_cache, native_socket_of
 
 __all__ = ["Parting", "allow", "forbid", "forbid_while_watching", "redirect_to_null"]
 
-#: The methods through which redis-py connects.
-DOORS = ("connect", "connect_check_health")
+#: The methods by which redis-py connects.
+CONNECT_METHODS = ("connect", "connect_check_health")
 
 
 def forbid(conn: Any) -> None:
-    """Let *conn* never connect again. Never switches.
+    """Prevent that *conn* ever connects again. Never switches.
 
     A greenlet that still uses it gets a :exc:`TakenBackError`, without retries.
     """
     inner = behind_cache(conn)
-    for name in _doors(inner):
+    for name in _connect_methods(inner):
         vars(inner)[name] = _refuse
-    # A command that is being retried holds the present object.
+    # The present object is changed, because a command that is being retried refers to
+    # it.
     retry = getattr(inner, "retry", None)
     if isinstance(retry, Retry):
         retry.update_retries(0)
 
 
-def _doors(conn: Any) -> list[str]:
-    return [name for name in DOORS if hasattr(type(conn), name)]
+def _connect_methods(conn: Any) -> list[str]:
+    return [name for name in CONNECT_METHODS if hasattr(type(conn), name)]
 
 
 def _refuse(*args: Any, **kwargs: Any) -> None:
@@ -51,12 +52,12 @@ def _refuse(*args: Any, **kwargs: Any) -> None:
 
 
 def forbid_while_watching(conn: Any, owner: Any) -> None:
-    """Let *conn* not connect again while *owner*, a pipeline, watches keys.
+    """Prevent that *conn* reconnects while the pipeline *owner* watches keys.
 
     A new session has no WATCH, so EXEC would succeed although a key has changed.
     """
     inner = behind_cache(conn)
-    for name in _doors(inner):
+    for name in _connect_methods(inner):
         vars(inner)[name] = functools.partial(
             _connect_unless_watching, weakref.ref(inner), weakref.ref(owner), name
         )
@@ -74,28 +75,28 @@ def _connect_unless_watching(
     if inner._sock is None and pipe is not None:
         words = "The connection was lost while keys were watched, and so was the WATCH"
         if getattr(pipe, "watching", False):
-            # The pipeline itself makes a WatchError of it.
+            # The pipeline itself turns this into a WatchError.
             raise ConnectionError(words)
         if getattr(pipe, "_watching", False):
-            # That of a cluster would retry, and then read without the WATCH.
+            # The pipeline of a cluster would retry, and then read without the WATCH.
             pipe._watching = False
             raise WatchError(words)
     return getattr(type(inner), name)(inner, *args, **kwargs)
 
 
 def allow(conn: Any) -> None:
-    """Let *conn* connect by itself again, as any connection of redis-py."""
+    """Let *conn* reconnect by itself again, as redis-py does by default."""
     known = vars(behind_cache(conn))
-    for name in DOORS:
+    for name in CONNECT_METHODS:
         known.pop(name, None)
 
 
 def redirect_to_null(conn: Any, loop: Any) -> None:
     """Disconnect *conn* at once, although it may be in use. Never switches.
 
-    The socket is shut down now. Its descriptor is closed in a turn of *loop* of its
-    own: a finaliser may call this while the holder is about to start a watcher for
-    the descriptor, and libev ends the process if the descriptor is closed by then.
+    The socket is shut down now, and its descriptor is closed in a later turn of *loop*.
+    A finalizer may call this while the holder is about to start a watcher for the
+    descriptor; libev ends the process if the descriptor is closed at that time.
     """
     inner = behind_cache(conn)
     sock = getattr(inner, "_sock", None)
@@ -107,20 +108,23 @@ def redirect_to_null(conn: Any, loop: Any) -> None:
 
 
 class Parting:
-    """Stands for the socket in a connection that is about to disconnect."""
+    """Replaces the socket of a connection that is about to disconnect."""
 
     def __init__(self, sock: Any, loop: Any) -> None:
         self._sock = sock
         self._loop = loop
 
     def shutdown(self, how: int) -> None:
-        """End the stream; of TLS without a goodbye, for its state is the holder's."""
+        """Shut the TCP connection down, without a closing message of TLS.
+
+        The TLS state belongs to the holder.
+        """
         native_socket_of(self).shutdown(how)
 
     def close(self) -> None:
-        """Close the descriptor in a turn of the loop."""
+        """Close the descriptor in a later turn of the loop."""
         try:
             self._loop.run_callback_threadsafe(self._sock.close)
         except Exception:
-            # The loop is gone, and so are its watchers.
+            # The loop has ended, and its watchers with it.
             self._sock.close()

@@ -1,7 +1,7 @@
-"""The core's refusals, made redis-py's as well.
+"""The errors of the core pool, as errors of redis-py as well.
 
-Whoever catches ``redis.ConnectionError`` catches them, and a ``RedisCluster`` knows
-from ``MaxConnectionsError`` that no node has failed.
+Code that catches ``redis.ConnectionError`` catches them. A ``RedisCluster`` recognises
+by ``MaxConnectionsError`` that no node has failed.
 
 ::
 
@@ -33,15 +33,15 @@ __all__ = [
 
 
 class RedisPoolExhaustedError(errors.PoolExhaustedError, MaxConnectionsError):
-    """No connection could be had in time."""
+    """No connection became available in time."""
 
 
 class RedisTooManyWaitingError(errors.TooManyWaitingError, RedisPoolExhaustedError):
-    """The line is already ``max_waiting`` long."""
+    """``max_waiting`` greenlets wait already."""
 
 
 class RedisPoolDeadlockError(errors.PoolDeadlockError, RedisPoolExhaustedError):
-    """Every connection is held by a greenlet that itself waits in this line."""
+    """Each connection is held by a greenlet that itself waits for one."""
 
 
 class RedisPoolClosedError(errors.PoolClosedError, ConnectionError):
@@ -49,7 +49,7 @@ class RedisPoolClosedError(errors.PoolClosedError, ConnectionError):
 
 
 class TakenBackError(errors.ConnectionNotFoundError, ConnectionError):
-    """The connection is used after its loan has ended, and has no socket any more."""
+    """The connection was used after its loan had ended."""
 
 
 _TRANSLATIONS: dict[type[Exception], type[RedisError]] = {
@@ -57,22 +57,22 @@ _TRANSLATIONS: dict[type[Exception], type[RedisError]] = {
     errors.TooManyWaitingError: RedisTooManyWaitingError,
     errors.PoolDeadlockError: RedisPoolDeadlockError,
     errors.PoolClosedError: RedisPoolClosedError,
-    # A limit of the pool on what it lets its own greenlets do.
+    # A time limit of the pool's own greenlets.
     TimeoutError: RedisTimeoutError,
 }
 
 
 def translate_error(error: Exception) -> Exception:
-    """The same refusal as an error that redis-py's callers know; same words, cause.
+    """Return an error of the core as one of redis-py, with the same text and cause.
 
-    What is no refusal of the core is returned as it is.
+    Other errors are returned unchanged.
     """
     kind = _TRANSLATIONS.get(type(error))
     if kind is None:
         return error
     words = str(error)
     if kind is RedisPoolExhaustedError:
-        # What redis-py's blocking pool says, and people search for.
+        # The text of redis-py's blocking pool, which people search for.
         words = f"No connection available. {words}"
     translated = kind(words)
     translated.__cause__ = error.__cause__

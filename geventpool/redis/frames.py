@@ -1,4 +1,4 @@
-"""Where the messages of RESP3 end, told from their bytes alone."""
+"""Finds the ends of RESP3 messages in received bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BLOBS = (b"$", b"!", b"=")
 
 
 def are_pushes(data: bytes) -> bool:
-    """Is all of *data* pushes? The last may be incomplete."""
+    """Whether *data* consists of pushes only. The last may be incomplete."""
     position = 0
     while position < len(data):
         if data[position : position + 1] != PUSH:
@@ -26,7 +26,7 @@ def are_pushes(data: bytes) -> bool:
 
 
 def _end(data: bytes, position: int) -> int | None:
-    """The position behind the message that begins at *position*; None: it goes on.
+    """Return the end of the message that begins at *position*; None: incomplete.
 
     :raises ValueError: this is not RESP3.
     """

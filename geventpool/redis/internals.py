@@ -1,8 +1,8 @@
-"""What the adapter knows of redis-py's insides: all of it is here, and only here.
+"""All use of redis-py's private members, in one place.
 
-redis-py's pools reach into their connections, and so must a pool in their place.
-These members are not part of its documented interface. They were read in the sources
-of redis-py 6.4 to 8.1, and ``make test-versions`` tries them on each of these.
+redis-py's pools use private members of their connections, and so must a replacement.
+They were read in the sources of redis-py 6.4 to 8.1. ``make test-versions`` tests them
+with each of these versions.
 
 ==================================  ===================================================
 member                              relied on for
@@ -103,7 +103,7 @@ hiredis_reader_of = attrgetter("_parser._reader")
 
 
 def module_of(name: str) -> Any:
-    """A module of redis-py, or None where this version has none of that name."""
+    """Return a module of redis-py; None: this version does not have it."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -111,7 +111,7 @@ def module_of(name: str) -> Any:
 
 
 class NoRecorder:
-    """Stands for redis-py's metrics before 7.2, when it had none."""
+    """A substitute for redis-py's metrics, which came with 7.2."""
 
     _metrics_collector = None
 
@@ -120,7 +120,7 @@ class NoRecorder:
 recorder: Any = module_of("redis.observability.recorder") or NoRecorder
 
 
-#: Without these replies could go astray or places be lost.
+#: Members without which replies could be mixed up, or places lost.
 _OF_CONNECTIONS = (
     "_sock",
     "_parser",
@@ -142,9 +142,9 @@ _OF_CLASSES = (
 
 
 def check_members() -> None:
-    """Look for the members of redis-py without which the pool would not be safe.
+    """Check that redis-py has the members without which the pool is not safe.
 
-    :raises ImportError: this version of redis-py has not all of them.
+    :raises ImportError: this version of redis-py lacks one.
     """
     kind: Any = redis.connection.Connection
     conn = kind()
@@ -161,7 +161,7 @@ def check_members() -> None:
 
 
 def default_retry() -> Retry:
-    """A copy of the retries that ``redis.Redis()`` gives to a pool of its own."""
+    """Return a copy of the retries that ``redis.Redis()`` gives to its own pool."""
     default = inspect.signature(redis.Redis.__init__).parameters["retry"].default
     return copy.deepcopy(default) or Retry(NoBackoff(), 0)
 
@@ -170,15 +170,15 @@ def default_retry() -> Retry:
 
 
 def behind_cache(conn: Any) -> Any:
-    """The connection that has the socket: *conn*, or what its cache is in front of."""
+    """Return the connection with the socket: *conn*, or the one behind its cache."""
     return getattr(conn, "_conn", conn)
 
 
 def flush_cache(conn: Any) -> None:
-    """Empty the client-side cache in front of *conn*, if there is one.
+    """Empty the client-side cache of *conn*, if it has one.
 
-    The server tells of changed keys only over the connection that read them, so
-    what was cached must not outlive that connection.
+    The server reports changed keys only over the connection that read them, so cached
+    values must not outlive that connection.
     """
     cache = getattr(conn, "_cache", None)
     if cache is not None:
@@ -186,7 +186,7 @@ def flush_cache(conn: Any) -> None:
 
 
 def is_connected(conn: Any) -> bool:
-    """Has *conn* a socket? True for a stranger's object that does not tell."""
+    """Whether *conn* has a socket. True for an object of another kind."""
     try:
         return conn._sock is not None
     except AttributeError:
@@ -194,17 +194,17 @@ def is_connected(conn: Any) -> bool:
 
 
 def is_fit(conn: Any) -> bool:
-    """May *conn* be lent again as it is: connected, and not to be connected anew?"""
+    """Whether *conn* can be lent again: connected, and not marked for a reconnect."""
     try:
         return conn._sock is not None and not conn._should_reconnect
     except AttributeError:
-        # Before 7.0, behind a cache, or of somebody's own making.
+        # Before redis-py 7.0, with a cache, or of another class.
         due = getattr(conn, "should_reconnect", None)
         return is_connected(conn) and (due is None or not due())
 
 
 def awaits_auth(conn: Any) -> bool:
-    """Was *conn* marked, while lent, to authenticate anew before its next use?"""
+    """Whether *conn* was marked during its loan to authenticate again."""
     try:
         return conn._re_auth_token is not None
     except AttributeError:
@@ -212,7 +212,10 @@ def awaits_auth(conn: Any) -> bool:
 
 
 def unread(conn: Any) -> bytes:
-    """What redis-py's own parser has read and not yet parsed; of hiredis nothing."""
+    """Return the bytes that redis-py's own parser has read and not yet parsed.
+
+    Empty for hiredis.
+    """
     buffer: Any = getattr(conn._parser, "_buffer", None)
     count = getattr(buffer, "unread_bytes", None)
     if count is None or not count():
@@ -221,13 +224,13 @@ def unread(conn: Any) -> bytes:
 
 
 def is_push(conn: Any, reply: Any) -> bool:
-    """Is *reply*, as hiredis made it, a push?"""
+    """Whether *reply* of hiredis is a push."""
     kind = conn._parser._hiredis_PushNotificationType
     return kind is not None and isinstance(reply, kind)
 
 
 def put_back(conn: Any, data: bytes) -> None:
-    """Let the parser find *data* when it reads next."""
+    """Add *data* to the unread bytes of the parser."""
     try:
         hiredis_reader_of(conn).feed(data)
     except AttributeError:
@@ -243,8 +246,8 @@ def put_back(conn: Any, data: bytes) -> None:
 hiredis: Any = module_of("hiredis")
 _HiredisParser: Any = redis._parsers._HiredisParser
 _PARSERS = (_HiredisParser, redis._parsers._RESP2Parser, redis._parsers._RESP3Parser)
-#: What a class of connections must leave as it is in redis-py: a shared connection
-#: does without them.
+#: Methods that a connection class must not override, because a shared connection does
+#: not call them.
 _STANDARD = (
     "pack_command",
     "pack_commands",
@@ -255,12 +258,12 @@ _STANDARD = (
 
 
 def uses_hiredis(parser: Any) -> bool:
-    """Does redis-py read with hiredis here?"""
+    """Whether *parser* uses hiredis."""
     return isinstance(parser, _HiredisParser)
 
 
 def has_standard_methods(conn: Any) -> bool:
-    """Does *conn*, or a class of connections, send and read as redis-py's own?"""
+    """Whether *conn*, or a class, sends and reads by redis-py's own methods."""
     parser = getattr(conn, "_parser", None)
     if parser is not None:
         if not isinstance(parser, _PARSERS) or not _is_known(type(parser)):
@@ -274,7 +277,7 @@ def _is_known(thing: Any) -> bool:
 
 
 def fast_packer_of(conn: Any) -> Any:
-    """Hiredis's function that packs a command as *conn* would, if there is one."""
+    """Return hiredis's function that packs commands as *conn* does; None: not used."""
     kind = vars(redis.connection).get("HiredisRespSerializer")
     if hiredis is None or kind is None or type(conn._command_packer) is not kind:
         return None
@@ -282,7 +285,7 @@ def fast_packer_of(conn: Any) -> Any:
 
 
 def handle_push(conn: Any, reply: Any) -> None:
-    """Do what redis-py does when it finds the push *reply*. May switch."""
+    """Call redis-py's handler for the push *reply*. May switch."""
     parser_of(conn).handle_push_response(reply)
 
 
@@ -290,9 +293,9 @@ def handle_push(conn: Any, reply: Any) -> None:
 
 
 def take_turns(pipe: Any, turns: AbstractContextManager[Any]) -> None:
-    """Let the cluster's pipeline *pipe* send only in a turn of its own.
+    """Let the cluster's pipeline *pipe* send only while it holds *turns*.
 
-    One that is a transaction needs a single connection, and no turns.
+    A transaction needs a single connection, and so no turns.
     """
     strategy = pipe._execution_strategy
     if not isinstance(strategy, PipelineStrategy):

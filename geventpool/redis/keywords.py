@@ -1,8 +1,8 @@
 """The keywords of ``geventpool.redis.ConnectionPool`` for type checkers.
 
-redis-py passes its keywords on without naming them all in one place. These are those of
-its connections and pools, of all versions that are supported. At run time a connection
-class of your own may take others.
+redis-py does not list its keywords in one place. These are the keywords of its
+connections and pools, of all supported versions. At run time, a connection class of
+your own may take others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Whose a loan is: of the greenlet that took it, or of an object of redis-py.
+"""Decides whether a loan belongs to a greenlet or to an object of redis-py.
 
-Knows the callers of ``get_connection`` by their frames; knows nothing of when and
-how connections are lent.
+It examines the frames of the callers of ``get_connection``.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from typing import Any
 import redis
 from redis.retry import Retry
 
-from geventpool.redis.callers import asker, is_driver, owner_of
+from geventpool.redis.callers import borrowing_frame, is_driver, owner_of
 from geventpool.redis.dialling import allow, forbid_while_watching
 from geventpool.redis.internals import behind_cache
 
 __all__ = ["OwnedLoan", "Loans", "Special"]
 
-#: An exception is marked with this attribute, so it is known again without being kept.
+#: The attribute that marks an exception, so that it is recognised without a reference.
 _MARK = "_geventpool_mark"
 
 
 class OwnedLoan(weakref.ref[Any]):
-    """A loan that lasts as long as its owner, which it does not keep alive.
+    """A loan that lasts as long as its owner, by a weak reference to the owner.
 
     :param owner: the object of redis-py that keeps the connection.
-    :param gone: called with this after the owner's end.
+    :param gone: called with this object after the owner was collected.
     """
 
     __slots__ = ("conn",)
@@ -48,9 +47,10 @@ class OwnedLoan(weakref.ref[Any]):
 
 
 class Special:
-    """A loan that is not simply a command.
+    """A loan that is not a single command.
 
-    :param kept: which object of redis-py keeps it; None: anybody may give it back.
+    :param kept: the loan of the object that keeps the connection; None: any greenlet
+        may give it back.
     """
 
     __slots__ = ("_handled", "_retries", "kept")
@@ -58,64 +58,65 @@ class Special:
     def __init__(self, kept: OwnedLoan | None) -> None:
         self.kept = kept
         self._handled = _mark(exc_info()[1])
-        #: objects and what retried for them before the loan
+        #: objects, and their retries before the loan
         self._retries: list[tuple[Any, Any]] = []
 
     def began_before(self, error: BaseException) -> bool:
-        """Did the loan begin before *error* was raised?"""
+        """Whether the loan began before *error* was raised."""
         return self._handled is None or vars(error).get(_MARK) is not self._handled
 
     def retry_as(self, conn: Any, retry: Retry) -> None:
-        """Let *conn* use a copy of *retry* for the length of this loan."""
+        """Let *conn* use a copy of *retry* during this loan."""
         for each in {id(each): each for each in (conn, behind_cache(conn))}.values():
             self._retries.append((each, each.retry))
             each.retry = copy.deepcopy(retry)
 
     def forget_retries(self) -> None:
-        """Let the connection keep the retries that it has now."""
+        """Do not restore the retries at the end of the loan."""
         self._retries.clear()
 
     def end(self, conn: Any) -> None:
-        """Give *conn* back what the loan took from it."""
+        """Restore the retries of *conn*, and let it reconnect."""
         allow(conn)
         for each, retry in self._retries:
             each.retry = retry
 
 
 def _mark(error: BaseException | None) -> object | None:
-    """What tells *error* from every other exception, also from a later one."""
+    """Return a mark of *error* that no other exception has; None: no error."""
     return None if error is None else vars(error).setdefault(_MARK, object())
 
 
 class Loans:
-    """The loans of one pool that are not simply commands.
+    """The loans of one pool that are not single commands.
 
-    A command gives back what it took before it returns. Of the others there are two
-    kinds. An object of redis-py that keeps a connection across calls (a subscription,
-    a pipeline that watches keys) may live on in another greenlet than the one that
-    made it, so the loan is that object's. And what other people's code took, any
-    greenlet may give back.
+    A command gives its connection back before it returns. There are two other kinds of
+    loans. An object of redis-py that keeps a connection between calls (a subscription,
+    a pipeline that watches keys) may be used by another greenlet than the one that made
+    it, so the loan belongs to the object. A connection that other code took may be
+    given back by any greenlet.
 
-    :param forgotten: called with a connection whose owner has ended without giving it
-        back. May be called anywhere, also by the garbage collector in any thread.
+    :param forgotten: called with a connection whose owner was collected without giving
+        it back. May be called in any greenlet or thread, by the garbage collector.
     """
 
     def __init__(self, forgotten: Callable[[Any], None]) -> None:
         self._forgotten = weakref.WeakMethod(forgotten)
-        #: by the id of the connection
+        #: the loans by the id of their connection
         self.special: dict[int, Special] = {}
 
     def note_loan(
         self, conn: Any, frame: FrameType | None, pool: object, retry: Retry | None
     ) -> bool:
-        """Note who took *conn*; return whether an object of redis-py keeps it.
+        """Note the owner of the loan of *conn*. Never switches.
 
-        :param frame: the caller of ``get_connection``; None: that call is all that a
-            greenlet does.
-        :param retry: what retries for those who are not clients or pipelines; None:
-            what the connection has.
+        :param frame: the caller of ``get_connection``; None: the call is the whole work
+            of a greenlet.
+        :param retry: the retries for callers that are no clients or pipelines; None:
+            those that the connection has.
+        :return: whether an object of redis-py keeps the connection.
         """
-        frame = asker(frame, pool)
+        frame = borrowing_frame(frame, pool)
         owner = None if frame is None else owner_of(frame)
         if owner is None and frame is not None and is_driver(frame):
             return False
@@ -130,17 +131,18 @@ class Loans:
         return owner is not None
 
     def forget_loan(self, conn: Any) -> Special | None:
-        """Forget *conn*; return what was known of its loan."""
+        """Forget the loan of *conn*, and return its record; None: a single command."""
         loan = self.special.pop(id(conn), None)
         if loan is not None:
             loan.end(conn)
         return loan
 
     def _owner_gone(self, kept: OwnedLoan) -> None:
-        # Usually its finaliser has given the connection back. But one that must talk
-        # to the server first can't do so in the hub, and MONITOR has none.
-        if is_finalizing():  # pragma: no cover (in the end, where nobody counts)
-            # Greenlets can't be asked for any more.
+        # Usually the owner's finalizer has given the connection back. But a finalizer
+        # that must first use the server cannot do so in the hub, and MONITOR has no
+        # finalizer.
+        if is_finalizing():  # pragma: no cover (coverage does not run at that time)
+            # The interpreter is shutting down, and greenlets cannot be used any more.
             return
         forgotten = self._forgotten()
         loan = self.special.get(id(kept.conn))

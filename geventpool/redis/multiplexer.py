@@ -1,8 +1,8 @@
-"""The queue in front of one shared connection after the other.
+"""The queue of calls for a shared connection.
 
-Takes calls, bounds how many are under way, has a connection opened when there is none,
-and wakes the callers. One greenlet of its own opens connections, so that no kill of a
-caller interrupts it.
+It takes calls, limits the number without a reply, opens a connection when there is
+none, and wakes the callers. A greenlet of its own opens connections, so that killing a
+caller does not interrupt it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from geventpool.redis.shared import SharedConnection
 
 __all__ = ["Multiplexer", "Source"]
 
-#: Bytes that take one unit of room. A small command takes a unit too.
+#: Bytes for which a call takes one unit of room. A command takes at least one.
 UNIT = 16 * 1024
 
 
 class Source(Protocol):
-    """Where a multiplexer gets its connections."""
+    """The interface that a multiplexer gets its connections from."""
 
     name: str
-    #: seconds that a caller waits at most; None: without end
+    #: the most seconds that a caller waits; None: no limit
     timeout: float | None
-    #: so many callers may wait for room; None: any number
+    #: how many callers may wait for room; None: no limit
     max_waiting: int | None
     #: seconds after which a connection is given back in any case
     renew_after: float
@@ -45,26 +45,29 @@ class Source(Protocol):
         """
 
     def give_back(self, conn: Any) -> None:
-        """A connection is in step and not used any more. Never switches."""
+        """Give back a connection that is in step and not used any more.
+
+        Never switches.
+        """
 
     def drop(self, conn: Any, error: BaseException | None) -> None:
-        """A connection is to be closed, or has ended with *error*. Never switches."""
+        """Close a connection; *error*: why it has ended. Never switches."""
 
     def is_current(self, conn: Any) -> bool:
-        """Return whether *conn* may go on to be used. Never switches."""
+        """Return whether *conn* may still be used. Never switches."""
 
     def explained(self, error: BaseException) -> BaseException:
-        """Return a refusal in terms of redis-py."""
+        """Return *error* as an error that redis-py's callers expect."""
 
     def pushed(self, conn: Any, reply: Any) -> None:
-        """The server sent something without being asked. Never switches."""
+        """Handle a push of the server. Never switches."""
 
 
 class Multiplexer:
     """Sends the calls of many greenlets over one connection.
 
-    :param source: where connections come from, and what the limits are.
-    :param int max_in_flight: commands that may be queued or under way.
+    :param source: supplies the connections and the limits.
+    :param int max_in_flight: commands that may be queued or unanswered.
     :param hub: the hub of the greenlets that call.
     """
 
@@ -76,7 +79,7 @@ class Multiplexer:
         self._begin()
 
     def _begin(self) -> None:
-        """Start with nothing: at construction, and in the child after a fork."""
+        """Set the initial state, at construction and in a forked child."""
         self._pid = os.getpid()
         self.out: deque[Call] = deque()
         self.waking = 0
@@ -93,7 +96,7 @@ class Multiplexer:
         return count if size <= UNIT else max(count, -(-size // UNIT))
 
     def send(self, data: bytes, count: int) -> Call:
-        """Queue *data*, a request of *count* commands. May switch, to wait for room.
+        """Queue *data*, which has *count* commands. May switch to wait for room.
 
         :raises PoolExhaustedError: there was no room in time.
         """
@@ -101,7 +104,7 @@ class Multiplexer:
             raise copy_of(self._refusal)
         room = self.room
         units = count if len(data) <= UNIT else self.units(len(data), count)
-        if room.free >= units and not room.line:
+        if room.free >= units and not room.waiters:
             room.free -= units
         else:
             self._wait_for_room(units)
@@ -119,12 +122,12 @@ class Multiplexer:
         return call
 
     def _write_now(self, shared: SharedConnection, call: Call) -> None:
-        """Nobody else is about to send: write without a turn of the loop."""
+        """Write at once, because no other greenlet is about to send."""
         try:
             if self._is_usable(shared):
                 shared.write()
         except BaseException:
-            # A signal has interrupted it.
+            # Interrupted by a signal.
             self.abandon(call)
             raise
         if self.out:
@@ -143,13 +146,13 @@ class Multiplexer:
             raise source.explained(error) from None
 
     def schedule(self) -> None:
-        """Have the queue written in this turn of the loop."""
+        """Let the hub write the queue in this turn of the loop."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._loop.run_callback(self._flush)
 
     def _flush(self) -> None:
-        """In the hub: write what is queued, or have a connection opened."""
+        """Write the queue, or start to open a connection. Runs in the hub."""
         self._is_scheduled = False
         shared = self.shared
         if shared is not None:
@@ -167,11 +170,11 @@ class Multiplexer:
 
         May switch.
 
-        :raises BaseException: why there is no reply; or what interrupted the wait, and
-            then the call is abandoned.
+        :raises BaseException: why there is no reply; or what interrupted the wait. The
+            call is then abandoned.
         """
         try:
-            # Another may switch to this greenlet, for reasons of its own.
+            # Other code may switch to this greenlet as well.
             while call.left and call.error is None:
                 self._sleep(call)
         except BaseException:
@@ -187,9 +190,9 @@ class Multiplexer:
         self.hub.switch()
 
     def abandon(self, call: Call) -> None:
-        """Nobody waits for *call* any more. Never switches.
+        """Note that no greenlet waits for *call* any more. Never switches.
 
-        If no byte of it was written it is not sent at all. Else its reply is read and
+        If no byte of it was written, it is not sent. Otherwise its reply is read and
         dropped.
         """
         if call.left and call.error is None:
@@ -200,13 +203,13 @@ class Multiplexer:
             self.room.give_back(call.units)
 
     def wake(self, call: Call) -> None:
-        """Have the hub switch to the caller, if one waits. Never switches."""
+        """Let the hub switch to the caller, if it waits. Never switches."""
         if call.waiter is not None:
             self.waking += 1
             self._loop.run_callback(self.resume, call)
 
     def resume(self, call: Call) -> None:
-        """In the hub: switch to the caller, if it has not gone meanwhile."""
+        """Switch to the caller, if it still waits. Runs in the hub."""
         self.waking -= 1
         waiter, call.waiter = call.waiter, None
         if waiter is not None:
@@ -230,8 +233,8 @@ class Multiplexer:
 
     def _open_soon(self) -> None:
         opener = self._opener = gevent.Greenlet(self._open)
-        # A link and no "finally": of a greenlet that is killed before it has started
-        # not a line is run.
+        # A link, because "finally" is not run if the greenlet is killed before it has
+        # started.
         opener.rawlink(self._opener_ended)
         opener.start()
 
@@ -242,14 +245,14 @@ class Multiplexer:
                 self.schedule()
 
     def _open(self) -> None:
-        """Get a connection for those in the queue.
+        """Get a connection for the calls in the queue.
 
         May switch.
         """
         source = self._source
         started = monotonic()
         for call in self.out:
-            # Queued for a connection that was given back before it was written.
+            # Zero if it was queued for a connection that was then given back.
             call.since = call.since or started
         while self.out:
             started = monotonic()
@@ -267,47 +270,47 @@ class Multiplexer:
             return
 
     def _patience(self, now: float) -> float | None:
-        """Return how long the first in the queue is ready to wait."""
+        """Return how long the first call in the queue may still wait."""
         timeout = self._source.timeout
         if timeout is None:
             return None
         return max(0.0, min(self.out[0].since + timeout - now, timeout))
 
     def _refuse_oldest(self, error: PoolExhaustedError) -> bool:
-        """Fail those whose time is up; True: others may wait longer."""
+        """Fail the calls whose timeout has passed; True: others may wait longer."""
         timeout = self._source.timeout
         if not timeout:
             return False
         now = monotonic()
-        said = self._source.explained(error)
+        translated = self._source.explained(error)
         while self.out and self.out[0].since + timeout <= now + 0.001:
-            self._refuse(self.out.popleft(), said)
+            self._refuse(self.out.popleft(), translated)
         return bool(self.out)
 
     def _share(self, conn: Any) -> None:
-        """From now on *conn* is the shared connection. Never switches."""
+        """Make *conn* the shared connection. Never switches."""
         self._opener = None
         try:
             self.shared = SharedConnection(self, conn, self._source.renew_after)
         except Exception as error:
-            # Closed by somebody since it was acquired.
+            # It was closed after it was acquired.
             self._source.drop(conn, error)
             self._fail_queued(self._source.explained(error))
             return
         self._flush()
 
-    # What becomes of the connection.
+    # The end of a connection.
 
     def pushed(self, conn: Any, reply: Any) -> None:
-        """The server sent something without being asked."""
+        """Handle a push of the server."""
         self._source.pushed(conn, reply)
 
     def take(self) -> Any:
-        """Return the connection, when all is answered, for this greenlet alone.
+        """Return the connection for this greenlet alone, when all calls are answered.
 
-        May switch. What others send meanwhile waits for the next connection.
+        May switch. Calls that are sent meanwhile wait for the next connection.
 
-        :return: None: there is none, or another has taken it.
+        :return: None: there is no connection, or another greenlet has taken it.
         """
         shared = self.shared
         if shared is None or shared.taker is not None:
@@ -323,10 +326,10 @@ class Multiplexer:
             raise
 
     def lost(self, shared: SharedConnection, error: BaseException) -> None:
-        """The connection has ended: what was written fails, what was not goes on."""
+        """End the connection: fail the written calls, and keep the others queued."""
         self.shared = None
         if self._pid != os.getpid():
-            # In a child: the copies of the parent's greenlets must not be woken.
+            # In a forked child: copies of the parent's greenlets must not be woken.
             return
         for call in shared.sent:
             self._fail(call, error)
@@ -338,7 +341,7 @@ class Multiplexer:
             self.schedule()
 
     def finished(self, shared: SharedConnection) -> None:
-        """The connection is quiet and is not used any more."""
+        """Give back a connection that is quiet and not used any more."""
         self.shared = None
         if shared.taker is not None:
             shared.taker.set(shared.conn)
@@ -350,21 +353,21 @@ class Multiplexer:
             self.schedule()
 
     def renew(self, spoiled: bool = False) -> None:
-        """Give the connection back as soon as all is answered. Never switches.
+        """Give the connection back when all calls are answered. Never switches.
 
-        What is sent meanwhile waits for the next one.
+        Calls that are sent meanwhile wait for the next connection.
 
-        :param spoiled: it is to be closed, because others would fail with it too.
+        :param spoiled: close it, because other calls would fail on it as well.
         """
         if self.shared is not None:
             self.shared.retire(spoiled)
-            # In the hub, whichever greenlet has called.
+            # The rest is done in the hub, whichever greenlet has called.
             self.schedule()
 
     def close(self, error: BaseException) -> None:
-        """Send nothing any more; what is written is still answered. Never switches.
+        """Send nothing more. Written calls are still answered. Never switches.
 
-        :param error: for the calls in the queue, and for later ones.
+        :param error: raised for the calls in the queue, and for later ones.
         """
         self._refusal = error
         self._fail_queued(error)
@@ -372,7 +375,7 @@ class Multiplexer:
         self.renew()
 
     def forget(self) -> None:
-        """In the child after a fork: begin with nothing.
+        """Set the initial state in a forked child.
 
         The core pool has closed the child's copy of the connection.
         """

@@ -1,7 +1,7 @@
-"""Which options are the pool's, and how they are read out of a URL.
+"""The options of a pool for redis-py, and their reading from a URL.
 
-Everything else that a pool is given is redis-py's; of that only such is checked here as
-would do harm far from where it was said. No message shows a password.
+All other arguments are redis-py's. Only those are checked here whose bad values would
+cause an error much later. No message shows a password.
 """
 
 from __future__ import annotations
@@ -74,28 +74,30 @@ class RedisOptions(PoolOptions):
 #: The names of the options. redis-py has a *max_connections* of its own.
 POOL_OPTIONS = names(RedisOptions) - {"max_connections"}
 
-#: What redis-py gives a socket as it is, and a socket an event loop's heap of timers.
+#: Timeouts that redis-py passes to sockets unchecked, and sockets to timers of the
+#: loop.
 _LIMITS = ("socket_timeout", "socket_connect_timeout")
 
-#: What redis-py itself says of a URL, which shows nothing of it but names.
+#: Beginnings of redis-py's messages about a URL that show no secrets.
 _HARMLESS = ("Redis URL must", "Invalid value for")
 
 
 def options_of(url: Any) -> dict[str, Any]:
-    """What redis-py reads out of a URL, and the pool's own options.
+    """Read redis-py's and the pool's options from a URL.
 
-    :raises TypeError: it is no string.
-    :raises ValueError: it is not understood.
+    :raises TypeError: *url* is no string.
+    :raises ValueError: *url* cannot be parsed.
     """
     if not isinstance(url, str):
-        # Not shown: it may be a URL all the same, with a password, as bytes.
+        # The value is not shown, because it may be a URL in bytes with a password.
         raise TypeError(f"url must be a string, not of the type {type(url).__name__}")
     try:
         found: dict[str, Any] = parse_url(url)
     except ValueError as error:
         if str(error).startswith(_HARMLESS):
             raise
-        # urllib shows what it took for a host or a port; it may be a password.
+        # urllib's message shows what it took for a host or a port, which may be a
+        # password.
         raise ValueError(
             "url must be like redis://user:password@host:port/db, with the characters "
             "/ ? # @ [ ] in user and password percent-encoded and a port up to 65535"
@@ -108,38 +110,38 @@ def options_of(url: Any) -> dict[str, Any]:
 
 
 def check_number(value: Any) -> None:
-    """Refuse a number of connections that is none; as an error of redis-py's kind.
+    """Refuse an invalid limit of connections, with redis-py's type of error.
 
-    :raises ValueError: neither a whole number nor None.
+    :raises ValueError: *value* is neither a whole number nor None.
     """
     is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if value is not None and not is_whole:
         raise ValueError(
-            # redis-py's words, and what was wrong.
+            # The text of redis-py, and the value.
             '"max_connections" must be a positive integer, or None, '
             f"not {safe_repr(value)}"
         )
 
 
 def check_limits(options: dict[str, Any]) -> None:
-    """Refuse limits for sockets that are no time; NaN stops all timers of a process.
+    """Refuse invalid timeouts of sockets. NaN would stop all timers of the process.
 
-    :raises TypeError: one is no number.
-    :raises ValueError: one is negative, NaN or infinite.
+    :raises TypeError: a timeout is no number.
+    :raises ValueError: a timeout is negative, NaN or infinite.
     """
     for name in _LIMITS:
         check_optional_seconds(name, options.get(name))
 
 
 def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) -> None:
-    """Refuse a keyword that is nearly an option of the pool, and nothing of redis-py.
+    """Refuse a keyword that looks like a misspelt option of the pool.
 
-    redis-py would pass it on, and its connections would refuse it when the first one is
-    made. Other keywords that nobody seems to know are left to them: a later version
-    of redis-py, or a class of the program's own, may take them.
+    redis-py would pass it on, and refuse it when the first connection is made. Other
+    unknown keywords are not refused here: a later version of redis-py, or a class of
+    the program's own, may take them.
 
-    :param owner: who was given the options, for the message.
-    :raises TypeError: there is one.
+    :param owner: the name of what was called, for the message.
+    :raises TypeError: there is such a keyword.
     """
     if not connection_class.__module__.startswith("redis."):
         return
@@ -150,7 +152,7 @@ def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) 
 
 
 def _is_known(name: str, connection_class: Any) -> bool:
-    """Does redis-py name this keyword of a connection of that class?"""
+    """Whether a constructor of that class names this keyword."""
     return any(
         name in inspect.signature(kind.__init__).parameters
         for kind in connection_class.__mro__[:-1]

@@ -1,8 +1,7 @@
-"""The pool in the place of redis-py's: the core does the pooling, this translates.
+"""A drop-in replacement for redis-py's pools, on top of the core pool.
 
-Knows what redis-py, and the code written against it, asks of a connection pool. Who
-gets which connection, and when one is opened or closed, is the core's affair alone:
-there is no second book of it here.
+It implements redis-py's interface of a pool. The core pool alone decides which greenlet
+gets which connection, and when connections are opened and closed.
 """
 
 from __future__ import annotations
@@ -53,56 +52,55 @@ __all__ = ["ConnectionPool"]
 
 P = TypeVar("P", bound="ConnectionPool")
 
-#: Of the thread. The patched one is of the greenlet.
+#: Returns the id of the thread. The patched function returns one of the greenlet.
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
-#: What redis-py's pools take when they are given no number (since 8.0).
+#: The default of redis-py's pools since 8.0.
 DEFAULT_MAX_CONNECTIONS = 100
 
 
 class ConnectionPool(Returns):
-    """A pool for ``redis.Redis(connection_pool=...)``, in which one waits in line.
+    """A pool for ``redis.Redis(connection_pool=...)``.
 
     ::
 
         client = redis.Redis(connection_pool=ConnectionPool(host="...", timeout=5))
 
-    A drop-in: everything that redis-py's own pool does, this does. On top of that:
-    at the limit the caller waits, first come, first served; connections can be given
-    an age; a greenlet may be killed, or hit by a ``gevent.Timeout``, anywhere, and no
-    connection is lost and no reply reaches the wrong caller.
+    A drop-in: it does everything that redis-py's own pool does. In addition, callers
+    wait at the limit, and are served in the order in which they came. Connections can
+    have age limits. A kill or a ``gevent.Timeout`` at any point loses no connection,
+    and no reply reaches the wrong caller.
 
     The keywords below are the pool's, as :class:`geventpool.Pool` describes them. All
     others (``host``, ``port``, ``db``, ``password``, ``protocol``, ``ssl_...``,
     ``socket_timeout``, ``cache_config`` ...) are redis-py's.
 
-    Three things are different from redis-py's pools on purpose:
+    Intended differences from redis-py's pools:
 
-    * ``retry``, when not given, is what ``redis.Redis()`` gives to a pool of its own.
-      redis-py silently retries nothing with a pool that the user made.
-    * A connection that was closed, by its borrower or by the server, is not kept to be
-      connected again later: its place is free at once, and the next one is new.
-    * A loan that anybody but redis-py's own objects took by :meth:`get_connection`
-      ends with the greenlet that took it, unless *reclaim* is False.
+    * The default of ``retry`` is what ``redis.Redis()`` gives to its own pool. redis-py
+      does not retry with a pool that the user made.
+    * A connection that the borrower or the server has closed is not kept to be
+      connected again. Its place is freed at once.
+    * If the program itself calls :meth:`get_connection`, the loan ends with the calling
+      greenlet, unless *reclaim* is False.
 
-    It relies on some members of redis-py that are not documented; they are listed in
+    The private members of redis-py that it uses are listed in
     ``geventpool/redis/internals.py``.
 
-    :param connection_class: redis-py's, or one derived from it.
-    :param int max_connections: the server never sees more sockets of this pool; None
-        or 0: 100.
-    :param float timeout: seconds a caller waits for a connection; None: without end;
-        0: not at all, as redis-py's ``ConnectionPool``. Default 30.
-    :param auto_pipeline: True: the commands of many greenlets share one connection,
-        and are written together; a number: so many connections; or an
-        :class:`AutoPipeline`. Commands that can't share take a connection of their
+    :param connection_class: redis-py's class, or one derived from it.
+    :param int max_connections: the limit of sockets; None or 0: 100.
+    :param float timeout: the most seconds that a caller waits for a connection; None:
+        no limit; 0: do not wait, as redis-py's ``ConnectionPool``. Default 30.
+    :param auto_pipeline: True: the commands of many greenlets share one connection, and
+        are written together; a number: they share that many connections; or an
+        :class:`AutoPipeline`. Commands that cannot share take a connection of their
         own. False: every command does.
-    :param int max_in_flight: commands that may be under way over a shared connection
-        at a time; others wait in line, with the pool's *timeout*. Default 1000.
+    :param int max_in_flight: commands that may be unanswered on a shared connection.
+        Further ones wait, with the pool's *timeout*. Default 1000.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is redis-py's ``BlockingConnectionPool`` with the same
         options; ``"error"`` is :exc:`~geventpool.NotPatchedError`.
-    :raises TypeError: an argument is of the wrong kind.
+    :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of its range.
     """
 
@@ -129,25 +127,25 @@ class ConnectionPool(Returns):
         if pipelining is not None:
             pipelining.check_places(chosen.max_connections)
         self._set_unpatched(chosen.unpatched, chosen.timeout)
-        # Of redis-py's blocking pool, where gevent's users are told to give it.
+        # An argument of redis-py's blocking pool that is recommended for gevent.
         connection_kwargs.pop("queue_class", None)
         check_limits(connection_kwargs)
-        #: Has the program said nothing of retries?
+        #: Whether the program has not given any retries.
         self._retries_by_default = "retry" not in connection_kwargs
         connection_kwargs.setdefault("retry", self._retry_by_default())
-        #: whom redis-py lets be told of releases, beside its own re-authentication
+        #: redis-py's dispatcher of events, for releases
         self._dispatcher: Any = connection_kwargs.get("event_dispatcher")
         self.asks_owner = type(self).owns_connection is not RedisPyPool.owns_connection
-        self._stock_retry: Retry | None = None
+        self._plain_retry: Retry | None = None
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
         self._connector = RedisConnector(self)
-        #: what redis-py said when it last failed to connect, if nothing has begun since
+        #: the last failure to connect; None: since then, another attempt has begun
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self, chosen.name)
-        # Not super(): the pool for Sentinel is a sibling of redis-py's, whose
-        # constructor would fill in the arguments too late for initial connections.
+        # Not super(): the pool for Sentinel also derives from redis-py's, whose
+        # constructor would set the arguments too late for initial connections.
         RedisPyPool.__init__(
             self,
             connection_class,
@@ -155,7 +153,7 @@ class ConnectionPool(Returns):
             **connection_kwargs,
         )
         initial = chosen.initial_connections
-        #: the :class:`geventpool.Pool` that does the pooling
+        #: the :class:`geventpool.Pool` that manages the connections
         self.core: Pool[Any] = Pool(
             self._connector,
             None,
@@ -165,7 +163,7 @@ class ConnectionPool(Returns):
                 name=self._title() if chosen.name is None else chosen.name,
             ),
         )
-        #: what commands share; None: each takes a connection of its own
+        #: the shared connections; None: each command takes a connection of its own
         self._sharing: Sharing | None = None
         if pipelining is not None:
             self._sharing = Sharing(
@@ -176,18 +174,18 @@ class ConnectionPool(Returns):
                 chosen.max_waiting,
                 chosen.max_lifetime,
             )
-        # What every command touches, bound once.
+        # Bound once, because every command calls them.
         self._take = self.core.acquire
         self._give_back = self.core.release
 
     @classmethod
     def from_url(cls: type[P], url: str, **kwargs: Any) -> P:
-        """A pool for a ``redis://``, ``rediss://`` or ``unix://`` URL.
+        """Make a pool for a ``redis://``, ``rediss://`` or ``unix://`` URL.
 
-        The query may name redis-py's options and the pool's alike
-        (``?db=2&max_connections=20&max_idle=60``), and wins over *kwargs*.
+        The query may have options of redis-py and of the pool
+        (``?db=2&max_connections=20&max_idle=60``). They take precedence over *kwargs*.
 
-        :raises ValueError: what the URL says is not understood.
+        :raises ValueError: the URL cannot be parsed.
         """
         options = options_of(url)
         if "connection_class" in kwargs:
@@ -197,46 +195,47 @@ class ConnectionPool(Returns):
     def _retry_by_default(self) -> Retry | None:
         return default_retry()
 
-    def _retry_of_stock(self) -> Retry | None:
-        """What retries on the connections of redis-py's own pools by default.
+    def _retry_without_client(self) -> Retry | None:
+        """Return the default retries of connections of redis-py's own pools.
 
-        Code that takes a connection itself is told of a lost one, as it expects.
+        Code that takes a connection itself expects an error when the connection is
+        lost.
         """
-        if self._stock_retry is None:
+        if self._plain_retry is None:
             options = {**self.connection_kwargs, "retry": None}
             conn = self.connection_class(**options)
-            self._stock_retry = getattr(conn, "retry", None)
-        return self._stock_retry
+            self._plain_retry = getattr(conn, "retry", None)
+        return self._plain_retry
 
     def address(self) -> tuple[str, Any]:
-        """The host and the port; of a Unix socket ``"unix"`` and its path."""
+        """Return host and port; for a Unix socket ``"unix"`` and its path."""
         options = self.connection_kwargs
         if "path" in options:
             return "unix", options["path"]
         return options.get("host", "localhost"), options.get("port", 6379)
 
     def _title(self) -> str:
-        """What error messages call this pool."""
+        """Return the name of this pool in error messages."""
         host, port = self.address()
         if host == "unix":
             return f"redis {port}"
         return f"redis {host}:{port}/{self.connection_kwargs.get('db', 0)}"
 
-    # Borrowing and giving back.
+    # Acquire and release.
 
     def get_connection(
         self, command_name: str | None = None, *keys: Any, **options: Any
     ) -> Any:
-        """A connection, ready for a command; to be given back by :meth:`release`.
+        """Lend a connection, to be given back by :meth:`release`. May switch.
 
-        May switch, if no idle connection is fit. The arguments are those of old
-        versions of redis-py; they are ignored.
+        It switches only if no idle connection is usable. The arguments are those of old
+        versions of redis-py, and are ignored.
 
-        :raises RedisPoolExhaustedError: no connection in time; it is a
+        :raises RedisPoolExhaustedError: no connection became available in time. It is a
             :exc:`geventpool.PoolExhaustedError` and a ``redis.MaxConnectionsError``.
         :raises NotPatchedError: the process is not patched, and the option *unpatched*
             is ``"error"``.
-        :raises redis.RedisError: what redis-py raised when it connected.
+        :raises redis.RedisError: connecting failed.
         """
         if self._is_undecided:
             stock = self._decide()
@@ -249,13 +248,13 @@ class ConnectionPool(Returns):
         conn = self.own_connection()
         kept = False
         try:
-            # Not f_back of our own frame: that would make two objects.
+            # Cheaper than f_back of the own frame, which would make two objects.
             is_command = sys._getframe(1).f_code is COMMAND
         except ValueError:
-            # No caller: this call is all that a greenlet does.
+            # No caller: this call is the whole work of a greenlet.
             is_command = False
         if not is_command:
-            retry = self._retry_of_stock() if self._retries_by_default else None
+            retry = self._retry_without_client() if self._retries_by_default else None
             kept = self._loans.note_loan(conn, sys._getframe().f_back, self, retry)
             if kept:
                 self.core.transfer(conn, None)
@@ -264,10 +263,7 @@ class ConnectionPool(Returns):
         return conn
 
     def own_connection(self) -> Any:
-        """A connection for this greenlet alone, as :meth:`get_connection` lends it.
-
-        May switch.
-        """
+        """Lend a connection that is not shared with other greenlets. May switch."""
         try:
             if recorder._metrics_collector is not None:
                 return self._telemetry.timed(self._take)
@@ -276,11 +272,10 @@ class ConnectionPool(Returns):
             raise self.explained(error)
 
     def explained(self, error: Exception) -> Exception:
-        """A refusal as redis-py's callers understand it.
+        """Return *error* as an error that redis-py's callers expect.
 
-        While there is room, and all that fails is to connect, the refusal is no matter
-        of the pool: what redis-py said is the answer, also to a caller who did not
-        have the patience to wait for the last retry.
+        If there is room and only connecting fails, redis-py's own error is returned.
+        This holds also if the caller's timeout passed before the last retry.
         """
         failure, stats = self._failure, self.core.stats()
         if (
@@ -288,26 +283,29 @@ class ConnectionPool(Returns):
             and failure is not None
             and stats.in_use < stats.max_connections
         ):
-            # A copy each, for many may wait for the same server.
-            said = copy.copy(failure)
-            said.__cause__ = error
-            return said
+            # A copy for each caller, because several may wait for the same server.
+            translated = copy.copy(failure)
+            translated.__cause__ = error
+            return translated
         return translate_error(error)
 
     def _let_readers_finish(self, conn: Any, user: object) -> None:
-        """Others may be reading what was pushed to *conn* while it was idle."""
+        """Make *user* the reader of *conn*, after others have read its pushes.
+
+        May switch.
+        """
         try:
             with self._lock:
                 self._readers.lend(conn, user)
         except BaseException:
-            # Killed while waiting: nobody else would give it back.
+            # Interrupted while waiting: the caller does not have the connection yet.
             self.release(conn)
             raise
 
     def make_connection(self) -> Any:
-        """A new connection, not yet connected; it is not counted as one of the pool's.
+        """Make a connection that is not yet connected and not counted by the pool.
 
-        The pool itself calls this, after it has made sure of a place.
+        The pool itself calls this when it has a place for it.
         """
         if self.cache is None:
             return self.connection_class(**self.connection_kwargs)
@@ -315,22 +313,22 @@ class ConnectionPool(Returns):
         conn.readers = self._readers
         return CachedConnection(conn, self.cache, self._lock)
 
-    # All at once.
+    # All connections.
 
     def disconnect_free_connections(
         self, moving_address_src: str | None = None
     ) -> None:
-        """Close the idle connections, or only those to one address."""
+        """Close the idle connections, or only those to one address. Never switches."""
         super().disconnect_free_connections(moving_address_src)
-        if self._stock is not None:
-            # What is not connected stays: redis-py's pool connects it again.
+        if self._thread_pool is not None:
+            # redis-py's pool keeps closed connections, and connects them again.
             return
         for conn in self.core.idle_connections():
             if not is_connected(conn):
                 self.core.drop(conn)
 
     def reset(self) -> None:
-        """Renew every connection, those in use when they come back.
+        """Renew every connection: idle ones now, others when they are given back.
 
         For changed credentials: new connections are made from the present
         ``connection_kwargs``. The limit holds meanwhile. Never switches.
@@ -338,18 +336,18 @@ class ConnectionPool(Returns):
         # redis-py's constructor calls this before there is anything to renew.
         if "core" not in self.__dict__:
             return
-        if self._stock is not None:
-            self._stock.reset()
-        if self._stock is None or not self._is_undecided:
+        if self._thread_pool is not None:
+            self._thread_pool.reset()
+        if self._thread_pool is None or not self._is_undecided:
             self.core.drain()
         if self._sharing is not None:
             self._sharing.renew()
 
     def close(self) -> None:
-        """Close all connections; the pool can be used again, as redis-py wants it.
+        """Close all connections. The pool can be used again, as in redis-py.
 
-        A client closes the pool it was made from when it is collected, and its
-        subscriptions go on using the pool. :meth:`shutdown` is final.
+        A collected client closes the pool that it was made from, while its
+        subscriptions still use the pool. :meth:`shutdown` is final.
         """
         self.disconnect()
 
@@ -360,52 +358,50 @@ class ConnectionPool(Returns):
         self.close()
 
     def shutdown(self, timeout: float | None = None) -> list[Loan]:
-        """Close for good, after waiting for what is on loan.
+        """Close the pool for good, after waiting for the loans to end. May switch.
 
-        May switch.
-
-        :param timeout: seconds to wait at most; None: without end.
-        :return: the loans that were cut off.
+        :param timeout: the most seconds to wait; None: no limit.
+        :return: the loans whose connections were terminated.
         """
         if self._sharing is not None:
             self._sharing.close()
         left = self.core.close(timeout)
-        if self._stock is not None:
-            self._stock.disconnect()
+        if self._thread_pool is not None:
+            self._thread_pool.disconnect()
         return left
 
-    # Called by others, to take note.
+    # Notifications from other parts.
 
     def counted(self) -> None:
-        """The number of connections in use has changed."""
+        """Note that the number of connections in use has changed."""
         if recorder._metrics_collector is not None:
             self._telemetry.count()
 
     def demoted(self, error: Exception) -> Exception:
-        """An error reply on a shared connection, as a client is to see it."""
+        """Return the client's error for an error reply on a shared connection."""
         return error
 
     def opening(self) -> None:
-        """What failed before is no news of this attempt."""
+        """Forget the last failure, because another attempt to connect begins."""
         self._failure = None
 
     def opened(self, conn: Any, seconds: float) -> None:
-        """There is a new connection."""
+        """Note that a connection was opened."""
         self._failure = None
         self._telemetry.opened(seconds)
 
     def failed(self, error: Exception) -> None:
-        """An attempt has failed; there may be others."""
+        """Note that an attempt to connect failed. Others may follow."""
         self._failure = copy.copy(error)
 
     def terminated(self, conn: Any) -> None:
-        """A connection is gone, whoever had it."""
+        """Note that a connection was closed."""
         self._loans.forget_loan(conn)
         self._readers.give_back(conn)
         self._telemetry.count_soon()
 
     def __del__(self) -> None:
-        # redis-py's would count down what our own telemetry has counted up.
+        # redis-py's method would count down what this telemetry has counted.
         telemetry = self.__dict__.get("_telemetry")
         if telemetry is not None:
             telemetry.end()

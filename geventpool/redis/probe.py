@@ -1,10 +1,10 @@
-"""Is an idle Redis connection fit to be lent? Asked of its socket, with no round trip.
+"""Checks without a round trip whether an idle Redis connection can be lent.
 
-Knows the two parsers of redis-py and the sockets of gevent; knows no pool.
+It depends on redis-py's two parsers and gevent's sockets, not on the pool.
 
-redis-py's own check goes through the hub under gevent (some 15 us and two switches for
-each command), and with RESP3 it does not act on what it finds. This one takes about
-1 us, never switches, and tells a push, which is kept, from a stale reply.
+redis-py's own check goes through the hub under gevent (about 15 us and two switches for
+each command), and ignores its result with RESP3. This check takes about 1 us and never
+switches. It distinguishes a push, which is kept, from a stale reply.
 """
 
 from __future__ import annotations
@@ -34,32 +34,33 @@ from geventpool.redis.internals import (
 
 __all__ = ["is_quiet"]
 
-#: Bytes that are looked at. Behind a longer push nobody knows what stands.
+#: The most bytes that are examined. What follows a longer push is unknown.
 _LOOK = 65536
 INVALIDATE = (b"invalidate", "invalidate")
 
 _native_poll = monkey.get_original("select", "poll")
-#: One native poll object for each descriptor number there ever was: the kernel keeps
-#: nothing between two calls, so it serves whatever socket has the number next. Making
-#: one takes as long as asking it.
+#: One native poll object for each descriptor number. The kernel keeps no state between
+#: two calls, so it also serves the next socket with that number. Making one takes as
+#: long as polling.
 _polls: dict[int, Any] = {}
-# RDHUP, the end of a stream behind unread bytes, is Linux's own.
+# Only Linux has RDHUP, the end of a stream that still has unread bytes.
 _HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 def is_quiet(conn: Any) -> bool:
-    """Is *conn* connected, and is there nothing to read on it but pushes?
+    """Whether *conn* is connected, and has nothing to read but pushes.
 
     A push of RESP3 (an invalidated key, a notice of maintenance) is left for redis-py
-    to find. Anything else on an idle connection is a reply that nobody read, or the
-    end of the stream.
+    to read. Anything else on an idle connection is an unread reply or the end of the
+    stream.
 
-    No check of this kind can see a reply that is still on its way. So the pool does
-    not rely on it for a connection whose borrower was interrupted: that one is closed.
+    Such a check cannot see a reply that has not arrived yet. So the pool does not rely
+    on it after an interruption: that connection is closed.
 
-    Never switches, as long as *conn* is one of redis-py's.
+    Never switches if *conn* is redis-py's.
     """
-    # The way of nearly every call: hiredis without a rest, and a plain socket.
+    # The fast path of nearly every call: hiredis with nothing unread, and a socket
+    # without TLS.
     try:
         sock = socket_of(conn)
         if type(sock) is GeventSocket and not hiredis_reader_of(conn).has_data():
@@ -67,7 +68,7 @@ def is_quiet(conn: Any) -> bool:
             poll = _polls.get(number) or _poll_of(number)
             return not poll.poll(0) or _offers_push(conn)
     except (AttributeError, ValueError):
-        # Not connected, closed, the parser written in Python, a cache in front...
+        # Not connected, closed, with the parser in Python, or with a cache.
         pass
     return _look_closer(behind_cache(conn))
 
@@ -84,7 +85,7 @@ def _look_closer(conn: Any) -> bool:
     if sock is None:
         return False
     if not isinstance(sock, GeventSocket):
-        # A connection or a socket of somebody's own making.
+        # A connection or a socket of another class.
         return not conn.can_read()
     if not _has_read_all(conn):
         return False
@@ -99,9 +100,9 @@ def _speaks_resp3(conn: Any) -> bool:
 
 
 def _offers_push(conn: Any, before: bytes = b"") -> bool:
-    """Is all that can be read pushes, on a connection that is still open behind them?
+    """Whether all that can be read is pushes, on a connection that is still open.
 
-    :param before: what the parser has read and not yet parsed.
+    :param before: bytes that the parser has read and not yet parsed.
     """
     native = native_socket_of(conn)
     try:
@@ -118,21 +119,21 @@ def _offers_push(conn: Any, before: bytes = b"") -> bool:
 
 
 def _may_stay(conn: Any, data: bytes) -> bool:
-    """Is *data*, which can be read from *conn*, nothing but pushes?"""
+    """Whether *data*, the readable bytes of *conn*, is pushes only."""
     return _speaks_resp3(conn) and 0 < len(data) < _LOOK and are_pushes(data)
 
 
 def _has_read_all(conn: Any) -> bool:
-    """Does the parser hold no reply that it has read but nobody asked for?"""
+    """Whether the parser holds no reply that it has read but not delivered."""
     try:
         reader = hiredis_reader_of(conn)
     except AttributeError:
-        # The parser written in Python: its bytes are looked at with the socket's.
+        # The parser in Python: its bytes are examined together with the socket's.
         return True
-    # hiredis can't be peeked into: what it holds must be taken out to be known. Only
-    # an invalidation can be acted on here, for it touches the cache alone, while a
-    # notice of maintenance may switch. That costs the connection; the server sends
-    # the notice over every other one too.
+    # The contents of hiredis can only be examined by taking them out. Only an
+    # invalidation can be handled here, because that changes only the cache. Handling a
+    # notice of maintenance may switch, so the connection is closed instead; the server
+    # sends the notice over every other connection too.
     while reader.has_data():
         if not _speaks_resp3(conn):
             return False
@@ -144,8 +145,8 @@ def _has_read_all(conn: Any) -> bool:
 
 
 def _is_tls_quiet(conn: Any, before: bytes) -> bool:
-    # That it is readable says little: so is a fresh session of TLS 1.3, where tickets
-    # wait. Only reading can tell; what was read is given to the parser.
+    # A readable socket means little: in a new session of TLS 1.3, tickets are readable.
+    # So it is read, and the data is given to the parser.
     data = b""
     try:
         while len(data) < _LOOK and (more := tls_object_of(conn).read(_LOOK)):

@@ -1,8 +1,8 @@
-"""Replies out of bytes, as redis-py's parsers would return them.
+"""Parses replies as redis-py's parsers do.
 
-Two readers with the same methods: hiredis, and one in Python for connections whose
-parser is redis-py's own. redis-py's own parsers can't go on after an error reply: they
-put the bytes back, to be read again.
+There are two readers with the same methods: hiredis, and one in Python for connections
+whose parser is redis-py's own. redis-py's own parsers cannot be used here: after an
+error reply they put the bytes back, to be read again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _Step = Generator[None, None, Any]
 
 
 class Push(list[Any]):
-    """What the server sent without being asked, read by :class:`ReplyReader`."""
+    """A push of the server, read by :class:`ReplyReader`."""
 
 
 class ReplyReader:
     """Reads replies of RESP2 and RESP3 that may arrive in pieces.
 
-    :param parse_error: makes an exception out of the text of an error reply.
-    :param decode: makes what the caller gets out of the bytes of a string.
+    :param parse_error: makes an exception from the text of an error reply.
+    :param decode: makes the caller's value from the bytes of a string.
     """
 
     def __init__(self, parse_error: Any, decode: Any) -> None:
@@ -41,7 +41,7 @@ class ReplyReader:
         self._start = 0
         #: the reply that is being read
         self._step: _Step | None = None
-        #: what could not be made of the present reply, all of whose bytes are read
+        #: the error of decoding a part of the present reply
         self._flaw: Exception | None = None
         self._is_push = False
 
@@ -53,14 +53,15 @@ class ReplyReader:
         self._buffer += memoryview(data)[start : start + length]
 
     def has_data(self) -> bool:
-        """Return whether a reply has begun to arrive."""
+        """Return whether a part of a reply has arrived."""
         return self._step is not None or self._start < len(self._buffer)
 
     def gets(self) -> Any:
         """Return the next reply; :data:`MORE`: it is not complete.
 
-        :raises InvalidResponse: this is not the protocol; nothing can be read any more.
-        :raises Exception: the reply can't be decoded; the next one can be read.
+        :raises InvalidResponse: the bytes violate the protocol. Nothing can be read any
+            more.
+        :raises Exception: the reply cannot be decoded. The next one can be read.
         """
         if self._step is None:
             if self._start == len(self._buffer):
@@ -78,10 +79,10 @@ class ReplyReader:
         return Push(reply) if self._is_push else reply
 
     def _line(self) -> _Step:
-        """Read up to the end of the line; that may take several steps."""
+        """Read a line, in one step or several."""
         searched = self._start
         while (end := self._buffer.find(b"\r\n", searched)) < 0:
-            # The first byte of the line's end may be there. Feeding moves the start.
+            # The first byte of the line's end may have arrived. feed() moves the start.
             ahead = max(len(self._buffer) - 1 - self._start, 0)
             yield
             searched = self._start + ahead
@@ -90,7 +91,7 @@ class ReplyReader:
         return line
 
     def _bytes(self, length: int) -> _Step:
-        """Read *length* bytes and the end of the line behind them."""
+        """Read *length* bytes and the end of line after them."""
         while len(self._buffer) - self._start < length + 2:
             yield
         end = self._start + length
@@ -151,7 +152,7 @@ class ReplyReader:
         return pairs
 
     def _attempt(self, work: Any, *args: Any) -> Any:
-        """Return what *work* makes of *args*; a failure is told at the reply's end."""
+        """Call *work*. Its error is raised when the reply is complete."""
         try:
             return work(*args)
         except Exception as error:
@@ -162,7 +163,7 @@ class ReplyReader:
 def reader_of(conn: Any) -> tuple[Any, type]:
     """Return a reader for a connection of redis-py, and the type of its pushes.
 
-    It has read nothing: what *conn* has read itself is not in it.
+    It does not have bytes that *conn* has already read.
     """
     parser, encoder = parser_of(conn), conn.encoder
     if not uses_hiredis(parser):

@@ -1,7 +1,7 @@
-"""How connections come back: released, forgotten, or closed under their holders.
+"""The end of loans: release, forgotten connections, and disconnect.
 
-Knows by which errors a command is broken off. Whatever a finaliser or another thread
-may call only notes, and has the work done in the event loop.
+It decides which errors interrupt a command. Methods that a finalizer or another thread
+may call only schedule the work in the event loop.
 """
 
 from __future__ import annotations
@@ -29,47 +29,49 @@ from geventpool.redis.telemetry import Telemetry
 __all__ = ["Returns"]
 
 
-#: Seconds between two renewals because a server turned out to be a replica.
+#: The least seconds between two renewals because the server became a replica.
 RENEWAL = 1.0
 
 
 class Returns(Credentials):
-    """A pool that looks at how a loan ended before it lends the connection again."""
+    """A pool that decides by the end of a loan whether to keep the connection."""
 
     _connector: RedisConnector
     _special: dict[int, Special]
     _readers: Readers
     _telemetry: Telemetry
     _give_back: Any
-    #: when the connections may be renewed again because of a replica
+    #: monotonic time from which connections may be renewed again because of a replica
     _renew_again = 0.0
 
     def _forgotten(self, conn: Any) -> None:
-        # The object that kept it has ended, so its state is unknown. The finaliser that
-        # calls this may go on to use it, and must not wait for the server then.
+        # The object that kept the connection was collected, so its state is unknown.
+        # The finalizer that calls this may still use it, and must not wait for the
+        # server.
         forbid(conn)
         redirect_to_null(conn, self._loop)
-        self._at_home(self._part, conn, True)
+        self._in_borrowers_thread(self._drop_if_lent, conn, True)
 
-    def _part(self, conn: Any, anyone: bool) -> None:
+    def _drop_if_lent(self, conn: Any, anyone: bool) -> None:
         try:
             self.core.drop(conn, anyone=anyone)
         except ConnectionNotFoundError:
-            # Given back meanwhile, or closed with the pool.
+            # It was given back meanwhile, or closed with the pool.
             pass
 
     def release(self, connection: Any) -> None:
-        """Give a connection back.
+        """Give a connection back. Never switches.
 
-        Never switches; works in hub callbacks and finalisers. A connection that is
-        not on loan from this pool is ignored, as redis-py ignores it. One that is
-        closed, marked for reconnection, or whose command was broken off is not kept.
+        It can be called in hub callbacks and finalizers. A connection that is not on
+        loan from this pool is ignored, as in redis-py. A connection that is closed,
+        marked for a reconnect, or has an interrupted command is not kept.
         """
         if type(connection) is StandIn:
             connection = connection.retire()
             if connection is None:
                 return
-        # The way of nearly every command: it came to its end, and nobody else cares.
+        # The fast path of nearly every command: it ended normally, and there is nothing
+        # else to examine.
         if (
             self._release_is_fast
             and not self._special
@@ -82,7 +84,7 @@ class Returns(Credentials):
             try:
                 self._give_back(connection)
             except ConnectionNotFoundError:
-                # Never ours, given back before, or on to the next one meanwhile.
+                # Not of this pool, given back before, or lent again meanwhile.
                 pass
         else:
             self._examine(connection, sys._getframe().f_back)
@@ -90,31 +92,32 @@ class Returns(Credentials):
             self._telemetry.count()
 
     def _examine(self, connection: Any, caller: FrameType | None) -> None:
-        """Give back a connection about which there may be something to know."""
-        if self._stock is not None and self._stock.made(connection):
-            self._stock.release(connection)
+        """Give back a connection whose loan must be examined."""
+        if self._thread_pool is not None and self._thread_pool.made(connection):
+            self._thread_pool.release(connection)
             return
         error = exc_info()[1]
         if isinstance(error, ReadOnlyError) and was_interrupted(error, caller, self):
-            self._at_home(self._leave_replica)
-        if error is not None and not self._broke_off(error, connection, caller):
+            self._in_borrowers_thread(self._leave_replica)
+        if error is not None and not self._interrupted(error, connection, caller):
             error = None
-        self._at_home(self._take_back, connection, error)
+        self._in_borrowers_thread(self._take_back, connection, error)
 
     def _leave_replica(self) -> None:
-        """Renew all connections: the server is no master, and its name may have moved.
+        """Renew all connections, because the server is no master any more.
 
-        Once in a while, because it may also be a replica that a program writes to.
+        The name of the master may have moved. This is done only every :data:`RENEWAL`
+        seconds, because the program may also write to a replica by mistake.
         """
         now = monotonic()
         if now >= self._renew_again:
             self._renew_again = now + RENEWAL
             self.core.drain()
 
-    def _broke_off(
+    def _interrupted(
         self, error: BaseException, connection: Any, caller: FrameType | None
     ) -> bool:
-        """Did *error*, which is being handled, leave replies unread?"""
+        """Whether *error*, which is being handled, left replies unread."""
         if is_in_step(error):
             return False
         loan = self._special.get(id(connection))
@@ -123,7 +126,7 @@ class Returns(Credentials):
         return was_interrupted(error, caller, self)
 
     def _take_back(self, connection: Any, error: BaseException | None) -> None:
-        """End a loan that *error* broke off, if there was one."""
+        """End a loan; *error*: what interrupted it."""
         is_command = id(connection) not in self._special
         loan = self._loans.forget_loan(connection)
         anyone = loan is not None and loan.kept is None
@@ -132,8 +135,9 @@ class Returns(Credentials):
             self.asks_owner and not self.owns_connection(connection)
         )
         if error is not None and keep:
-            # A command that failed in the program's own code, an argument that can't
-            # be packed or a callback: the connection is brought into step again.
+            # The command failed in the program's own code, such as a callback or an
+            # argument that cannot be packed. Its unread replies are read before the
+            # next loan.
             keep = is_command and self._connector.may_resynchronise(error)
             if keep:
                 self._connector.unsure.add(id(connection))
@@ -147,34 +151,34 @@ class Returns(Credentials):
                     self.core.revalidate()
                 self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
-            # As above.
+            # It was given back meanwhile, or closed with the pool.
             pass
 
     def _announce(self, connection: Any) -> None:
-        # One that must authenticate anew is announced when it does: see below.
+        # A connection that must authenticate again is announced after that.
         if not awaits_auth(connection) and any(
             each is connection for each in self.core.lent_connections()
         ):
             self._dispatcher.dispatch(ReleasedEvent(connection))
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the idle connections and, unless told otherwise, those in use.
+        """Close the idle connections and, by default, those in use. Never switches.
 
-        The holder of one in use gets an error or, with retries, a new socket. The
-        pool stays open. Never switches.
+        The holder of a connection in use gets an error or, with retries, a new socket.
+        The pool stays open.
         """
         if "core" not in self.__dict__:
-            # An initial connection has found out where the master is.
+            # Called during construction, when an initial connection finds the master.
             return
-        if self._stock is not None:
-            self._stock.disconnect(inuse_connections)
-        self._at_home(self._disconnect, inuse_connections)
+        if self._thread_pool is not None:
+            self._thread_pool.disconnect(inuse_connections)
+        self._in_borrowers_thread(self._disconnect, inuse_connections)
 
     def _disconnect(self, inuse_connections: bool) -> None:
         for conn in self.core.idle_connections():
             conn.disconnect()
             self.core.drop(conn)
         if inuse_connections:
-            # Not dropped: a holder that connects again still has its place.
+            # Not dropped, because a holder that reconnects keeps its place.
             for conn in self.core.lent_connections():
                 redirect_to_null(conn, self._loop or get_hub().loop)

@@ -1,4 +1,4 @@
-"""The bound on what is under way over one shared connection."""
+"""The limit of unanswered calls on one shared connection."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from geventpool.errors import PoolExhaustedError, TooManyWaitingError
 __all__ = ["Room"]
 
 
-class _Place:
-    """One greenlet in line for room."""
+class _Waiter:
+    """One greenlet that waits for room."""
 
-    __slots__ = ("due", "error", "granted", "units", "waiter")
+    __slots__ = ("error", "granted", "greenlet", "is_expired", "units")
 
     def __init__(self, units: int) -> None:
         self.units = units
-        #: None: it does not wait in the hub
-        self.waiter: Any = None
+        #: the greenlet; None: it is not in the hub
+        self.greenlet: Any = None
         self.granted = False
-        self.due = False
+        self.is_expired = False
         self.error: BaseException | None = None
 
     @property
     def is_decided(self) -> bool:
-        """Whether it need not wait any longer."""
-        return self.granted or self.due or self.error is not None
+        """Whether the wait has ended."""
+        return self.granted or self.is_expired or self.error is not None
 
     def wake(self) -> None:
-        """Switch to the greenlet if it still waits. In the hub only."""
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None:
-            waiter.switch()
+        """Switch to the greenlet if it still waits. Runs in the hub."""
+        greenlet, self.greenlet = self.greenlet, None
+        if greenlet is not None:
+            greenlet.switch()
 
     def expire(self) -> None:
-        """The time is up. In the hub only."""
-        self.due = True
+        """End the wait because the timeout has passed. Runs in the hub."""
+        self.is_expired = True
         self.wake()
 
 
 class Room:
-    """Units that are taken in the order in which they were asked for.
+    """A counter of units that waiters take in the order in which they came.
 
-    :param int size: units that may be taken together.
+    :param int size: how many units may be taken in total.
     :param hub: the hub of the greenlets that wait.
-    :param str name: of the pool, for messages.
+    :param str name: the name of the pool, for messages.
     """
 
     def __init__(self, size: int, hub: Any, name: str) -> None:
@@ -55,92 +55,92 @@ class Room:
         #: units that are not taken
         self.free = size
         #: the waiters, longest first
-        self.line: deque[_Place] = deque()
+        self.waiters: deque[_Waiter] = deque()
         self._hub = hub
         self._name = name
 
     def take(self, units: int, timeout: float | None, most: int | None) -> None:
-        """Take *units*, after all who asked before.
+        """Take *units*, after all earlier waiters.
 
         May switch.
 
         :param int units: at most the size of the room.
-        :param timeout: seconds to wait at most; None: without end; 0: not at all.
-        :param most: so many may wait; one more is refused. None: any number.
-        :raises PoolExhaustedError: the time is up.
+        :param timeout: the most seconds to wait; None: no limit; 0: do not wait.
+        :param most: how many may wait; None: no limit.
+        :raises PoolExhaustedError: the timeout has passed.
         :raises TooManyWaitingError: *most* wait already.
         """
-        if self.free >= units and not self.line:
+        if self.free >= units and not self.waiters:
             self.free -= units
             return
-        if most is not None and len(self.line) >= most:
+        if most is not None and len(self.waiters) >= most:
             raise TooManyWaitingError(self._refusal("too many wait already"))
         if timeout == 0:
             raise PoolExhaustedError(self._refusal("no room"))
-        place = _Place(units)
-        self.line.append(place)
+        waiter = _Waiter(units)
+        self.waiters.append(waiter)
         try:
-            self._sleep(place, timeout)
+            self._sleep(waiter, timeout)
         except BaseException:
-            self._leave(place)
+            self._leave(waiter)
             raise
-        if place.error is not None:
-            raise place.error
-        if not place.granted:
-            self._leave(place)
+        if waiter.error is not None:
+            raise waiter.error
+        if not waiter.granted:
+            self._leave(waiter)
             raise PoolExhaustedError(self._refusal(f"no room within {timeout:.1f} s"))
 
     def _refusal(self, reason: str) -> str:
         return (
             f"Pool {self._name!r} exhausted: {reason} for another command on the "
             f"shared connection ({self.size - self.free} of max_in_flight "
-            f"{self.size} taken, {len(self.line)} waiting)"
+            f"{self.size} taken, {len(self.waiters)} waiting)"
         )
 
-    def _sleep(self, place: _Place, timeout: float | None) -> None:
+    def _sleep(self, waiter: _Waiter, timeout: float | None) -> None:
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(timeout)
-            timer.start(place.expire, update=True)
+            timer.start(waiter.expire, update=True)
         try:
-            # Another may switch to this greenlet, for reasons of its own.
-            while not place.is_decided:
-                self._pause(place)
+            # Other code may switch to this greenlet as well.
+            while not waiter.is_decided:
+                self._pause(waiter)
         finally:
-            place.waiter = None
+            waiter.greenlet = None
             if timer is not None:
                 timer.stop()
                 timer.close()
 
-    def _pause(self, place: _Place) -> None:
-        place.waiter = getcurrent()
+    def _pause(self, waiter: _Waiter) -> None:
+        waiter.greenlet = getcurrent()
         self._hub.switch()
 
-    def _leave(self, place: _Place) -> None:
-        if place.granted:
-            self.give_back(place.units)
-        elif place in self.line:
-            self.line.remove(place)
-            # It may have kept others waiting that need less.
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter.granted:
+            self.give_back(waiter.units)
+        elif waiter in self.waiters:
+            self.waiters.remove(waiter)
+            # Later waiters may need less room than it did.
             self.serve()
 
     def give_back(self, units: int) -> None:
-        """*units* are free again. Never switches."""
+        """Free *units*. Never switches."""
         self.free += units
-        if self.line:
+        if self.waiters:
             self.serve()
 
     def serve(self) -> None:
-        """Grant what those in line wait for, as far as there is room."""
-        while self.line and self.line[0].units <= self.free:
-            place = self.line.popleft()
-            self.free -= place.units
-            place.granted = True
-            self._hub.loop.run_callback(place.wake)
+        """Serve the waiters as far as there is room. Never switches."""
+        while self.waiters and self.waiters[0].units <= self.free:
+            waiter = self.waiters.popleft()
+            self.free -= waiter.units
+            waiter.granted = True
+            self._hub.loop.run_callback(waiter.wake)
 
     def refuse(self, error: BaseException) -> None:
-        """All waiters get *error*. Never switches."""
-        while self.line:
-            place = self.line.popleft()
-            place.error = error
-            self._hub.loop.run_callback(place.wake)
+        """Raise *error* in all waiters. Never switches."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            waiter.error = error
+            self._hub.loop.run_callback(waiter.wake)

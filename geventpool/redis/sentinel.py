@@ -1,6 +1,6 @@
-"""Pools for the masters and replicas that Sentinel names.
+"""Pools for masters and replicas that are found by Sentinel.
 
-Knows redis-py's Sentinel classes and corrects two of their habits; see the classes.
+They correct two faults of redis-py's classes; see the docstrings of the classes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = [
 
 
 class SentinelManagedConnection(RedisPyConnection):
-    """A connection to whichever server Sentinel names when it connects.
+    """A connection to the server that Sentinel names when it connects.
 
-    redis-py's own leaves the socket open when a read is interrupted, by a kill or a
-    ``gevent.Timeout``: the reply is then read by the next borrower. This one closes
-    it, as all other connections of redis-py do.
+    redis-py's class leaves the socket open when a kill or a ``gevent.Timeout``
+    interrupts a read, so that the next borrower reads the reply. This class closes it,
+    as all other connections of redis-py do.
 
-    And when a master says that it has become a replica, the pool's idle connections
-    to it are closed at once, and not one by one as somebody fails with them.
+    When a master reports that it has become a replica, all idle connections of the pool
+    are closed at once. redis-py closes each after a command on it has failed.
     """
 
     def read_response(
@@ -74,12 +74,12 @@ class SentinelConnectionPool(ConnectionPool, RedisPyPool):
             "mymaster", connection_pool_class=SentinelConnectionPool, timeout=5
         )
 
-    Takes the options of :class:`ConnectionPool`, except that nothing is retried
-    unless *retry* is given: who retries here for long, waits for a server that may
-    have been replaced.
+    It takes the options of :class:`ConnectionPool`, but does not retry unless *retry*
+    is given: a long series of retries would wait for a server that may have been
+    replaced.
 
-    :param str service_name: what the masters are called.
-    :param Sentinel sentinel_manager: whom to ask for their addresses.
+    :param str service_name: the name of the service.
+    :param Sentinel sentinel_manager: returns the addresses of its servers.
     :param bool is_master: False: connect to replicas, in turn.
     :param bool check_connection: send a PING after connecting.
     :param bool ssl: connect over TLS.
@@ -118,7 +118,7 @@ class SentinelConnectionPool(ConnectionPool, RedisPyPool):
         return None
 
     def address(self) -> tuple[str, Any]:
-        """The name of the service, and which of its servers."""
+        """Return the name of the service, and the role of the server."""
         return self.service_name, "master" if self.is_master else "replica"
 
     def _title(self) -> str:
@@ -130,23 +130,23 @@ class SentinelConnectionPool(ConnectionPool, RedisPyPool):
         self.proxy.reset()
 
     def owns_connection(self, connection: Any) -> Any:
-        """Is *connection* to the present master, or, for replicas, any of ours?"""
-        # A connection behind a cache keeps a copy of its first port.
+        """Whether *connection* is to the present master. True for replicas."""
+        # A connection with a cache keeps a copy of its first port.
         kind: Any = RedisPyPool
         return kind.owns_connection(self, behind_cache(connection))
 
     def demoted(self, error: Exception) -> Exception:
-        """An error reply on a shared connection, as a client is to see it.
+        """Return the client's error for an error reply on a shared connection.
 
-        A master that has become a replica is left: redis-py asks for the new one when
-        it connects again.
+        If the master has become a replica, the idle connections are closed. redis-py
+        asks Sentinel for the new master when it connects again.
         """
         if not self.is_master or not isinstance(error, ReadOnlyError):
             return error
         self.disconnect(inuse_connections=False)
-        said = ConnectionError("The previous master is now a slave")
-        said.__cause__ = error
-        return said
+        translated = ConnectionError("The previous master is now a slave")
+        translated.__cause__ = error
+        return translated
 
     def __repr__(self) -> str:
         role = "master" if self.is_master else "slave"

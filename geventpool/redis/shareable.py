@@ -1,9 +1,8 @@
-"""Which commands may share a connection with those of other greenlets.
+"""Decides which commands may share a connection with those of other greenlets.
 
-Knows names and arguments of commands; knows no connection. The list names what is
-safe: a command that is not on it is sent over a connection of its own. A command is
-safe if it does not block the connection, does not change or report the state of the
-connection, and has one reply, which is decoded as usual.
+It lists the commands that are safe. Any other command gets a connection of its own. A
+command is safe if it does not block the connection, does not change or report its
+state, and has one reply, which is decoded as usual.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ SHAREABLE = frozenset(
     ).split()
 )
 
-#: Safe together with one of these subcommands only.
+#: Commands that are safe only with one of these subcommands.
 _SUBCOMMANDS = {
     "MEMORY": frozenset({"USAGE"}),
     "OBJECT": frozenset({"ENCODING", "FREQ", "IDLETIME", "REFCOUNT"}),
@@ -69,10 +68,10 @@ _SUBCOMMANDS = {
     "XINFO": frozenset({"CONSUMERS", "GROUPS", "STREAM"}),
 }
 
-#: Safe unless they are told to wait for new entries.
+#: Commands that are safe without BLOCK.
 _READERS = frozenset({"XREAD", "XREADGROUP"})
 
-#: What they wait for depends on the last write of the connection they are sent over.
+#: Commands whose result depends on the last write of their connection.
 _WAITERS = frozenset({"WAIT", "WAITAOF"})
 
 
@@ -105,7 +104,8 @@ def are_shareable(commands: Sequence[Sequence[Any]]) -> bool:
     is_transaction = tuple(commands[0]) == ("MULTI",)
     if is_transaction and tuple(commands[-1]) == ("EXEC",):
         commands = commands[1:-1]
-    # The check of one name, written out: most names are found at once.
+    # The first part of is_shareable(), without a call, because most names are found at
+    # once.
     return all(
         (type(each[0]) is str and each[0] in SHAREABLE) or is_shareable(each)
         for each in commands

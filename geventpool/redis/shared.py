@@ -1,6 +1,6 @@
 """One connection that many greenlets use at the same time.
 
-Writes what is queued and reads all replies, in order, whether or not their callers
+It writes queued calls, and reads all replies in order, whether or not their callers
 still wait. Everything here runs in the hub or without switching.
 """
 
@@ -28,55 +28,56 @@ __all__ = ["Owner", "SharedConnection"]
 
 #: Bytes that are written in one turn of the loop.
 TURN = 256 * 1024
-#: Seconds without traffic after which the connection goes back to the pool, which
-#: knows how to look after idle connections.
+#: Seconds without traffic after which the connection is given back to the pool, which
+#: checks and closes idle connections.
 REST = 0.2
-#: So many connections may end before a byte of a call is taken.
+#: How many connections may end before a byte of a call is written.
 TRIES = 3
 #: Seconds by which the event loop's timers may be early.
 EARLY = 0.001
-#: Reads before a connection is given up, for what arrived while the loop was busy.
+#: The most reads before a connection is given up, for data that arrived while the event
+#: loop was blocked.
 LAST_READS = 16
 
 CLOSED_BY_SERVER = "Connection closed by server."
 
 
 class Owner(Protocol):
-    """What a shared connection asks of the queue in front of it."""
+    """The interface of the queue that a shared connection uses."""
 
     hub: Any
     #: calls of which no byte was written
     out: deque[Call]
-    #: callers that are going to be switched to
+    #: the number of callers that the hub will switch to
     waking: int
-    #: what is under way takes room here
+    #: the room that unanswered calls take
     room: Room
 
     def resume(self, call: Call) -> None:
-        """Switch to the caller. In the hub only."""
+        """Switch to the caller. Runs in the hub."""
 
     def wake(self, call: Call) -> None:
-        """Have the hub switch to the caller, if one waits."""
+        """Let the hub switch to the caller, if it waits."""
 
     def schedule(self) -> None:
-        """Have the queue written in this turn of the loop."""
+        """Let the hub write the queue in this turn of the loop."""
 
     def pushed(self, conn: Any, reply: Any) -> None:
-        """The server sent something without being asked."""
+        """Handle a push of the server."""
 
     def lost(self, shared: SharedConnection, error: BaseException) -> None:
-        """The connection has ended."""
+        """Note that the connection has ended."""
 
     def finished(self, shared: SharedConnection) -> None:
-        """The connection is quiet and is not used any more."""
+        """Note that the connection is quiet and not used any more."""
 
 
 class SharedConnection:
-    """What was written over one connection and is not yet answered.
+    """A connection with its written and unanswered calls.
 
     :param owner: the queue.
     :param conn: a connected connection of redis-py, on loan, with nothing to read.
-    :param float renew_after: seconds after which it is given back in any case.
+    :param float renew_after: seconds after which it is given back even if it is used.
     """
 
     def __init__(self, owner: Owner, conn: Any, renew_after: float) -> None:
@@ -84,21 +85,22 @@ class SharedConnection:
         self.conn = conn
         self._transport = transport_of(conn)
         self._reader, self._push = reader_of(conn)
-        #: calls that were written wholly or in part, in the order of their replies
+        #: calls that were written completely or in part, in the order of their replies
         self.sent: deque[Call] = deque()
-        #: what of the last of them is not yet written
+        #: the unwritten bytes of the last of them
         self._rest: Any = b""
-        #: the caller of the last reply, to be switched to without a turn of the loop
+        #: the call of the last reply, whose caller is resumed without a turn of the
+        #: loop
         self._last_call: Call | None = None
-        #: has it ended?
+        #: whether it has ended
         self.is_lost = False
-        #: is nothing more to be written, because it is to be given back?
+        #: whether nothing more is written, because it will be given back
         self.is_retiring = False
-        #: is nobody to use it any more?
+        #: whether it will be closed
         self.is_spoiled = False
-        #: an ``AsyncResult`` for the greenlet that gets it when it is quiet
+        #: an ``AsyncResult`` of the greenlet that gets it when it is quiet; None: none
         self.taker: Any = None
-        #: does the socket take nothing at present?
+        #: whether the socket does not accept data at present
         self.is_blocked = False
         now = monotonic()
         self._arrived = self._blocked_since = now
@@ -111,19 +113,19 @@ class SharedConnection:
         self._readable.start(self._on_readable)
         self._timer: Any = None
         self._start_timer(self._period())
-        # Every close goes through here, so that no descriptor is closed
-        # while the event loop watches it.
+        # Every close of the connection calls this method, so that no descriptor is
+        # closed while the event loop watches it.
         conn.disconnect = self._disconnect
 
     @property
     def is_quiet(self) -> bool:
-        """Whether every reply is there and nothing is left to be written."""
+        """Whether all calls are written and answered."""
         return not self.sent and not self._rest
 
     # Writing.
 
     def write(self) -> None:
-        """Write what is queued, as far as the socket takes it. Never switches."""
+        """Write queued calls, as far as the socket accepts data. Never switches."""
         if self.is_lost or self.is_blocked:
             return
         try:
@@ -160,7 +162,7 @@ class SharedConnection:
         try:
             taken = self._transport.send(data)
         except BaseException:
-            # Back in the queue before the end of the connection is dealt with.
+            # Put the calls back into the queue before the connection is ended.
             self._put_back(batch, tried=True)
             raise
         if taken == size:
@@ -176,7 +178,7 @@ class SharedConnection:
             self._owner.schedule()
 
     def _note_written(self, batch: list[Call], taken: int) -> None:
-        """Only *taken* bytes of a batch were written."""
+        """Note which calls of a batch were written by its first *taken* bytes."""
         for index, call in enumerate(batch):
             if taken <= 0:
                 self._put_back(batch[index:], tried=False)
@@ -200,7 +202,7 @@ class SharedConnection:
         self._writable.start(self._on_writable)
 
     def _on_writable(self) -> None:
-        """In the hub: the socket takes something again."""
+        """Go on to write, because the socket accepts data again. Runs in the hub."""
         self._writable.stop()
         self.is_blocked = False
         self.write()
@@ -209,7 +211,7 @@ class SharedConnection:
     # Reading.
 
     def _on_readable(self) -> None:
-        """In the hub: read once. gevent calls no watcher again that has raised."""
+        """Read once. Runs in the hub. Must not raise: gevent would stop the watcher."""
         self._read()
         if self.is_retiring:
             self._finish_if_due()
@@ -219,7 +221,7 @@ class SharedConnection:
             self._owner.resume(call)
 
     def _read(self) -> bool:
-        """Read what is there, at most a buffer; False: nothing, or it has ended."""
+        """Read at most one buffer; False: nothing was readable, or it has ended."""
         if self.is_lost:
             return False
         try:
@@ -239,7 +241,7 @@ class SharedConnection:
         except Exception as error:
             self.lose(InvalidResponse(f"Protocol Error: {error!r}"))
         except BaseException as error:
-            # It may have come between the taking of a reply and its delivery.
+            # A signal. A reply may have been parsed but not delivered.
             self.lose(ConnectionError(f"Interrupted while reading: {error!r}"))
             raise
         return not self.is_lost
@@ -249,7 +251,7 @@ class SharedConnection:
         push = self._push
         sent = self.sent
         owner = self._owner
-        # The call of a method for each reply would cost as much as its parsing.
+        # Calling methods for each reply would cost as much as parsing it.
         room = owner.room
         while not self.is_lost:
             try:
@@ -257,8 +259,8 @@ class SharedConnection:
             except InvalidResponse:
                 raise
             except Exception as error:
-                # A reply that can't be decoded, or an error that can't be made: the
-                # reader has read all of it.
+                # The reply cannot be decoded, or its error cannot be made. The reader
+                # has read all of it.
                 reply = error
             if reply is MORE:
                 return
@@ -279,20 +281,21 @@ class SharedConnection:
             if not call.left:
                 sent.popleft()
                 room.free += call.units
-                if room.line:
+                if room.waiters:
                     room.serve()
                 if call.waiter is not None and call.error is None:
                     owner.waking += 1
                     if sent or owner.waking > 1:
                         self._run_callback(owner.resume, call)
                     else:
-                        # The only one: a turn of the loop would be lost on it.
+                        # The only waiting caller is resumed directly, which saves a
+                        # turn of the loop.
                         self._last_call = call
 
     # Time.
 
     def _period(self) -> float:
-        """Seconds until the next look at what is late."""
+        """Return the seconds until the next check of timeouts."""
         limit = self.conn.socket_timeout
         return REST if limit is None else min(REST, limit)
 
@@ -301,7 +304,7 @@ class SharedConnection:
         self._timer.start(self._on_time, update=True)
 
     def _on_time(self) -> None:
-        """In the hub: give up what is late, and give the connection back if idle."""
+        """Check timeouts, and give the connection back if idle. Runs in the hub."""
         self._timer.close()
         self._timer = None
         due = self._look_at_time()
@@ -309,7 +312,7 @@ class SharedConnection:
             self._start_timer(min(due, self._period()))
 
     def _look_at_time(self) -> float:
-        """Give up what is late; return seconds until the next may be."""
+        """Fail late calls; return the seconds until the next may be late."""
         now = monotonic()
         if now >= self._renew_at:
             self.retire()
@@ -323,7 +326,7 @@ class SharedConnection:
         left = self._oldest() + limit - now
         if left > EARLY:
             return float(left)
-        # The program may have been busy: the reply may have been there for long.
+        # The event loop may have been blocked, so the reply may already be readable.
         for _ in range(LAST_READS):
             if not self._read():
                 break
@@ -331,7 +334,7 @@ class SharedConnection:
         return REST if self.is_lost else self._give_up_late(limit)
 
     def _oldest(self) -> float:
-        """Since when the oldest call waits that is not answered."""
+        """Return the time since which the oldest unanswered call waits."""
         return self.sent[0].since if self.sent else self._blocked_since
 
     def _pass_on_last(self) -> None:
@@ -345,7 +348,7 @@ class SharedConnection:
             return REST
         now = monotonic()
         if now - max(self._arrived, self._oldest()) >= limit - EARLY:
-            # Nothing at all has come: the server is frozen, or out of reach.
+            # Nothing at all has arrived: the server hangs or is unreachable.
             self.lose(TimeoutError(f"Timeout reading from socket ({limit:g} s)"))
             return REST
         arriving = self._reader.has_data()
@@ -362,9 +365,9 @@ class SharedConnection:
     # The end.
 
     def retire(self, spoiled: bool = False) -> None:
-        """Write nothing more, and be given back when all is answered.
+        """Write nothing more, and give the connection back when all is answered.
 
-        :param spoiled: be closed then, because others would fail with it as well.
+        :param spoiled: close it then, because other calls would fail on it as well.
         """
         self.is_retiring = True
         self.is_spoiled = self.is_spoiled or spoiled
@@ -378,11 +381,11 @@ class SharedConnection:
         return False
 
     def finish_if_due(self) -> None:
-        """Be given back now, if it is retiring and quiet. In the hub only."""
+        """Give the connection back if it is retiring and quiet. Runs in the hub."""
         self._finish_if_due()
 
     def lose(self, error: BaseException) -> None:
-        """The connection has ended: all calls that were written fail."""
+        """End the connection, and fail all written calls. Never switches."""
         if not self.is_lost:
             self._close_watchers()
             self.is_lost = True
@@ -391,7 +394,7 @@ class SharedConnection:
             self._owner.lost(self, error)
 
     def _disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """In the place of the ``disconnect`` of redis-py's connection."""
+        """Replaces the ``disconnect`` of redis-py's connection."""
         self.lose(ConnectionError("Connection was closed while a reply was awaited."))
         self.conn.disconnect(*args, **kwargs)
 

@@ -1,7 +1,6 @@
-"""The commands of many greenlets over few connections: what one pool has for that.
+"""The shared connections of a pool.
 
-Decides which caller and which command takes part, and stands between the queues and
-the pool that has the connections.
+It decides which callers and commands use them, and connects the queues with the pool.
 """
 
 from __future__ import annotations
@@ -49,24 +48,24 @@ __all__ = ["Sharing"]
 
 log = logging.getLogger("geventpool")
 
-#: Seconds after which a shared connection is given back to the pool in any case, so
-#: that what was decided about it meanwhile is done.
+#: Seconds after which a shared connection is given back to the pool even if it is used,
+#: so that a pending decision to close it takes effect.
 RENEW_AFTER = 60.0
-#: A connection may become older than ``max_lifetime`` by this part of it.
+#: A connection may exceed ``max_lifetime`` by this fraction of it.
 PART_OF_LIFETIME = 20
 
-#: Where nobody listens: see :meth:`Sharing.prepare`.
+#: A channel without subscribers; see :meth:`Sharing.prepare`.
 CHANNEL = "geventpool:wait"
 
 
 class Client(Protocol):
-    """What is asked of the pool for redis-py."""
+    """The interface of the pool that is used here."""
 
     core: Pool[Any]
     cache: Any
     connection_class: Any
     connection_kwargs: dict[str, Any]
-    #: is owns_connection() to be asked?
+    #: whether to call owns_connection()
     asks_owner: bool
 
     def release(self, connection: Any) -> None:
@@ -79,27 +78,27 @@ class Client(Protocol):
         """
 
     def explained(self, error: Any) -> Any:
-        """Return a refusal in terms of redis-py."""
+        """Return *error* as an error that redis-py's callers expect."""
 
     def owns_connection(self, connection: Any) -> Any:
-        """Return whether *connection* leads to where it should."""
+        """Return whether *connection* is to the right server."""
 
     def demoted(self, error: Exception) -> Exception:
-        """Return what an error reply means for a client; take note of it."""
+        """Return the error that a client gets for an error reply, and react to it."""
 
     def counted(self) -> None:
-        """The number of connections in use has changed. Never switches."""
+        """Note that the number of connections in use has changed. Never switches."""
 
 
 class Sharing:
     """The shared connections of one pool.
 
-    :param pool: kept weakly.
+    :param pool: the pool for redis-py. Only a weak reference is kept.
     :param AutoPipeline policy: what is shared, and how.
-    :param int max_in_flight: commands that may be under way over one connection.
-    :param timeout: seconds that a caller waits for room or a connection at most.
-    :param max_waiting: so many callers may wait for room; None: any number.
-    :param max_lifetime: of a connection, in seconds; None: without end.
+    :param int max_in_flight: commands that may be unanswered on one connection.
+    :param timeout: the most seconds that a caller waits for room or a connection.
+    :param max_waiting: how many callers may wait for room; None: no limit.
+    :param max_lifetime: seconds that a connection may be used; None: no limit.
     """
 
     def __init__(
@@ -126,32 +125,32 @@ class Sharing:
         self._max_in_flight = max_in_flight
         self._never = frozenset(name.upper() for name in policy.never_share)
         self._also = frozenset(name.upper() for name in policy.share)
-        #: names that are found at once
+        #: names of commands that may share, whatever their arguments are
         self.names = (SHAREABLE | self._also) - self._never
-        #: made when first needed: a pool never used touches no hub
+        #: made at first use, because an unused pool must not create a hub
         self._multiplexers: list[Multiplexer] = []
         self._only: Multiplexer | None = None
         self._hub: Any = None
-        #: a connection that is never connected, to be asked about all of them
+        #: a connection that is never connected, for properties that all share
         self.template: Any = None
-        #: gives the bytes of a command
+        #: returns the bytes of a command
         self.pack: Callable[[Any], bytes] = self._pack_slowly
         self._is_possible: bool | None = None
         self.decodes = False
         self._pushes: deque[tuple[Any, Any]] = deque()
         _all.add(self)
 
-    # Who and what takes part.
+    # Which callers and commands share.
 
     def stand_in(self) -> StandIn | None:
-        """Return what the caller of the caller gets in the place of a connection.
+        """Return a stand-in for the caller of ``get_connection``.
 
-        :return: None: it must get a connection.
+        :return: None: that caller must get a connection.
         """
         try:
             caller = sys._getframe(2)
         except ValueError:
-            # The pool's method is all that a greenlet does.
+            # The pool's method is the whole work of a greenlet.
             return None
         if caller.f_code is not COMMAND and not is_sharing_caller(caller):
             return None
@@ -162,7 +161,7 @@ class Sharing:
             hub = self._hub
         current = getcurrent()
         if current is hub or get_hub() is not hub:
-            # It could not wait for a reply, or waits in another event loop.
+            # The hub cannot wait for a reply, and other threads have other event loops.
             return None
         return StandIn(self, self._only or self._multiplexer_of(current))
 
@@ -172,7 +171,7 @@ class Sharing:
         return self._multiplexers[number % len(self._multiplexers)]
 
     def _start(self) -> bool:
-        """Make the queues; False: this pool's connections can't be shared."""
+        """Make the queues; False: this pool's connections cannot be shared."""
         pool = self._pool()
         if self._is_possible is None and pool is not None:
             self._is_possible = pool.cache is None and has_standard_methods(
@@ -217,7 +216,7 @@ class Sharing:
         return are_shareable(commands)
 
     def has_room_for(self, packed: Packed, count: int) -> bool:
-        """Return whether a pipeline is small enough to go with others."""
+        """Return whether a pipeline is small enough for a shared connection."""
         size = sum(map(len, packed))
         units = max(count, -(-size // UNIT))
         return size <= self.max_size and units <= self._max_in_flight
@@ -225,12 +224,12 @@ class Sharing:
     def _pack_slowly(self, args: Sequence[Any]) -> bytes:
         """Return the bytes of a command, as redis-py packs it.
 
-        :raises redis.DataError: an argument is of a kind that can't be sent.
+        :raises redis.DataError: an argument is of a type that cannot be sent.
         """
         return b"".join(self.template.pack_command(*args))
 
     def _packing_with(self, fast_pack: Any) -> Callable[[Any], bytes]:
-        """Return what packs with hiredis, if *fast_pack* understands all arguments."""
+        """Return a function that packs with hiredis, if it takes all arguments."""
         names, pack_slowly = self.names, self._pack_slowly
 
         def pack(args: Sequence[Any]) -> bytes:
@@ -239,22 +238,23 @@ class Sharing:
                     packed: bytes = fast_pack(args)
                     return packed
                 except TypeError:
-                    # A kind that redis-py converts, or refuses in its own words.
+                    # An argument that redis-py converts, or refuses with its own
+                    # message.
                     pass
             return pack_slowly(args)
 
         return pack
 
-    # What a stand-in asks.
+    # The interface for a stand-in.
 
     def own_connection(self, multiplexer: Multiplexer, args: Sequence[Any]) -> Any:
         """Return a connection on loan to this greenlet.
 
-        May switch. ``WAIT`` waits until replicas have the writes of its own
-        connection, and those of this greenlet went over the shared one. So it gets
-        that one.
+        May switch. ``WAIT`` waits until replicas have the writes of its own connection.
+        The writes of this greenlet went over the shared connection, so it gets that
+        one.
 
-        :param args: the command that needs it; empty: it is not known.
+        :param args: the command that needs it; empty: not known.
         """
         if args and waits_for_replicas(args):
             conn = multiplexer.take()
@@ -267,32 +267,32 @@ class Sharing:
         return pool.own_connection()
 
     def prepare(self, conn: Any, args: Sequence[Any]) -> None:
-        """See to it that *args* mean the same over *conn*.
+        """Make *args* have the same result on *conn* as on the shared connection.
 
-        May switch. For ``WAIT`` over a connection that has written nothing: a message
-        is replicated as the writes are, behind them. (Not in a cluster.)
+        May switch. ``WAIT`` needs a write on its own connection. A published message is
+        replicated like a write, after the earlier writes. (Not in a cluster.)
         """
         if args and waits_for_replicas(args):
             conn.send_command("PUBLISH", CHANNEL, "")
             try:
                 conn.read_response()
             except ResponseError:
-                # This user may not publish.
+                # The user must not publish.
                 pass
 
     def error_of(self, error: Exception, multiplexer: Multiplexer) -> Exception:
-        """Return the exception that an error reply means to its caller."""
+        """Return the exception that the caller gets for an error reply."""
         pool = self._pool()
         if pool is not None:
             error = pool.demoted(error)
         if isinstance(error, ConnectionError) and not isinstance(
             error, BusyLoadingError
         ):
-            # Others would get the same answer over this connection.
+            # Other calls would get the same error on this connection.
             multiplexer.renew(spoiled=True)
         return error
 
-    # What a multiplexer asks: see Source.
+    # The interface for a multiplexer; see Source.
 
     def acquire(self, timeout: float | None) -> Any:
         """Return a connection on loan, with nothing to read.
@@ -302,7 +302,7 @@ class Sharing:
         core = self._core
         conn = core.acquire(None, timeout, False)
         try:
-            # After a rest, as redis-py does it: only if health_check_interval is over.
+            # As redis-py does: only if health_check_interval has passed.
             conn.check_health()
             if not is_quiet(conn):
                 raise ConnectionError(
@@ -317,7 +317,10 @@ class Sharing:
         return conn
 
     def give_back(self, conn: Any) -> None:
-        """A connection is in step and not used any more. Never switches."""
+        """Give back a connection that is in step and not used any more.
+
+        Never switches.
+        """
         pool = self._pool()
         if conn.health_check_interval:
             conn.next_health_check = monotonic() + conn.health_check_interval
@@ -327,18 +330,18 @@ class Sharing:
             self.drop(conn, None)
 
     def drop(self, conn: Any, error: BaseException | None) -> None:
-        """A connection is to be closed, or has ended with *error*. Never switches."""
+        """Close a connection; *error*: why it has ended. Never switches."""
         core = self._core
         if isinstance(error, (ConnectionError, TimeoutError)):
             core.revalidate()
         try:
             core.drop(conn, anyone=True)
         except ConnectionNotFoundError:
-            # It was the core that has closed it.
+            # The core pool has already closed it.
             pass
 
     def is_current(self, conn: Any) -> bool:
-        """Return whether *conn* may go on to be used. Never switches."""
+        """Return whether *conn* may still be used. Never switches."""
         if not is_fit(conn) or awaits_auth(conn) or self._core.closed:
             return False
         if not self._asks_owner:
@@ -347,17 +350,17 @@ class Sharing:
         return pool is None or bool(pool.owns_connection(conn))
 
     def explained(self, error: BaseException) -> BaseException:
-        """Return a refusal in terms of redis-py."""
+        """Return *error* as an error that redis-py's callers expect."""
         pool = self._pool()
         if pool is None or not isinstance(error, (PoolError, OSError)):
             return error
-        said: BaseException = pool.explained(error)
-        return said
+        translated: BaseException = pool.explained(error)
+        return translated
 
     def pushed(self, conn: Any, reply: Any) -> None:
-        """The server sent something without being asked. Never switches.
+        """Handle a push of the server, in a greenlet. Never switches.
 
-        redis-py's handlers take locks and start threads, so they run in a greenlet.
+        redis-py's handlers take locks and start threads, so they cannot run in the hub.
         """
         self._pushes.append((conn, reply))
         if len(self._pushes) == 1:
@@ -374,27 +377,27 @@ class Sharing:
             finally:
                 pushes.popleft()
 
-    # All at once.
+    # All connections.
 
     def check_places(self, max_connections: int) -> None:
-        """Refuse a pool that has no place for a command that can't share.
+        """Refuse a pool that has no place for a command that needs its own connection.
 
         :raises ValueError: *max_connections* is too small.
         """
         self._policy.check_places(max_connections)
 
     def set_retry(self, retry: Any) -> None:
-        """Use *retry* for the commands to come."""
+        """Use *retry* for later commands."""
         if self.template is not None:
             self.template.retry = retry
 
     def renew(self) -> None:
-        """Give the connections back as soon as all is answered. Never switches."""
+        """Give the connections back when all calls are answered. Never switches."""
         for each in self._multiplexers:
             each.renew()
 
     def close(self) -> None:
-        """Send nothing any more; what is written is still answered. Never switches."""
+        """Send nothing more. Written calls are still answered. Never switches."""
         error = self.explained(
             PoolClosedError(f"Pool {self.name!r} was closed while you waited")
         )
@@ -402,11 +405,11 @@ class Sharing:
             each.close(error)
 
     def in_flight(self) -> int:
-        """Return how much of the room for commands is taken."""
+        """Return how many units of the room for calls are taken."""
         return sum(each.room.size - each.room.free for each in self._multiplexers)
 
     def forget(self) -> None:
-        """In the child after a fork: begin with nothing."""
+        """Set the initial state in a forked child."""
         self._pushes.clear()
         for each in self._multiplexers:
             each.forget()
@@ -415,7 +418,7 @@ class Sharing:
 _all: weakref.WeakSet[Sharing] = weakref.WeakSet()
 
 
-def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+def _after_fork() -> None:  # pragma: no cover (coverage does not run in the child)
     for sharing in list(_all):
         sharing.forget()
 

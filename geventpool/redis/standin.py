@@ -1,8 +1,8 @@
-"""What redis-py gets in the place of a connection when commands share one.
+"""The stand-in for a connection, for commands that may share one.
 
-redis-py asks for a connection before it says which command is to be sent. So it gets
-this, which decides when it sees the command: over the shared connection, or over one
-of its own.
+redis-py takes a connection before it knows which command to send. So it gets a
+stand-in, which decides when it gets the command: it uses the shared connection, or
+takes one of its own.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ __all__ = ["StandIn"]
 class Packed(list[Any]):
     """The bytes of a pipeline that may go over a shared connection."""
 
-    #: how many commands it has
+    #: the number of commands
     number = 0
 
 
 class StandIn:
-    """Takes the place of a connection for one command or pipeline of redis-py.
+    """Replaces a connection for one command or pipeline of redis-py.
 
-    It begins without a connection. As soon as it is told to do what can't be shared it
-    takes a connection of its own, and then keeps to it until it is released. An
-    attribute that is not known here is one of that connection: a new version of
-    redis-py may make it slower, but not wrong.
+    It begins without a connection. For an operation that cannot be shared it takes a
+    connection of its own, and uses that until it is released. An attribute that is not
+    defined here is one of that connection. So a new version of redis-py may make it
+    slower, but not wrong.
     """
 
-    #: what was sent last over the shared connection
+    #: the last call on the shared connection
     _call: Call | None = None
-    #: which of its replies is read next
+    #: the index of its next reply
     _index = 0
     #: the connection of its own
     _own: Any = None
-    #: why nothing was sent
+    #: the error because of which nothing was sent
     _refusal: BaseException | None = None
 
     # Nothing was prepared on this connection.
@@ -80,7 +80,7 @@ class StandIn:
         self._own.send_command(*args, **options)
 
     def pack_command(self, *args: Any) -> Any:
-        """Return the bytes of a command; this does not send it."""
+        """Return the bytes of a command, without sending it."""
         return self._sharing.template.pack_command(*args)
 
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Any:
@@ -96,7 +96,7 @@ class StandIn:
         return self._own.pack_commands(commands)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send what was packed before.
+        """Send the result of :meth:`pack_command` or :meth:`pack_commands`.
 
         May switch.
         """
@@ -141,7 +141,7 @@ class StandIn:
             try:
                 self._multiplexer.wait(call)
             except BaseException as error:
-                # The error is the caller's alone, with all that its frames hold.
+                # Do not keep the error, which refers to the frames of the caller.
                 self._call = call.error = None
                 if call.is_refused:
                     self._refusal = error
@@ -154,7 +154,8 @@ class StandIn:
             self._index += 1
         if isinstance(reply, (Exception, list)):
             first = reply[0] if type(reply) is list and reply else reply
-            # Of an array redis-py's parsers raise only such a first item.
+            # redis-py's parsers raise the first item of an array only if it is a
+            # ConnectionError.
             kind = Exception if first is reply else ConnectionError
             if isinstance(first, kind):
                 raise self._sharing.error_of(first, self._multiplexer)
@@ -163,11 +164,10 @@ class StandIn:
     # The life of a connection, as redis-py sees it.
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        """Give up what was sent. Others go on to use the shared connection.
+        """Abandon the present call. The shared connection stays in use.
 
-        redis-py calls this after an error, before it tries again. An error that a pool
-        raises when it is asked for a connection ends redis-py's attempts; so it is
-        raised once more here.
+        redis-py calls this after an error, before it retries. An error of the pool must
+        not be retried, so it is raised again here.
         """
         refusal, self._refusal = self._refusal, None
         if refusal is not None and exc_info()[1] is refusal:
@@ -177,7 +177,7 @@ class StandIn:
             self._own.disconnect(*args, **kwargs)
 
     def connect(self) -> None:
-        """Do nothing, as long as there is no connection of its own.
+        """Connect the connection of its own, if there is one.
 
         May switch.
         """
@@ -185,11 +185,11 @@ class StandIn:
             self._own.connect()
 
     def should_reconnect(self) -> bool:
-        """Return whether redis-py is to connect anew after the command."""
+        """Return whether redis-py must reconnect after the command."""
         return self._own is not None and bool(self._own.should_reconnect())
 
     def retire(self) -> Any:
-        """End this: return the connection of its own, or None. Never switches."""
+        """End the loan; return the connection of its own, or None. Never switches."""
         call = self._call
         if call is not None:
             self._call = None
@@ -203,16 +203,16 @@ class StandIn:
         if call is not None and call.left:
             self._multiplexer.abandon(call)
 
-    # What redis-py asks about a connection. None of this needs one.
+    # Attributes of a connection that redis-py reads. They need no connection.
 
     @property
     def pid(self) -> int:
-        """The process this is."""
+        """The id of this process."""
         return os.getpid()
 
     @property
     def retry(self) -> Any:
-        """The retries of redis-py; shared by all."""
+        """The retries of redis-py, the same for all."""
         return self._sharing.template.retry if self._own is None else self._own.retry
 
     @property
@@ -222,13 +222,13 @@ class StandIn:
 
     @property
     def host(self) -> Any:
-        """The name of the server; an attribute of connections over TCP alone."""
+        """The name of the server. Only TCP connections have it."""
         shared = self._multiplexer.shared
         return self._sharing.template.host if shared is None else shared.conn.host
 
     @property
     def port(self) -> Any:
-        """The port of the server; an attribute of connections over TCP alone."""
+        """The port of the server. Only TCP connections have it."""
         shared = self._multiplexer.shared
         return self._sharing.template.port if shared is None else shared.conn.port
 
@@ -237,16 +237,16 @@ class StandIn:
         return self._facts.get_protocol()
 
     def extract_connection_details(self) -> Any:
-        """Return what redis-py logs after a failure."""
+        """Return the details that redis-py logs after a failure."""
         return self._facts.extract_connection_details()
 
     @property
     def _facts(self) -> Any:
-        """A connection that can be asked: its own, or one that is never connected."""
+        """The connection to read attributes from: its own, or the template."""
         return self._sharing.template if self._own is None else self._own
 
     def __getattr__(self, name: str) -> Any:
-        # Connections over Unix sockets have no host.
+        # Unix socket connections have no host.
         if name.startswith("__") or name in ("host", "port"):
             raise AttributeError(name)
         if self._own is None:

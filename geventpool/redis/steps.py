@@ -1,8 +1,8 @@
 """Whether an error reply belongs to the command that it would be delivered to.
 
-A stream that has lost bytes makes the server read commands that nobody has sent. Over
-a shared connection all later replies would then go to the wrong callers. The server
-names the command of which it complains.
+If a stream has lost bytes, the server reads commands that were never sent. On a shared
+connection all later replies would then reach the wrong callers. The error replies of
+the server name the command that it has read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMED = re.compile(
 )
 _OUT_OF_STEP = "Protocol error"
 
-#: Their replies may quote anything.
+#: Commands whose error replies may quote anything.
 _SCRIPTS = frozenset(
     {b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"FCALL", b"FCALL_RO"}
 )
@@ -29,7 +29,7 @@ _SCRIPTS = frozenset(
 def is_foreign(error: Exception, data: bytes) -> bool:
     """Return whether *error* is about a command that is not in *data*.
 
-    :param data: what was sent, one command or more.
+    :param data: the bytes of one command or more.
     """
     text = str(error)
     if text.startswith(_OUT_OF_STEP):
@@ -37,7 +37,7 @@ def is_foreign(error: Exception, data: bytes) -> bool:
     named = _NAMED.match(text)
     if named is None:
         return False
-    # Of a subcommand the server says "object|encoding".
+    # The server names a subcommand as "object|encoding".
     name = (named["unknown"] or named["wrong"] or "").partition("|")[0]
     sent = _names(data)
     return name.upper().encode() not in sent and sent.isdisjoint(_SCRIPTS)

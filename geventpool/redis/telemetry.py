@@ -1,7 +1,7 @@
-"""redis-py's own metrics of a pool, for its OpenTelemetry recorder.
+"""redis-py's metrics of a pool, for its OpenTelemetry recorder.
 
-Knows the recorder's functions; asks the pool for the present truth and reports the
-difference, so it can begin and be interrupted anywhere.
+It reports the difference between the present numbers of the pool and those of the last
+report, so it can begin, or be interrupted, at any time.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ __all__ = ["Telemetry"]
 
 
 class Counted(Protocol):
-    """What is asked of the pool."""
+    """The interface of the pool that is used here."""
 
     core: Any
     _pool_id: str
 
     def address(self) -> tuple[str, Any]:
-        """A host and a port, or what stands for them."""
+        """Return a host and a port, or a substitute for them."""
 
 
 class Label:
-    """What redis-py makes the name of a pool of: ``host:port_id``, or ``host:port``.
+    """The attributes from which redis-py makes the name of a pool.
 
-    :param pool: its address and id.
-    :param name: the name that the program gave it, or None.
+    The name is ``host:port_id``, or ``host:port``.
+
+    :param pool: has the address and the id.
+    :param name: the name that the program gave the pool; None: none.
     """
 
     def __init__(self, pool: Counted, name: str | None) -> None:
         host, port = pool.address()
         self.connection_kwargs = {"host": name or host, "port": port}
-        # A random part tells pools apart that nothing else does; each restart of the
-        # program makes new time series of it.
+        # The id is random. It distinguishes pools with the same address, but each
+        # restart of the program begins new time series.
         self._pool_id = pool._pool_id if name is None and isinstance(port, int) else ""
 
 
 class Telemetry:
-    """The recorder's view of one pool; for redis-py before 7.2, nothing.
+    """Reports the metrics of one pool. With redis-py before 7.2 it does nothing.
 
-    :param pool: kept weakly.
-    :param name: the name that the program gave it, or None.
+    :param pool: the pool. Only a weak reference is kept.
+    :param name: the name that the program gave the pool; None: none.
     """
 
     def __init__(self, pool: Counted, name: str | None = None) -> None:
@@ -59,7 +61,7 @@ class Telemetry:
         self._reported = {"IDLE": 0, "USED": 0}
 
     def timed(self, acquire: Callable[[], Any]) -> Any:
-        """What *acquire* returns; the time it takes is recorded. May switch."""
+        """Call *acquire*, and record how long it takes. May switch."""
         started = time.monotonic()
         try:
             conn = acquire()
@@ -72,15 +74,15 @@ class Telemetry:
         return conn
 
     def opened(self, seconds: float) -> None:
-        """A connection was opened; it took *seconds*."""
+        """Record that opening a connection took *seconds*."""
         if recorder._metrics_collector is not None:
             recorder.record_connection_create_time(self._label(), seconds)
             self.count_soon()
 
     def count_soon(self) -> None:
-        """Record them when what happens to a connection has happened.
+        """Record the counts in the next turn of the loop.
 
-        For changes that no borrower makes, such as the reaper's.
+        For changes that no borrower makes, such as those of the reaper.
         """
         if recorder._metrics_collector is not None:
             get_hub().loop.run_callback(self.count)
@@ -88,13 +90,13 @@ class Telemetry:
     def count(self) -> None:
         """Record how many connections are idle and in use."""
         pool = self._pool()
-        # Initial connections are opened before there is a core to ask.
+        # Initial connections are opened before the core pool is set.
         if pool is not None and "core" in vars(pool):
             stats = pool.core.stats()
             self._report(IDLE=stats.idle, USED=stats.in_use)
 
     def end(self) -> None:
-        """Take back what was reported: the pool is no more."""
+        """Report that no connections are left, when the pool is collected."""
         if any(self._reported.values()):
             self._report(IDLE=0, USED=0)
 

@@ -1,6 +1,6 @@
-"""What the pool uses where gevent has not patched the process: redis-py's own pool.
+"""The pool for threads, in a process that gevent has not patched.
 
-Knows redis-py's ``BlockingConnectionPool``; knows nothing of gevent.
+It is redis-py's ``BlockingConnectionPool``, and does not depend on gevent.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ RedisPyPool: Any = redis.connection.BlockingConnectionPool
 
 
 class ThreadedPool(RedisPyPool):  # type: ignore[misc]
-    """redis-py's blocking pool with the options of *pool*; usable from any thread.
+    """redis-py's blocking pool with the options of *pool*.
 
-    :param pool: whose connection class, options and cache are used.
-    :param timeout: seconds to wait for a connection; None: without end.
+    :param pool: has the connection class, the options and the cache.
+    :param timeout: the most seconds to wait for a connection; None: no limit.
     """
 
     def __init__(self, pool: Any, timeout: float | None) -> None:
@@ -33,13 +33,13 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
             connection_class=pool.connection_class,
             **pool.connection_kwargs,
         )
-        # What the program reads from the pool is what the commands use.
+        # The commands must use the cache that the program reads from the pool.
         self.cache = pool.cache
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """A connection. Blocks the thread.
+        """Lend a connection. Blocks the thread.
 
-        :raises RedisPoolExhaustedError: no connection in time.
+        :raises RedisPoolExhaustedError: no connection became available in time.
         """
         try:
             return super().get_connection()
@@ -49,15 +49,16 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
             raise
 
     def owns_connection(self, connection: Any) -> Any:
-        """Is *connection* one to keep, as the pool that this one stands in for says?"""
+        """Whether *connection* is to be kept, according to the original pool."""
         pool = self._pool()
         return pool is not None and pool.owns_connection(connection)
 
     def made(self, connection: Any) -> bool:
-        """Did this pool make *connection*?"""
+        """Whether this pool made *connection*."""
         return any(each is connection for each in list(self._connections))
 
-    # redis-py's own has no such attributes, although what it inherits reads them.
+    # redis-py's blocking pool lacks these attributes, although its base class reads
+    # them.
 
     @property
     def _available_connections(self) -> list[Any]:
@@ -69,7 +70,7 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
         return [conn for conn in list(self._connections) if id(conn) not in idle]
 
     def reset(self) -> None:
-        """Close the idle connections and begin with none."""
+        """Close the idle connections, and set the initial state."""
         # redis-py's constructor calls this before there is anything to close.
         if "pool" in self.__dict__:
             self.disconnect(inuse_connections=False)

@@ -1,6 +1,6 @@
-"""Bytes to and from a server without waiting: plain sockets, and TLS.
+"""Non-blocking reads and writes, for plain sockets and TLS.
 
-Knows the sockets below those of gevent; knows no protocol.
+They use the native sockets below gevent's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from geventpool.redis.internals import native_socket_of, tls_object_of
 
 __all__ = ["PlainTransport", "TlsTransport", "transport_of"]
 
-#: Bytes that are read at a time; more than a record of TLS has, so that nothing is left
-#: of which the descriptor does not tell.
+#: Bytes read at a time. More than a TLS record has, so that no decrypted data is left
+#: for which the descriptor is not readable.
 READ_SIZE = 65536
 
 
@@ -23,12 +23,12 @@ class PlainTransport:
     :param conn: a connected connection of redis-py.
     """
 
-    #: must data that was refused be offered again unchanged?
+    #: whether data that was refused must be written again unchanged
     repeats = False
 
     def __init__(self, conn: Any) -> None:
         self._socket = native_socket_of(conn)
-        #: what was read last
+        #: the bytes that were read last
         self.buffer = bytearray(READ_SIZE)
 
     def fileno(self) -> int:
@@ -38,7 +38,7 @@ class PlainTransport:
     def receive(self) -> int | None:
         """Read into the buffer. Never switches.
 
-        :return: the number of bytes; 0: the server has closed; None: nothing is there.
+        :return: the number of bytes; 0: the server has closed; None: nothing to read.
         :raises OSError: the connection is broken.
         """
         try:
@@ -47,9 +47,9 @@ class PlainTransport:
             return None
 
     def send(self, data: Any) -> int:
-        """Write as much of *data* as is taken at once. Never switches.
+        """Write as much of *data* as is accepted at once. Never switches.
 
-        :return: the number of bytes; 0: none is taken at present.
+        :return: the number of bytes; 0: nothing is accepted at present.
         :raises OSError: the connection is broken.
         """
         try:

@@ -1,6 +1,6 @@
-"""Which pool lends in this process, and in which thread its work is done.
+"""Decides which pool lends in this process, and in which thread it works.
 
-Knows the rule for processes that gevent has not patched; see ``geventpool.patching``.
+The rules for processes that gevent has not patched are in ``geventpool.patching``.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from geventpool.redis.threaded import ThreadedPool
 
 __all__ = ["Unpatched"]
 
-#: Of the thread. The patched one is of the greenlet.
+#: Returns the id of the thread. The patched function returns one of the greenlet.
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 
 class Unpatched(CompatAttributes):
-    """A pool that leaves a process without an event loop to redis-py's own pool."""
+    """A pool that uses redis-py's own pool in a process that is not patched."""
 
-    #: Is it not yet known whether gevent has patched this process?
+    #: Whether it is still unknown if gevent has patched this process.
     _is_undecided = True
-    #: Is there nothing at a release but the connection to look at?
+    #: Whether a release needs to examine only the connection.
     _release_is_fast = False
-    #: the event loop of the borrowers; None: there were none yet
+    #: the event loop of the borrowers; None: no borrower yet
     _loop: Any = None
-    #: the thread of the borrowers; 0: there were none yet
-    _home = 0
-    #: Does a subclass say which connections are to be kept?
+    #: the thread of the borrowers; 0: no borrower yet
+    _thread_id = 0
+    #: Whether a subclass overrides owns_connection().
     asks_owner: bool
-    #: redis-py tells it of releases, beside its own re-authentication
+    #: redis-py's dispatcher of events, for releases
     _dispatcher: Any
 
     def _set_unpatched(self, unpatched: str, timeout: float | None) -> None:
-        """Note the option *unpatched*, and how long redis-py's pool is to wait."""
+        """Note the option *unpatched*, and the timeout for redis-py's pool."""
         self._unpatched = check_unpatched(unpatched)
-        self._stock_timeout = timeout
+        self._thread_timeout = timeout
 
     def _pools_here(self) -> bool:
-        """Is the core pool to lend?
+        """Return whether the core pool lends in this process.
 
         :raises NotPatchedError: the option *unpatched* is ``"error"``; or only ``ssl``
             is not patched, and this pool is for TLS.
@@ -55,17 +55,17 @@ class Unpatched(CompatAttributes):
         if not pools_here("geventpool.redis", self._unpatched, stock):
             return False
         if issubclass(self.connection_class, SSLConnection) and not is_patched("ssl"):
-            # redis-py fails here as well, with an error that says nothing of it.
+            # redis-py fails here as well, with an unclear error.
             raise refusal("geventpool.redis", "ssl")
         make_cooperative()
-        self._loop, self._home = get_hub().loop, get_ident()
+        self._loop, self._thread_id = get_hub().loop, get_ident()
         return True
 
     def _decide(self) -> ThreadedPool | None:
-        """What lends in this process; None: the core pool.
+        """Return the pool that lends in this process; None: the core pool.
 
-        Asked again until gevent has patched: a server may use the pool, fork, and
-        patch in the child.
+        The answer is final only once gevent has patched: a server may use the pool,
+        fork, and patch in the child.
         """
         if self._pools_here():
             self._is_undecided = False
@@ -73,22 +73,26 @@ class Unpatched(CompatAttributes):
                 self.asks_owner
                 or self._dispatcher is not None
                 or self.cache is not None
-                or self._stock is not None
+                or self._thread_pool is not None
             )
             return None
         if self.core.closed:
             raise RedisPoolClosedError(f"Pool {self.core.name!r} is closed")
-        if self._stock is None:
-            self._stock = ThreadedPool(self, self._stock_timeout)
-        return self._stock
+        if self._thread_pool is None:
+            self._thread_pool = ThreadedPool(self, self._thread_timeout)
+        return self._thread_pool
 
-    def _at_home(self, work: Callable[..., object], *args: Any) -> None:
-        """Call *work* in the thread of the borrowers: now, or soon from another."""
-        if self._home in (0, get_ident()):
+    def _in_borrowers_thread(self, work: Callable[..., object], *args: Any) -> None:
+        """Call *work* in the thread of the borrowers.
+
+        In that thread it is called now; from another thread, in the next turn of the
+        loop.
+        """
+        if self._thread_id in (0, get_ident()):
             work(*args)
             return
         try:
             self._loop.run_callback_threadsafe(work, *args)
         except Exception:
-            # The loop is gone, and so is everybody who could use the place.
+            # The event loop has ended, and with it all borrowers.
             pass

@@ -552,7 +552,7 @@ def test_what_is_under_way_is_bounded() -> None:
         pipe = client.pipeline(transaction=False).get("a").get("b")
         assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")
-        wait_until(lambda: pool._sharing._multiplexers[0].room.line)
+        wait_until(lambda: pool._sharing._multiplexers[0].room.waiters)
         server.sockets[0].sendall(b"+one\r\n")
         wait_until(lambda: len(server.received) == 4)
         server.sockets[0].sendall(b"+two\r\n+three\r\n")

@@ -574,7 +574,7 @@ def test_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() -> None:
         written = gevent.spawn(client.get, "key")
         wait_until(lambda: server.received)
         waiting = gevent.spawn(outcome, client.get, "other")
-        wait_until(lambda: multiplexer(client).room.line)
+        wait_until(lambda: multiplexer(client).room.waiters)
         closing = gevent.spawn(client.connection_pool.shutdown, 5)
         assert isinstance(waiting.get(timeout=5), RedisPoolClosedError)
         server.sockets[0].sendall(b"+value\r\n")

@@ -314,10 +314,10 @@ def test_a_loop_that_is_gone_is_no_error(make_pool: MakePool) -> None:
     Parting(Sock(), Gone()).close()
     assert closed == [True]
     pool.release(conn)
-    home, loop = pool._home, pool._loop
-    pool._home, pool._loop = 1, Gone()
+    home, loop = pool._thread_id, pool._loop
+    pool._thread_id, pool._loop = 1, Gone()
     pool.disconnect()
-    pool._home, pool._loop = home, loop
+    pool._thread_id, pool._loop = home, loop
     assert pool.stats().idle == 1
 
 
@@ -667,13 +667,13 @@ def test_a_wrapper_is_told_from_a_function_that_takes_any_arguments() -> None:
     pool = object()
 
     def tracer(*args: Any) -> Any:
-        return callers.asker(sys._getframe(), pool)
+        return callers.borrowing_frame(sys._getframe(), pool)
 
     def named(it: Any, *args: Any) -> Any:
-        return callers.asker(sys._getframe(), pool)
+        return callers.borrowing_frame(sys._getframe(), pool)
 
     def decorator(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        return callers.asker(sys._getframe(), pool)
+        return callers.borrowing_frame(sys._getframe(), pool)
 
     here = sys._getframe()
     assert decorator(None, pool, (), {}) is here
@@ -682,7 +682,7 @@ def test_a_wrapper_is_told_from_a_function_that_takes_any_arguments() -> None:
     assert named(pool) is here
     assert named(None) is not here
     assert tracer(None) is not here
-    assert callers.asker(None, pool) is None
+    assert callers.borrowing_frame(None, pool) is None
 
 
 def test_nothing_is_told_of_an_error_without_a_traceback() -> None:

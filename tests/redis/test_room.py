@@ -27,7 +27,7 @@ def test_room_is_given_in_the_order_of_asking() -> None:
         got.append(units)
 
     jobs = [gevent.spawn(ask, units) for units in (2, 1)]
-    wait_until(lambda: len(room.line) == 2)
+    wait_until(lambda: len(room.waiters) == 2)
     room.give_back(1)
     gevent.sleep(0)
     assert got == []
@@ -45,7 +45,7 @@ def test_who_waits_too_long_is_refused_and_keeps_nobody_waiting() -> None:
     room = make_room()
     room.take(1, None, None)
     large = gevent.spawn(outcome, room.take, 2, 0.01, None)
-    wait_until(lambda: room.line)
+    wait_until(lambda: room.waiters)
     small = gevent.spawn(room.take, 1, None, None)
     error = large.get()
     assert type(error) is PoolExhaustedError
@@ -62,7 +62,7 @@ def test_without_patience_or_place_in_line_the_refusal_comes_at_once() -> None:
         room.take(1, 0, None)
     with pytest.raises(TooManyWaitingError):
         room.take(1, None, 0)
-    assert not room.line
+    assert not room.waiters
 
 
 @pytest.mark.parametrize("granted", [False, True])
@@ -71,7 +71,7 @@ def test_a_kill_in_line_loses_no_room(granted: bool) -> None:
     room = make_room(1)
     room.take(1, None, None)
     victim = gevent.spawn(room.take, 1, 1000, None)
-    wait_until(lambda: room.line)
+    wait_until(lambda: room.waiters)
     if granted:
         # In one turn of the loop: the kill comes first.
         victim.kill(block=False)
@@ -82,7 +82,7 @@ def test_a_kill_in_line_loses_no_room(granted: bool) -> None:
         room.give_back(1)
     victim.join()
     assert room.free == 1
-    assert not room.line
+    assert not room.waiters
 
 
 def test_a_foreign_switch_does_not_end_the_wait() -> None:
@@ -90,7 +90,7 @@ def test_a_foreign_switch_does_not_end_the_wait() -> None:
     room = make_room(1)
     room.take(1, None, None)
     waiter = gevent.spawn(room.take, 1, None, None)
-    wait_until(lambda: room.line)
+    wait_until(lambda: room.waiters)
     get_hub().loop.run_callback(waiter.switch)
     gevent.sleep(0)
     assert not waiter.dead
@@ -103,7 +103,7 @@ def test_all_in_line_can_be_refused() -> None:
     room = make_room(1)
     room.take(1, None, None)
     waiter = gevent.spawn(outcome, room.take, 1, None, None)
-    wait_until(lambda: room.line)
+    wait_until(lambda: room.waiters)
     room.refuse(KeyError("closed"))
     assert isinstance(waiter.get(), KeyError)
     assert room.free == 0
@@ -114,7 +114,7 @@ def test_a_kill_of_a_greenlet_that_is_refused_is_no_loss() -> None:
     room = make_room(1)
     room.take(1, None, None)
     victim = gevent.spawn(room.take, 1, None, None)
-    wait_until(lambda: room.line)
+    wait_until(lambda: room.waiters)
     victim.kill(block=False)
     room.refuse(KeyError("closed"))
     victim.join()

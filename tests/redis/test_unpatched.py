@@ -260,12 +260,12 @@ def test_a_process_that_is_patched_later_pools_from_then_on(
     assert pool._in_use_connections == {early, late}
     pool.release(early)
     pool.release(late)
-    assert pool._stock is not None
-    assert pool._stock._available_connections == [early]
+    assert pool._thread_pool is not None
+    assert pool._thread_pool._available_connections == [early]
     assert pool.core.idle_connections() == [late]
     pool.reset()
     assert early._sock is None
-    assert pool._stock._available_connections == []
+    assert pool._thread_pool._available_connections == []
     assert_all_places(pool)
 
 
