@@ -14,6 +14,9 @@ The pools for drivers are imported by name and need their driver:
 ``geventpool.redis`` and ``geventpool.mysql``.
 """
 
+from geventpool._core.failures import Failure
+from geventpool._core.ledger import CloseReason
+from geventpool._core.reports import Loan
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector
@@ -26,8 +29,6 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
-from geventpool.failures import Failure
-from geventpool.ledger import CloseReason
 from geventpool.listeners import (
     Counters,
     LogListener,
@@ -38,7 +39,6 @@ from geventpool.listeners import (
 from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.policies import Backoff, Expiry, Outage, Timeouts
 from geventpool.pool import Pool, pools
-from geventpool.reports import Loan
 from geventpool.sockets import is_quiet
 
 __version__ = "0.1.0"

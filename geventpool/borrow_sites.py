@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from geventpool.ledger import Entry
+from geventpool._core.ledger import Entry
 
 __all__ = ["BorrowSites", "Site", "position"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from geventpool._core.ledger import IN_USE, Entry, Ledger, anyone
+from geventpool._core.reaper import Reaper
+from geventpool._core.reports import Leak, loans
 from geventpool.borrow_sites import BorrowSites
-from geventpool.ledger import IN_USE, Entry, Ledger, anyone
 from geventpool.listeners import Listeners
-from geventpool.reaper import Reaper
-from geventpool.reports import Leak, loans
 
 __all__ = ["LeakDetector"]
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from geventpool._core.ledger import CloseReason
+from geventpool._core.measured import FrozenCounts, Measured, as_plain
+from geventpool._core.reports import IdleHold, Leak
 from geventpool.budget import BudgetStats
-from geventpool.ledger import CloseReason
-from geventpool.measured import FrozenCounts, Measured, as_plain
-from geventpool.reports import IdleHold, Leak
 
 __all__ = [
     "Listeners",

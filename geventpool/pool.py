@@ -35,9 +35,27 @@ from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool import sockets
+from geventpool._core.deadline import FAR
+from geventpool._core.deadlocks import is_deadlocked, waiting
+from geventpool._core.failures import Failure, describe
+from geventpool._core.holders import Holder, Holders
+from geventpool._core.home import Home, thread_of
+from geventpool._core.hub_lag import HubLag
+from geventpool._core.ledger import (
+    FOREVER,
+    IDLE,
+    IN_USE,
+    CloseReason,
+    Entry,
+    State,
+    anyone,
+)
+from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.measures import Measures, is_default
+from geventpool._core.refusals import Refusal
+from geventpool._core.reports import Loan, loans, name_of, summary
+from geventpool._core.wait_timers import TimedWaiter, WaitTimers
 from geventpool.connector import Connector, as_connector
-from geventpool.deadline import FAR
-from geventpool.deadlocks import is_deadlocked, waiting
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolClosedError,
@@ -45,15 +63,8 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
-from geventpool.failures import Failure, describe
-from geventpool.holders import Holder, Holders
-from geventpool.home import Home, thread_of
-from geventpool.hub_lag import HubLag
-from geventpool.ledger import FOREVER, IDLE, IN_USE, CloseReason, Entry, State, anyone
-from geventpool.lifecycle import Lifecycle
 from geventpool.listeners import Listeners, PoolStats
 from geventpool.loan_watch import LoanWatch, weak_call
-from geventpool.measures import Measures, is_default
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import (
     check_int,
@@ -61,9 +72,6 @@ from geventpool.policies import (
     check_seconds,
     safe_repr,
 )
-from geventpool.refusals import Refusal
-from geventpool.reports import Loan, loans, name_of, summary
-from geventpool.wait_timers import TimedWaiter, WaitTimers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

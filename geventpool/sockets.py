@@ -23,7 +23,7 @@ import gevent
 from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
 
-from geventpool.deadline import Deadline
+from geventpool._core.deadline import Deadline
 
 if TYPE_CHECKING:
     # The module itself must not be imported before it is needed: a program that

@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import gevent
 
-from geventpool.failures import describe
+from geventpool._core.failures import describe
 
 __all__ = ["main"]
 

@@ -13,8 +13,8 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolListener, borrow_sites
+from geventpool._core.ledger import IN_USE, Entry
 from geventpool.borrow_sites import BorrowSites, Site, position
-from geventpool.ledger import IN_USE, Entry
 from geventpool.loan_watch import weak_call
 from geventpool.testing import ScriptedConnector
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geventpool import Backoff, Outage
-from geventpool.breaker import Breaker
+from geventpool._core.breaker import Breaker
 
 
 def failing(breaker, times):

@@ -11,10 +11,10 @@ import pytest
 from gevent import socket
 
 from geventpool import Pool, PoolExhaustedError, Timeouts, sockets
+from geventpool._core.deadline import LATE, MOMENT, Deadline
+from geventpool._core.workers import within
 from geventpool.connector import Connector
-from geventpool.deadline import LATE, MOMENT, Deadline
 from geventpool.testing import wait_until
-from geventpool.workers import within
 
 #: Seconds of a limit that is over while the loop is blocked.
 LIMIT = 0.02
@@ -176,7 +176,7 @@ def test_only_a_timer_that_is_late_is_given_a_moment(
 ) -> None:
     """A loop that turns has looked at its sockets."""
     now = 100.0
-    monkeypatch.setattr("geventpool.deadline.monotonic", lambda: now)
+    monkeypatch.setattr("geventpool._core.deadline.monotonic", lambda: now)
     loop, struck = Loop(), []
     deadline = Deadline(loop, 5.0, lambda: struck.append(now))
     now += 5.0 + late * (LATE + 0.001)

@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from geventpool import Pool, PoolDeadlockError, PoolExhaustedError
-from geventpool.deadlocks import waiting
+from geventpool._core.deadlocks import waiting
 from geventpool.testing import ScriptedConnector, check
 
 

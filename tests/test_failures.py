@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from geventpool.failures import describe
+from geventpool._core.failures import describe
 
 SECRET = "s3cr3t-w0rd"
 

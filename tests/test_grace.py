@@ -9,8 +9,8 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Backoff, CloseReason, Outage, Pool, PoolExhaustedError, opener
-from geventpool.breaker import APART, LOOK, Breaker
-from geventpool.server_probe import SHORT_LOAN
+from geventpool._core.breaker import APART, LOOK, Breaker
+from geventpool._core.server_probe import SHORT_LOAN
 from geventpool.testing import (
     Clock,
     ScriptedConnector,

@@ -11,7 +11,7 @@ from gevent import socket
 from gevent.event import Event
 
 from geventpool import CloseReason, Connector, Counters, Pool, PoolListener
-from geventpool.hangups import HangupWatcher, _arm_alive, _fired
+from geventpool._core.hangups import HangupWatcher, _arm_alive, _fired
 from geventpool.sockets import is_quiet
 from geventpool.testing import check, wait_until, watch_now
 
@@ -133,7 +133,7 @@ def test_the_loop_looks_by_itself():
 
 def test_many_are_put_under_watch_by_portions(monkeypatch):
     """The hub is not held up by thousands."""
-    monkeypatch.setattr("geventpool.hangups.BATCH", 2)
+    monkeypatch.setattr("geventpool._core.hangups.BATCH", 2)
     pool = make(Pairs(), 5)
     watch = pool._lifecycle.watch
     seen = [watched(pool)]

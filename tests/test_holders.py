@@ -11,7 +11,7 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from greenlet import greenlet
 
-from geventpool.holders import Holder, Holders
+from geventpool._core.holders import Holder, Holders
 
 start_thread = get_original("_thread", "start_new_thread")
 Lock = get_original("_thread", "allocate_lock")

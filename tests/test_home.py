@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import gevent
 
-from geventpool.home import Home, thread_of
+from geventpool._core.home import Home, thread_of
 from tests.peers import Echo, run_script
 
 
@@ -64,7 +64,7 @@ def test_a_pool_begins_with_nothing_when_its_hub_was_destroyed() -> None:
         script = dedent(f"""
             import gevent
             from geventpool import Pool, TcpConnection
-            from geventpool.deadlocks import waiting
+            from geventpool._core.deadlocks import waiting
             from geventpool.testing import check, check_capacity
 
             pool = Pool(TcpConnection, {echo.options!r}, 1, max_connections=2,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gevent.event import Event
 
-from geventpool import hub_lag as room
-from geventpool.hub_lag import HubLag
+from geventpool._core import hub_lag as room
+from geventpool._core.hub_lag import HubLag
 
 INTERVAL = 0.001
 
@@ -134,7 +134,7 @@ def test_it_does_not_keep_the_loop_alive():
     program = """
 import time, gevent
 from gevent.event import Event
-from geventpool.hub_lag import HubLag
+from geventpool._core.hub_lag import HubLag
 
 HubLag(lambda: True, time.monotonic).start()
 assert gevent.wait()

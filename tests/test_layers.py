@@ -169,14 +169,15 @@ def offences(path: str, source: str) -> list[str]:
 
     :param path: relative to the package, such as ``pool.py``, ``redis/pool.py``.
     """
-    room = path.split("/")[0].removesuffix(".py")
+    parts = path.removeprefix("_core/").split("/")
+    room = parts[0].removesuffix(".py")
     allowed: set[str]
     drivers: set[str]
     if room == "__init__":
         allowed, drivers = set(CORE), set()
     elif room in CORE:
         # The files of a folder may import one another.
-        allowed, drivers = CORE[room] | ({room} if "/" in path else set()), set()
+        allowed, drivers = CORE[room] | ({room} if len(parts) > 1 else set()), set()
     elif room in ADAPTERS:
         allowed = {*CORE, room} | NEIGHBOURS.get(path, set())
         drivers = ADAPTERS[room]
@@ -192,7 +193,10 @@ def offences(path: str, source: str) -> list[str]:
 
 def may_import(name: str, allowed: set[str], drivers: set[str]) -> bool:
     """Whether a file with these rooms and drivers may import a module."""
-    top, *rest = name.split(".")
+    top, *rest = name.removeprefix("geventpool._core.").split(".")
+    if name.startswith("geventpool._core"):
+        # A name of the core is the same wherever it stands.
+        return top in allowed and top in CORE
     if top == "geventpool":
         # The package itself is the pool with all that is around it.
         return bool(rest) and rest[0] in {*allowed, "__version__"}
@@ -211,13 +215,15 @@ def test_imports_go_one_way(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("ledger.py", "from geventpool.pool import Pool"),
-        ("ledger.py", "from geventpool import pool"),
-        ("ledger.py", "from . import pool"),
-        ("ledger.py", "from .pool import Pool"),
-        ("ledger.py", "import geventpool"),
-        ("ledger.py", "import geventpool.pool as room"),
-        ("ledger.py", "def later():\n    from geventpool.pool import Pool"),
+        ("_core/ledger.py", "from geventpool._core.opener import Opener"),
+        ("redis/pool.py", "from geventpool._core.nothing import Pool"),
+        ("_core/ledger.py", "from geventpool.pool import Pool"),
+        ("_core/ledger.py", "from geventpool import pool"),
+        ("_core/ledger.py", "from .. import pool"),
+        ("_core/ledger.py", "from ..pool import Pool"),
+        ("_core/ledger.py", "import geventpool"),
+        ("_core/ledger.py", "import geventpool.pool as room"),
+        ("_core/ledger.py", "def later():\n    from geventpool.pool import Pool"),
         ("errors.py", "from geventpool.policies import Backoff"),
         ("pool.py", "from geventpool.testing import FakeClock"),
         ("pool.py", "import redis"),
@@ -242,8 +248,11 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("errors.py", "from __future__ import annotations\nimport os.path"),
-        ("pool.py", "from gevent.queue import LifoQueue\nfrom .ledger import Ledger"),
-        ("pool.py", "from geventpool import ledger, lifecycle"),
+        (
+            "pool.py",
+            "from gevent.queue import LifoQueue\nfrom ._core.ledger import Ledger",
+        ),
+        ("pool.py", "from geventpool._core import ledger, lifecycle"),
         ("pool.py", "if TYPE_CHECKING:\n    from typing_extensions import Unpack"),
         ("__init__.py", "from geventpool.pool import Pool"),
         ("redis/pool.py", "import redis.connection\nfrom . import connector"),

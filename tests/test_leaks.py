@@ -13,7 +13,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolListener, leaks
-from geventpool.reports import Leak
+from geventpool._core.reports import Leak
 from geventpool.testing import Clock, ScriptedConnector
 
 Log = pytest.LogCaptureFixture

@@ -25,8 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from geventpool.errors import ConnectionNotFoundError
-from geventpool.ledger import (
+from geventpool._core.ledger import (
     CHECKING,
     CLOSING,
     GONE,
@@ -39,6 +38,7 @@ from geventpool.ledger import (
     State,
     Waiter,
 )
+from geventpool.errors import ConnectionNotFoundError
 
 FOREVER = float("inf")
 

@@ -22,8 +22,8 @@ from geventpool import (
     TooManyWaitingError,
     measures,
 )
-from geventpool.histograms import BOUNDS, Distribution, Histogram
-from geventpool.measured import FrozenCounts, Measured, as_plain
+from geventpool._core.histograms import BOUNDS, Distribution, Histogram
+from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool.testing import Clock, ScriptedConnector, wait_until
 
 

@@ -17,7 +17,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError, TcpConnection
-from geventpool.holders import Holders
+from geventpool._core.holders import Holders
 from geventpool.testing import (
     ScriptedConnection,
     ScriptedConnector,

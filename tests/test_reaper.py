@@ -14,7 +14,7 @@ import pytest
 from gevent.event import Event
 from gevent.monkey import get_original
 
-from geventpool.reaper import Reaper
+from geventpool._core.reaper import Reaper
 
 start_thread = get_original("_thread", "start_new_thread")
 Lock = get_original("_thread", "allocate_lock")
@@ -290,7 +290,7 @@ def test_it_does_not_keep_the_loop_alive():
     program = """
 import gevent
 from gevent.event import Event
-from geventpool.reaper import Reaper
+from geventpool._core.reaper import Reaper
 
 class Target:
     pass

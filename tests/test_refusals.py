@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError, TooManyWaitingError
-from geventpool import refusals as module
+from geventpool._core import refusals as module
 from geventpool.testing import ScriptedConnector
 
 

@@ -13,8 +13,8 @@ import pytest
 from gevent.event import Event
 from greenlet import greenlet
 
-from geventpool import reports
-from geventpool.ledger import (
+from geventpool._core import reports
+from geventpool._core.ledger import (
     CHECKING,
     CLOSING,
     IDLE,
@@ -25,7 +25,7 @@ from geventpool.ledger import (
     Waiter,
     anyone,
 )
-from geventpool.reports import Loan, loans, name_of, summary
+from geventpool._core.reports import Loan, loans, name_of, summary
 
 
 def held(holder, since=0.0):

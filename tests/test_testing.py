@@ -11,7 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool
-from geventpool.ledger import CLOSING, IDLE, IN_USE, Entry, Waiter
+from geventpool._core.ledger import CLOSING, IDLE, IN_USE, Entry, Waiter
 from geventpool.testing import (
     INTERRUPTIONS,
     Clock,

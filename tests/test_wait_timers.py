@@ -9,8 +9,8 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError
+from geventpool._core.wait_timers import TimedWaiter
 from geventpool.testing import ScriptedConnector
-from geventpool.wait_timers import TimedWaiter
 
 SOON = 0.02
 

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool.workers import WorkerGroup, WorkQueue, within
+from geventpool._core.workers import WorkerGroup, WorkQueue, within
 
 
 class Work:

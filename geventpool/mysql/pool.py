@@ -13,6 +13,8 @@ from gevent import GreenletExit
 from pymysql import err
 from pymysql.cursors import Cursor
 
+from geventpool._core.reports import Loan as LoanReport
+from geventpool._core.workers import within
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
@@ -21,8 +23,6 @@ from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.pool import ConnectionContext, Pool
-from geventpool.reports import Loan as LoanReport
-from geventpool.workers import within
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

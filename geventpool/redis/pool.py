@@ -17,6 +17,7 @@ from redis.connection import Connection
 from redis.connection import ConnectionPool as RedisPyPool
 from redis.retry import Retry
 
+from geventpool._core.reports import Loan
 from geventpool.errors import PoolError, PoolExhaustedError
 from geventpool.options import documented
 from geventpool.pool import Pool
@@ -41,7 +42,6 @@ from geventpool.redis.options import (
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
 from geventpool.redis.telemetry import Telemetry
-from geventpool.reports import Loan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

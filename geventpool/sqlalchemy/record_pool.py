@@ -13,12 +13,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from geventpool import sockets
+from geventpool._core.holders import Holder
+from geventpool._core.ledger import CLOSING, GONE, IN_USE, CloseReason, Entry, anyone
+from geventpool._core.workers import within
 from geventpool.connector import Connector
-from geventpool.holders import Holder
-from geventpool.ledger import CLOSING, GONE, IN_USE, CloseReason, Entry, anyone
 from geventpool.pool import Pool
 from geventpool.sqlalchemy.records import Owner, Record, terminate_connection
-from geventpool.workers import within
 
 __all__ = ["RecordPool", "RecordConnector"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 import greenlet
 
-from geventpool.ledger import CLOSING, IDLE, IN_USE, OPENING, Entry
+from geventpool._core.ledger import CLOSING, IDLE, IN_USE, OPENING, Entry
 from geventpool.pool import Pool
 
 __all__ = ["check", "check_capacity", "pool_greenlets", "sweep", "watch_now"]

@@ -20,8 +20,8 @@ from geventpool import (
     PoolClosedError,
     PoolExhaustedError,
 )
+from geventpool._core.ledger import IDLE
 from geventpool.budget import files
-from geventpool.ledger import IDLE
 from geventpool.options import PoolOptions, from_text
 from geventpool.testing import ScriptedConnector, check, wait_until
 

@@ -215,7 +215,7 @@ OPENING = ("sockets.dial", "connection.TcpConnection.open")
 @covers(
     "pool.Pool.connection",
     "connection.TcpConnection.recv",
-    *("wait_timers.WaitTimers.sleep", "wait_timers.TimedWaiter.sleep"),
+    *("_core.wait_timers.WaitTimers.sleep", "_core.wait_timers.TimedWaiter.sleep"),
 )
 def a_block(site: Site) -> Scene:
     return echo_scene(in_block, site.echo)
@@ -283,7 +283,7 @@ def reconnecting(site: Site) -> Scene:
     return echo_scene(work, site.echo)
 
 
-@covers("pool.Pool", "opener.Opener.prefill")
+@covers("pool.Pool", "_core.opener.Opener.prefill")
 def pre_filling(site: Site) -> Scene:
     made: list[Pool[Any]] = []
 
@@ -320,7 +320,7 @@ def closing(site: Site) -> Scene:
     return Scene(work, [], afterwards)
 
 
-@covers("lifecycle.Lifecycle.sweep")
+@covers("_core.lifecycle.Lifecycle.sweep")
 def borrowing_while_the_reaper_pings(site: Site) -> Scene:
     class Slow(TcpConnection):
         def ping(self) -> None:
@@ -1190,11 +1190,11 @@ NOT_HERE = {
     *("sqlalchemy.record_pool.RecordConnector.open", "redis.internals.handle_push"),
     "sqlalchemy.record_pool.RecordConnector.ping",
     *(
-        "workers.WorkerGroup.wait_for_one",
+        "_core.workers.WorkerGroup.wait_for_one",
         "sqlalchemy.mysql_reset.reset_server_session",
     ),
     # It runs in greenlets of the pool; tests/test_opening.py interrupts it.
-    "opener.Opener.dial",
+    "_core.opener.Opener.dial",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
 }

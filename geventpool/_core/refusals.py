@@ -12,13 +12,13 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
+from geventpool._core.ledger import IN_USE, Ledger
+from geventpool._core.reports import Sighting, numbers, worded
 from geventpool.errors import (
     PoolDeadlockError,
     PoolExhaustedError,
     TooManyWaitingError,
 )
-from geventpool.ledger import IN_USE, Ledger
-from geventpool.reports import Sighting, numbers, worded
 
 __all__ = ["Refusal"]
 

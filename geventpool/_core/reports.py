@@ -17,7 +17,7 @@ from typing import Any
 import gevent
 import greenlet
 
-from geventpool.ledger import Entry, Ledger, anyone
+from geventpool._core.ledger import Entry, Ledger, anyone
 
 __all__ = [
     "IdleHold",
@@ -36,7 +36,7 @@ NAME = 60
 #: Frames of these folders are not where a greenlet *stands*, only how it waits.
 _PLUMBING = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
-    for path in (gevent.__file__, greenlet.__file__, __file__)
+    for path in (gevent.__file__, greenlet.__file__, os.path.dirname(__file__))
 )
 
 

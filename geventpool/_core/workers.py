@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
-from geventpool.deadline import Deadline
+from geventpool._core.deadline import Deadline
 
 __all__ = ["WorkQueue", "WorkerGroup", "within"]
 

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
-from geventpool.breaker import Breaker
-from geventpool.ledger import CLOSING, FOREVER, IN_USE, Entry, Ledger
-from geventpool.workers import WorkerGroup
+from geventpool._core.breaker import Breaker
+from geventpool._core.ledger import CLOSING, FOREVER, IN_USE, Entry, Ledger
+from geventpool._core.workers import WorkerGroup
 
 __all__ = ["ServerProbe"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-from geventpool.histograms import Distribution
-from geventpool.ledger import CloseReason
+from geventpool._core.histograms import Distribution
+from geventpool._core.ledger import CloseReason
 
 __all__ = ["FrozenCounts", "Measured", "as_plain"]
 
@@ -36,7 +36,7 @@ class FrozenCounts(dict[K, int]):
 def as_plain(value: Any) -> Any:
     """Return *value* as JSON has it: dicts with text as keys, lists, numbers, text.
 
-    A :class:`~geventpool.histograms.Distribution` becomes its number, sum and
+    A :class:`~geventpool._core.histograms.Distribution` becomes its number, sum and
     quantiles.
     """
     if isinstance(value, Distribution):

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
-from geventpool.deadline import FAR, LATE, MOMENT, Deadline
-from geventpool.ledger import Waiter
+from geventpool._core.deadline import FAR, LATE, MOMENT, Deadline
+from geventpool._core.ledger import Waiter
 
 __all__ = ["WaitTimers", "TimedWaiter"]
 

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from geventpool._core.histograms import BOUNDS, Histogram
+from geventpool._core.ledger import CloseReason
+from geventpool._core.measured import FrozenCounts, Measured
 from geventpool.errors import PoolExhaustedError
-from geventpool.histograms import BOUNDS, Histogram
-from geventpool.ledger import CloseReason
 from geventpool.listeners import PoolListener
-from geventpool.measured import FrozenCounts, Measured
 
 __all__ = ["Measures", "is_default", "measure_by_default", "on_first_event"]
 

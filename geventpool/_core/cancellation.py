@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from geventpool._core.ledger import CLOSING, CloseReason, Entry
+from geventpool._core.workers import WorkerGroup, WorkQueue, within
 from geventpool.connector import Connector
-from geventpool.ledger import CLOSING, CloseReason, Entry
 from geventpool.policies import safe_repr
-from geventpool.workers import WorkerGroup, WorkQueue, within
 
 __all__ = ["Cancellations"]
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
-from geventpool.deadline import FAR
+from geventpool._core.deadline import FAR
 
 __all__ = ["Reaper"]
 

@@ -17,15 +17,15 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
-from geventpool.breaker import Breaker
+from geventpool._core.breaker import Breaker
+from geventpool._core.demand import Demand, demand
+from geventpool._core.leases import Leases
+from geventpool._core.ledger import GONE, OPENING, Entry, Ledger, Waiter
+from geventpool._core.server_probe import ServerProbe
+from geventpool._core.workers import WorkerGroup, within
 from geventpool.connector import Connector, asked
-from geventpool.demand import Demand, demand
-from geventpool.leases import Leases
-from geventpool.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool.listeners import Listeners
 from geventpool.policies import Backoff, safe_repr
-from geventpool.server_probe import ServerProbe
-from geventpool.workers import WorkerGroup, within
 
 __all__ = ["Dialled", "Opener", "log_failure"]
 

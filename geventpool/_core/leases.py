@@ -12,11 +12,11 @@ import sys
 import weakref
 from typing import Any, Generic, Protocol, TypeVar
 
+from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
 from geventpool.budget import Budget, BudgetStats
 from geventpool.budget.seat import Seat, Standing
 from geventpool.budget.table import parts_in
 from geventpool.errors import BudgetError
-from geventpool.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
 
 __all__ = ["Leases"]
 

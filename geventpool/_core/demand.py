@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from geventpool.ledger import Ledger
+from geventpool._core.ledger import Ledger
 
 __all__ = ["CHECKERS", "RESETTERS", "Demand", "demand"]
 

@@ -20,15 +20,13 @@ import gevent
 from gevent.event import Event
 from gevent.queue import LifoQueue, Queue
 
-from geventpool.breaker import Breaker
-from geventpool.budget import Budget
-from geventpool.cancellation import Cancellations
-from geventpool.connector import Connector, asked
-from geventpool.demand import CHECKERS, RESETTERS
-from geventpool.hangups import HangupWatcher
-from geventpool.holders import Holder
-from geventpool.leases import Leases
-from geventpool.ledger import (
+from geventpool._core.breaker import Breaker
+from geventpool._core.cancellation import Cancellations
+from geventpool._core.demand import CHECKERS, RESETTERS
+from geventpool._core.hangups import HangupWatcher
+from geventpool._core.holders import Holder
+from geventpool._core.leases import Leases
+from geventpool._core.ledger import (
     CHECKING,
     CLOSING,
     FOREVER,
@@ -41,11 +39,13 @@ from geventpool.ledger import (
     Entry,
     Ledger,
 )
+from geventpool._core.opener import Dialled, Opener, log_failure
+from geventpool._core.reaper import Reaper
+from geventpool._core.workers import WorkerGroup, WorkQueue, within
+from geventpool.budget import Budget
+from geventpool.connector import Connector, asked
 from geventpool.listeners import Listeners
-from geventpool.opener import Dialled, Opener, log_failure
 from geventpool.policies import Backoff, Expiry, Outage, Timeouts
-from geventpool.reaper import Reaper
-from geventpool.workers import WorkerGroup, WorkQueue, within
 
 __all__ = ["Lifecycle"]
 

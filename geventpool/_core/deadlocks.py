@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from geventpool.holders import Holder
-from geventpool.ledger import FOREVER, Entry, Ledger, Waiter
+from geventpool._core.holders import Holder
+from geventpool._core.ledger import FOREVER, Entry, Ledger, Waiter
 
 __all__ = ["is_deadlocked", "waiting"]
 
