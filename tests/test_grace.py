@@ -8,7 +8,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Backoff, CloseReason, Outage, Pool, PoolExhaustedError, opener
+from geventpool import Backoff, CloseReason, Outage, Pool, PoolExhaustedError
+from geventpool._core import opener
 from geventpool._core.breaker import APART, LOOK, Breaker
 from geventpool._core.server_probe import SHORT_LOAN
 from geventpool.testing import (

@@ -20,8 +20,8 @@ from geventpool import (
     PoolDeadlockError,
     PoolExhaustedError,
     TooManyWaitingError,
-    measures,
 )
+from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS, Distribution, Histogram
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool.testing import Clock, ScriptedConnector, wait_until

@@ -17,8 +17,8 @@ from geventpool import (
     PoolExhaustedError,
     PoolListener,
     Timeouts,
-    opener,
 )
+from geventpool._core import opener
 from geventpool.testing import (
     ScriptedConnector,
     check,
