@@ -51,6 +51,7 @@ from geventpool._core.ledger import (
     anyone,
 )
 from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default
 from geventpool._core.refusals import Refusal
 from geventpool._core.reports import Loan, loans, name_of, summary
@@ -64,7 +65,6 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.listeners import Listeners, PoolStats
-from geventpool.loan_watch import LoanWatch, weak_call
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import (
     check_int,

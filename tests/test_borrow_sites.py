@@ -12,10 +12,11 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Pool, PoolListener, borrow_sites
+from geventpool import Pool, PoolListener
+from geventpool._core import borrow_sites
+from geventpool._core.borrow_sites import BorrowSites, Site, position
 from geventpool._core.ledger import IN_USE, Entry
-from geventpool.borrow_sites import BorrowSites, Site, position
-from geventpool.loan_watch import weak_call
+from geventpool._core.loan_watch import weak_call
 from geventpool.testing import ScriptedConnector
 
 

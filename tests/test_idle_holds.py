@@ -13,9 +13,10 @@ from gevent.event import Event
 from gevent.server import StreamServer
 from sqlalchemy import create_engine, text
 
-from geventpool import Pool, PoolExhaustedError, TcpConnection, idle_holds, mysql, redis
+from geventpool import Pool, PoolExhaustedError, TcpConnection, mysql, redis
+from geventpool._core import idle_holds
+from geventpool._core.idle_holds import IdleHolds, is_awaited
 from geventpool._core.reports import IdleHold
-from geventpool.idle_holds import IdleHolds, is_awaited
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import ScriptedConnector
 from tests.servers import MariaDBServer, RedisServer

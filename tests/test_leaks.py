@@ -12,7 +12,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Pool, PoolListener, leaks
+from geventpool import Pool, PoolListener
+from geventpool._core import leaks
 from geventpool._core.reports import Leak
 from geventpool.testing import Clock, ScriptedConnector
 

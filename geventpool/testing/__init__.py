@@ -28,6 +28,7 @@ from geventpool.testing.interruption import (
     Interruption,
     interrupt_everywhere,
 )
+from geventpool.testing.leftovers import Leftovers
 from geventpool.testing.scripted import Clock, ScriptedConnection, ScriptedConnector
 from geventpool.testing.switching import both_orders, no_switch, switches, wait_until
 
@@ -36,6 +37,7 @@ __all__ = [
     "PLACES",
     "Clock",
     "Interrupted",
+    "Leftovers",
     "Interruption",
     "ScriptedConnection",
     "ScriptedConnector",

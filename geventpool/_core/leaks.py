@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from geventpool._core.borrow_sites import BorrowSites
 from geventpool._core.ledger import IN_USE, Entry, Ledger, anyone
 from geventpool._core.reaper import Reaper
 from geventpool._core.reports import Leak, loans
-from geventpool.borrow_sites import BorrowSites
 from geventpool.listeners import Listeners
 
 __all__ = ["LeakDetector"]

@@ -14,9 +14,9 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
+from geventpool._core.borrow_sites import BorrowSites, Site, position
 from geventpool._core.ledger import IN_USE, Entry, Ledger, anyone
 from geventpool._core.reports import IdleHold
-from geventpool.borrow_sites import BorrowSites, Site, position
 from geventpool.sockets import find_socket
 
 __all__ = ["IdleHolds"]

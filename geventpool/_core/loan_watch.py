@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
+from geventpool._core.borrow_sites import BorrowSites
+from geventpool._core.idle_holds import IdleHolds
+from geventpool._core.leaks import LeakDetector
 from geventpool._core.ledger import Entry, Ledger
-from geventpool.borrow_sites import BorrowSites
-from geventpool.idle_holds import IdleHolds
-from geventpool.leaks import LeakDetector
 from geventpool.listeners import Listeners
 
 __all__ = ["LoanWatch", "weak_call"]
