@@ -17,6 +17,7 @@ The pools for drivers are imported by name and need their driver:
 from geventpool._core.failures import Failure
 from geventpool._core.ledger import CloseReason
 from geventpool._core.reports import Loan
+from geventpool.admission import Admission
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector
@@ -27,6 +28,7 @@ from geventpool.errors import (
     PoolDeadlockError,
     PoolError,
     PoolExhaustedError,
+    PoolOverloadedError,
     TooManyWaitingError,
 )
 from geventpool.listeners import (
@@ -44,6 +46,7 @@ from geventpool.sockets import is_quiet
 __version__ = "0.1.0"
 
 __all__ = [
+    "Admission",
     "Backoff",
     "Budget",
     "BudgetError",
@@ -69,6 +72,7 @@ __all__ = [
     "PoolError",
     "PoolExhaustedError",
     "PoolListener",
+    "PoolOverloadedError",
     "PoolStats",
     "CloseReason",
     "TcpConnection",

@@ -5,6 +5,7 @@
     PoolError(Exception)                  the pool refuses
     |-- PoolExhaustedError                no connection in time
     |   |-- TooManyWaitingError           the line is already max_waiting long
+    |   |-- PoolOverloadedError           refused early by the policy of admission
     |   +-- PoolDeadlockError             every holder waits in this very line
     |-- PoolClosedError                   closed before, or while you waited
     |-- BudgetError                       the file of a Budget cannot be used
@@ -28,6 +29,7 @@ __all__ = [
     "PoolDeadlockError",
     "PoolError",
     "PoolExhaustedError",
+    "PoolOverloadedError",
     "TooManyWaitingError",
 ]
 
@@ -48,6 +50,24 @@ class PoolExhaustedError(PoolError):
 
 class TooManyWaitingError(PoolExhaustedError):
     """The line is already ``max_waiting`` long; the caller did not join it."""
+
+
+class PoolOverloadedError(PoolExhaustedError):
+    """The pool's *admission* refuses the caller early, because too many wait.
+
+    The message tells the expected wait, the place in line and the limit. Its arguments
+    are the pool's name and these three. The text is made when it is read, so that a
+    refusal costs little.
+    """
+
+    def __str__(self) -> str:
+        if len(self.args) < 4:
+            return super().__str__()
+        name, wait, place, limit, *was_in_line = self.args
+        what = f"expected wait {wait:.3f} s, place {place} in line"
+        if was_in_line:
+            what = f"the wait is {wait:.3f} s with {place} in line"
+        return f"Pool {name!r} is overloaded: {what}; admitted up to {limit:.3f} s"
 
 
 class PoolDeadlockError(PoolExhaustedError):

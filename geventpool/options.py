@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
+from geventpool.admission import Admission, as_admission
 from geventpool.budget import Budget
 from geventpool.listeners import Listeners, PoolListener
 from geventpool.policies import (
@@ -236,6 +237,13 @@ class PoolOptions:
         "budget",
         "one limit for all processes of the host",
     )
+    admission: Admission | bool | None = option(
+        None,
+        "an Admission, True, False or None",
+        as_admission,
+        "boolean",
+        "refuse callers early under overload; True: Admission()",
+    )
 
     @classmethod
     def of(cls: type[K], owner: str, given: Mapping[str, Any], /) -> K:
@@ -265,6 +273,12 @@ class PoolOptions:
                     f"{name} must be at most the total of the budget "
                     f"({self.budget.total!r}), not {number!r}"
                 )
+
+        if self.admission is not None and not self.handoff:
+            raise ValueError(
+                "admission must be None with handoff=False, "
+                f"not {self.admission!r}: callers that poll stand in no line"
+            )
 
     def for_core(self, **others: Any) -> dict[str, Any]:
         """Return the values that :class:`~geventpool.Pool` takes, as keywords.
@@ -309,6 +323,7 @@ class MoreKeywords(TypedDict, total=False):
     timeouts: Timeouts
     outage: Outage
     budget: Budget | None
+    admission: Admission | bool | None
 
 
 class AdapterKeywords(MoreKeywords, total=False):

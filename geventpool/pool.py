@@ -56,6 +56,7 @@ from geventpool._core.measures import Measures, is_default
 from geventpool._core.refusals import Refusal
 from geventpool._core.reports import Loan, loans, name_of, summary
 from geventpool._core.wait_timers import TimedWaiter, WaitTimers
+from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, as_connector
 from geventpool.errors import (
     ConnectionNotFoundError,
@@ -256,6 +257,10 @@ class Pool(Generic[C]):
     :param Outage outage: what is done while the server cannot be reached.
     :param budget: a :class:`~geventpool.Budget` that all processes of the host share;
         then *max_connections* is at most its *total*. None: no such limit.
+    :param admission: an :class:`~geventpool.Admission`, or True for its defaults:
+        callers that cannot be served in time are refused at once, and so are some of
+        those that wait without a time limit of their own when too many wait. None,
+        False: everybody may wait.
     :raises TypeError: an argument is of the wrong kind.
     :raises ValueError: an argument is out of its range.
     """
@@ -341,6 +346,7 @@ class Pool(Generic[C]):
         self._budget = chosen.budget
         #: what is measured in this process; None: nothing
         self._measures: Measures | None = Measures() if is_default() else None
+        self._admission = chosen.admission
         self._begin(self._within_budget(chosen.max_connections))
         _pools.add(self)
         if chosen.min_connections or chosen.initial_connections:
@@ -365,6 +371,11 @@ class Pool(Generic[C]):
         ledger = self._ledger = lifecycle.ledger
         ledger.closed = closed
         ledger.owner_only = self._owner_only and self._reclaim
+        #: refuses callers early; None: nothing does
+        self._control: AdmissionControl | None = None
+        if isinstance(self._admission, Admission):
+            self._control = AdmissionControl(self._admission, self.name, ledger)
+            ledger.admission = self._control
         self._timers = WaitTimers(self._default_timeout, ledger.waiters)
         on_change = weak_call(self._choose_path)
         self._watch = LoanWatch(
@@ -628,7 +639,28 @@ class Pool(Generic[C]):
             if patience is not None:
                 patience = max(0.0, patience - (self._clock() - started))
         is_own = retry is not None or timeout is not None
+        if self._control is not None:
+            self._ask_for_admission(self._control, patience, started, is_own)
         return self._stand_in_line(patience, started, is_own)
+
+    def _ask_for_admission(
+        self,
+        control: AdmissionControl,
+        limit: float | None,
+        started: float,
+        is_own: bool,
+    ) -> None:
+        """Raise the error of the policy of admission if it refuses the caller."""
+        lifecycle = self._lifecycle
+        if self._ledger.has_room:
+            if lifecycle.leases is None and not lifecycle.opener.refused:
+                # A connection will be opened: the rate so far tells nothing.
+                limit, is_own = None, True
+        error = control.arrive(started, limit, is_own)
+        if error is not None:
+            if not self._is_unobserved:
+                self._listeners.notify("exhausted", 0.0)
+            raise error
 
     def _stand_in_line(
         self, limit: float | None, started: float, is_own: bool
@@ -679,6 +711,8 @@ class Pool(Generic[C]):
             waiter.entry.waiter = None
             return waiter.entry
         if waiter.error is not None:
+            if isinstance(waiter.error, PoolExhaustedError):
+                self._listeners.notify("exhausted", self._clock() - started)
             raise waiter.error
         raise self._refusal(kind, started, lost)
 

@@ -32,7 +32,8 @@ CORE: dict[str, set[str]] = {
     "leaks": {"borrow_sites", "ledger", "listeners", "reaper", "reports"},
     "loan_watch": {"borrow_sites", "idle_holds", "leaks", "ledger", "listeners"},
     "measures": {"errors", "histograms", "ledger", "listeners", "measured"},
-    "options": {"budget", "listeners", "policies"},
+    "admission": {"errors", "ledger", "policies"},
+    "options": {"admission", "budget", "listeners", "policies"},
     "breaker": {"policies"},
     "wait_timers": {"deadline", "ledger"},
     "holders": set(),
@@ -75,6 +76,7 @@ CORE: dict[str, set[str]] = {
         "hangups",
     },
     "pool": {
+        "admission",
         "wait_timers",
         "connector",
         "deadline",

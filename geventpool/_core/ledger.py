@@ -188,6 +188,12 @@ class IdleQueue(Protocol):
     def queue(self) -> Collection[Any]: ...
 
 
+class ReturnListener(Protocol):
+    """What is told of a connection that is about to go to the first in line."""
+
+    def on_return(self, now: float) -> None: ...
+
+
 class Ledger(Generic[C]):
     """The places of one pool.
 
@@ -237,6 +243,8 @@ class Ledger(Generic[C]):
         #: an entry: then there may be one that nothing has. To note it takes no call,
         #: so it works at any depth of the stack.
         self.is_torn = False
+        #: is told of each connection that goes to the line; None: nothing is
+        self.admission: ReturnListener | None = None
         #: called when a connection was closed and its place is free; None: nothing is
         self.on_closed: Callable[[], object] | None = None
 
@@ -337,6 +345,8 @@ class Ledger(Generic[C]):
 
     def assign_to_waiter(self, entry: Entry[C], now: float) -> None:
         """An entry in use becomes the first waiter's, who is woken for it."""
+        if self.admission is not None:
+            self.admission.on_return(now)
         while self.waiters:
             waiter = next(iter(self.waiters.values()))
             # The wake-up comes first, because it can fail: then nothing is changed.

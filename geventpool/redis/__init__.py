@@ -21,6 +21,7 @@ from geventpool.redis.errors import (
     RedisPoolClosedError,
     RedisPoolDeadlockError,
     RedisPoolExhaustedError,
+    RedisPoolOverloadedError,
     RedisTooManyWaitingError,
     TakenBackError,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ConnectionPool",
     "RedisPoolDeadlockError",
     "RedisPoolExhaustedError",
+    "RedisPoolOverloadedError",
     "NotPatchedError",
     "NotPatchedWarning",
     "RedisCluster",

@@ -7,6 +7,7 @@ by ``MaxConnectionsError`` that no node has failed.
 
     geventpool.PoolExhaustedError, redis.MaxConnectionsError
     +-- RedisPoolExhaustedError
+        |-- RedisPoolOverloadedError      also a geventpool.PoolOverloadedError
         |-- RedisTooManyWaitingError      also a geventpool.RedisTooManyWaitingError
         +-- RedisPoolDeadlockError        also a geventpool.PoolDeadlockError
     geventpool.PoolClosedError, redis.ConnectionError
@@ -26,6 +27,7 @@ __all__ = [
     "RedisPoolClosedError",
     "RedisPoolDeadlockError",
     "RedisPoolExhaustedError",
+    "RedisPoolOverloadedError",
     "TakenBackError",
     "RedisTooManyWaitingError",
     "translate_error",
@@ -38,6 +40,10 @@ class RedisPoolExhaustedError(errors.PoolExhaustedError, MaxConnectionsError):
 
 class RedisTooManyWaitingError(errors.TooManyWaitingError, RedisPoolExhaustedError):
     """``max_waiting`` greenlets wait already."""
+
+
+class RedisPoolOverloadedError(errors.PoolOverloadedError, RedisPoolExhaustedError):
+    """The pool's *admission* refuses the caller early."""
 
 
 class RedisPoolDeadlockError(errors.PoolDeadlockError, RedisPoolExhaustedError):
@@ -54,6 +60,7 @@ class TakenBackError(errors.ConnectionNotFoundError, ConnectionError):
 
 _TRANSLATIONS: dict[type[Exception], type[RedisError]] = {
     errors.PoolExhaustedError: RedisPoolExhaustedError,
+    errors.PoolOverloadedError: RedisPoolOverloadedError,
     errors.TooManyWaitingError: RedisTooManyWaitingError,
     errors.PoolDeadlockError: RedisPoolDeadlockError,
     errors.PoolClosedError: RedisPoolClosedError,

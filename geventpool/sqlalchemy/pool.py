@@ -18,10 +18,12 @@ from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 
+from geventpool.admission import Admission
 from geventpool.budget import Budget
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolExhaustedError,
+    PoolOverloadedError,
     TooManyWaitingError,
 )
 from geventpool.listeners import PoolListener, PoolStats
@@ -102,6 +104,8 @@ class GreenletPool(QueuePool):
         records.
     :param Timeouts timeouts: time limits of the pool's own greenlets.
     :param Budget budget: one limit for all processes of the host; None: none.
+    :param admission: refuse callers early under overload, by an
+        :class:`~geventpool.Admission`; True: with its defaults. None, False: no.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
@@ -134,6 +138,7 @@ class GreenletPool(QueuePool):
         listeners: Iterable[PoolListener] = (),
         timeouts: Timeouts = Timeouts(),
         budget: Budget | None = None,
+        admission: Admission | bool | None = None,
         unpatched: str = STOCK,
         **kw: Any,
     ) -> None:
@@ -163,6 +168,7 @@ class GreenletPool(QueuePool):
             "listeners": listeners,
             "timeouts": timeouts,
             "budget": budget,
+            "admission": admission,
         }
         self._unpatched = check_unpatched(unpatched)
         #: Whether it is still unknown if gevent has patched this process.
@@ -234,6 +240,8 @@ class GreenletPool(QueuePool):
         why = f"connection timed out, timeout {self._timeout or 0:0.2f}"
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
+        elif isinstance(error, PoolOverloadedError):
+            why = str(error)
         return exc.TimeoutError(
             f"{type(self).__name__} limit of size {self.size()} overflow "
             f"{self.overflow()} reached, {why}",

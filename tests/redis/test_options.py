@@ -8,6 +8,7 @@ import pytest
 import redis.connection
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from geventpool import Admission
 from geventpool.options import names
 from geventpool.redis import ConnectionPool
 from geventpool.redis.keywords import RedisKeywords, RedisPyKeywords
@@ -82,3 +83,9 @@ def test_a_keyword_that_is_near_to_an_option_is_left_to_redis_py(monkeypatch):
     original = Connection.__init__
     monkeypatch.setattr(Connection, "__init__", init)
     assert ConnectionPool(max_idel=5).connection_kwargs["max_idel"] == 5
+
+
+def test_a_url_can_turn_admission_on():
+    """True stands for the default policy."""
+    pool = ConnectionPool.from_url("redis://127.0.0.1:1/0?admission=true")
+    assert pool.core._admission == Admission()

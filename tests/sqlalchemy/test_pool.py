@@ -14,7 +14,12 @@ from gevent.event import Event
 from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
-from geventpool import ConnectionNotFoundError, Counters, Timeouts
+from geventpool import (
+    ConnectionNotFoundError,
+    Counters,
+    PoolOverloadedError,
+    Timeouts,
+)
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.sqlalchemy.records import interruptions
 from geventpool.testing import Clock, switches
@@ -136,6 +141,20 @@ def test_so_many_may_wait_and_no_more(make_pool):
     with pytest.raises(exc.TimeoutError, match="and 0 wait already"):
         pool.connect()
     held.close()
+
+
+def test_the_refusal_of_admission_says_why(make_pool):
+    """The text of the core stands in that of SQLAlchemy's error."""
+    pool = make_pool(pool_size=1, max_overflow=0, admission=True)
+    held = pool.connect()
+    waiter = gevent.spawn(pool.connect)
+    gevent.idle()
+    refusal = PoolOverloadedError("test", 2.0, 3, 1.0)
+    pool.core._control.arrive = lambda *args: refusal
+    with pytest.raises(exc.TimeoutError, match="is overloaded: expected wait 2.000 s"):
+        pool.connect()
+    held.close()
+    waiter.get().close()
 
 
 def test_a_place_is_free_without_waiting_for_it(make_pool):
