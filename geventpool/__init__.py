@@ -31,6 +31,7 @@ from geventpool.errors import (
     PoolOverloadedError,
     TooManyWaitingError,
 )
+from geventpool.labels import Labels, label
 from geventpool.listeners import (
     Counters,
     LogListener,
@@ -61,6 +62,7 @@ __all__ = [
     "FactoryConnector",
     "Failure",
     "Timeouts",
+    "Labels",
     "Loan",
     "LogListener",
     "NotPatchedError",
@@ -79,5 +81,6 @@ __all__ = [
     "TooManyWaitingError",
     "__version__",
     "is_quiet",
+    "label",
     "pools",
 ]

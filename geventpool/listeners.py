@@ -17,7 +17,7 @@ from typing import Any
 
 from geventpool._core.ledger import CloseReason
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
-from geventpool._core.reports import IdleHold, Leak
+from geventpool._core.reports import IdleHold, LabelCounts, Leak
 from geventpool.budget import BudgetStats
 
 __all__ = [
@@ -205,6 +205,7 @@ class PoolStats:
     :param leaks: the lines whose loans lasted longer than *leak_after*.
     :param idle_holds: the lines that held connections while their sockets were idle
         and other greenlets waited.
+    :param labels: waits and uses by label, if a :class:`Labels` listens.
     """
 
     name: str
@@ -228,6 +229,7 @@ class PoolStats:
     measured: Measured | None = None
     leaks: tuple[Leak, ...] = ()
     idle_holds: tuple[IdleHold, ...] = ()
+    labels: tuple[LabelCounts, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: dicts, numbers, text. Never switches."""

@@ -65,6 +65,7 @@ from geventpool.errors import (
     PoolExhaustedError,
     TooManyWaitingError,
 )
+from geventpool.labels import labels_of
 from geventpool.listeners import Listeners, PoolStats
 from geventpool.options import MoreKeywords, PoolOptions, documented
 from geventpool.policies import (
@@ -1289,6 +1290,7 @@ class Pool(Generic[C]):
             measured=measured,
             leaks=() if leaks is None else tuple(leaks.report()),
             idle_holds=tuple(self._watch.idle_holds.report()),
+            labels=labels_of(self._listeners.listeners),
         )
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from geventpool._core.ledger import Entry, Ledger, anyone
 
 __all__ = [
     "IdleHold",
+    "LabelCounts",
     "Leak",
     "Loan",
     "Sighting",
@@ -95,6 +96,23 @@ class Leak:
     count: int
     open: int
     longest: float
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What happened to the loans with one label. Times are sums of seconds.
+
+    :param int loans: how many began.
+    :param int refused: how many borrowers got no connection.
+    :param float waited: how long borrowers waited, the refused ones included.
+    :param float used: how long the loans that were given back lasted.
+    """
+
+    label: str
+    loans: int = 0
+    refused: int = 0
+    waited: float = 0.0
+    used: float = 0.0
 
 
 def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:

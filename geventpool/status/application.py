@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
+from geventpool._core.measures import measure_by_default
+from geventpool.pool import Pool
+from geventpool.pool import pools as open_pools
 from geventpool.status import metrics
 from geventpool.status.facts import core_of, facts, verdict
 from geventpool.status.page import PAGE
@@ -29,7 +32,7 @@ TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 
 
-def app(pools: Iterable[Any] | None = None) -> Application:
+def app(pools: Iterable[Any] | None = None, *, measure: bool = True) -> Application:
     """A WSGI application that shows the state of pools.
 
     ================  ==============================================================
@@ -47,6 +50,8 @@ def app(pools: Iterable[Any] | None = None) -> Application:
     Never switches.
 
     :param pools: the pools to show; None: all that are open when a request comes.
+    :param bool measure: keep the times of the pools from now on, for the 99th
+        percentiles on the page; see :meth:`geventpool.Pool.measure`.
     :raises TypeError: one of *pools* is no pool of this package.
     """
     if pools is not None and not isinstance(pools, Iterable):
@@ -54,6 +59,8 @@ def app(pools: Iterable[Any] | None = None) -> Application:
             f"pools must be several pools or None, not {type(pools).__name__}"
         )
     chosen = None if pools is None else tuple(core_of(pool) for pool in pools)
+    if measure:
+        _measure(chosen)
     routes: dict[str, Callable[[Environ], Answer]] = {
         "": _page,
         "/": _page,
@@ -79,6 +86,13 @@ def app(pools: Iterable[Any] | None = None) -> Application:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return application
+
+
+def _measure(chosen: Iterable[Pool[Any]] | None) -> None:
+    if chosen is None:
+        measure_by_default()
+    for pool in open_pools() if chosen is None else chosen:
+        pool.measure()
 
 
 def _answer(routes: dict[str, Callable[[Environ], Answer]], environ: Environ) -> Answer:

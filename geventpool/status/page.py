@@ -152,9 +152,9 @@ function card(pool) {
   node.append(...list("Held while the connection is idle", (stats.idle_holds || []).map(
     hold => [Math.round(100 * hold.share) + " % of the time from ",
       {place: hold.borrowed_at}, " while it waits at ", {place: hold.waits_at}])));
-  node.append(...list("Waits and uses by label", (pool.labels || []).map(
+  node.append(...list("Waits and uses by label", (stats.labels || []).map(
     each => [each.label + ": " + each.loans + " loans, " + each.refused +
-      " refused, waited " + seconds(each.waited)])));
+      " refused, waited " + seconds(each.waited) + ", used " + seconds(each.used)])));
   node.append(...list("Oldest loans", (pool.loans || []).slice(0, 8).map(loan =>
     [seconds(loan.seconds) + " " + loan.holder + " at ", {place: loan.place}])));
   return node;

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 
 import geventpool
 from geventpool import Outage, Pool, pools, status
+from geventpool._core import measures
 from geventpool.redis import ConnectionPool
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.status.facts import plain
@@ -78,7 +79,32 @@ def test_the_json_has_each_pool_with_its_loans(pool: Pool[Any]) -> None:
     assert "test_application.py" in shown["loans"][0]["place"]
 
 
-def test_all_open_pools_are_shown_unless_some_are_named(pool: Pool[Any]) -> None:
+@pytest.fixture
+def default(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether new pools are measured; as before at the end of the test."""
+    values = [False]
+    monkeypatch.setattr(measures, "_default", values)
+    return values
+
+
+def test_the_pools_are_measured_unless_it_is_not_wanted(
+    pool: Pool[Any], default: list[bool]
+) -> None:
+    """The curve of the 99th percentile needs it."""
+    status.app(measure=False)
+    status.app([pool], measure=False)
+    assert pool.measures is None and default == [False]
+    status.app([pool])
+    assert pool.measures is not None and default == [False]
+    state = json.loads(ask(status.app([pool]), "/status.json").text)
+    assert "p99" in state["pools"][0]["stats"]["measured"]["wait"]
+    status.app()
+    assert default == [True]
+
+
+def test_all_open_pools_are_shown_unless_some_are_named(
+    pool: Pool[Any], default: list[bool]
+) -> None:
     """A pool that is made later appears, and a closed one goes."""
     application = status.app()
 

@@ -1,0 +1,132 @@
+"""Waits and uses counted by label, for instance by the endpoint of a web application.
+
+::
+
+    labels = geventpool.Labels()
+    pool = Pool(..., listeners=[labels])
+
+    with geventpool.label("checkout"):
+        with pool.connection() as conn:
+            ...
+
+A label belongs to the context (:mod:`contextvars`). gevent starts each greenlet with an
+empty context, so a greenlet begins without a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from geventpool._core.ledger import CloseReason
+from geventpool._core.reports import LabelCounts
+from geventpool.listeners import PoolListener
+from geventpool.policies import check_int, safe_repr
+
+__all__ = ["Labels", "label", "labels_of"]
+
+#: The label of loans for which there is no other, and of those beyond the bound.
+NONE, OTHERS = "(none)", "(others)"
+#: A label is shown up to so many characters.
+LENGTH = 60
+
+_current: ContextVar[str | None] = ContextVar("geventpool.label", default=None)
+
+
+@contextmanager
+def label(name: str) -> Iterator[None]:
+    """Label the loans that begin in a block, of all pools. Never switches.
+
+    :param str name: no secret: it is shown by ``stats()`` and the status page.
+    :raises TypeError: *name* is no string.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a label must be a string, not {safe_repr(name)}")
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Labels(PoolListener):
+    """A listener that counts loans, waits and uses by label.
+
+    One object serves one pool.
+
+    :param of: called without arguments in the greenlet that borrows; returns the label,
+        or None if there is none. None: the label of the block of :func:`label`. It must
+        not switch.
+    :param int most: so many labels are told apart; the others are counted together. At
+        least 1.
+    :raises TypeError: *of* cannot be called, or *most* is no whole number.
+    :raises ValueError: *most* is out of its range.
+    """
+
+    def __init__(
+        self, of: Callable[[], str | None] | None = None, most: int = 64
+    ) -> None:
+        if of is not None and not callable(of):
+            raise TypeError(f"of must be callable or None, not {safe_repr(of)}")
+        self._of = of or _current.get
+        self._most = check_int("most", most, 1)
+        self._counts: dict[str, LabelCounts] = {}
+        #: the label of each connection on loan, by its identity
+        self._lent: dict[int, str] = {}
+
+    def acquired(self, conn: Any, waited: float) -> None:
+        name = self._name()
+        self._lent[id(conn)] = name
+        self._add(name, loans=1, waited=waited)
+
+    def exhausted(self, waited: float) -> None:
+        self._add(self._name(), refused=1, waited=waited)
+
+    def released(self, conn: Any, used: float) -> None:
+        name = self._lent.pop(id(conn), None)
+        if name is not None:
+            self._add(name, used=used)
+
+    def closed(self, conn: Any, reason: CloseReason) -> None:
+        # A loan that was cut off is not released.
+        self._lent.pop(id(conn), None)
+
+    def _name(self) -> str:
+        name = self._of()
+        if type(name) is not str:
+            return NONE
+        name = name[:LENGTH]
+        if name in self._counts or len(self._counts) < self._most:
+            return name
+        return OTHERS
+
+    def _add(
+        self,
+        name: str,
+        loans: int = 0,
+        refused: int = 0,
+        waited: float = 0.0,
+        used: float = 0.0,
+    ) -> None:
+        before = self._counts.get(name) or LabelCounts(name)
+        self._counts[name] = LabelCounts(
+            name,
+            before.loans + loans,
+            before.refused + refused,
+            before.waited + waited,
+            before.used + used,
+        )
+
+    def report(self) -> tuple[LabelCounts, ...]:
+        """The counts of each label, those with most use first. Never switches."""
+        return tuple(sorted(self._counts.values(), key=lambda each: -each.used))
+
+
+def labels_of(listeners: Iterable[PoolListener]) -> tuple[LabelCounts, ...]:
+    """The counts of the first :class:`Labels` among *listeners*."""
+    for listener in listeners:
+        if isinstance(listener, Labels):
+            return listener.report()
+    return ()

@@ -1,0 +1,133 @@
+"""Waits and uses are counted by label, and labels cannot fill the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from geventpool import Labels, Pool, PoolExhaustedError, PoolListener, label
+from geventpool._core.reports import LabelCounts
+from geventpool.testing import Clock, ScriptedConnector
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pool(clock: Clock) -> Iterator[Pool[Any]]:
+    with Pool(ScriptedConnector(), max_connections=1, listeners=[Labels()]) as pool:
+        clock.rule(pool)
+        yield pool
+
+
+def counts(pool: Pool[Any]) -> dict[str, LabelCounts]:
+    return {each.label: each for each in pool.stats().labels}
+
+
+def test_loans_and_their_times_are_counted_by_label(
+    pool: Pool[Any], clock: Clock
+) -> None:
+    """So the endpoint that exhausts a pool can be found."""
+    with label("checkout"):
+        with pool.connection():
+            clock.advance(3)
+    with pool.connection():
+        clock.advance(1)
+    assert counts(pool) == {
+        "checkout": LabelCounts("checkout", loans=1, used=3.0),
+        "(none)": LabelCounts("(none)", loans=1, used=1.0),
+    }
+    assert [each.label for each in pool.stats().labels] == ["checkout", "(none)"]
+
+
+def test_refusals_are_counted_by_label(pool: Pool[Any]) -> None:
+    """They are what the users of an endpoint see."""
+    with pool.connection(), label("search"):
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire(timeout=0)
+    assert counts(pool)["search"].refused == 1
+
+
+def test_a_use_counts_for_the_label_at_its_begin(pool: Pool[Any], clock: Clock) -> None:
+    """It may be given back elsewhere."""
+    with label("checkout"):
+        conn = pool.acquire()
+    with label("other"):
+        clock.advance(2)
+        pool.release(conn)
+    assert counts(pool)["checkout"].used == 2.0 and "other" not in counts(pool)
+
+
+def test_a_loan_that_is_cut_off_is_forgotten(pool: Pool[Any]) -> None:
+    """The next connection may have the same identity."""
+    conn = pool.acquire()
+    labels = pool._listeners.listeners[0]
+    assert isinstance(labels, Labels) and labels._lent
+    pool.drop(conn)
+    assert not labels._lent
+    labels.released(conn, 1.0)
+    assert counts(pool)["(none)"].used == 0.0
+
+
+def test_a_greenlet_has_a_label_of_its_own(pool: Pool[Any]) -> None:
+    """Requests that run at the same time must not be mixed up."""
+
+    def work() -> None:
+        with label("inner"):
+            gevent.sleep(0)
+            pool.release(pool.acquire())
+
+    with label("outer"):
+        worker = gevent.spawn(work)
+        gevent.sleep(0)
+        pool.release(pool.acquire())
+        worker.join()
+    assert counts(pool)["outer"].loans == 1 and counts(pool)["inner"].loans == 1
+
+
+def test_a_callable_names_the_label() -> None:
+    """A web framework knows its endpoint already."""
+    names: list[Any] = ["a" * 100, None, b"bytes"]
+    listener = Labels(lambda: names.pop(0))
+    with Pool(ScriptedConnector(), listeners=[listener]) as pool:
+        for _ in range(3):
+            pool.release(pool.acquire())
+        assert set(counts(pool)) == {"a" * 60, "(none)"}
+
+
+def test_the_number_of_labels_is_bounded() -> None:
+    """A label may be an address, of which there is no end."""
+    listener = Labels(most=2)
+    with Pool(ScriptedConnector(), listeners=[listener]) as pool:
+        for name in ("a", "b", "c", "d", "a"):
+            with label(name):
+                pool.release(pool.acquire())
+        assert {name: each.loans for name, each in counts(pool).items()} == {
+            "a": 2,
+            "b": 1,
+            "(others)": 2,
+        }
+
+
+def test_a_pool_without_labels_has_no_counts() -> None:
+    """It is an option."""
+    with Pool(ScriptedConnector()) as pool:
+        assert pool.stats().labels == ()
+    with Pool(ScriptedConnector(), listeners=[PoolListener()]) as pool:
+        assert pool.stats().labels == ()
+
+
+def test_wrong_arguments_are_named() -> None:
+    """At once."""
+    with pytest.raises(TypeError, match="a label must be a string, not 3"):
+        with label(3):  # type: ignore[arg-type]
+            pass
+    with pytest.raises(TypeError, match="of must be callable or None, not 3"):
+        Labels(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="most must be"):
+        Labels(most=0)
