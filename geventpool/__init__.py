@@ -40,9 +40,9 @@ from geventpool.listeners import (
     Totals,
 )
 from geventpool.patching import NotPatchedError, NotPatchedWarning
-from geventpool.policies import Backoff, Expiry, Outage, Timeouts
+from geventpool.policies import Backoff, Outage, Timeouts
 from geventpool.pool import Pool, pools
-from geventpool.sockets import is_quiet
+from geventpool.sockets import KeepAlive, is_quiet
 
 __version__ = "0.1.0"
 
@@ -53,15 +53,14 @@ __all__ = [
     "BudgetError",
     "BudgetShare",
     "BudgetStats",
+    "CloseReason",
     "Connection",
     "ConnectionNotFoundError",
     "Connector",
     "Counters",
-    "Totals",
-    "Expiry",
     "FactoryConnector",
     "Failure",
-    "Timeouts",
+    "KeepAlive",
     "Labels",
     "Loan",
     "LogListener",
@@ -76,9 +75,10 @@ __all__ = [
     "PoolListener",
     "PoolOverloadedError",
     "PoolStats",
-    "CloseReason",
     "TcpConnection",
+    "Timeouts",
     "TooManyWaitingError",
+    "Totals",
     "__version__",
     "is_quiet",
     "label",

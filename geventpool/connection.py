@@ -1,6 +1,6 @@
-"""One connection: what a pool asks of it, and the TCP kind.
+"""The interface of a connection, and the class for TCP and Unix sockets.
 
-Knows its own socket, age and address. Knows nothing of pools.
+It does not depend on pools.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "TcpConnection"]
 
-#: The methods of which :meth:`TcpConnection.is_usable` is made.
+#: The methods whose results :meth:`TcpConnection.is_usable` combines.
 PARTS = frozenset({"fileno", "get", "is_connected", "is_expired", "is_quiet", "socket"})
 
 
 class Connection:
-    """What the pool asks of a connection: subclass it for a protocol of your own.
+    """The interface of a connection. Derive a class for a protocol of your own.
 
-    Override :meth:`open`, :meth:`close`, :meth:`get` and :meth:`is_connected`; the
-    rest has defaults. The names and their meaning are those of gsocketpool.
+    Override :meth:`open`, :meth:`close`, :meth:`get` and :meth:`is_connected`. The
+    others have defaults. The names and their meanings are those of gsocketpool.
     """
 
     def open(self) -> None:
@@ -39,36 +39,40 @@ class Connection:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Say goodbye if the protocol has one, and disconnect. May switch."""
+        """Send the protocol's closing message, if it has one, and disconnect.
+
+        May switch.
+        """
         raise NotImplementedError
 
     def get(self) -> Any:
-        """The raw connection: a socket, or what speaks over one. Never switches."""
+        """Return the socket, or the driver's object that uses it. Never switches."""
         raise NotImplementedError
 
     def is_connected(self) -> bool:
-        """Whether it was opened, and not closed since. Never switches."""
+        """Whether it was opened and not closed. Never switches."""
         raise NotImplementedError
 
     def is_expired(self) -> bool:
-        """Whether it is too old to be used any longer. Never switches."""
+        """Whether it is too old to be used. Never switches."""
         return False
 
     def reconnect(self) -> None:
         """Replace the connection by a new one. May switch.
 
-        Unlike gsocketpool's, it does not log a failure and return as if all were
-        well: whatever :meth:`close` or :meth:`open` raised passes through.
+        Unlike gsocketpool, it does not hide a failure.
+
+        :raises Exception: raised by :meth:`close` or :meth:`open`.
         """
         if self.is_connected():
             self.close()
         self.open()
 
     def terminate(self) -> bool | None:
-        """Let go of the socket, without a goodbye. Never switches.
+        """Close the socket without sending anything. Never switches.
 
-        :return: False: no socket was found. Then the pool has :meth:`close` called by
-            a greenlet of its own, under a time limit.
+        :return: False: no socket was found. The pool then calls :meth:`close` in a
+            greenlet of its own, with a time limit.
         """
         sock = sockets.find_socket(self)
         if sock is None:
@@ -77,15 +81,15 @@ class Connection:
         return True
 
     def is_quiet(self) -> bool:
-        """Whether the idle connection is open with nothing to read. Never switches.
+        """Whether the idle connection is open and has nothing to read. Never switches.
 
-        True if no socket is to be found: then nothing speaks against it.
+        True if no socket can be found.
         """
         sock = sockets.find_socket(self)
         return sock is None or sockets.is_quiet(sock)
 
     def is_usable(self) -> bool:
-        """Whether the pool may lend it: connected, not expired, quiet.
+        """Whether the pool may lend it: it is connected, not expired, and quiet.
 
         Never switches.
         """
@@ -95,34 +99,33 @@ class Connection:
 class TcpConnection(Connection):
     """A stream to *host* and *port*, or to a Unix socket: plain, or with TLS.
 
-    Any error while sending or receiving, a kill and a ``gevent.Timeout`` included,
-    disconnects it: nobody can tell how much was sent, or whose answer comes next.
-    It uses gevent's sockets also where nothing is monkey-patched. One greenlet at a
-    time may use it.
+    Any error while sending or receiving disconnects it, a kill and a ``gevent.Timeout``
+    included: it is then unknown how much was sent, and which answer comes next. It uses
+    gevent's sockets even if nothing is monkey-patched. Only one greenlet at a time may
+    use it.
 
     :param str host: name, IPv4 or IPv6 address; a numeric one needs no resolver.
     :param int port: 1 to 65535.
-    :param float lifetime: seconds from :meth:`open` after which it is expired; None
-        for never.
-    :param float timeout: seconds for which one step of :meth:`send` or :meth:`recv`
-        may wait for the peer, above 0; None for as long as it takes.
-    :param float connect_timeout: seconds for all of :meth:`open` (name, connect, TLS
-        handshake), above 0; None leaves it to the system.
-    :param ssl: an ``SSLContext``; True for a default one, made once per process; None
-        for no TLS.
-    :param str server_hostname: the name the certificate must bear, if not *host*.
-    :param path: of a Unix socket, instead of *host* and *port*.
-    :param KeepAlive keepalive: how soon a vanished peer is noticed (TCP only).
+    :param float lifetime: seconds after :meth:`open` at which it expires; None: never.
+    :param float timeout: the most seconds that one step of :meth:`send` or :meth:`recv`
+        waits for the peer, above 0; None: no limit.
+    :param float connect_timeout: the most seconds for all of :meth:`open` (address
+        lookup, connect, TLS handshake), above 0; None: the system's limit.
+    :param ssl: an ``SSLContext``; True: a default context, made once per process; None:
+        no TLS.
+    :param str server_hostname: the name in the certificate; None: *host*.
+    :param path: the path of a Unix socket, instead of *host* and *port*.
+    :param KeepAlive keepalive: how soon a vanished peer is detected (TCP only).
     :raises TypeError: an argument is of the wrong type.
-    :raises ValueError: a number is out of range, or *path* is given beside *host*.
+    :raises ValueError: a number is out of range, or both *path* and *host* are given.
     """
 
-    #: Seconds by a clock that is never put back; a test may put its own here.
+    #: Returns seconds of a monotonic clock. A test may replace it.
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # The fast path below leaves out what such a subclass has to say.
+        # The fast path below does not call methods that a subclass overrides.
         if not PARTS.isdisjoint(vars(cls)) and "is_usable" not in vars(cls):
             cls.is_usable = Connection.is_usable  # type: ignore[method-assign]
 
@@ -171,8 +174,8 @@ class TcpConnection(Connection):
     def open(self) -> None:
         """Connect, always with a new socket. May switch.
 
-        :raises TimeoutError: *connect_timeout* is over.
-        :raises OSError: it is open already (EISCONN), or whatever dialling raised.
+        :raises TimeoutError: *connect_timeout* has passed.
+        :raises OSError: it is already open (EISCONN), or connecting failed.
         """
         if self._sock is not None:
             raise OSError(EISCONN, f"{self!r} is open already")
@@ -202,21 +205,21 @@ class TcpConnection(Connection):
     def close(self) -> None:
         """Disconnect. Closing twice is no error. Never switches.
 
-        TLS is not unwound, because that would wait for the peer.
+        TLS is not shut down, because that would wait for the peer.
         """
         self.terminate()
 
     def terminate(self) -> None:
-        """Let go of the socket: :meth:`close`, for those who must not say goodbye.
+        """Close the socket without sending anything. Never switches.
 
-        A subclass whose :meth:`close` says goodbye leaves this one alone. Never
-        switches. A greenlet that waits for the peer gets an ``OSError``.
+        A greenlet that waits for the peer gets an ``OSError``. A subclass whose
+        :meth:`close` sends a closing message must not override this method.
         """
         sock, self._sock = self._sock, None
         if sock is not None:
             sockets.terminate(sock)
 
-    # Asking. None of these switches.
+    # Questions. These never switch.
 
     @property
     def socket(self) -> GeventSocket:
@@ -229,68 +232,68 @@ class TcpConnection(Connection):
         return self._sock
 
     def get(self) -> GeventSocket:
-        """The gevent socket, like :attr:`socket`."""
+        """Return the gevent socket, like :attr:`socket`."""
         return self.socket
 
     def fileno(self) -> int:
-        """The descriptor, or -1 when closed."""
+        """Return the descriptor; -1: closed."""
         return -1 if self._sock is None else self._sock.fileno()
 
     def is_connected(self) -> bool:
-        """Whether it was opened, and neither closed nor seen to break since."""
+        """Whether it was opened, and neither closed nor disconnected by an error."""
         return self._sock is not None
 
     def is_expired(self) -> bool:
-        """Whether it has been open for longer than *lifetime*."""
+        """Whether it was opened more than *lifetime* seconds ago."""
         opened = self._sock is not None
         return opened and self.clock() - self._opened_at > self._lasts
 
     def is_quiet(self) -> bool:
-        """Whether it is open with nothing to read, as it should be while idle."""
+        """Whether it is open and has nothing to read."""
         return self._sock is not None and sockets.is_quiet(self._sock)
 
     def is_usable(self) -> bool:
         """Whether it is connected, not expired, and quiet."""
-        # Asked at each loan, so in one call instead of three.
+        # One call instead of three, because this is called for every loan.
         sock = self._sock
         if sock is None or self.clock() - self._opened_at > self._lasts:
             return False
         return sockets.is_quiet(sock)
 
-    # Talking
+    # Data
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*. May switch.
 
-        :raises TimeoutError: the peer took nothing for *timeout* seconds.
-        :raises OSError: not connected (ENOTCONN), or whatever sending raised; it is
-            disconnected then.
+        :raises TimeoutError: the peer accepted nothing for *timeout* seconds.
+        :raises OSError: not connected (ENOTCONN), or sending failed. It is then
+            disconnected.
         """
         sock = self.socket
         try:
-            # Not sendall, which reckons its deadline by the clock on the wall.
+            # Not sendall, whose deadline depends on the wall clock.
             rest = memoryview(data).cast("B")
             while rest:
                 rest = rest[sock.send(rest) :]
         except BaseException:
-            # A kill or a Timeout too may have cut a message in two.
+            # A part of a message may have been sent, also after a kill or a Timeout.
             self.terminate()
             raise
 
     def recv(self, size: int = 1024) -> bytes:
-        """What has come in, at most *size* bytes. May switch.
+        """Receive at most *size* bytes. May switch.
 
-        ``b""`` says that the peer has hung up; it is disconnected then.
-
-        :raises TimeoutError: nothing came for *timeout* seconds.
-        :raises OSError: not connected (ENOTCONN), or whatever receiving raised; it is
-            disconnected then.
+        :return: ``b""``: the peer has closed the connection. It is then disconnected.
+        :raises TimeoutError: nothing arrived for *timeout* seconds.
+        :raises OSError: not connected (ENOTCONN), or receiving failed. It is then
+            disconnected.
         """
         sock = self.socket
         try:
             data = sock.recv(size)
         except BaseException:
-            # After a kill or a Timeout too the answer would meet the next question.
+            # A late answer would be taken for the next one, also after a kill or a
+            # Timeout.
             self.terminate()
             raise
         if not data and size:
@@ -315,7 +318,7 @@ def _check_address(host: Any, port: Any, path: Any) -> None:
         name = os.fsencode(path)
         if not name:
             raise ValueError(f"path must not be empty: {path!r}")
-        # An abstract one begins with a null byte and may contain more.
+        # An abstract address begins with a null byte, and may contain more.
         if b"\0" in name and name[:1] != b"\0":
             raise ValueError(f"path must not contain a null byte: {safe_repr(path)}")
         return
@@ -334,8 +337,8 @@ def _check_address(host: Any, port: Any, path: Any) -> None:
 
 
 def _check_tls(ssl: Any, server_hostname: Any) -> None:
-    # By its method: patching replaces the class, so isinstance would refuse contexts
-    # made before.
+    # Tested by a method: patching replaces the class, so isinstance() would refuse
+    # contexts that were made before.
     if not (ssl is None or isinstance(ssl, bool) or hasattr(ssl, "wrap_socket")):
         raise TypeError(f"ssl must be an SSLContext, True or None, not {ssl!r}")
     if server_hostname is None:
@@ -349,6 +352,6 @@ def _check_tls(ssl: Any, server_hostname: Any) -> None:
 def _patience(name: str, value: Any) -> float | None:
     span = check_optional_seconds(name, value)
     if span == 0:
-        # A socket takes 0 for "do not block", and gsocketpool took it for "no limit".
+        # For a socket 0 means "do not block", for gsocketpool "no limit".
         raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
     return span

@@ -1,6 +1,6 @@
-"""How one kind of connection is handled: the verbs a pool uses on what it lends.
+"""The interface by which a pool opens, checks, resets and closes its connections.
 
-Knows one connection at a time. Knows nothing of pools, places or waiting.
+A connector deals with one connection at a time, and does not depend on pools.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ C = TypeVar("C")
 
 
 class Connector(Generic[C]):
-    """The verbs for one kind of connection: override :meth:`open` and :meth:`close`.
+    """The operations on one kind of connection.
 
-    The other defaults are honest: they claim nothing that they have not looked at.
-    The pool calls ``open``, ``close``, ``ping`` and ``reset`` only in greenlets of
-    its own and under a time limit, so they may switch, and may be interrupted by a
-    ``gevent.Timeout`` or a kill. All others are called on the fast path or in the
-    hub: they must not switch, and had better be quick.
+    Override :meth:`open` and :meth:`close`. The others have defaults. The pool calls
+    ``open``, ``close``, ``ping``, ``reset`` and ``cancel`` only in greenlets of its own
+    and with a time limit. So they may switch, and may be interrupted by a
+    ``gevent.Timeout`` or a kill. All others are called on the fast path or in the hub:
+    they must not switch, and should be fast.
     """
 
-    # In the pool's own greenlets; these may switch.
+    # Called in the pool's own greenlets. These may switch.
 
     def open(self) -> C:
-        """A new connection, ready for use. May switch.
+        """Open a connection. May switch.
 
-        Whoever overrides it lets go of a half-made connection when interrupted.
+        An override must close a half-made connection when it is interrupted.
 
-        :raises Exception: whatever the driver raises; it is passed on unchanged.
+        :raises Exception: raised by the driver. It is passed on unchanged.
         """
         raise NotImplementedError
 
@@ -50,81 +50,84 @@ class Connector(Generic[C]):
         raise NotImplementedError
 
     def ping(self, conn: C) -> None:
-        """Ask the other side whether it still lives. May switch.
+        """Test by a round trip whether the server answers. May switch.
 
-        Default: no question is asked, only :meth:`is_usable`.
+        Default: call only :meth:`is_usable`.
 
-        :raises Exception: it does not; the connection is closed then.
+        :raises Exception: it does not answer. The pool then closes the connection.
         """
         if not self.is_usable(conn):
             raise ConnectionError(f"{conn!r} is closed, or has something to read")
 
     def reset(self, conn: C) -> None:
-        """Put a returned connection back to its first state. May switch.
+        """Put a returned connection back into its initial state. May switch.
 
-        Called only if :meth:`needs_reset`. Default: nothing.
+        Called only if :meth:`end_loan` returned True. Default: do nothing.
 
-        :raises Exception: it could not; the connection is closed then.
+        :raises Exception: the reset failed. The pool then closes the connection.
         """
 
     def cancel(self, conn: C) -> bool:
-        """End at the server what an interrupted loan has left running. May switch.
+        """Cancel what an interrupted loan has left running at the server. May switch.
 
         Called after :meth:`begin_cancel` has returned True. The place of the connection
-        stays taken until this returns. It has the pool's ``timeouts.close`` seconds.
+        stays taken until this returns. The time limit is ``timeouts.close`` of the
+        pool.
 
-        :return: whether the connection is in step again: the pool then resets and keeps
+        :return: True: the connection is in step again, and the pool resets and keeps
             it. False: the pool calls :meth:`terminate`.
-        :raises Exception: the server may still be at work; as False.
+        :raises Exception: the server may still be at work. The pool calls
+            :meth:`terminate`.
         """
         return False
 
-    # Anywhere, the hub included; these never switch.
+    # Called anywhere, the hub included. These must never switch.
 
     def begin_cancel(self, conn: C) -> bool:
         """Prepare :meth:`cancel` if the server may be at work for this connection.
 
-        Asked in the place of :meth:`terminate` when a loan, a check or a reset has
-        ended badly. Ends the loan of a connection for which it returns True, and leaves
-        its descriptor open. Never switches. Default: False, and the connection is
-        closed at once.
+        Called instead of :meth:`terminate` when a loan, a check or a reset has failed
+        or was interrupted. Ends the loan of a connection for which it returns True, and
+        leaves its descriptor open. Never switches. Default: False, and the connection
+        is closed at once.
         """
         return False
 
     def terminate(self, conn: C) -> bool | None:
-        """Let go of the descriptor, without a goodbye. Never switches or raises.
+        """Close the descriptor without sending anything. Never switches. Never raises.
 
-        For connections in mid-conversation, in a forked child (where a goodbye would
-        end the parent's session) and in finalizers. Default: :func:`terminate`.
+        Used for connections in the middle of a command, in a forked child (where a
+        closing message would end the parent's session) and in finalizers. Default:
+        :func:`terminate`.
 
-        :return: False: it found no descriptor. Then the pool has :meth:`close` called
-            by a greenlet of its own, under its time limit, and the place stays taken
-            until that has ended; in a forked child and in a finalizer the connection
-            is only forgotten.
+        :return: False: it found no descriptor. The pool then calls :meth:`close` in a
+            greenlet of its own, with a time limit, and the place stays taken until that
+            has ended. In a forked child and in a finalizer the connection is only
+            forgotten.
         """
         return terminate(conn)
 
     def is_usable(self, conn: C) -> bool:
-        """Whether an idle connection is open with nothing to read. Never switches.
+        """Whether an idle connection is open and has nothing to read. Never switches.
 
-        Default: True, which leaves broken connections to their borrowers to find.
-        Where there is a socket, ``geventpool.is_quiet(socket)`` finds most of them.
+        Default: True, so borrowers get broken connections. If there is a socket,
+        ``geventpool.is_quiet(socket)`` detects most of them.
         """
         return True
 
     def fileno(self, conn: C) -> int:
-        """The descriptor that becomes readable when the other side hangs up; -1: none.
+        """Return the descriptor that becomes readable when the peer closes; -1: none.
 
-        Of an idle connection; the event loop watches it. Never switches. Default: -1,
-        and a dead peer is found by the next look at the connection.
+        The event loop watches it while the connection is idle. Never switches. Default:
+        -1: a closed connection is detected by the next check.
         """
         return -1
 
     def needs_reset(self, conn: C) -> bool:
         """Whether :meth:`reset` must run before the next borrower. Never switches.
 
-        A question, without effects; :meth:`end_loan` is the place for those.
-        Default: False, and a returned connection is handed over at once.
+        It must have no effects, unlike :meth:`end_loan`. Default: False, and a returned
+        connection can be lent at once.
         """
         return False
 
@@ -132,28 +135,28 @@ class Connector(Generic[C]):
         """End a loan on the connector's side. Never switches.
 
         Called once each time a borrower has given back a connection that may be lent
-        again. The place for what a connector has to do then, like sending a reset
-        without waiting for the reply. Default: return :meth:`needs_reset`.
+        again. A connector can, for example, send a reset here without waiting for the
+        reply. Default: return :meth:`needs_reset`.
 
         :return: whether :meth:`reset` must run before the next borrower.
         """
         return self.needs_reset(conn)
 
     def awaits_reset(self, conn: C) -> bool:
-        """Whether a connection is unusable only until the other side has reset it.
+        """Whether a connection is unusable only until the server has reset it.
 
-        Asked after :meth:`is_usable` has said no, of a connector that sends what resets
-        a connection in :meth:`end_loan`, without waiting for the answer. The pool
-        then has :meth:`ping` or :meth:`reset` wait for it, in a greenlet of its own.
+        Called after :meth:`is_usable` has returned False, for a connector whose
+        :meth:`end_loan` sends a reset without waiting for the reply. The pool then
+        waits for the reply by :meth:`ping` or :meth:`reset`, in a greenlet of its own.
         Never switches. Default: False, and the connection is closed.
         """
         return False
 
     def survives(self, error: Exception) -> bool:
-        """Whether the protocol is in step after *error* left the borrow block.
+        """Whether the connection can be used after *error* left the borrow block.
 
-        Like after a server's "no such table", when the answer was read whole.
-        Default: False, and the connection is discarded.
+        For example after a server's "no such table", when the answer was read
+        completely. Never switches. Default: False, and the connection is closed.
         """
         return False
 
@@ -165,44 +168,43 @@ class Connector(Generic[C]):
         return type(self).ping is not Connector.ping
 
     def is_disconnect(self, error: Exception) -> bool:
-        """Whether *error*, which left the borrow block, came of a lost connection.
+        """Whether *error*, which left the borrow block, means a lost connection.
 
-        The way to the server may be lost then, and with it the idle connections:
-        they are pinged before they are lent again, or renewed where there is no ping.
-        Default: True for :exc:`ConnectionError`, :exc:`TimeoutError` and
-        :exc:`EOFError`. (The name is SQLAlchemy's.)
+        The idle connections may be lost as well. So they are pinged before they are
+        lent again, or renewed if there is no ping. Never switches. Default: True for
+        :exc:`ConnectionError`, :exc:`TimeoutError` and :exc:`EOFError`. (The name is
+        SQLAlchemy's.)
         """
         return isinstance(error, (ConnectionError, TimeoutError, EOFError))
 
     def is_exhausted(self, error: Exception) -> bool:
-        """Whether *error*, raised by :meth:`open`, says that the server is full.
+        """Whether *error*, raised by :meth:`open`, means that the server is full.
 
-        The pool then waits for connections to come back, and tries again later.
-        Default: False, and the error is raised in whoever wanted the connection.
+        The pool then waits until connections are given back, and tries again later.
+        Never switches. Default: False, and the error is raised in the waiter.
         """
         return False
 
     def condemns(self, error: Exception) -> bool:
-        """Whether *error*, which left the borrow block, condemns every connection.
+        """Whether all connections must be renewed after *error* left the borrow block.
 
-        Like after a fail-over: the pool then renews all it has at present. Default:
-        False.
+        For example after a fail-over. Never switches. Default: False.
         """
         return False
 
 
 class FactoryConnector(Connector[Any]):
-    """The verbs for whatever a callable makes, as gsocketpool's pools take it.
+    """A connector for objects that a callable makes, as in gsocketpool.
 
-    Made for :class:`~geventpool.connection.Connection`; of any other object the
-    methods ``open``, ``close``, ``is_connected``, ``is_expired`` and ``ping`` are used
-    where it has them. One without ``open`` is taken to be open already, so a socket
-    will do: ``lambda: gevent.socket.create_connection(address)``.
+    For a :class:`~geventpool.connection.Connection`, or any other object whose methods
+    ``open``, ``close``, ``is_connected``, ``is_expired`` and ``ping`` are used if it
+    has them. An object without ``open`` counts as open, so a socket can be used:
+    ``lambda: gevent.socket.create_connection(address)``.
 
     :param factory: called as ``factory(**options)`` for each connection.
-    :param options: copied now, and never changed; None for none.
-    :raises TypeError: *factory* is not callable, or a connector's class; *options* is
-        no mapping with strings for keys.
+    :param options: copied now, and never changed; None: none.
+    :raises TypeError: *factory* is not callable, or is a class of connectors; or
+        *options* is no mapping with strings as keys.
     """
 
     def __init__(
@@ -221,15 +223,15 @@ class FactoryConnector(Connector[Any]):
 
     def __repr__(self) -> str:
         name = getattr(self._factory, "__qualname__", None) or repr(self._factory)
-        # The options stay out: there may be a password among them.
+        # The options are not shown, because they may contain a password.
         return f"<{type(self).__name__} {name}>"
 
     def open(self) -> Any:
-        """What the factory made, opened if it has an ``open`` method. May switch.
+        """Call the factory, and ``open`` of its result if it has one. May switch.
 
         :raises TypeError: the factory returned None.
-        :raises Exception: whatever the factory or ``open`` raised; what was half made
-            is let go of.
+        :raises Exception: raised by the factory or by ``open``. A half-made connection
+            is closed.
         """
         conn = self._factory(**self._options)
         if conn is None:
@@ -239,21 +241,22 @@ class FactoryConnector(Connector[Any]):
             try:
                 begin()
             except BaseException:
-                # Interrupted as well: nobody else knows of the half-made connection.
+                # Nothing else refers to the half-made connection, so it must be closed
+                # here.
                 self.terminate(conn)
                 raise
         return conn
 
     def close(self, conn: Any) -> None:
-        """Call its ``close``, unless it says that it is not connected. May switch.
+        """Call its ``close``, unless it is not connected. May switch.
 
-        Whatever happens, the socket is let go of, also where a file made from it
+        The socket is closed even if ``close`` fails, or if a file made from the socket
         would keep it open.
         """
         sock = sockets.find_socket(conn)
         try:
-            # A socket itself has no goodbye to say; and one of gevent's that is
-            # closed already answers with an error, whatever it is asked for.
+            # A socket has no closing message, and a closed socket of gevent raises
+            # errors for any attribute.
             if sock is not conn and _says(conn, "is_connected", True):
                 finish = getattr(conn, "close", None)
                 if callable(finish):
@@ -263,13 +266,18 @@ class FactoryConnector(Connector[Any]):
                 sockets.terminate(sock)
 
     def terminate(self, conn: Any) -> bool:
-        """See :func:`terminate`; an object without a ``close`` needs nothing."""
+        """See :func:`terminate`. True for an object without ``close``.
+
+        Never switches.
+        """
         return terminate(conn) or not callable(getattr(conn, "close", None))
 
     def ping(self, conn: Any) -> None:
-        """Call its ``ping`` if it has one; else see that it is usable. May switch.
+        """Call its ``ping`` if it has one; otherwise call :meth:`is_usable`.
 
-        :raises Exception: whatever ``ping`` raised, or ConnectionError.
+        May switch.
+
+        :raises Exception: raised by ``ping``, or ConnectionError.
         """
         ask = getattr(conn, "ping", None)
         if callable(ask):
@@ -282,7 +290,10 @@ class FactoryConnector(Connector[Any]):
         return callable(getattr(conn, "ping", None))
 
     def fileno(self, conn: Any) -> int:
-        """That of its socket, or what its own ``fileno`` says. Never switches."""
+        """Return the descriptor of its socket, or of its own ``fileno``.
+
+        Never switches.
+        """
         sock = sockets.find_socket(conn)
         if sock is None:
             return _fileno(conn)
@@ -291,8 +302,8 @@ class FactoryConnector(Connector[Any]):
     def is_usable(self, conn: Any) -> bool:
         """Whether it is connected, not expired, and its socket quiet. Never switches.
 
-        An object that has no such methods, or no socket to be found, is not held
-        responsible for that. One whose methods fail is not usable.
+        Missing methods, and a socket that cannot be found, do not count. An object
+        whose methods fail is not usable.
         """
         try:
             if isinstance(conn, Connection):
@@ -312,7 +323,8 @@ class FactoryConnector(Connector[Any]):
     def is_exhausted(self, error: Exception) -> bool:
         """Whether this process, or the system, has no descriptor left for a socket.
 
-        What a server says that is full, only its own protocol can tell.
+        The error of a full server depends on its protocol, so it is not recognised
+        here.
         """
         return isinstance(error, OSError) and error.errno in (EMFILE, ENFILE)
 
@@ -320,11 +332,12 @@ class FactoryConnector(Connector[Any]):
 def as_connector(
     factory: Connector[C] | Callable[..., C], options: Mapping[str, Any] | None = None
 ) -> Connector[C]:
-    """The connector itself, or one for what the callable makes.
+    """Return *factory* if it is a connector, or else a connector for it.
 
-    :param factory: a :class:`Connector`, or what :class:`FactoryConnector` takes.
-    :param options: for the callable; a connector has its own.
-    :raises TypeError: options beside a connector, or see :class:`FactoryConnector`.
+    :param factory: a :class:`Connector`, or a callable for :class:`FactoryConnector`.
+    :param options: the arguments of the callable.
+    :raises TypeError: options were given for a connector; or see
+        :class:`FactoryConnector`.
     """
     if not isinstance(factory, Connector):
         return FactoryConnector(factory, options)
@@ -337,7 +350,7 @@ def as_connector(
 
 
 def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) -> bool:
-    """The answer of *connector* to a question of yes or no; *otherwise* if it fails.
+    """Call a method of *connector* that returns a bool; *otherwise* if it fails.
 
     :param str verb: the method to call, with *about* as its argument.
     """
@@ -353,11 +366,12 @@ def terminate(conn: Any) -> bool:
 
     Never switches. Never raises.
 
-    A :class:`~geventpool.connection.Connection` does it itself. Else the socket is
-    taken from under the object; else the connection is cut if there is a ``fileno``.
+    The ``terminate`` of a :class:`~geventpool.connection.Connection` is called. Of any
+    other object the socket is closed, or the descriptor of its ``fileno`` is
+    disconnected.
 
-    :return: False: there is no descriptor to be found. Then only ``close`` can do it,
-        which may say goodbye and wait for the answer.
+    :return: False: no descriptor was found. Only ``close`` can close it then, which may
+        send a message and wait for the answer.
     """
     try:
         if isinstance(conn, Connection):
@@ -368,8 +382,9 @@ def terminate(conn: Any) -> bool:
             return True
         return _severed(conn)
     except Exception:
-        # Called from finalizers and at-fork hooks, which have nobody to raise it to.
-        log.warning("could not let go of %s", safe_repr(conn), exc_info=True)
+        # Finalizers and at-fork hooks call this, which have no caller that could handle
+        # it.
+        log.warning("could not terminate %s", safe_repr(conn), exc_info=True)
         return False
 
 
@@ -378,14 +393,14 @@ def _severed(conn: Any) -> bool:
         return False
     descriptor = _fileno(conn)
     if descriptor >= 0:
-        # The object will close the number itself some day: it must stay its own.
+        # The object will close this descriptor later, so the number must stay taken.
         sockets.redirect_to_null(descriptor)
     return True
 
 
 def _fileno(conn: Any) -> int:
-    """The descriptor of an unknown object; -1: it has none, or it is closed."""
-    # Drivers raise errors of their own when a closed connection is asked.
+    """Return the descriptor of an unknown object; -1: it has none, or it is closed."""
+    # Drivers raise errors of their own for a closed connection.
     try:
         descriptor = conn.fileno()
     except Exception:
@@ -394,7 +409,7 @@ def _fileno(conn: Any) -> int:
 
 
 def _says(conn: Any, question: str, otherwise: bool) -> bool:
-    # A method in gsocketpool's style, a property in others'.
+    # A method as in gsocketpool, or a property.
     answer = getattr(conn, question, otherwise)
     return bool(answer() if callable(answer) else answer)
 

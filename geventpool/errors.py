@@ -1,23 +1,23 @@
-"""What the pool refuses, and why.
+"""The errors of the pool.
 
 ::
 
-    PoolError(Exception)                  the pool refuses
+    PoolError(Exception)                  base class
     |-- PoolExhaustedError                no connection in time
-    |   |-- TooManyWaitingError           the line is already max_waiting long
+    |   |-- TooManyWaitingError           max_waiting greenlets wait already
     |   |-- PoolOverloadedError           refused early by the policy of admission
-    |   +-- PoolDeadlockError             every holder waits in this very line
-    |-- PoolClosedError                   closed before, or while you waited
+    |   +-- PoolDeadlockError             all holders wait for a connection
+    |-- PoolClosedError                   closed before or during the wait
     |-- BudgetError                       the file of a Budget cannot be used
-    +-- ConnectionNotFoundError           not lent by this pool, or given back before
+    +-- ConnectionNotFoundError           not on loan to the caller
 
-Three kinds of failure are *not* in this tree. What the driver raises while a
-connection is opened reaches the caller unchanged. A bad argument is a
-:exc:`ValueError` or :exc:`TypeError` that names the argument, its value and the
-rule. A state that the design forbids is an :exc:`AssertionError`: a bug of ours.
+Three kinds of errors are *not* in this tree. An error of the driver while a connection
+is opened reaches the caller unchanged. A bad argument is a :exc:`ValueError` or
+:exc:`TypeError` that names the argument, its value and the rule. A state that must not
+occur is an :exc:`AssertionError`, which is a bug of the pool.
 
-Nothing here derives from :exc:`OSError`: code that retries on network errors must
-not retry on a pool's refusal by accident.
+No class derives from :exc:`OSError`: code that retries after network errors must not
+retry after an error of the pool by accident.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ __all__ = [
 
 
 class PoolError(Exception):
-    """The pool refuses. The root of everything the pool itself raises."""
+    """The base class of all errors that the pool itself raises."""
 
 
 class PoolExhaustedError(PoolError):
-    """No connection could be had in time.
+    """No connection became available in time.
 
-    The message tells the counts, who holds the connections, since when and on which
-    line each holder stands now, and whether the hub was blocked meanwhile. When a
-    connection could not be opened while the caller waited, ``__cause__`` is the last
-    error of opening one: it separates "all in use" from "the server is down".
+    The message has the counts of the pool, the holders of the connections with the
+    duration of their loans and their current lines, and whether the hub was blocked
+    meanwhile. If opening a connection failed during the wait, ``__cause__`` is the last
+    such error. It distinguishes "all in use" from "the server is down".
     """
 
 
 class TooManyWaitingError(PoolExhaustedError):
-    """The line is already ``max_waiting`` long; the caller did not join it."""
+    """``max_waiting`` greenlets wait already, so the caller did not wait."""
 
 
 class PoolOverloadedError(PoolExhaustedError):
@@ -71,9 +71,9 @@ class PoolOverloadedError(PoolExhaustedError):
 
 
 class PoolDeadlockError(PoolExhaustedError):
-    """Every connection is held by a greenlet that itself waits in this line.
+    """Each connection is held by a greenlet that itself waits for one.
 
-    Raised at once in the greenlet whose wait would have completed the circle. Take one
+    Raised at once in the greenlet whose wait would complete the cycle. Take one
     connection per greenlet and pass it on, or make the pool larger than the number of
     greenlets that nest their loans.
     """
@@ -90,6 +90,6 @@ class BudgetError(PoolError):
 class ConnectionNotFoundError(PoolError):
     """The connection is not on loan to the caller.
 
-    It never belonged to this pool, was given back before, or has since been lent to
-    somebody else. Nothing was changed.
+    It never belonged to this pool, was given back before, or was lent again since.
+    Nothing was changed.
     """

@@ -1,9 +1,9 @@
-"""Watching a pool: who is told, and what can be counted.
+"""Listeners for the events of a pool, and counters of these events.
 
 A listener is called after the state has changed and is consistent. It should not
-switch. An exception from it is logged and goes no further; a BaseException that is no
-Exception, such as a kill, is raised again after all listeners were told. A pool without
-listeners pays nothing for them.
+switch. An exception that it raises is logged. A BaseException that is no Exception,
+such as a kill, is raised again after all listeners were called. Without listeners there
+is no cost.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ log = logging.getLogger("geventpool")
 
 
 class PoolListener:
-    """Does nothing; override what you want to hear of. All times are seconds.
+    """The interface of a listener. Its methods do nothing. Times are in seconds.
 
-    An idea of HikariCP's metrics tracker: methods without effect instead of a question
-    whether anybody listens.
+    As in HikariCP's metrics tracker, every event has a method without effect, to be
+    overridden.
     """
 
     def opened(self, conn: Any, seconds: float) -> None:
-        """A connection was opened; it took *seconds*."""
+        """A connection was opened, which took *seconds*."""
 
     def open_failed(self, error: BaseException, seconds: float) -> None:
         """A connection could not be opened, after *seconds*."""
 
     def paused(self, error: BaseException) -> None:
-        """So many openings failed in a row, *error* last, that the pool pauses."""
+        """The pool pauses, because several openings have failed, with *error* last."""
 
     def resumed(self, seconds: float) -> None:
-        """The pause is over; it is *seconds* since the first failure."""
+        """The pause has ended, *seconds* after the first failure."""
 
     def acquired(self, conn: Any, waited: float) -> None:
-        """A connection was lent, to somebody who had waited for it."""
+        """A connection was lent, after its borrower had *waited*."""
 
     def exhausted(self, waited: float) -> None:
-        """Somebody was refused a connection after having *waited*."""
+        """A caller that had *waited* got no connection."""
 
     def released(self, conn: Any, used: float) -> None:
-        """A connection was given back after having been *used*; it may be reused."""
+        """A connection was given back after it was *used*. It may be reused."""
 
     def closed(self, conn: Any, reason: CloseReason) -> None:
-        """A connection left the pool; its socket is closed now or very soon."""
+        """A connection has left the pool. Its socket is closed now or soon."""
 
     def leaked(self, conn: Any, seconds: float, borrowed_at: str, place: str) -> None:
         """A loan lasts longer than *leak_after*; called once for each loan.
@@ -74,9 +74,9 @@ class PoolListener:
 
 
 class LogListener(PoolListener):
-    """Writes to the log ``geventpool.<name>``: trouble as warnings, the rest for debug.
+    """Writes to the log ``geventpool.<name>``: failures as warnings, the rest as debug.
 
-    :param str name: usually the pool's.
+    :param str name: usually the name of the pool.
     """
 
     def __init__(self, name: str) -> None:
@@ -95,7 +95,7 @@ class LogListener(PoolListener):
         self.log.warning("the server is there again, after %.3f s", seconds)
 
     def exhausted(self, waited: float) -> None:
-        self.log.warning("no connection to be had within %.3f s", waited)
+        self.log.warning("no connection became available within %.3f s", waited)
 
     def closed(self, conn: Any, reason: CloseReason) -> None:
         self.log.debug("closed %r: %s", conn, reason.value)
@@ -103,9 +103,9 @@ class LogListener(PoolListener):
 
 @dataclass(frozen=True)
 class Totals:
-    """What happened so far; times are sums of seconds.
+    """The numbers of events so far. Times are sums of seconds.
 
-    :param paused: how often the server could not be reached.
+    :param paused: how often the pool has paused in an outage.
     :param closed: how many connections were closed, by :class:`CloseReason`.
     """
 
@@ -127,7 +127,7 @@ class Totals:
 
 
 class Counters(PoolListener):
-    """Counts everything; :meth:`snapshot` and ``pool.stats().totals`` tell it."""
+    """Counts all events; see :meth:`snapshot` and ``pool.stats().totals``."""
 
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
@@ -172,7 +172,7 @@ class Counters(PoolListener):
         self._sums["leak_ended"] += 1
 
     def snapshot(self) -> Totals:
-        """What happened so far; does not change any more."""
+        """Return the numbers so far, as a constant object."""
         return Totals(
             **self._sums,
             outage_seconds=self._seconds["outage"],
@@ -185,22 +185,23 @@ class Counters(PoolListener):
 
 @dataclass(frozen=True)
 class PoolStats:
-    """How a pool stands at one moment.
+    """The state of a pool at one moment.
 
-    The numbers are gauges: ``size`` is the sum of the six after it, and never above
-    *max_connections* but for a while after a ``resize()`` to less.
+    The numbers are gauges: ``size`` is the sum of the six after it. It exceeds
+    *max_connections* only for a while after a ``resize()`` to less.
 
-    :param budget: how the budget of all processes stands, if the pool has one; None as
-        well if its file cannot be read.
-    :param paused: is the server out of reach, and only tried now and then?
-    :param cancelled: how many interrupted connections the server has let go of before
-        their places were free, since the pool was made.
-    :param saved: how many of these were kept, and lent again after a reset.
-    :param abandoned: how many were closed although the server may have been at work.
+    :param budget: the state of the budget of all processes; None: the pool has no
+        budget, or its file cannot be read.
+    :param paused: whether the server cannot be reached, and is only probed.
+    :param cancelled: how many interrupted connections were cancelled at the server
+        before their places were freed, since the pool was made.
+    :param saved: how many of these were reset and kept.
+    :param abandoned: how many were closed although the server may still have been at
+        work.
     :param totals: what happened so far, if a :class:`Counters` listens; else None.
-    :param min_connections: so many are kept open in the background.
-    :param max_idle_connections: so many may be idle.
-    :param measured: times and counts, if the pool is measured; else None. See
+    :param min_connections: how many are kept open in the background.
+    :param max_idle_connections: how many may be idle.
+    :param measured: times and counts; None: the pool is not measured. See
         :meth:`geventpool.Pool.measure`.
     :param leaks: the lines whose loans lasted longer than *leak_after*.
     :param idle_holds: the lines that held connections while their sockets were idle
@@ -238,10 +239,10 @@ class PoolStats:
 
 
 class Listeners:
-    """The listeners of one pool, and the place where their mistakes end.
+    """Calls the listeners of one pool, and handles their errors.
 
-    :param listeners: asked in this order.
-    :raises TypeError: they cannot be iterated over, or one of them is not a
+    :param listeners: called in this order.
+    :raises TypeError: *listeners* is not iterable, or one of them is not a
         :class:`PoolListener`.
     """
 
@@ -255,11 +256,11 @@ class Listeners:
         for listener in self.listeners:
             if not isinstance(listener, PoolListener):
                 raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
-        #: all that are told of events; a recorder is not told of loans
+        #: the recorder and the listeners
         self._audience = self.listeners
-        #: how many blocks of held() are open
+        #: the number of open blocks of :meth:`held`
         self._blocks = 0
-        #: what is still to be told, with its details
+        #: the events that are held back, with their arguments
         self._news: deque[tuple[str, tuple[Any, ...]]] = deque()
 
     def __bool__(self) -> bool:
@@ -267,21 +268,21 @@ class Listeners:
 
     @property
     def is_deaf(self) -> bool:
-        """Whether nothing needs to be told, not even a recorder."""
+        """Whether there is neither a listener nor a recorder."""
         return not self._audience
 
     def set_recorder(self, recorder: PoolListener) -> None:
-        """Have *recorder* told of everything but loans, before the listeners.
+        """Notify *recorder* of all events but loans, before the listeners.
 
-        It takes the place of an earlier one. Never switches.
+        It replaces an earlier recorder. Never switches.
         """
         self._audience = (recorder, *self.listeners)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that changes the state: what is told in it is told at its end.
+        """A block that changes the state: its events are delivered at its end.
 
-        The block must not switch. Blocks may be nested; the outermost counts.
+        The block must not switch. Blocks may be nested; the outermost one delivers.
         """
         self.hold()
         try:
@@ -290,13 +291,13 @@ class Listeners:
             self.deliver()
 
     def hold(self) -> None:
-        """Begin such a block, which :meth:`deliver` ends: for where time counts."""
+        """Begin such a block, which :meth:`deliver` ends. Faster than :meth:`held`."""
         self._blocks += 1
 
     def deliver(self, *first: Any) -> None:
-        """End the block; if it was the outermost, tell what was held back.
+        """End the block; if it was the outermost, deliver the events.
 
-        :param first: an event with its details, to be told before the others.
+        :param first: an event with its arguments, to be delivered before the others.
         """
         self._blocks -= 1
         interruption: BaseException | None = None
@@ -315,7 +316,7 @@ class Listeners:
             raise interruption
 
     def let_out(self) -> None:
-        """End a block whose end was interrupted, if there is one."""
+        """End a block whose end was interrupted, if any; deliver its events."""
         if self._blocks:
             self._blocks = 1
             self.deliver()
@@ -338,7 +339,7 @@ class Listeners:
             raise interruption
 
     def totals(self) -> Totals | None:
-        """What the first :class:`Counters` among them counted."""
+        """Return the numbers of the first :class:`Counters` listener; None: none."""
         for listener in self.listeners:
             if isinstance(listener, Counters):
                 return listener.snapshot()

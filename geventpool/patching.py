@@ -1,16 +1,16 @@
 """What an adapter does in a process that gevent has not patched.
 
-One rule for all adapters:
+The rules for all adapters:
 
-* Where gevent has patched ``socket``, the pool does the pooling.
-* Where it has not, there is no event loop to share, and the adapter behaves as the
-  part that it stands in for. A module that makes a pool can so be imported by programs
-  without gevent: a command line, a migration, a development server with threads. One
-  warning per process and adapter says so. With ``unpatched="error"`` the first use
-  raises :exc:`NotPatchedError` instead.
+* If gevent has patched ``socket``, the core pool lends.
+* Otherwise there is no event loop to share, and the adapter behaves like the part that
+  it replaces. So programs without gevent can import a module that makes a pool: a
+  command line, a migration, a development server with threads. There is one warning per
+  process and adapter. With ``unpatched="error"`` the first use raises
+  :exc:`NotPatchedError` instead.
 
-The question is asked at each first use and never at import or construction: a server
-may import the program, then fork, and then patch.
+This is decided at the first use, and not at import or construction: a server may import
+the program, then fork, and then patch.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = [
 STOCK = "stock"
 ERROR = "error"
 
-#: One object of each module that ``gevent.monkey`` replaces. To ask for the module
-#: would not do: ``patch_dns()`` alone counts as a patch of the module ``socket``.
+#: One object of each module that ``gevent.monkey`` replaces. To test the module would
+#: not suffice: ``patch_dns()`` alone counts as a patch of the module ``socket``.
 _OBJECTS = {
     "select": "select",
     "socket": "socket",
@@ -59,15 +59,15 @@ _warned: set[tuple[str, str]] = set()
 
 
 class NotPatchedError(RuntimeError):
-    """The driver would block the event loop: gevent has not patched what it needs."""
+    """The driver would block the event loop, because gevent has not patched it."""
 
 
 class NotPatchedWarning(RuntimeWarning):
-    """gevent has not patched this process, or not all of it."""
+    """gevent has not patched this process, or only a part of it."""
 
 
 def check_unpatched(value: Any) -> str:
-    """The value of an adapter's option ``unpatched``.
+    """Check the value of an adapter's option ``unpatched``; return it.
 
     :raises ValueError: neither ``"stock"`` nor ``"error"``.
     """
@@ -77,27 +77,27 @@ def check_unpatched(value: Any) -> str:
 
 
 def is_patched(part: str) -> bool:
-    """Has gevent patched this part of the standard library?
+    """Whether gevent has patched this part of the standard library.
 
-    :param part: ``"socket"``, ``"time"`` ..., as ``monkey.patch_all()`` names it.
+    :param part: an argument of ``monkey.patch_all()``, such as ``"socket"``.
     """
     return monkey.is_object_patched(_MODULES.get(part, part), _OBJECTS[part])
 
 
 def missing(*parts: str) -> list[str]:
-    """Those of *parts* that gevent has not patched."""
+    """Return the parts that gevent has not patched."""
     return [part for part in parts if not is_patched(part)]
 
 
 def pools_here(adapter: str, unpatched: str, instead: str) -> bool:
-    """Is the pool to do the pooling? Never switches.
+    """Whether the core pool lends in this process. Never switches.
 
-    True where ``socket`` is patched. Otherwise False, after one warning per process
-    and adapter.
+    True if ``socket`` is patched. Otherwise False, after one warning per process and
+    adapter.
 
-    :param str adapter: what the messages name: ``"geventpool.redis"``.
+    :param str adapter: its name for the messages: ``"geventpool.redis"``.
     :param str unpatched: the value of the adapter's option.
-    :param str instead: what the adapter behaves as: ``"redis-py's own pool"``.
+    :param str instead: the part that it replaces: ``"redis-py's own pool"``.
     :raises NotPatchedError: *unpatched* is ``"error"``.
     """
     if is_patched("socket"):
@@ -114,7 +114,7 @@ def pools_here(adapter: str, unpatched: str, instead: str) -> bool:
 
 
 def refusal(adapter: str, *parts: str) -> NotPatchedError:
-    """The error that names the parts of the standard library that are not patched."""
+    """Make the error that names the unpatched parts of the standard library."""
     return NotPatchedError(
         f"{adapter} would block the event loop: gevent has not patched "
         f"{', '.join(parts)} in this process. {HOW_TO_PATCH}."
@@ -122,7 +122,7 @@ def refusal(adapter: str, *parts: str) -> NotPatchedError:
 
 
 def warn_once(adapter: str, text: str) -> None:
-    """Give a :exc:`NotPatchedWarning`; the same one only once in a process."""
+    """Issue a :exc:`NotPatchedWarning`, each only once in a process."""
     if (adapter, text) not in _warned:
         _warned.add((adapter, text))
         warnings.warn(text, NotPatchedWarning, stacklevel=2)

@@ -1,6 +1,6 @@
-"""When: frozen numbers that refuse bad input, and pure arithmetic on them.
+"""Frozen classes for times and back-off, which validate their values.
 
-Knows time only as seconds that it is handed; reads no clock, never waits.
+They get times as arguments: they read no clock and never wait.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = [
 
 FOREVER = math.inf
 
-#: So much of a bad value is shown: a message is to be read.
+#: The most characters of a bad value in a message.
 ENOUGH = 1000
 
-#: So many pauses are as good as any number: beyond any clock, within any timer.
+#: A number of pauses that never ends in practice, but does not overflow a timer.
 MANY = 10**12
 
 
 def safe_repr(value: Any) -> str:
-    """The value for a message, not too long, whatever it is."""
+    """Return a short ``repr`` of any value, for a message. Never raises."""
     try:
         text = repr(value)
     except Exception:
-        # A whole number of thousands of digits, or a mistake in somebody's __repr__.
+        # An int of thousands of digits, or a __repr__ that raises.
         return f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= ENOUGH else f"{text[:ENOUGH]}..."
 
@@ -53,19 +53,18 @@ def _number(
 ) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {rule}, not {safe_repr(value)}")
-    # A whole number too big for a float is above every maximum; NaN is nowhere.
+    # An int that is too large for a float is above every maximum. NaN is in no range.
     if not minimum <= value <= maximum:
         raise ValueError(f"{name} must be {rule}, not {safe_repr(value)}")
     return float(value)
 
 
 def check_seconds(name: str, value: Any) -> float:
-    """The duration as a float: finite and not negative.
+    """Check that a duration is finite and not negative; return it as a float.
 
-    A NaN that reaches an event loop's heap of timers stops *every* timer of the
-    process, so it is refused at the door.
+    A NaN in an event loop's heap of timers stops *every* timer of the process.
 
-    :param str name: what the argument is called, for the message.
+    :param str name: the name of the argument, for the message.
     :raises TypeError: not a number (``bool`` is not one).
     :raises ValueError: negative, NaN or infinite.
     """
@@ -83,10 +82,10 @@ def check_optional_seconds(name: str, value: Any) -> float | None:
 
 
 def check_int(name: str, value: Any, minimum: int = 0) -> int:
-    """The whole number, at least *minimum*.
+    """Check that a value is a whole number of at least *minimum*; return it.
 
     :raises TypeError: not an ``int`` (``bool`` is not one).
-    :raises ValueError: below *minimum*, or beyond what can be counted.
+    :raises ValueError: below *minimum*, or above ``sys.maxsize``.
     """
     rule = f"a whole number of at least {minimum}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -104,7 +103,7 @@ def check_optional_int(name: str, value: Any, minimum: int = 0) -> int | None:
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """The truth value: True or False and nothing that merely resembles them.
+    """Check that a value is True or False, and nothing that is only equal to them.
 
     :raises TypeError: not a ``bool``.
     """
@@ -115,19 +114,18 @@ def check_bool(name: str, value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to pause between two tries.
+    """The pauses between attempts.
 
-    Pause *n* (counted from 0) is ``initial * factor ** n``, at most
-    *maximum*, and then spread by plus or minus *jitter* of itself.
+    Pause *n* (counted from 0) is ``initial * factor ** n``, at most *maximum*, and then
+    changed at random by up to plus or minus *jitter* of itself.
 
-    ``Backoff(0.1, factor=1, jitter=0, retries=10)`` is what gsocketpool does.
+    ``Backoff(0.1, factor=1, jitter=0, retries=10)`` behaves as gsocketpool.
 
     :param float initial: the first pause, in seconds.
-    :param float factor: each pause is this many times the one before; at least 1.
-    :param float maximum: no pause is longer than this many seconds (before jitter).
-    :param float jitter: the part of a pause that is random, 0 (none) to 1.
-    :param int retries: pauses after which one gives up; None: never, only the
-        caller's time limit ends it.
+    :param float factor: the ratio of a pause to the one before; at least 1.
+    :param float maximum: the longest pause in seconds (before jitter).
+    :param float jitter: the random fraction of a pause, 0 (none) to 1.
+    :param int retries: the number of pauses; None: no limit but the caller's timeout.
     :raises TypeError: a value is not a number.
     :raises ValueError: a value is out of its range.
     """
@@ -149,30 +147,30 @@ class Backoff:
         check_optional_int("retries", self.retries)
 
     def delay(self, attempt: int, chance: Callable[[], float] = random.random) -> float:
-        """Seconds that pause number *attempt* lasts.
+        """Return the duration of pause number *attempt* in seconds.
 
-        :param int attempt: 0 for the first pause.
-        :param chance: gives a number from 0 to 1; a test puts its own here.
+        :param int attempt: 0: the first pause.
+        :param chance: returns a number from 0 to 1. A test may give its own.
         """
         try:
             pause = min(self.initial * float(self.factor) ** attempt, self.maximum)
         except OverflowError:
-            # Nothing grows from nothing.
+            # Multiples of 0 stay 0.
             pause = self.maximum if self.initial else 0.0
         pause *= 1 + self.jitter * (2 * chance() - 1)
-        # Not infinite, however near to it the maximum is.
+        # With jitter, a huge maximum could become infinite.
         return min(pause, sys.float_info.max)
 
     def total(self, retries: int) -> float:
-        """Seconds that *retries* pauses last together, without jitter.
+        """Return the total seconds of *retries* pauses, without jitter.
 
-        The line is not polled, so there a number of tries can only mean a time.
+        Waiters do not poll, so a number of attempts can only mean a time.
         """
         retries = min(retries, MANY)
         total = 0.0
         for attempt in range(retries):
             pause = self.delay(attempt, chance=lambda: 0.5)
-            # From here on they are all alike.
+            # All further pauses are equal.
             if pause >= self.maximum or self.factor == 1 or not pause:
                 total += pause * (retries - attempt)
                 break
@@ -184,27 +182,27 @@ class Backoff:
 class Outage:
     """What a pool does while its server cannot be reached.
 
-    A short outage is a delay, and a long one fails fast. When *failures* attempts to
-    open a connection have failed in a row, the pool pauses: it opens nothing, but tries
-    the server by one attempt at a time. For *grace* seconds from the first failure on
-    those who wait stay in line; the server is tried every 50 ms then. After that they
-    and newcomers fail at once with the last error, unless a loan that has only begun
-    may serve them; the server is tried with pauses after *backoff*, for as long as
-    somebody asks for connections. The first success ends the pause; from then on
-    connections are opened by ones, twos and fours again.
+    A short outage is a delay, and during a long one callers fail fast. When *failures*
+    attempts to open a connection have failed in a row, the pool pauses: it only probes
+    the server, by one attempt at a time. For *grace* seconds from the first failure,
+    waiters go on waiting, and the server is probed every 50 ms. After that, waiters and
+    new callers fail at once with the last error, unless a loan that has just begun may
+    serve them. The server is then probed with the pauses of *backoff*, while
+    connections are requested. The first success ends the pause, and one, two, four...
+    connections are opened at a time again.
 
-    There is no grace for a server that was never reached, and for an error that is no
-    loss of the connection, such as a wrong password: those fail at once.
+    There is no grace for a server that was never reached, or for an error that is no
+    loss of the connection, such as a wrong password. Callers then fail at once.
 
-    The server being *full* is no outage; see the pool's *backoff*. (The pause is that
+    A server that is *full* is no outage; see the pool's *backoff*. (The pause is that
     of MongoDB's drivers, the three states are Nygard's circuit breaker.)
 
-    :param failures: so many in a row; None: never pause, let each who waits have the
-        error of an attempt of his own.
-    :param float grace: seconds; 0: none. Nobody waits longer than his own *timeout*.
-    :param bool wait: a grace without end, also for a server that was never reached.
-    :param Backoff backoff: the pauses; its *retries* has no meaning here.
-    :raises TypeError: a value is of the wrong kind.
+    :param failures: how many failures in a row begin a pause; None: never pause. Each
+        waiter then gets the error of an attempt of its own.
+    :param float grace: seconds; 0: none. No caller waits longer than its own *timeout*.
+    :param bool wait: the grace does not end, even for a server that was never reached.
+    :param Backoff backoff: the pauses. Its *retries* has no effect here.
+    :raises TypeError: a value is of the wrong type.
     :raises ValueError: a value is out of its range; *wait* without *failures*.
     """
 
@@ -230,12 +228,13 @@ class Outage:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long the pool lets its own greenlets talk to a server, in seconds.
+    """The time limits of the pool's own greenlets, in seconds.
 
-    :param float open: to open a connection, handshake included.
-    :param float ping: to check one by a round trip.
-    :param float reset: to clean one up after a loan.
-    :param float close: to take leave; then the socket is closed without.
+    :param float open: to open a connection, with its handshake.
+    :param float ping: to check a connection by a round trip.
+    :param float reset: to reset a connection after a loan.
+    :param float close: to close a connection. After that its socket is closed without
+        sending anything.
     :raises TypeError: a value is not a number.
     :raises ValueError: a value is negative, NaN or infinite.
     """
@@ -252,16 +251,17 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class Expiry:
-    """How long a connection may live and stand idle; all in seconds, None: no limit.
+    """The age limits of connections. Times are in seconds; None: no limit.
 
-    :param max_lifetime: from being opened to being replaced. Each connection draws
-        its own lifetime, up to *jitter* of it shorter, so that connections opened
-        together do not all expire together (psycopg_pool and HikariCP do the same).
-    :param max_idle: unused for longer than this, it is closed.
-    :param ping_after: unused and unchecked for longer than this, it is checked by a
-        round trip before it is lent.
-    :param ping_interval: idle connections are sent a round trip this often.
-    :param float jitter: the part of *max_lifetime* that is random, 0 (none) to 1.
+    :param max_lifetime: the age at which a connection is replaced. The lifetime of each
+        connection is shortened at random by up to *jitter* of it, so that connections
+        that were opened together do not expire together (as in psycopg_pool and
+        HikariCP).
+    :param max_idle: the idle time after which a connection is closed.
+    :param ping_after: the time since the last use or check after which a connection is
+        pinged before it is lent.
+    :param ping_interval: the interval at which idle connections are pinged.
+    :param float jitter: the random fraction of *max_lifetime*, 0 (none) to 1.
     :raises TypeError: a value is not a number.
     :raises ValueError: a value is out of its range, NaN or infinite.
     """
@@ -279,24 +279,24 @@ class Expiry:
 
     @property
     def has_age_limits(self) -> bool:
-        """Does any limit ask when a connection was used?"""
+        """Whether any limit is set."""
         limits = (self.max_lifetime, self.max_idle, self.ping_after)
         return any(limit is not None for limit in (*limits, self.ping_interval))
 
     def expires(
         self, opened: float, chance: Callable[[], float] = random.random
     ) -> float:
-        """When a connection opened at *opened* has lived long enough."""
+        """Return the time at which a connection opened at *opened* expires."""
         if self.max_lifetime is None:
             return FOREVER
         return opened + self.max_lifetime * (1 - self.jitter * chance())
 
     def ready_until(self, expires: float, used: float, alive: float) -> float:
-        """Until when an idle connection may be lent without a further look.
+        """Return the time until which an idle connection needs no check by age.
 
-        :param expires: what :meth:`expires` said.
-        :param used: when it was last used.
-        :param alive: when it was last known to be alive: used, or pinged.
+        :param expires: the result of :meth:`expires`.
+        :param used: the time of its last use.
+        :param alive: the time of its last use or ping.
         """
         until = expires
         if self.max_idle is not None:

@@ -1,8 +1,7 @@
-"""Sockets as a pool needs them: dialled in time, asked without waiting, let go of.
+"""Functions for sockets: dial with a time limit, check without waiting, terminate.
 
-Knows addresses, deadlines, descriptors and what gevent keeps for each of them. Knows
-nothing of connections, pools or protocols. Needs no monkey-patching, and a program
-may patch before or after importing this.
+They do not depend on connections, pools or protocols, and need no monkey-patching. A
+program may patch before or after it imports this module.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from gevent._hub_local import get_hub_if_exists
 from geventpool._core.deadline import Deadline
 
 if TYPE_CHECKING:
-    # The module itself must not be imported before it is needed: a program that
-    # patches after importing us would be left with a half-patched ssl.
+    # Imported at first use only: otherwise a program that patches after importing this
+    # module would have a half-patched ssl.
     from ssl import SSLContext, SSLSocket
 
 __all__ = [
@@ -46,38 +45,37 @@ log = logging.getLogger(__name__)
 
 Address: TypeAlias = "tuple[int, Any]"
 
-# The class below what gevent wraps, and below every native socket.
+# The base class of gevent's inner sockets and of all native sockets.
 _native_socket: type = monkey.get_original("socket", "socket").__mro__[1]
 
-# A patched poll switches even when told not to wait.
+# The patched poll switches even with a timeout of 0.
 _poll = monkey.get_original("select", "poll")
-#: One poll object for each descriptor number there ever was: the kernel keeps nothing
-#: between two calls, so it serves whatever has the number next. Making one takes a
-#: third of the time of asking it.
+#: One poll object for each descriptor number. The kernel keeps no state between two
+#: calls, so it also serves the next descriptor with that number. Making one takes a
+#: third of the time of polling.
 _polls: dict[int, Any] = {}
 
 
 class HasFileno(Protocol):
-    """What can be asked for its descriptor."""
+    """An object with a descriptor."""
 
     def fileno(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class KeepAlive:
-    """How soon a peer that vanished without a word is noticed.
+    """How soon a vanished peer is detected.
 
-    A connection at rest is asked after *idle* seconds whether it still lives, then
-    every *interval* seconds, and is given up after *count* questions without an
-    answer. Bytes that nobody acknowledges are given up after the same time in all,
-    ``idle + interval * count`` seconds; the system's own patience for those is
-    about a quarter of an hour.
+    The system probes a connection after *idle* seconds without traffic, then every
+    *interval* seconds, and closes it after *count* probes without an answer.
+    Unacknowledged data is given up after the same total time, ``idle + interval *
+    count`` seconds; the system's default for that is about a quarter of an hour.
 
-    :param int idle: whole seconds, from 1 to 32767, which is as long as Linux waits.
+    :param int idle: whole seconds, from 1 to 32767, the maximum of Linux.
     :param int interval: whole seconds, from 1 to 32767.
     :param int count: from 1 to 127.
-    :raises TypeError: one is not an ``int``.
-    :raises ValueError: one is out of its range.
+    :raises TypeError: a value is not an ``int``.
+    :raises ValueError: a value is out of its range.
     """
 
     idle: int = 30
@@ -94,7 +92,7 @@ class KeepAlive:
                 raise ValueError(rule)
 
     def options(self) -> Iterator[tuple[int, int, int]]:
-        """The socket options of this platform: level, option, value."""
+        """Yield the socket options of this platform: level, option, value."""
         yield socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         named = {
             "TCP_KEEPIDLE": self.idle,
@@ -123,22 +121,22 @@ def dial(
     server_hostname: str | None = None,
     keepalive: KeepAlive = KeepAlive(),
 ) -> socket.socket:
-    """A connected gevent socket, in blocking mode. May switch.
+    """Connect, and return a gevent socket in blocking mode. May switch.
 
-    Every address of *host* is tried in turn. A numeric *host* does not pass through
-    the resolver, whose ten threads may all be busy with names that do not resolve.
+    Every address of *host* is tried in turn. A numeric *host* needs no resolver, whose
+    ten threads may all be busy with names that do not resolve.
 
     :param str host: name, IPv4 or IPv6 address.
     :param int port: TCP port.
-    :param float timeout: seconds for all of it: name, connect and TLS handshake.
-        While further addresses are left, one may use up its equal share. None
-        leaves it to the system.
-    :param ssl: an ``SSLContext``; True for one default context, shared by the
-        process because making it holds the hub for 20 to 30 ms; None for plain TCP.
-    :param str server_hostname: the name the certificate must bear, if not *host*.
-    :param KeepAlive keepalive: how soon a vanished peer is noticed.
-    :raises TimeoutError: *timeout* is over.
-    :raises OSError: no address could be reached (the last one's error), the name
+    :param float timeout: the most seconds for address lookup, connect and TLS handshake
+        together. Each address but the last gets an equal share. None: the system's
+        limit.
+    :param ssl: an ``SSLContext``; True: one default context for the process, because
+        making one blocks the hub for 20 to 30 ms; None: plain TCP.
+    :param str server_hostname: the name in the certificate; None: *host*.
+    :param KeepAlive keepalive: how soon a vanished peer is detected.
+    :raises TimeoutError: *timeout* has passed.
+    :raises OSError: no address could be reached (the error of the last one), the name
         could not be resolved, or the handshake failed (``ssl.SSLError``).
     """
     with _deadline(timeout, f"{host}:{port}"):
@@ -154,14 +152,16 @@ def dial_unix(
     ssl: SSLContext | bool | None = None,
     server_hostname: str | None = None,
 ) -> socket.socket:
-    """A gevent socket connected to a Unix socket, in blocking mode. May switch.
+    """Connect to a Unix socket, and return a gevent socket in blocking mode.
 
-    :param path: where it is; the name of an abstract one starts with a null byte.
-    :param float timeout: seconds for all of it; None leaves it to the system.
+    May switch.
+
+    :param path: its path. An abstract address begins with a null byte.
+    :param float timeout: the most seconds for all steps; None: the system's limit.
     :param ssl: as for :func:`dial`.
-    :param str server_hostname: the name the certificate must bear.
-    :raises TimeoutError: *timeout* is over.
-    :raises OSError: whatever connecting or the handshake raised.
+    :param str server_hostname: the name in the certificate.
+    :raises TimeoutError: *timeout* has passed.
+    :raises OSError: connecting or the handshake failed.
     """
     with _deadline(timeout, repr(path)):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -180,7 +180,7 @@ def _deadline(timeout: float | None, where: str) -> Iterator[None]:
         yield
         return
     if not 0 <= timeout < math.inf:
-        # A NaN in the loop's heap would stop every timer of the process.
+        # A NaN in the loop's heap of timers would stop every timer of the process.
         raise ValueError(
             f"timeout must be finite and not negative, or None, not {timeout!r}"
         )
@@ -213,7 +213,7 @@ def _resolved(host: str, port: int) -> list[Address]:
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     except UnicodeError as error:
-        # A label of more than 63 characters, or none: no such name can exist.
+        # A label is empty or has more than 63 characters: no such name can exist.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r}: {error}") from None
     return [(family, address) for family, _, _, _, address in found]
 
@@ -251,15 +251,15 @@ def _reach(
 
 
 def _refuse_itself(sock: socket.socket) -> None:
-    # While a server on one of the ports that clients get is down, a client may be
-    # given that very port and then be connected to itself.
+    # If a server on an ephemeral port is down, a client may get that port as its own,
+    # and then be connected to itself.
     if sock.getsockname() == sock.getpeername():
         raise ConnectionRefusedError(ECONNREFUSED, "connected to itself: no server")
 
 
 def _connect_unix(sock: socket.socket, path: str | bytes) -> None:
-    # A Unix socket whose backlog is full answers EAGAIN, yet counts as writable:
-    # gevent's connect would then spin on the processor until the server accepts.
+    # With a full backlog, connect() to a Unix socket returns EAGAIN although it is
+    # writable: gevent's connect would then busy-wait until the server accepts.
     sock.settimeout(0.0)
     pause = 0.001
     while True:
@@ -286,7 +286,7 @@ def _secure(
     try:
         tls.do_handshake()
     except BaseException:
-        # Killed or timed out as well; the wrapper is the owner now.
+        # Also after a kill or timeout. The wrapper owns the descriptor now.
         terminate(tls)
         raise
     return tls
@@ -297,8 +297,8 @@ def _wrapped(
 ) -> SSLSocket:
     from gevent import ssl as gevent_ssl
 
-    # Not context.wrap_socket: that of an unpatched context makes native sockets,
-    # which block the hub. gevent's own contexts call their class just so.
+    # Not context.wrap_socket: an unpatched context makes native sockets, which block
+    # the hub. gevent's own contexts call the class in the same way.
     make: Callable[..., SSLSocket] = gevent_ssl.SSLSocket
     return make(
         sock=sock,
@@ -315,23 +315,24 @@ def _shared_context() -> SSLContext:
     return create_default_context()
 
 
-# Asking
+# Checks
 
 
 def is_quiet(sock: HasFileno) -> bool:
-    """Whether an idle socket is still open and has nothing to say. Never switches.
+    """Whether an idle socket is open and has nothing to read. Never switches.
 
-    End of stream, an error and unexpected bytes all count as noise. Nothing is
-    consumed from a plain socket, no error is taken off it, and its number may be
-    above 1023. A TLS socket may be sent session tickets at any time, which are no
-    data: so one that looks readable is read, without waiting, to tell.
+    False for the end of the stream, an error, and unexpected data. Nothing is consumed
+    from a socket without TLS, its error is kept, and its descriptor may be above 1023.
+    A server may send session tickets, which are no data, to a TLS socket at any time.
+    So a readable TLS socket is read without waiting.
 
-    No answer still on its way can be seen: quiet is not the same as in step.
+    An answer that has not arrived yet cannot be detected: a quiet connection may be out
+    of step.
 
-    :param sock: a socket, of gevent or native, or whatever has a ``fileno``.
+    :param sock: a gevent or native socket, or any object with ``fileno``.
     """
-    # A poll takes a fourth of the time of recv(1, MSG_PEEK | MSG_DONTWAIT), whose usual
-    # outcome is an exception.
+    # poll() takes a fourth of the time of recv(1, MSG_PEEK | MSG_DONTWAIT), which
+    # usually raises an exception.
     try:
         number = sock.fileno()
         poll = _polls.get(number) or _poll_of(number)
@@ -339,8 +340,8 @@ def is_quiet(sock: HasFileno) -> bool:
             return type(sock) is socket.socket or not _buffered(sock)
         return type(sock) is not socket.socket and _says_nothing(sock)
     except (OSError, ValueError, RuntimeError):
-        # RuntimeError: another thread asks about the same number at this moment, so
-        # one of the two sockets was closed behind its owner's back.
+        # RuntimeError: another thread polls the same number at this moment, so one of
+        # the two sockets was closed without its owner.
         return False
 
 
@@ -352,7 +353,7 @@ def _poll_of(number: int) -> Any:
 
 
 def _buffered(sock: Any) -> bool:
-    # Decrypted bytes are in the TLS library, where no poll sees them.
+    # poll() does not see decrypted bytes in the TLS library.
     pending = getattr(sock, "pending", None)
     return pending is not None and pending() > 0
 
@@ -374,10 +375,10 @@ def _says_nothing(sock: Any) -> bool:
 
 
 def find_socket(thing: Any) -> socket.socket | None:
-    """The socket under a driver's connection, or None. Never switches.
+    """Return the socket of a driver's connection; None: not found. Never switches.
 
-    Looks at the object itself, then at its ``sock``, ``_sock`` and ``socket``; an
-    attribute that cannot be read is none.
+    Tries the object itself, then its ``sock``, ``_sock`` and ``socket``. An attribute
+    that cannot be read is skipped.
     """
     kinds = (socket.socket, _native_socket)
     if isinstance(thing, kinds):
@@ -386,27 +387,26 @@ def find_socket(thing: Any) -> socket.socket | None:
         try:
             found = getattr(thing, name, None)
         except Exception:
-            continue  # a property that refuses while not connected
+            continue  # a property that raises while not connected
         if isinstance(found, kinds):
             return found  # type: ignore[return-value]
     return None
 
 
-# Letting go
+# Termination
 
 _in_child = False
 
 
 @contextmanager
 def after_fork() -> Iterator[None]:
-    """A block in which sockets are let go of as a forked child must.
+    """A block that terminates sockets as a forked child must.
 
-    For ``os.register_at_fork(after_in_child=...)``: within it :func:`terminate`,
-    :func:`abort` and :func:`redirect_to_null` close the child's copy of the descriptor
-    and nothing else. The copies of the parent's greenlets which wait on it are not
-    woken (they would go on with the parent's work in the child), and :func:`abort`
-    resets nothing, since the parent's connection is the same. The block must not
-    switch.
+    For ``os.register_at_fork(after_in_child=...)``. Within it, :func:`terminate`,
+    :func:`abort` and :func:`redirect_to_null` only close the child's copy of the
+    descriptor. Copies of the parent's greenlets that wait on it are not woken, because
+    they would go on with the parent's work in the child. :func:`abort` does not reset
+    the connection, which the parent still uses. The block must not switch.
     """
     global _in_child
     _in_child = True
@@ -417,32 +417,32 @@ def after_fork() -> Iterator[None]:
 
 
 def terminate(sock: Any) -> None:
-    """Let go of the descriptor at once, without a goodbye. Never switches or raises.
+    """Close the descriptor at once, without sending anything. Never switches.
 
-    No ``shutdown``, no TLS ``unwrap``: fit for the hub, finalizers, at-fork hooks
-    (see :func:`after_fork`) and for other greenlets' sockets, and it does not mind
-    files made from the socket, which keep ``close()`` from closing it. A greenlet
-    that waits on the socket gets an ``OSError`` (EBADF) in the next turn of the
-    loop; one that waits on the bare descriptor (``select``) is woken. What was sent
-    is still delivered. A closed socket is left alone.
+    Never raises. There is no ``shutdown`` and no TLS ``unwrap``, so it can be called in
+    the hub, in finalizers, in at-fork hooks (see :func:`after_fork`) and for sockets
+    that other greenlets use. It also closes a socket that files made from it would keep
+    open. A greenlet that waits on the socket gets an ``OSError`` (EBADF) in the next
+    turn of the loop. One that waits on the descriptor (``select``) is woken. Data that
+    was sent is still delivered. Nothing is done to a closed socket.
 
-    :param sock: a socket of gevent, or a native one.
+    :param sock: a gevent or native socket.
     """
     try:
         _stop_waits(sock)
         if hasattr(sock, "pending"):
-            # The TLS library remembers the number, which is about to be free.
+            # The TLS library keeps the number, which another descriptor may get.
             sock._sslobj = None
-        # Not close(): that does nothing as long as a file made from it lives.
+        # Not close(), which does nothing while a file made from the socket exists.
         descriptor = sock.detach()
         if descriptor >= 0:
             _wake_others(descriptor)
-            # Not os.close: gevent's patch puts it off, and may even wait.
+            # Not os.close, which gevent's patch delays, and which may even wait.
             socket.close(descriptor)
     except Exception:
-        # A finalizer has nobody to raise it to. The descriptor was closed behind our
-        # back, or the loop is destroyed and with it what gevent kept for the socket.
-        log.debug("could not let go of %r", sock, exc_info=True)
+        # A finalizer has no caller that could handle it. The descriptor was closed by
+        # other code, or the loop was destroyed together with gevent's watchers.
+        log.debug("could not terminate %r", sock, exc_info=True)
         with suppress(Exception):
             getattr(sock, "_sock", sock).close()
 
@@ -450,26 +450,26 @@ def terminate(sock: Any) -> None:
 def abort(sock: Any) -> None:
     """Like :func:`terminate`, but the peer gets a reset, and unsent data is lost.
 
-    For a stream that is out of step: it spares this side the minute of TIME_WAIT
-    which each closed connection costs. Never switches or raises.
+    For a stream that is out of step. It avoids the minute of TIME_WAIT on this side.
+    Never switches. Never raises.
     """
     if not _in_child:
         try:
             at_once = struct.pack("ii", 1, 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         except OSError:
-            pass  # closed already, or of a kind without it
+            pass  # closed already, or without this option
     terminate(sock)
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """Cut a connection whose descriptor somebody else owns. Never switches.
+    """Disconnect a descriptor that other code owns. Never switches.
 
-    The number stays taken, and leads nowhere from now on: its owner will close it
-    some day, and must then not close a stranger's. Whatever the owner still writes,
-    like a goodbye, gets lost. Greenlets that wait on it are woken.
+    The number stays taken, because its owner will close it later and must not close
+    another descriptor then. Data that the owner still writes, such as a closing
+    message, is lost. Greenlets that wait on the descriptor are woken.
 
-    :raises OSError: no such descriptor, or no room for another one.
+    :raises OSError: no such descriptor, or no descriptor left for the null device.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
@@ -480,8 +480,8 @@ def redirect_to_null(descriptor: int) -> None:
 
 
 def _stop_waits(sock: Any) -> None:
-    # The watchers go before the descriptor does, because libev may object to
-    # stopping one of a closed descriptor.
+    # Watchers are stopped before the descriptor is closed, because libev may fail to
+    # stop a watcher of a closed descriptor.
     for name in "_read_event", "_write_event":
         watcher = getattr(sock, name, None)
         wake = getattr(watcher, "callback", None)
@@ -489,14 +489,14 @@ def _stop_waits(sock: Any) -> None:
             continue
         watcher.stop()
         if not _in_child:
-            error = OSError(EBADF, "the socket was let go of by another greenlet")
+            error = OSError(EBADF, "the socket was closed by another greenlet")
             sock.hub.loop.run_callback(wake.__self__.throw, error)
 
 
 def _wake_others(descriptor: int) -> None:
-    # Those whose watchers are not the socket's own. libev bears it that they are
-    # stopped after the descriptor is closed; putting off the close until they are,
-    # as gevent does, may last as long as the loop has nothing else to do.
+    # Greenlets whose watchers do not belong to the socket. libev tolerates that these
+    # are stopped after the descriptor is closed. gevent delays the close until they are
+    # stopped, which may take as long as the loop has nothing else to do.
     hub = get_hub_if_exists()
     if hub is not None and not _in_child:
         hub.loop.closing_fd(descriptor)

@@ -92,7 +92,7 @@ def test_trouble_is_logged_as_a_warning(caplog, event):
         "open_failed": f"could not open, after 0.250 s: {ERROR!r}",
         "paused": f"the server cannot be reached, the pool pauses: {ERROR!r}",
         "resumed": "the server is there again, after 8.000 s",
-        "exhausted": "no connection to be had within 3.000 s",
+        "exhausted": "no connection became available within 3.000 s",
     }
     assert record.getMessage() == told[event]
 

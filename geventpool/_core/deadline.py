@@ -1,7 +1,7 @@
-"""A time limit that gives a blocked event loop the chance to look at its sockets.
+"""A time limit that lets a blocked event loop handle its sockets first.
 
-When a greenlet has held up the loop, timers and sockets come due together. An answer
-may have been there long before the time was over, and only nobody could read it.
+After a greenlet has blocked the loop, timers and sockets are due together. An answer
+may have arrived long before the time limit, but could not be read.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 
 __all__ = ["FAR", "LATE", "MOMENT", "Deadline"]
 
-#: A timer that is so many seconds late was held up by somebody.
+#: A timer that is late by this many seconds was delayed by a blocked loop.
 LATE = 0.02
-#: Seconds that are granted then: enough for what takes a few turns of the loop.
+#: Seconds of extra time in that case, enough for a few turns of the loop.
 MOMENT = 0.05
-#: Seconds that a timer runs at most, about thirty years: libuv takes no more
-#: milliseconds than 64 bits hold.
+#: The longest time of a timer in seconds, about thirty years. libuv's timers count
+#: milliseconds in 64 bits.
 FAR = 1e9
 
 
 class Deadline:
-    """Calls *strike* in the hub when the time is over.
+    """Calls *strike* in the hub when the time limit has passed.
 
-    If the loop was blocked at that moment, it is called MOMENT later.
+    If the loop was blocked at that time, it is called MOMENT seconds later.
 
     :param loop: the event loop.
     :param float limit: seconds from now.
@@ -41,9 +41,10 @@ class Deadline:
         self._start(limit, self._expired)
 
     def _start(self, pause: float, callback: Callable[[], object]) -> None:
-        # A low priority: in the same turn of the loop sockets come first.
+        # A low priority, so that sockets are handled first in the same turn of the
+        # loop.
         self._timer = self._loop.timer(min(pause, FAR), priority=-1)
-        # update: else it would count from when this turn of the loop began.
+        # update: otherwise the time counts from the start of this turn of the loop.
         self._timer.start(callback, update=True)
 
     def _expired(self) -> None:
@@ -54,5 +55,5 @@ class Deadline:
             self._strike()
 
     def close(self) -> None:
-        """Strike no more. Never switches."""
+        """Cancel the time limit. Never switches."""
         self._timer.close()

@@ -1,6 +1,6 @@
-"""Whether a wait cannot end: its pool's holders wait themselves, for one another.
+"""Detects deadlocks: all holders of a pool's connections wait for one another.
 
-Knows ledgers and which greenlet waits for which of them; changes nothing.
+It reads ledgers and waiters, and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from geventpool._core.ledger import FOREVER, Entry, Ledger, Waiter
 
 __all__ = ["is_deadlocked", "waiting"]
 
-#: the slot of each greenlet that waits, whatever pool it waits for; of all threads,
-#: because no greenlet is of two
+#: The waiter of each waiting greenlet, of all pools and threads. A greenlet belongs to
+#: one thread only.
 waiting: dict[Hashable, Waiter[Any]] = {}
 
 
 def is_deadlocked(
     ledger: Ledger[Any], until: float = FOREVER, *, certain: bool = True
 ) -> bool:
-    """Whether nothing can come back to *ledger* before the time *until*.
+    """Whether no connection can be given back to *ledger* before the time *until*.
 
-    That is so if each of its places is lent to a greenlet that waits, for this pool or
-    for another one of which the same holds. Never switches.
+    This is so if each of its places is lent to a greenlet that waits, for this pool or
+    for another one in the same state. Never switches.
 
-    :param until: by the clock of the pools.
-    :param certain: True: it must be proved. A loan that another greenlet than its
-        holder may give back proves nothing, nor does a holder that stops waiting before
-        *until* because its own call has a shorter time limit. False: it is enough that
-        all holders wait at this moment.
+    :param until: a time of the pools' clock.
+    :param certain: True: only if it is certain. It is not if another greenlet than the
+        holder may give a connection back, or if a holder stops waiting before *until*
+        because of a shorter timeout. False: all holders wait at this moment.
     """
     ledgers = [ledger]
     for each in ledgers:
-        # The first holder nearly always answers it.
+        # The first holder nearly always decides.
         for entry in each.entries.values():
             waiter = _wait_of_holder(entry)
             if waiter is None:
@@ -54,14 +53,14 @@ def _is_proof(
     """Whether *entry* cannot come back while its holder waits in *waiter*."""
     if waiter.ends < until:
         return False
-    # A loan without reclaim is meant to be given back by another greenlet.
+    # A loan without reclaim may be given back by another greenlet.
     return entry.block is not None or (
         ledger.owner_only and isinstance(entry.holder, Holder)
     )
 
 
 def _wait_of_holder(entry: Entry[Any]) -> Waiter[Any] | None:
-    """The slot in which the holder of *entry* waits."""
+    """Return the waiter of the holder of *entry*; None: it does not wait."""
     holder = None if entry.holder is None else entry.holder()
     waiter = None if holder is None else waiting.get(holder)
     if waiter is None or waiter.entry is not None or waiter.error is not None:

@@ -1,11 +1,13 @@
-"""Idle sockets under the eye of the event loop: who hangs up is heard at once.
+"""Watches the sockets of idle connections, to detect a closed one at once.
 
-Knows a loop, descriptors, and whose they are; what an event means is for others to say.
+It deals with an event loop, descriptors and their owners. Its callback decides what an
+event means.
 
-A watcher of its own for each loan would cost 0.1 µs a cycle, a fourth of the whole. So
-nothing is done when a connection is lent or comes back. Now and then all that stand
-idle are put under watch; and a watcher that fires, which the first answer after a
-longer rest makes it do too, is taken away until the next time.
+To start and stop a watcher for each loan would cost 0.1 µs, a fourth of a cycle. So
+nothing is done when a connection is lent or given back. At intervals, watchers are
+started for all idle connections. A watcher that fires is removed until the next
+interval; this also happens when the answer to a later borrower makes its socket
+readable.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from gevent.monkey import get_original
 
 __all__ = ["HangupWatcher"]
 
-#: Seconds until those are watched that are idle then.
+#: Seconds until watchers are started for the connections that are idle then.
 INTERVAL = 1.0
-#: So many are put under watch at a time: making a watcher takes half a microsecond.
+#: Watchers that are started at a time. Making one takes half a microsecond.
 BATCH = 1000
-#: Seconds until the next portion.
+#: Seconds until the next batch.
 PAUSE = 0.01
 
 READ = 1
@@ -31,17 +33,17 @@ get_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 
 class HangupWatcher:
-    """Watchers for the idle connections of one pool. Nothing here switches.
+    """Watchers for the idle connections of one pool. Never switches.
 
-    The loop keeps its watchers, but by them neither this nor those who are watched: a
-    connection may know its pool, which nothing must keep. Nor do they keep the loop
-    running. On libuv it watches nothing: there a descriptor that is
-    closed under its watcher ends the process.
+    The event loop holds strong references to its watchers. Their callbacks hold only
+    weak references to this object and to the owners; otherwise a forgotten pool would
+    never be collected. Watchers do not keep the loop running. On libuv nothing is
+    watched, because libuv ends the process if a watched descriptor is closed.
 
-    :param loop: the pool's.
-    :param idle: gives whom to watch, with the descriptor; None for one who is busy now
-        and may be watched later.
-    :param tell: called with him whose descriptor became readable, or was closed.
+    :param loop: the event loop of the pool.
+    :param idle: yields the owners to watch, with their descriptors; descriptor None:
+        the owner is in use, and may be watched later.
+    :param notify: called with the owner whose descriptor became readable or was closed.
     """
 
     def __init__(
@@ -54,20 +56,20 @@ class HangupWatcher:
         self._idle = idle
         self._notify = notify
         self._home = get_ident()
-        #: the watchers, by whom they watch
+        #: the watchers by their owners
         self.watchers: dict[Hashable, Any] = {}
         self._timer: Any = None
         self._stopped = "libuv" in type(loop).__module__
 
     def schedule(self, seconds: float = INTERVAL) -> None:
-        """Look in so many seconds for such as can be watched; once is enough."""
+        """Call :meth:`arm` after *seconds*, unless that is already scheduled."""
         if self._timer is None and not self._stopped:
             self._timer = self._loop.timer(seconds, ref=False)
-            # update: else it would count from when this turn of the loop began.
+            # update: otherwise the time counts from the start of this turn of the loop.
             self._timer.start(_arm_alive, ref(self), update=True)
 
     def arm(self) -> None:
-        """Put under watch who is idle now; in the hub."""
+        """Start watchers for the connections that are idle now. Runs in the hub."""
         self._end_timer()
         batch, later = BATCH, False
         for who, descriptor in self._idle():
@@ -85,13 +87,16 @@ class HangupWatcher:
             self.schedule()
 
     def on_readable(self, who: Hashable) -> None:
-        """There is something to be read from him; in the hub."""
+        """Stop the watcher of *who*, and notify the pool. Runs in the hub."""
         self.forget(who)
         self.schedule()
         self._notify(who)
 
     def forget(self, who: Hashable) -> None:
-        """Watch him no more, if he is watched; for before his socket closes."""
+        """Stop the watcher of *who*, if there is one.
+
+        Must be called before the socket is closed.
+        """
         watcher = self.watchers.pop(who, None)
         if watcher is not None:
             watcher.stop()
@@ -104,7 +109,7 @@ class HangupWatcher:
             timer.close()
 
     def stop(self) -> None:
-        """Watch nobody any more, for good; from any thread."""
+        """Stop all watchers for good. Can be called in any thread."""
         self._stopped = True
         if get_ident() == self._home:
             self._stop()
@@ -112,7 +117,7 @@ class HangupWatcher:
             try:
                 self._loop.run_callback_threadsafe(self._stop)
             except Exception:
-                # The loop is gone, and its watchers with it.
+                # The event loop has ended, and its watchers with it.
                 pass
 
     def _stop(self) -> None:

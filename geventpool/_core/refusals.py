@@ -1,8 +1,7 @@
-"""Why there is no connection: the text of a refusal, made only if it is read.
+"""The messages of refusals, which are built when they are read.
 
-A refusal is the cheapest way to shed load, so its cost must not grow with the pool: it
-notes a bounded number of facts of its moment. It keeps no greenlet alive and does not
-change later.
+A refusal should be cheap under overload, so its cost must not grow with the pool: it
+notes a limited number of facts. It keeps no greenlet alive, and does not change later.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from geventpool.errors import (
 
 __all__ = ["Refusal"]
 
-#: So many holders are named, the oldest loans of so many entries.
+#: The most holders that are named, and the most entries that are examined for them.
 NAMED = 5
 LOOKED_AT = 16
 
@@ -37,13 +36,13 @@ _since = attrgetter("since")
 
 
 class Refusal:
-    """The argument of a :exc:`PoolExhaustedError`, which ``str()`` turns into its text.
+    """The argument of a :exc:`PoolExhaustedError`. ``str()`` returns its message.
 
-    :param str name: the pool's.
-    :param kind: which error it is for.
-    :param float waited: for how many seconds the caller did.
-    :param float now: the time by the pool's clock.
-    :param remarks: each a format with its value, put behind the counts.
+    :param str name: the name of the pool.
+    :param kind: the class of the error.
+    :param float waited: the seconds that the caller has waited.
+    :param float now: the time of the pool's clock.
+    :param remarks: pairs of a format and its value, to be added after the counts.
     """
 
     __slots__ = ("_make", "_text")
@@ -85,5 +84,5 @@ class Refusal:
         return repr(str(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In a copy or another process it is plain text.
+        # A copy, or one in another process, is plain text.
         return str, (str(self),)

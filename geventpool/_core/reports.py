@@ -1,7 +1,7 @@
-"""Who holds what, since when, and doing what now: the words for a refusal.
+"""Reports about loans and their holders, for messages and statistics.
 
-Reads the ledger and the frames of greenlets; changes nothing. A report keeps no frame
-alive: it holds file names and line numbers.
+It reads the ledger and the frames of greenlets, and changes nothing. A report keeps no
+frame alive: it contains file names and line numbers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
     "worded",
 ]
 
-#: A name is shown up to so many characters.
+#: The most characters of a name that are shown.
 NAME = 60
-#: Frames of these folders are not where a greenlet *stands*, only how it waits.
+#: Folders whose frames are skipped to find the line of a greenlet.
 _PLUMBING = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep
     for path in (gevent.__file__, greenlet.__file__, os.path.dirname(__file__))
@@ -46,8 +46,8 @@ class Loan:
     """One connection on loan.
 
     :param str holder: the greenlet that holds it.
-    :param float seconds: for how long.
-    :param str place: the line its holder stands on at this moment.
+    :param float seconds: the duration of the loan so far.
+    :param str place: the current line of the holder.
     """
 
     holder: str
@@ -116,7 +116,7 @@ class LabelCounts:
 
 
 def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:
-    """The counts of a pool, as :func:`worded` puts them into words."""
+    """Return the counts of a pool, for :func:`worded`."""
     return (
         len(ledger.entries) + len(ledger.opening),
         ledger.max_connections,
@@ -131,12 +131,12 @@ def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:
 
 
 def summary(ledger: Ledger[Any]) -> str:
-    """The counts of a pool, as its ``repr`` shows them."""
+    """Return the counts of a pool as in its ``repr``."""
     return worded(numbers(ledger))
 
 
 def worded(facts: tuple[int, ...]) -> str:
-    """The counts in words; rare states only if there are any."""
+    """Return the counts as text; rare states only if there are any."""
     *usual, checking, resetting = facts
     size, most, idle, in_use, opening, closing, waiting = usual
     rare = {"checking": checking, "resetting": resetting}
@@ -150,17 +150,17 @@ def worded(facts: tuple[int, ...]) -> str:
 def loans(
     lent: Iterable[Entry[Any]], now: float, most: int | None = None
 ) -> list[Loan]:
-    """What there is to say about entries that are in use, the oldest loan first.
+    """Return the loans of entries that are in use, the oldest first.
 
-    :param float now: the time by the pool's clock.
-    :param most: describe only so many, the oldest; None: all.
+    :param float now: the time of the pool's clock.
+    :param most: the most loans to return; None: all.
     """
     seen = sorted(lent, key=lambda entry: entry.since)[:most]
     return [Sighting(entry, now).loan() for entry in seen]
 
 
 class Sighting:
-    """What is seen of one loan at one moment, in facts that cost little to note.
+    """The state of one loan at one moment, in a form that is cheap to make.
 
     :param float now: the time by the pool's clock.
     """
@@ -183,7 +183,7 @@ class Sighting:
             self._who, self._place = "a greenlet that is gone", "no line"
 
     def loan(self) -> Loan:
-        """The facts in words."""
+        """Return the state as a :class:`Loan`."""
         who, place = self._who, self._place
         if not isinstance(who, str):
             who = _named(*who)
@@ -193,10 +193,10 @@ class Sighting:
 
 
 def name_of(holder: Any) -> str:
-    """What to call a greenlet in a message.
+    """Return a name of a greenlet for messages.
 
-    Not its ``repr``: that shows the arguments of its function, which may be secret, and
-    runs their code, which may fail.
+    Not its ``repr``, which shows the arguments of its function: these may be secret,
+    and their code may fail.
     """
     return _named(*_who(holder))
 
@@ -206,11 +206,11 @@ def _who(holder: Any) -> tuple[type, int, Any, Any]:
         work = getattr(holder, "_run", None)
         name = getattr(holder, "name", None)
     except Exception:
-        # A property of a derived class.
+        # A property of a derived class has raised.
         work = name = None
     while isinstance(work, partial):
         work = work.func
-    # Strings alone: a function may keep its greenlet alive.
+    # Keep only strings, because a function may keep its greenlet alive.
     if work is not None:
         work = getattr(work, "__name__", None) or type(work).__name__
     return type(holder), id(holder), name if type(name) is str else None, work
@@ -226,7 +226,7 @@ def _stands(holder: Any) -> tuple[str, int, str] | str:
         return "no line: it has ended"
     if holder is greenlet.getcurrent():
         return _line(sys._getframe())
-    # Only a suspended greenlet has a frame of its own.
+    # Only a suspended greenlet has a frame.
     frame = holder.gr_frame
     return "no line: it has not started" if frame is None else _line(frame)
 
