@@ -247,7 +247,8 @@ def stop_streaming(connection: Any) -> bool:
     :return: False: there were no unread rows, and nothing was done.
     """
     result: Any = getattr(connection, "_result", None)
-    if not getattr(result, "unbuffered_active", False):
+    # Other drivers, and doubles of them, may have another kind of "_result".
+    if getattr(result, "unbuffered_active", False) is not True:
         return False
     # Otherwise the result's finalizer would read from the closed connection.
     result.unbuffered_active = False

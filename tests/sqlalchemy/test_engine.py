@@ -18,7 +18,7 @@ from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
 from geventpool.sqlalchemy import GreenletPool, record_pool, reset_server_session
-from geventpool.sqlalchemy.records import Record
+from geventpool.sqlalchemy.records import Record, stop_streaming
 from geventpool.testing import wait_until
 from tests.mysql.conftest import is_running
 from tests.sqlalchemy.conftest import core, through
@@ -499,6 +499,17 @@ def test_a_kill_between_two_rows_of_a_stream_reads_no_more(make_engine, resets):
     assert not packets
     with engine.connect() as conn:
         assert conn.scalar(text("SELECT 1")) == 1
+
+
+def test_only_unread_rows_of_pymysql_end_a_connection():
+    """A double of a driver answers every question with something true."""
+    closed = []
+    double = SimpleNamespace(
+        _result=SimpleNamespace(unbuffered_active=object()),
+        close=lambda: closed.append(True),
+    )
+    assert not stop_streaming(double)
+    assert not closed
 
 
 def test_a_stream_left_by_an_ordinary_error_keeps_its_connection(make_engine):
