@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
 from queue import Empty
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
@@ -35,14 +34,12 @@ from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool import sockets
-from geventpool._core.deadline import FAR
-from geventpool._core.deadlocks import is_deadlocked, waiting
+from geventpool._core.context import NO_HOLDER, ConnectionContext
+from geventpool._core.deadlocks import waiting
 from geventpool._core.failures import Failure, describe
 from geventpool._core.holders import Holder, Holders
 from geventpool._core.home import Home, thread_of
-from geventpool._core.hub_lag import HubLag
 from geventpool._core.ledger import (
-    FOREVER,
     IDLE,
     IN_USE,
     CloseReason,
@@ -51,19 +48,15 @@ from geventpool._core.ledger import (
     anyone,
 )
 from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default
-from geventpool._core.refusals import Refusal
 from geventpool._core.reports import Loan, loans, name_of, summary
-from geventpool._core.wait_timers import TimedWaiter, WaitTimers
 from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, as_connector
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolClosedError,
-    PoolDeadlockError,
-    PoolExhaustedError,
-    TooManyWaitingError,
 )
 from geventpool.labels import labels_of
 from geventpool.listeners import Listeners, PoolStats
@@ -81,130 +74,12 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionContext", "Pool", "pools"]
 
 C = TypeVar("C")
-B = TypeVar("B", bound="ConnectionContext[Any]")
 
 log = logging.getLogger("geventpool")
 
 _numbers = itertools.count(1)
 _pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
 _name = attrgetter("name")
-
-
-class _NoHolder:
-    """Stands for the holder where there is none: it takes no short way."""
-
-    class loan:
-        """Something, so it does not look free; and nobody's connection."""
-
-        conn = object()
-
-    def __call__(self) -> None:
-        return None
-
-
-_NO_HOLDER = _NoHolder()
-#: stands for the entry of a block whose greenlet waits for one
-_PENDING: Entry[Any] = Entry()
-#: errors that may strike in the middle of anything
-_OVERFLOWS = frozenset({RecursionError, MemoryError})
-
-
-class ConnectionContext(Generic[C]):
-    """A loan for the length of a ``with`` block; see :meth:`Pool.connection`."""
-
-    __slots__ = ("_pool", "_timeout", "_entry")
-
-    _pool: Pool[C]
-    _timeout: float | None
-    #: None but inside the block
-    _entry: Entry[C] | None
-
-    # No __init__: a call of one costs a tenth of a loan.
-    def of(self: B, pool: Pool[Any], timeout: float | None) -> B:
-        """This block, to borrow from *pool*."""
-        self._pool = pool
-        self._timeout = timeout
-        self._entry = None
-        return self
-
-    def __enter__(self) -> C:
-        pool = self._pool
-        if self._entry is not None:
-            raise RuntimeError("this block is in use: ask connection() for another")
-        # The short way, as in Pool.acquire.
-        current = getcurrent()
-        holder = pool._last_block_owner
-        if holder() is not current:
-            pool._check_thread()
-            holder = pool._last_block_owner = ref(current)
-        if self._timeout is None and pool._is_unobserved and not pool._waiters:
-            try:
-                entry = pool._get_idle()
-            except Empty:
-                pass
-            else:
-                try:
-                    now = pool._clock()
-                    probe = pool._probe
-                    if now < entry.ready_until and (probe is None or probe(entry.conn)):
-                        entry.state = IN_USE
-                        entry.since = now
-                        entry.holder = holder
-                        entry.block = self
-                        self._entry = entry
-                        return entry.conn
-                    pool._put_back(entry)
-                except BaseException:
-                    pool._ledger.is_torn = True
-                    get_hub().loop.run_callback(pool._lifecycle.recover)
-                    raise
-        return self._wait(current)
-
-    def _wait(self, current: greenlet) -> C:
-        pool = self._pool
-        # Another greenlet that enters this block meanwhile must be refused.
-        self._entry = _PENDING
-        try:
-            # Made first: once an entry is borrowed nothing may fail any more.
-            holder = ref(current)
-            entry = pool._borrow(None, self._timeout)
-        except BaseException:
-            self._entry = None
-            raise
-        entry.holder = holder
-        entry.block = self
-        self._entry = entry
-        return entry.conn
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        entry, self._entry = self._entry, None
-        # Not ours any more if it was released, dropped or transferred in the block.
-        if entry is not None and entry.block is self:
-            entry.block = None
-            pool = self._pool
-            try:
-                if error is not None:
-                    entry.holder = None
-                    pool._after_error(entry, error)
-                elif not pool._release_is_trivial or entry.close_reason is not None:
-                    entry.holder = None
-                    pool._lifecycle.end_loan_normally(entry)
-                elif not pool._waiters:
-                    entry.state = IDLE
-                    pool._make_idle(entry)
-                else:
-                    entry.holder = None
-                    pool._pass_on(entry)
-            except BaseException:
-                # Without a call of the pool's own, because it may be a RecursionError.
-                pool._ledger.is_torn = True
-                get_hub().loop.run_callback(pool._lifecycle.recover)
-                raise
 
 
 class Pool(Generic[C]):
@@ -270,7 +145,6 @@ class Pool(Generic[C]):
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_timers",
         "_clock",
         "_closed",
         "_get_idle",
@@ -283,13 +157,12 @@ class Pool(Generic[C]):
         "_ledger",
         "_waiters",
         "_probe",
-        "_hub_lag",
         "_make_idle",
         "_pass_on",
         "_put_back",
         "_last_holder",
         "_lifecycle",
-        "_default_timeout",
+        "_line",
     )
 
     @documented(PoolOptions)
@@ -317,12 +190,7 @@ class Pool(Generic[C]):
         name = chosen.name
         self.name = name if name is not None else f"pool-{next(_numbers)}"
         self._timeout = chosen.timeout
-        self._max_waiting = chosen.max_waiting
-        self._backoff = chosen.backoff
         self._timeouts = chosen.timeouts
-        self._handoff = chosen.handoff
-        #: the patience of those who ask for none of their own
-        self._default_timeout = self._patience(None, None)
         self._reclaim = chosen.reclaim
         self._owner_only = chosen.owner_only
         self._leak_after = chosen.leak_after
@@ -342,6 +210,15 @@ class Pool(Generic[C]):
             reap_interval=chosen.sweep_interval,
             budget=chosen.budget,
             name=self.name,
+        )
+
+        self._make_line: Callable[..., Line[C]] = partial(
+            Line,
+            self.name,
+            timeout=chosen.timeout,
+            max_waiting=chosen.max_waiting,
+            backoff=chosen.backoff,
+            handoff=chosen.handoff,
         )
 
         self._budget = chosen.budget
@@ -377,23 +254,19 @@ class Pool(Generic[C]):
         if isinstance(self._admission, Admission):
             self._control = AdmissionControl(self._admission, self.name, ledger)
             ledger.admission = self._control
-        self._timers = WaitTimers(self._default_timeout, ledger.waiters)
         on_change = weak_call(self._choose_path)
         self._watch = LoanWatch(
             self.name, ledger, self._listeners, self._leak_after, on_change
         )
-        attend = self._watch.sampling(lifecycle.attend)
-        self._hub_lag = HubLag(attend, lambda: ledger.clock())
-        #: greenlets that poll because *handoff* is off
-        self._pollers: set[greenlet] = set()
+        self._line = self._make_line(lifecycle, self._watch, self._control)
 
         # What the uncontended loan touches, bound once.
         self._clock = ledger.clock = clock
         self._holders_by_id = self._holders.by_id if lifecycle.is_unobserved else {}
         #: who borrowed or gave back last: most often the one who does next
-        self._last_holder: Any = _NO_HOLDER
+        self._last_holder: Any = NO_HOLDER
         #: who entered a block last
-        self._last_block_owner: Callable[[], greenlet | None] = _NO_HOLDER
+        self._last_block_owner: Callable[[], greenlet | None] = NO_HOLDER
         self._waiters = ledger.waiters
         self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
         self._put_back: Callable[[Entry[C]], object] = ledger.idle_queue.put_nowait
@@ -415,7 +288,7 @@ class Pool(Generic[C]):
         is_fast = self._lifecycle.is_unobserved and not self._watch.is_wanted
         self._is_unobserved = is_fast
         self._holders_by_id = self._holders.by_id if is_fast else {}
-        self._last_holder = _NO_HOLDER
+        self._last_holder = NO_HOLDER
 
     def _within_budget(self, max_connections: int) -> int:
         """How many places the pool may have at most."""
@@ -502,9 +375,7 @@ class Pool(Generic[C]):
         # a tenth of it. A greenlet that is known is one of this thread.
         holder = self._last_holder
         if holder() is not current:
-            holder = self._last_holder = self._holders_by_id.get(
-                id(current), _NO_HOLDER
-            )
+            holder = self._last_holder = self._holders_by_id.get(id(current), NO_HOLDER)
         if retry is None and timeout is None and reclaim:
             if holder.loan is None and not self._waiters:
                 try:
@@ -530,7 +401,7 @@ class Pool(Generic[C]):
                         raise
         entry = self._borrow(retry, timeout)
         try:
-            if holder is _NO_HOLDER:
+            if holder is NO_HOLDER:
                 holder = self._holders.register(current)
             if reclaim:
                 entry.holder = holder
@@ -556,7 +427,7 @@ class Pool(Generic[C]):
         if self._ledger.is_torn:
             self._lifecycle.recover()
         started = self._clock()
-        entry = self._fit(started)
+        entry = self._line.take_idle(started)
         waited = 0.0
         if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
@@ -567,19 +438,11 @@ class Pool(Generic[C]):
             self._measures.wait.observe(waited)
         return entry
 
-    def _fit(self, now: float) -> Entry[C] | None:
-        """An idle entry, in use from now on, if nobody waits and one is fit."""
-        if self._waiters:
-            return None
-        try:
-            entry = self._lifecycle.take_ready(now)
-            if entry is not None:
-                self._lend(entry, now)
-        except BaseException:
-            self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._lifecycle.recover)
-            raise
-        return entry
+    def _wait_for_one(
+        self, retry: int | None, timeout: float | None, started: float
+    ) -> Entry[C]:
+        """Return an entry when there is one; see :meth:`Line.wait`. May switch."""
+        return self._line.wait(retry, timeout, started)
 
     def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
         # Without a holder the entry would be taken for lost if a listener switches and
@@ -599,199 +462,11 @@ class Pool(Generic[C]):
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
         entry.holder = None
 
-    def _lend(self, entry: Entry[C], now: float) -> None:
-        self._ledger.move(entry, IN_USE)
-        entry.since = now
-        entry.holder = None
-
     def _foreign_thread(self) -> RuntimeError:
         return RuntimeError(
             f"Pool {self.name!r} belongs to the event loop of another thread; "
             "give each thread a pool of its own"
         )
-
-    # Waiting.
-
-    def _patience(self, retry: int | None, timeout: float | None) -> float | None:
-        """Seconds to wait at most; None: without end."""
-        if timeout is None:
-            timeout = self._timeout
-        retries = self._backoff.retries if retry is None else retry
-        if retries is None or (retries and not self._handoff):
-            return timeout
-        total = self._backoff.total(retries)
-        return total if timeout is None else min(timeout, total)
-
-    def _wait_for_one(
-        self, retry: int | None, timeout: float | None, started: float
-    ) -> Entry[C]:
-        """An entry that was returned or opened meanwhile. *May switch.*"""
-        ledger = self._ledger
-        patience = self._default_timeout
-        if retry is not None or timeout is not None:
-            patience = self._patience(retry, timeout)
-        if self._max_waiting is not None:
-            if len(ledger.waiters) + len(self._pollers) >= self._max_waiting:
-                raise self._refusal(TooManyWaitingError, started)
-        if not self._handoff and not ledger.has_room:
-            entry = self._poll(retry, patience, started)
-            if entry is not None:
-                return entry
-            if patience is not None:
-                patience = max(0.0, patience - (self._clock() - started))
-        is_own = retry is not None or timeout is not None
-        if self._control is not None:
-            self._ask_for_admission(self._control, patience, started, is_own)
-        return self._stand_in_line(patience, started, is_own)
-
-    def _ask_for_admission(
-        self,
-        control: AdmissionControl,
-        limit: float | None,
-        started: float,
-        is_own: bool,
-    ) -> None:
-        """Raise the error of the policy of admission if it refuses the caller."""
-        lifecycle = self._lifecycle
-        if self._ledger.has_room:
-            if lifecycle.leases is None and not lifecycle.opener.refused:
-                # A connection will be opened: the rate so far tells nothing.
-                limit, is_own = None, True
-        error = control.arrive(started, limit, is_own)
-        if error is not None:
-            if not self._is_unobserved:
-                self._listeners.notify("exhausted", 0.0)
-            raise error
-
-    def _stand_in_line(
-        self, limit: float | None, started: float, is_own: bool
-    ) -> Entry[C]:
-        """An entry that was handed over within *limit* seconds. *May switch.*
-
-        :param is_own: whether the limit is one of the call, and not the pool's.
-        """
-        ledger = self._ledger
-        hub = get_hub()
-        current = getcurrent()
-        waiter: TimedWaiter[C] = TimedWaiter(current, hub.loop)
-        if is_own and limit is not None:
-            waiter.ends = started + limit
-        lost = self._hub_lag.total
-        kind = PoolExhaustedError
-        try:
-            ledger.add_waiter(waiter)
-            waiting[current] = waiter
-            if ledger.has_room or ledger.idle:
-                self._lifecycle.serve()
-            elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
-                raise self._refusal(PoolDeadlockError, started)
-            if limit != 0 and current is not hub:
-                if not self._hub_lag.is_running:
-                    self._hub_lag.start()
-                self._timers.sleep(hub, waiter, limit)
-            if waiter.entry is None and waiter.error is None:
-                if is_deadlocked(ledger, certain=False):
-                    kind = PoolDeadlockError
-                ledger.remove_waiter(waiter)
-            waiting.pop(current, None)
-            self._timers.stop_if_unused()
-        except BaseException as error:
-            # A kill, a foreign Timeout, a LoopExit; or an error of the pool's own, such
-            # as a RecursionError. So the slot leaves the line without a call.
-            if current in ledger.waiters and ledger.waiters[current] is waiter:
-                del ledger.waiters[current]
-            if current in waiting and waiting[current] is waiter:
-                del waiting[current]
-            if error.__class__ in _OVERFLOWS:
-                ledger.is_torn = True
-            self._step_out(waiter)
-            raise
-        if waiter.entry is not None:
-            if waiter.entry.waiter is not waiter:
-                raise self._lost_at_hand_over()
-            waiter.entry.waiter = None
-            return waiter.entry
-        if waiter.error is not None:
-            if isinstance(waiter.error, PoolExhaustedError):
-                self._listeners.notify("exhausted", self._clock() - started)
-            raise waiter.error
-        raise self._refusal(kind, started, lost)
-
-    def _step_out(self, waiter: TimedWaiter[C]) -> None:
-        """An exception ended a wait. What was handed over goes on to the next."""
-        entry = waiter.entry
-        try:
-            waiter.cancel_wake()
-            self._timers.stop_if_unused()
-            if entry is not None and entry.waiter is waiter:
-                entry.waiter = None
-                self._lifecycle.assign(entry)
-            if self._ledger.is_torn:
-                get_hub().loop.run_callback(self._lifecycle.recover)
-        except BaseException:
-            if entry is not None and entry.waiter is waiter:
-                entry.waiter = None
-            self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._lifecycle.recover)
-            raise
-
-    def _lost_at_hand_over(self) -> PoolClosedError:
-        """Why a connection that was handed to a waiter is not the waiter's."""
-        what = "was closed" if self._ledger.closed else "began anew in a forked child"
-        return PoolClosedError(f"Pool {self.name!r} {what} while you waited")
-
-    def _poll(
-        self, retry: int | None, patience: float | None, started: float
-    ) -> Entry[C] | None:
-        """An idle entry; None as soon as there is room for a new one. *May switch.*"""
-        retries = self._backoff.retries if retry is None else retry
-        for attempt in itertools.count() if retries is None else range(retries):
-            pause = self._backoff.delay(attempt)
-            if patience is not None:
-                pause = min(pause, started + patience - self._clock())
-            if pause < 0 or patience == 0 or getcurrent() is get_hub():
-                break
-            self._pollers.add(getcurrent())
-            try:
-                gevent.sleep(min(pause, FAR))
-            finally:
-                self._pollers.discard(getcurrent())
-            if self._ledger.closed:
-                raise PoolClosedError(f"Pool {self.name!r} was closed while you waited")
-            entry = self._fit(self._clock())
-            if entry is not None:
-                return entry
-            if self._ledger.has_room:
-                return None
-        raise self._refusal(PoolExhaustedError, started)
-
-    def _refusal(
-        self, kind: type[PoolExhaustedError], started: float, lost: float | None = None
-    ) -> PoolExhaustedError:
-        """The error that tells why there is no connection."""
-        now = self._clock()
-        waited = now - started
-        remarks: list[tuple[str, object]] = []
-        leases = self._lifecycle.leases
-        if leases is not None and self._ledger.has_room:
-            remarks.append(("{}", leases.holders()))
-        if lost is not None and (blocked := self._hub_lag.measured() - lost) > 0.1:
-            remarks.append(("the hub was blocked for {:.1f} s of it", blocked))
-        since = self._lifecycle.opener.breaker.since
-        if since is not None:
-            remarks.append(("no connection could be opened for {:.1f} s", now - since))
-        if self._watch.idle_holds.worst is not None:
-            remarks.append(("{}", self._watch.idle_holds.worst))
-        error = kind(Refusal(self.name, kind, waited, self._ledger, now, remarks))
-        if (
-            self._lifecycle.opener.failure is not None
-            and self._lifecycle.opener.failure[0] >= started
-        ):
-            error.__cause__ = self._lifecycle.opener.failure[1]
-        self._listeners.notify("exhausted", waited)
-        if self._measures is not None:
-            self._measures.refused(kind)
-        return error
 
     # Giving back.
 
@@ -818,9 +493,7 @@ class Pool(Generic[C]):
         current = getcurrent()
         holder = self._last_holder
         if holder() is not current:
-            holder = self._last_holder = self._holders_by_id.get(
-                id(current), _NO_HOLDER
-            )
+            holder = self._last_holder = self._holders_by_id.get(id(current), NO_HOLDER)
         entry = holder.loan
         if entry is not None and entry.conn is conn:
             # The short way: what it borrowed last.
@@ -1249,7 +922,8 @@ class Pool(Generic[C]):
 
     def _begin_measuring(self) -> None:
         lifecycle = self._lifecycle
-        measures = self._measures = Measures(self._loans_under_way())
+        measures = Measures(self._loans_under_way())
+        self._measures = self._line.measures = measures
         self._listeners.set_recorder(measures)
         lifecycle.observe_use = measures.use.observe
         self._make_idle = measures.measured(self._put_back, self._clock)
@@ -1266,7 +940,7 @@ class Pool(Generic[C]):
         leaks = self._watch.leaks
         measured = None
         if measures is not None:
-            lag = self._hub_lag.measured()
+            lag = self._line.hub_lag.measured()
             measured = measures.snapshot(self._loans_under_way(), lag)
         return PoolStats(
             name=self.name,
@@ -1278,7 +952,7 @@ class Pool(Generic[C]):
             checking=len(ledger.checking),
             resetting=len(ledger.resetting),
             closing=len(ledger.closing),
-            waiting=len(ledger.waiters) + len(self._pollers),
+            waiting=len(self._line),
             paused=self._lifecycle.opener.breaker.paused,
             budget=None if leases is None else leases.stats(),
             cancelled=self._lifecycle.cancellations.cancelled,

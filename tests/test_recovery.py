@@ -293,7 +293,7 @@ def test_an_interrupted_step_out_of_the_line_leaves_no_waiter_behind(
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._timers, "stop_if_unused", interrupt)
+        patch.setattr(pool._line.timers, "stop_if_unused", interrupt)
         waiter.kill(ValueError(), block=False)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     assert not pool.stats().waiting

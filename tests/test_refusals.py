@@ -58,9 +58,9 @@ def test_the_cost_of_a_refusal_does_not_depend_on_the_size_of_the_pool(
 
     monkeypatch.setattr(module, "Sighting", Counted)
     pool = Pool(ScriptedConnector(), max_connections=100, max_waiting=0)
-    pool._max_waiting = None
+    pool._line.max_waiting = None
     lent = [pool.acquire() for _ in range(100)]
-    pool._max_waiting = 0
+    pool._line.max_waiting = 0
     with pytest.raises(TooManyWaitingError) as caught:
         pool.acquire()
     assert len(seen) == str(caught.value).count("held by") == module.NAMED

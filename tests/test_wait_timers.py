@@ -38,7 +38,7 @@ def patience(pool, timeout=None):
 
 def is_set(pool):
     """Is a timer running that several share?"""
-    return pool._timers._timer is not None
+    return pool._line.timers._timer is not None
 
 
 def waiting(pool, greenlet):
@@ -74,7 +74,7 @@ def test_a_foreign_switch_ends_no_wait(timeout):
     """It would be a refusal without a cause; and the waiter is woken once, later."""
     pool = Pool(ScriptedConnector(), max_connections=1, timeout=60)
     if timeout is None:
-        pool._default_timeout = pool._timeout = None
+        pool._line.default_limit = pool._line.timeout = None
     conn = pool.acquire(reclaim=False)
     waiter = gevent.spawn(
         lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]
@@ -139,7 +139,7 @@ def test_a_timer_set_anew_is_stopped_too(pool):
     gevent.sleep(SOON / 2)
     late = gevent.spawn(pool.acquire)
     early.join()
-    assert is_set(pool) and pool._timers._timer is not pool._timers._whole
+    assert is_set(pool) and pool._line.timers._timer is not pool._line.timers._whole
     late.kill()
     assert not is_set(pool)
 

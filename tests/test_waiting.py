@@ -271,7 +271,7 @@ def test_retries_bound_the_wait_by_the_pauses_they_would_have_been():
     for retry in (0, 3):
         with pytest.raises(PoolExhaustedError):
             pool.acquire(retry=retry)
-    pool._timeout = None
+    pool._line.timeout = None
     with pytest.raises(PoolExhaustedError):
         pool.acquire(retry=3)
     pool.release(conn)

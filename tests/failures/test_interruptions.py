@@ -1195,6 +1195,8 @@ NOT_HERE = {
     ),
     # It runs in greenlets of the pool; tests/test_opening.py interrupts it.
     "_core.opener.Opener.dial",
+    # It is the switch of Pool.acquire(), which is in the table.
+    "_core.line.Line.wait",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
 }
