@@ -21,6 +21,7 @@ from geventpool.admission import Admission
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector
+from geventpool.dialing import KeepAlive
 from geventpool.errors import (
     BudgetError,
     ConnectionNotFoundError,
@@ -42,7 +43,7 @@ from geventpool.listeners import (
 from geventpool.patching import NotPatchedError, NotPatchedWarning
 from geventpool.policies import Backoff, Outage, Timeouts
 from geventpool.pool import Pool, pools
-from geventpool.sockets import KeepAlive, is_quiet
+from geventpool.sockets import is_quiet
 
 __version__ = "0.1.0"
 

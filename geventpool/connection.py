@@ -12,9 +12,9 @@ from collections.abc import Callable
 from errno import EISCONN, ENOTCONN
 from typing import TYPE_CHECKING, Any
 
-from geventpool import sockets
+from geventpool import dialing, sockets
+from geventpool.dialing import KeepAlive
 from geventpool.policies import check_optional_seconds, safe_repr
-from geventpool.sockets import KeepAlive
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -186,14 +186,14 @@ class TcpConnection(Connection):
 
     def _dial(self) -> GeventSocket:
         if self._path is not None:
-            return sockets.dial_unix(
+            return dialing.dial_unix(
                 self._path,
                 timeout=self._connect_timeout,
                 ssl=self._ssl,
                 server_hostname=self._server_hostname,
             )
         assert self._host is not None and self._port is not None
-        return sockets.dial(
+        return dialing.dial(
             self._host,
             self._port,
             timeout=self._connect_timeout,

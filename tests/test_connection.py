@@ -12,9 +12,9 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import sockets
+from geventpool import dialing
 from geventpool.connection import Connection, TcpConnection
-from geventpool.sockets import KeepAlive
+from geventpool.dialing import KeepAlive
 from geventpool.testing import no_switch
 from tests.peers import Deaf, Echo, Unruly, tls_contexts, unix_path
 
@@ -100,7 +100,7 @@ def test_a_failure_to_reconnect_is_not_hidden() -> None:
 def test_any_connection_with_a_socket_can_be_asked_and_discarded(echo: Echo) -> None:
     """A subclass that keeps its socket where others do gets both for nothing."""
     conn: Any = Minimal()
-    conn._sock = sockets.dial(echo.host, echo.port, timeout=5)
+    conn._sock = dialing.dial(echo.host, echo.port, timeout=5)
     with no_switch():
         assert conn.is_quiet()
         assert conn.terminate() is True
@@ -445,13 +445,13 @@ def test_the_lifetime_begins_when_it_is_open(
     """The time that the dial took is none of it."""
     conn = TcpConnection(echo.host, echo.port, lifetime=60)
     conn.clock = clock = Clock()
-    dial = sockets.dial
+    dial = dialing.dial
 
     def slowly(*args: Any, **options: Any) -> Any:
         clock.now += 50
         return dial(*args, **options)
 
-    monkeypatch.setattr(sockets, "dial", slowly)
+    monkeypatch.setattr(dialing, "dial", slowly)
     conn.open()
     clock.now += 30
     assert not conn.is_expired()

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import sockets
+from geventpool import dialing
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector, as_connector, terminate
 from geventpool.testing import no_switch
@@ -58,7 +58,7 @@ class Recorder:
 
 
 def dialled(peer: Echo) -> socket.socket:
-    return sockets.dial(peer.host, peer.port, timeout=5)
+    return dialing.dial(peer.host, peer.port, timeout=5)
 
 
 # The defaults
@@ -332,7 +332,7 @@ def test_usable_is_connected_and_not_expired_and_quiet() -> None:
         conn.expired, conn.connected = False, False
         assert not connector.is_usable(conn)
         conn.connected = True
-        conn._sock = sockets.dial(peer.host, peer.port, timeout=5)
+        conn._sock = dialing.dial(peer.host, peer.port, timeout=5)
         assert connector.is_usable(conn)
         peer.wait_until(lambda: bool(peer._talking), "talking")
         peer.say(b"?")

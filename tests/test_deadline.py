@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import Pool, PoolExhaustedError, Timeouts, sockets
+from geventpool import Pool, PoolExhaustedError, Timeouts, dialing
 from geventpool._core.deadline import LATE, MOMENT, Deadline
 from geventpool._core.workers import within
 from geventpool.connector import Connector
@@ -114,7 +114,7 @@ def test_a_limit_of_the_pool_is_not_over_because_the_loop_was_blocked(
 def test_a_dial_is_not_over_because_the_loop_was_blocked() -> None:
     """Likewise the limit of a TcpConnection's own."""
     peer = Peer()
-    with sockets._deadline(LIMIT, "nowhere"):
+    with dialing._deadline(LIMIT, "nowhere"):
         gevent.get_hub().loop.run_callback(block)
         peer.ask()
     peer.close()

@@ -17,8 +17,9 @@ from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
-from geventpool import sockets
-from geventpool.sockets import KeepAlive, abort, dial, dial_unix, is_quiet, terminate
+from geventpool import dialing, sockets
+from geventpool.dialing import KeepAlive, dial, dial_unix
+from geventpool.sockets import abort, is_quiet, terminate
 from geventpool.testing import no_switch
 from tests.peers import (
     Deaf,
@@ -196,7 +197,7 @@ def test_the_deadline_is_not_taken_for_an_addresss_failure(
         tried.append(address)
         Event().wait()
 
-    monkeypatch.setattr(sockets, "_reach", reach)
+    monkeypatch.setattr(dialing, "_reach", reach)
     resolver += [("127.0.0.1", 1), ("127.0.0.1", 2)]
     with pytest.raises(TimeoutError):
         dial("two.test", 1, timeout=0.01)
@@ -338,12 +339,12 @@ def test_the_default_context_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
         return made[-1]
 
     monkeypatch.setattr("gevent.ssl.create_default_context", make)
-    sockets._shared_context.cache_clear()
+    dialing._shared_context.cache_clear()
     with Echo(tls=tls_contexts()[0]) as peer:
         for _ in range(2):
             terminate(dial(peer.host, peer.port, timeout=5, ssl=True))
     assert len(made) == 1
-    sockets._shared_context.cache_clear()
+    dialing._shared_context.cache_clear()
 
 
 # Unix sockets
@@ -877,11 +878,11 @@ FORK = """
 if {patched}:
     from gevent import monkey; monkey.patch_all()
 import gevent, os, sys
-from geventpool import sockets
+from geventpool import dialing, sockets
 from tests.peers import Unruly
 
 with Unruly("late") as peer:
-    sock = sockets.dial(peer.host, peer.port, timeout=5)
+    sock = dialing.dial(peer.host, peer.port, timeout=5)
     woken = []
 
     def wait():
@@ -930,7 +931,7 @@ def test_a_child_lets_go_and_the_parent_notices_nothing(
 
 UNPATCHED = """
 import sys
-import geventpool.sockets as sockets
+from geventpool import dialing, sockets
 assert "ssl" not in sys.modules, "ssl imported before it could be patched"
 import gevent, socket, ssl
 from tests.peers import Echo, tls_contexts
@@ -939,7 +940,7 @@ server, client = tls_contexts()
 assert type(client) is ssl.SSLContext and not hasattr(client, "gevent")
 for context in None, client:
     with Echo(tls=context and server) as peer:
-        sock = sockets.dial("localhost", peer.port, timeout=5, ssl=context)
+        sock = dialing.dial("localhost", peer.port, timeout=5, ssl=context)
         assert not isinstance(sock, socket.socket), sock
         sock.sendall(b"x")
         # The peer answers in this very thread, unless we block it.

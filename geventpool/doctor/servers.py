@@ -9,8 +9,8 @@ from typing import Any
 
 from geventpool.advise.servers import MySQLTarget, RedisTarget, Target
 from geventpool.advise.sizing import Capacity
+from geventpool.dialing import KeepAlive
 from geventpool.doctor.finding import ERROR, OK, WARNING, Finding
-from geventpool.sockets import KeepAlive
 
 __all__ = ["TARGETS", "Settings", "check_proxy", "check_server"]
 

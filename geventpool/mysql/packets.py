@@ -20,7 +20,7 @@ from pymysql.connections import MAX_PACKET_LEN, Connection
 from pymysql.constants import CLIENT, CR, SERVER_STATUS
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
-from geventpool import sockets
+from geventpool import dialing, sockets
 from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
 from geventpool.patching import is_patched
 
@@ -172,11 +172,11 @@ class Packets(Connection):
         try:
             if self.unix_socket:
                 path: Any = self.unix_socket
-                sock = sockets.dial_unix(path, timeout=self.connect_timeout)
+                sock = dialing.dial_unix(path, timeout=self.connect_timeout)
                 self.host_info = "Localhost via UNIX socket"
                 self._secure = True
             else:
-                sock = sockets.dial(self.host, self.port, timeout=self.connect_timeout)
+                sock = dialing.dial(self.host, self.port, timeout=self.connect_timeout)
                 self.host_info = f"socket {self.host}:{self.port}"
         except OSError as error:
             failure = err.OperationalError(

@@ -21,12 +21,12 @@ from pymysql.charset import charset_by_name
 import geventpool.mysql
 import geventpool.redis
 from geventpool import Backoff, Expiry, Outage, Pool, TcpConnection, Timeouts
+from geventpool.dialing import KeepAlive
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.mysql.url import parse_url
 from geventpool.policies import ENOUGH
 from geventpool.redis.cluster import url_of
 from geventpool.redis.options import options_of
-from geventpool.sockets import KeepAlive
 from geventpool.testing import ScriptedConnector
 
 fuzz = settings(deadline=None, max_examples=60, database=None, derandomize=True)

@@ -33,6 +33,7 @@ from sqlalchemy import create_engine, event, text
 
 import geventpool
 from geventpool import FactoryConnector, Pool, TcpConnection, Timeouts
+from geventpool.dialing import dial, dial_unix
 from geventpool.mysql import Connection
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.mysql.ahead import packed
@@ -41,7 +42,7 @@ from geventpool.pool import ConnectionContext
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.redis import RedisCluster, SentinelConnectionPool
 from geventpool.redis.standin import StandIn
-from geventpool.sockets import dial, dial_unix, terminate
+from geventpool.sockets import terminate
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import (
     Interrupted,
@@ -209,7 +210,7 @@ def bare(pool: Pool[Any]) -> None:
     pool.release(conn)
 
 
-OPENING = ("sockets.dial", "connection.TcpConnection.open")
+OPENING = ("dialing.dial", "connection.TcpConnection.open")
 
 
 @covers(
@@ -395,7 +396,7 @@ class Spoken(TcpConnection):
 
 @covers(
     *("connector.FactoryConnector.open", "connector.FactoryConnector.ping"),
-    *("connector.FactoryConnector.close", "workers.within"),
+    *("connector.FactoryConnector.close", "_core.workers.within"),
 )
 def a_connector_that_speaks(site: Site) -> Scene:
     connector = Speaking(Spoken, {**site.echo.options, "connect_timeout": 5})
@@ -413,7 +414,7 @@ def a_connector_that_speaks(site: Site) -> Scene:
     return Scene(work, [pool], lambda: in_block(pool))
 
 
-@covers("sockets.dial")
+@covers("dialing.dial")
 def dialling_by_hand(site: Site) -> Scene:
     def work() -> None:
         terminate(dial("localhost", site.echo.port, timeout=5))
@@ -421,7 +422,7 @@ def dialling_by_hand(site: Site) -> Scene:
     return Scene(work, [], lambda: site.echo.wait_open(0))
 
 
-@covers("sockets.dial_unix")
+@covers("dialing.dial_unix")
 def dialling_a_unix_socket_by_hand(site: Site) -> Scene:
     def work() -> None:
         sock = dial_unix(site.unix.path or "", timeout=5)
@@ -1146,6 +1147,8 @@ _ELSEWHERE_TESTED = (
     "geventpool.testing",
     "geventpool.advise",
     "geventpool.__main__",
+    "geventpool.doctor",
+    "geventpool.top",
 )
 
 
@@ -1186,6 +1189,7 @@ NOT_HERE = {
     *("connection.Connection.open", "connection.Connection.close"),
     *("connector.Connector.open", "connector.Connector.close"),
     *("connector.Connector.ping", "connector.Connector.reset"),
+    "connector.Connector.cancel",
     # They are called for what is kept ready, or by others. They have other tests.
     *("sqlalchemy.record_pool.RecordConnector.open", "redis.internals.handle_push"),
     "sqlalchemy.record_pool.RecordConnector.ping",
@@ -1199,6 +1203,8 @@ NOT_HERE = {
     "_core.line.Line.wait",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
+    # ...it calls the method of the core, which is in the table.
+    "mysql.pool.ConnectionPool.close",
 }
 
 #: Where the switch is, of what switches in an object that it returns.

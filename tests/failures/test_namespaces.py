@@ -29,7 +29,7 @@ from gevent import monkey; monkey.patch_all()
 import sys, time
 import gevent
 from geventpool import *
-from geventpool.sockets import KeepAlive
+from geventpool.dialing import KeepAlive
 from geventpool.testing import check, check_capacity
 
 host, port = sys.argv[1], int(sys.argv[2])

@@ -9,7 +9,7 @@ import pytest
 from gevent import socket
 from pymysql import err
 
-from geventpool import sockets
+from geventpool import dialing
 from geventpool.mysql import NoServerError
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
@@ -203,13 +203,13 @@ def test_a_host_that_failed_is_not_dialled_for_each_connection(
         bound.bind(("127.0.0.1", 0))
         dead = bound.getsockname()
     dialled = []
-    dial = sockets.dial
+    dial = dialing.dial
 
     def note(host, port, **more):
         dialled.append(port)
         return dial(host, port, **more)
 
-    monkeypatch.setattr(sockets, "dial", note)
+    monkeypatch.setattr(dialing, "dial", note)
     pool = make_pool(hosts=[dead, alive], **options)
     held = [pool.acquire() for _ in range(3)]
     assert dialled.count(dead[1]) == 1
