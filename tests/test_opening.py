@@ -537,3 +537,22 @@ def test_a_reset_that_takes_long_holds_nobody_up():
     clean.set()
     wait_until(lambda: pool.stats().idle == 1, "reset")
     assert not pool._lifecycle.ledger.lagging
+
+
+def test_an_error_that_is_raised_again_closes_no_generator():
+    """Its traceback has the frames of an earlier borrower, which may be suspended."""
+    error = ConnectionRefusedError("the same each time")
+
+    def borrower():
+        with Pool(ScriptedConnector(open=[error, error])) as pool:
+            with pytest.raises(ConnectionRefusedError):
+                pool.acquire()
+            yield pool
+
+    suspended = borrower()
+    pool = next(suspended)
+    with pytest.raises(ConnectionRefusedError):
+        pool.acquire()
+    assert not pool.closed
+    suspended.close()
+    assert pool.closed

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-import traceback
 from collections.abc import Callable
 from errno import ECONNABORTED
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -30,6 +31,8 @@ from geventpool.policies import Backoff, safe_repr
 __all__ = ["Dialled", "Opener", "log_failure"]
 
 C = TypeVar("C")
+
+_SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 log = logging.getLogger("geventpool")
 
@@ -290,7 +293,7 @@ class Opener(Generic[C]):
     def _note_failure(self, error: BaseException) -> None:
         # The lines of the traceback are worth keeping; its frames would keep the
         # half-opened socket of every failure.
-        traceback.clear_frames(error.__traceback__)
+        _clear_frames(error.__traceback__)
         # A copy: the error itself goes to a borrower, and collects its frames.
         self.failure = (self._ledger.clock(), _copy_error(error))
 
@@ -421,6 +424,24 @@ def _told(error: BaseException) -> BaseException:
     told = ConnectionAbortedError(ECONNABORTED, "opening a connection was killed")
     told.__cause__ = error
     return told
+
+
+def _clear_frames(trace: TracebackType | None) -> None:
+    """Let go of the local variables of functions that have ended.
+
+    A driver may raise one and the same error again, whose traceback then also has the
+    frames of earlier borrowers. A generator among them that is suspended would be
+    closed if its frame were cleared, and would leave its ``with`` blocks.
+    """
+    while trace is not None:
+        frame = trace.tb_frame
+        if not frame.f_code.co_flags & _SUSPENDABLE:
+            try:
+                frame.clear()
+            except RuntimeError:
+                # It still runs.
+                pass
+        trace = trace.tb_next
 
 
 def _copy_error(error: BaseException) -> BaseException:
