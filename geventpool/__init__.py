@@ -85,3 +85,10 @@ __all__ = [
     "label",
     "pools",
 ]
+
+# Messages, documentation and pickles name public things by this package.
+for _name in __all__:
+    _thing = globals()[_name]
+    if getattr(_thing, "__module__", "").startswith("geventpool."):
+        _thing.__module__ = __name__
+del _name, _thing

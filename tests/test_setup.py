@@ -35,3 +35,10 @@ def test_importing_the_core_loads_no_driver_and_patches_nothing() -> None:
         "assert not monkey.saved\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def test_public_names_say_that_they_are_in_the_package() -> None:
+    """Messages and pickles name no module that may be moved."""
+    for name in geventpool.__all__:
+        module = getattr(getattr(geventpool, name), "__module__", "geventpool")
+        assert module == "geventpool", f"{name} says that it is in {module}"

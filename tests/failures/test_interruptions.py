@@ -1170,7 +1170,11 @@ def _marked_in(owner: Any, module: str, prefix: str) -> Iterator[tuple[str, Code
         is_class = isinstance(thing, type)
         if not is_class and not isinstance(thing, FunctionType):
             continue
-        if thing.__module__ != module or getattr(thing, "_is_protocol", False):
+        homes = {module}
+        if name in getattr(owner, "__all__", ()):
+            # Public names say that they are defined in the package itself.
+            homes.add("geventpool")
+        if thing.__module__ not in homes or getattr(thing, "_is_protocol", False):
             continue
         where = thing.__init__ if is_class else inspect.unwrap(thing)
         # The constructor of a class may switch only if its docstring says "then".
