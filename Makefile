@@ -9,7 +9,7 @@ VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
 .PHONY: help demo test check bench bench-readme compat soak test-versions matrix
-.PHONY: mutants release-check clean
+.PHONY: mutants release-check clean browser-test
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-readme   measure again what README.rst shows"
 	@echo "make mutants put mistakes into the code and see the tests notice (JOBS=2)"
 	@echo "make compat  drivers' own tests, with their pools and with ours"
+	@echo "make browser-test   the status page in Chromium, and its picture"
 	@echo "make soak    storms over every pool of ours (MINUTES=5)"
 	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make matrix  the tests with all supported versions (ARGS=\"--list\")"
@@ -50,6 +51,10 @@ test:
 	@$(MAKE) --no-print-directory check
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage report
+
+browser-test:
+	@.ci/setup $(VENV) browser required
+	GEVENTPOOL_PICTURE=docs/pictures/status.png $(RUN) pytest tests/browser
 
 compat:
 	@.ci/setup $(VENV) dev required

@@ -57,7 +57,10 @@ def verdict(chosen: Iterable[Pool[Any]] | None = None) -> dict[str, str]:
     """The pools that are not ready, each with the reason; empty: all are ready.
 
     A pool without an idle connection is ready: if a process under load counted as not
-    ready, its load would go to the others, which would follow. Never switches.
+    ready, its load would go to the others, which would follow. A pool that has given up
+    looking for its server because nobody asks is ready: the next request tries it.
+
+    Never switches.
     """
     reasons = {}
     for pool in pools() if chosen is None else chosen:
@@ -70,6 +73,8 @@ def verdict(chosen: Iterable[Pool[Any]] | None = None) -> dict[str, str]:
 def _reason(pool: Pool[Any]) -> str | None:
     if pool.closed:
         return "the pool is closed"
+    # Not as long as the outage lasts: a pool that nobody asks gives up looking for its
+    # server, and a process without requests would never become ready again.
     if pool.stats().paused:
         return "the server cannot be reached"
     return None

@@ -73,8 +73,9 @@ def check_wheel(path: Path) -> None:
     """The wheel has the package, its types, and nothing beside it."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    if "geventpool/py.typed" not in names:
-        sys.exit(f"{path.name} lacks geventpool/py.typed")
+    for needed in ("geventpool/py.typed", "geventpool_pytest.py"):
+        if needed not in names:
+            sys.exit(f"{path.name} lacks {needed}")
     tops = {name.partition("/")[0] for name in names}
     if others := [top for top in tops if not top.startswith("geventpool")]:
         sys.exit(f"{path.name} also has {', '.join(others)}")
