@@ -7,6 +7,7 @@ connections.
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import weakref
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from geventpool.redis.internals import (
     is_connected,
 )
 from geventpool.redis.probe import is_quiet
-from geventpool.sockets import find_socket
+from geventpool.sockets import find_socket, terminate
 
 __all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
 
@@ -136,7 +137,12 @@ class RedisConnector(Connector[Any]):
     def terminate(self, conn: Any) -> None:
         """Close the socket. A forked child closes only its copy. Never switches."""
         flush_cache(conn)
-        behind_cache(conn).disconnect()
+        inner = behind_cache(conn)
+        sock = find_socket(inner)
+        if sock is not None and inner.pid != os.getpid():  # pragma: no cover (a child)
+            # redis-py's way would wake the copies of the parent's greenlets.
+            terminate(sock)
+        inner.disconnect()
         self.unsure.discard(id(conn))
         hooks = self._hooks()
         if hooks is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import PoolExhaustedError
+from geventpool import Outage, PoolExhaustedError
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import OurSockets, PatientSockets
 from tests.failures.oracles import BLOCKS, Outcome, broken
@@ -177,6 +177,7 @@ class Impatient(OurSockets):
     """Says that it lets borrowers wait, and does not."""
 
     is_patient = True
+    more: ClassVar[dict[str, Any]] = {"outage": Outage(grace=0)}
 
 
 class KeepsThings(OurSockets):

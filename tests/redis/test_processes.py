@@ -39,6 +39,25 @@ def in_child(work: Callable[[], object]) -> str:
         return pipe.read()
 
 
+def test_a_copy_that_waits_for_a_reply_is_not_woken_in_the_child(
+    own_server: RedisServer,
+) -> None:
+    """It would go on with the parent's work there."""
+    pool = ConnectionPool(port=own_server.port, max_connections=2, timeout=5)
+    client = redis.Redis(connection_pool=pool)
+    waiter = gevent.spawn(client.blpop, "jobs", 20)
+    wait_until(lambda: any(each["cmd"] == "blpop" for each in own_server.clients()))
+
+    def use() -> object:
+        assert client.ping()
+        gevent.idle()
+        return waiter.ready()
+
+    assert in_child(use) == "False"
+    client.rpush("jobs", "mine")
+    assert waiter.get(timeout=5) == (b"jobs", b"mine")
+
+
 def test_parent_and_children_use_the_pool(own_server: RedisServer) -> None:
     """Like gunicorn with ``preload_app``: before the fork, in the children, after."""
     pool = ConnectionPool(port=own_server.port, max_connections=3, timeout=5)
