@@ -27,6 +27,7 @@ from geventpool.mysql.errors import (
     NoServerError,
     Reaction,
     is_disconnect,
+    is_unreachable,
     reaction,
 )
 from geventpool.mysql.hosts import Host, Hosts
@@ -339,8 +340,11 @@ class MySQLConnector(Connector[Connection]):
         return reaction(error) is Reaction.KEEP
 
     def is_disconnect(self, error: Exception) -> bool:
-        """Whether *error* means that the connection was lost. Never switches."""
-        return is_disconnect(error)
+        """Whether *error* means that the connection was lost. Never switches.
+
+        Or that the server could not be reached: then an outage has its grace.
+        """
+        return is_disconnect(error) or is_unreachable(error)
 
     def is_exhausted(self, error: Exception) -> bool:
         """Whether *error* means that the server is full. Never switches."""

@@ -11,12 +11,14 @@ import errno
 import re
 
 from pymysql import err
+from pymysql.constants import CR
 
 __all__ = [
     "ConnectionInUseError",
     "NoServerError",
     "Reaction",
     "is_disconnect",
+    "is_unreachable",
     "reaction",
 ]
 
@@ -112,6 +114,18 @@ def reaction(error: BaseException) -> Reaction:
     if code == 1290 and not _READ_ONLY.search(str(error)):
         return Reaction.KEEP
     return known
+
+
+#: By socket, by network.
+_UNREACHABLE = ((CR.CR_CONNECTION_ERROR,), (CR.CR_CONN_HOST_ERROR,))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether *error* means that no connection could be made.
+
+    :param error: any exception.
+    """
+    return isinstance(error, err.MySQLError) and error.args[:1] in _UNREACHABLE
 
 
 def is_disconnect(error: BaseException) -> bool:

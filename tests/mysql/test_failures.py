@@ -20,6 +20,23 @@ def warm(pool, number):
     return lent
 
 
+# A server that is away
+
+
+def test_a_server_that_is_away_for_a_moment_fails_no_waiter(make_pool, mariadb_server):
+    """PyMySQL's own error for that is none of the system's."""
+    ports = [mariadb_server.port]
+    backoff = Backoff(0.001, maximum=0.001)
+    pool = make_pool(lambda: {"port": ports[-1]}, outage=Outage(backoff=backoff))
+    pool.release(pool.acquire())
+    pool.drain()
+    ports.append(1)
+    waiter = gevent.spawn(pool.acquire)
+    wait_until(lambda: pool.failure() is not None, "failed")
+    ports.pop()
+    assert waiter.get().open
+
+
 # Connections that die
 
 
