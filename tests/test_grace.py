@@ -55,6 +55,34 @@ def outcome(pool, timeout=None):
         return error
 
 
+# After the outage.
+
+
+def test_a_dial_that_hung_in_an_outage_says_nothing_about_the_time_after_it():
+    """It would pause a pool whose server is back, and fail who has just asked."""
+    connector, lost = ScriptedConnector(), Event()
+    pool, clock = reached(connector, backoff=NEVER, max_connecting=2)
+
+    def hang():
+        lost.wait()
+        raise TimeoutError("no answer")
+
+    connector.script("open", hang, *down(2))
+    first = gevent.spawn(outcome, pool)
+    gevent.idle()
+    clock.now += 20
+    connector.script("open")
+    breaker = pool._lifecycle.opener.breaker
+    with pool.connection():
+        asker = gevent.spawn(outcome, pool)
+        gevent.idle()
+    lost.set()
+    gevent.joinall([first, asker])
+    assert not breaker.paused and breaker.since is None
+    assert first.value in pool.idle_connections()
+    assert asker.value in pool.idle_connections()
+
+
 # Within the grace.
 
 

@@ -85,6 +85,12 @@ class Breaker:
         self.paused = self._told = self.demand = True
         return True
 
+    @property
+    def has_grace(self) -> bool:
+        """Whether waiters stay in line for some time when the way is lost."""
+        policy = self.policy
+        return policy.failures is not None and (policy.wait or policy.grace > 0)
+
     def _is_too_much(self, now: float) -> bool:
         allowed = self.policy.failures
         if allowed is None:

@@ -47,16 +47,22 @@ class Dialled(Generic[C]):
     :param conn: the connection; None: there is none.
     :param error: why it cannot be used; None: it can, or nobody needs it.
     :param float started: when the attempt began, by the pool's clock.
+    :param bool outdated: it failed, and another has succeeded since it began.
     """
 
-    __slots__ = ("conn", "error", "started")
+    __slots__ = ("conn", "error", "outdated", "started")
 
     def __init__(
-        self, conn: C | None, error: BaseException | None, started: float
+        self,
+        conn: C | None,
+        error: BaseException | None,
+        started: float,
+        outdated: bool = False,
     ) -> None:
         self.conn = conn
         self.error = error
         self.started = started
+        self.outdated = outdated
 
 
 class Opener(Generic[C]):
@@ -192,12 +198,12 @@ class Opener(Generic[C]):
 
         :return: for :meth:`register`, unless *entry* is GONE meanwhile.
         """
-        started = self._ledger.clock()
+        started, successes = self._ledger.clock(), self.successes
         try:
             conn = self._open_patiently(entry)
         except (Exception, gevent.Timeout) as error:
             # A Timeout that a driver sets up for itself is its way to fail.
-            return Dialled(None, error, started)
+            return Dialled(None, error, started, self.successes > successes)
         except BaseException as error:
             if entry.state is not GONE:
                 self._interrupted(entry, error)
@@ -216,7 +222,7 @@ class Opener(Generic[C]):
         if dialled.error is None:
             self._opened(entry, dialled)
         else:
-            self._not_opened(entry, dialled.error, dialled.started)
+            self._not_opened(entry, dialled, dialled.error)
 
     def _unfit(self, conn: C) -> Exception | None:
         """Why what the connector opened cannot be lent; None: it can."""
@@ -311,9 +317,9 @@ class Opener(Generic[C]):
             self._listeners.notify("resumed", outage)
 
     def _not_opened(
-        self, entry: Entry[C], error: BaseException, started: float
+        self, entry: Entry[C], dialled: Dialled[C], error: BaseException
     ) -> None:
-        waiter = entry.waiter
+        waiter, started = entry.waiter, dialled.started
         self._ledger.settle(entry)
         self._ledger.move(entry, GONE)
         self._note_failure(error)
@@ -322,6 +328,10 @@ class Opener(Generic[C]):
             # While one opening pauses because the server is full, the others that it
             # refuses give way: their waiters stay in line.
             stays = bool(self.refused)
+        elif dialled.outdated and self._is_loss(error):
+            # It hung in an outage that has ended meanwhile.
+            stays = self.breaker.has_grace
+            self._retry_later()
         else:
             self._failed(error, started)
             stays = self.search.can_still_serve()
@@ -335,6 +345,10 @@ class Opener(Generic[C]):
         if self.breaker.failed(self._ledger.clock(), self._is_loss(error), started):
             self.search.begin()
             self._listeners.notify("paused", error)
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        """See to it that *min_connections* are opened, if they are not."""
         if self._is_short and self._retry is None:
             # Nobody may ask for long, and the next sweep may be minutes away.
             loop = gevent.get_hub().loop
