@@ -9,14 +9,15 @@ VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
 .PHONY: help demo test check bench bench-readme compat soak test-versions matrix
-.PHONY: mutants release-check clean browser-test
+.PHONY: mutants docs release-check clean browser-test
 
 help:
 	@echo "make demo    see the pool at its main job, on real servers"
 	@echo "make test    check, run all tests, measure their coverage"
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
-	@echo "make bench-readme   measure again what README.rst shows"
+	@echo "make bench-readme   measure again what docs/results/benchmarks.rst shows"
+	@echo "make docs    build the documentation and check its links"
 	@echo "make mutants put mistakes into the code and see the tests notice (JOBS=2)"
 	@echo "make compat  drivers' own tests, with their pools and with ours"
 	@echo "make browser-test   the status page in Chromium, and its picture"
@@ -55,6 +56,12 @@ test:
 browser-test:
 	@.ci/setup $(VENV) browser required
 	GEVENTPOOL_PICTURE=docs/pictures/status.png $(RUN) pytest tests/browser
+
+docs:
+	@.ci/setup $(VENV) docs optional
+	$(RUN) sphinx --quiet --fail-on-warning --keep-going -b html docs build/docs/html
+	$(RUN) sphinx --quiet --fail-on-warning --keep-going -b linkcheck docs build/docs/links
+	@echo build/docs/html/index.html
 
 compat:
 	@.ci/setup $(VENV) dev required

@@ -1,7 +1,7 @@
 """``python -m benchmarks [WORKLOAD ...]``: run workloads and print their tables.
 
 ``python -m benchmarks plot FILE DIR`` draws the figures of a saved run, ``compare OLD
-NEW`` compares two runs, and ``readme`` renews the numbers in README.rst.
+NEW`` compares two runs, and ``readme`` renews the numbers in the docs.
 """
 
 from gevent import monkey

@@ -1,12 +1,11 @@
-"""``python -m benchmarks readme``: measure again what README.rst shows.
+"""``python -m benchmarks readme``: measure again what the docs show.
 
-The text between two marks of README.rst is written by this command: two pictures, two
-tables, and what they were made with. The numbers are kept beside the pictures, so that
-the same text can be written again without measuring (``--from``), or be compared with a
-later run.
+The text between two marks of docs/results/benchmarks.rst is written by this command:
+two pictures, two tables, and what they were made with. The numbers are kept
+beside the pictures, so that the same text can be written again without measuring
+(``--from``), or be compared with a later run.
 
-The pictures are named by paths within the repository. Where these cannot be seen, the
-sentence that describes each is shown instead.
+The pictures are named by paths relative to the page.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from benchmarks.results import Run
 from benchmarks.rounds import SCALES, Scale
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.rst"
+PAGE = ROOT / "docs" / "results" / "benchmarks.rst"
 #: The numbers, beside the pictures.
 NUMBERS = "readme.json"
 
@@ -50,7 +49,7 @@ def replaced(text: str, block: str) -> str:
 
 
 def kept(run: Run) -> Run:
-    """Return the part of a run that README.rst is made from."""
+    """Return the part of a run that the page is made from."""
     return {
         **run,
         "workloads": {
@@ -63,40 +62,40 @@ def kept(run: Run) -> Run:
     }
 
 
-def write(run: Run, readme: Path) -> list[Path]:
-    """Write a run into a README and its pictures beside it, and return the files.
+def write(run: Run, page: Path) -> list[Path]:
+    """Write a run into a page and its pictures beside it, and return the files.
 
     :raises NoMarksError: it has no marks; nothing is written.
     """
-    text = replaced(readme.read_text(encoding="utf-8"), block_of(run))
-    folder = readme.parent / PICTURES
+    text = replaced(page.read_text(encoding="utf-8"), block_of(run))
+    folder = page.parent / PICTURES
     written = list(draw(run, folder, SHOWN))
     results.save(folder / NUMBERS, kept(run))
-    readme.write_text(text, encoding="utf-8")
-    return [*written, folder / NUMBERS, readme]
+    page.write_text(text, encoding="utf-8")
+    return [*written, folder / NUMBERS, page]
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``python -m benchmarks readme``; return 0 if README.rst was written."""
+    """Run ``python -m benchmarks readme``; return 0 if the page was written."""
     from benchmarks.__main__ import measured
 
     parser = argparse.ArgumentParser(COMMAND)
     scales = {SCALE.name: SCALE, **SCALES}
     failed: list[str] = []
     parser.add_argument("--scale", choices=scales, default=SCALE.name)
-    parser.add_argument("--readme", type=Path, default=README, help="the file to write")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the file to write")
     parser.add_argument(
         "--from",
         dest="run",
         type=Path,
         metavar="FILE",
-        help=f"do not measure; take a saved run, such as {PICTURES / NUMBERS}",
+        help=f"do not measure; take a saved run, such as {NUMBERS} beside the pictures",
     )
     options = parser.parse_args(arguments)
     console = terminal()
     try:
         # Bad marks are an error before the measurement, which takes minutes.
-        replaced(options.readme.read_text(encoding="utf-8"), "")
+        replaced(options.page.read_text(encoding="utf-8"), "")
         if options.run:
             run = results.load(options.run)
         else:
@@ -104,7 +103,7 @@ def main(arguments: list[str]) -> int:
             run, failed = measured(list(WORKLOADS), scale, console, ["readme"])
         if failed:
             return 1
-        for path in write(run, options.readme):
+        for path in write(run, options.page):
             console.print(str(path))
     except (OSError, NoMarksError, results.NotARunError) as error:
         parser.exit(2, f"{error}\n")

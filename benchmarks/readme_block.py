@@ -1,4 +1,4 @@
-"""What README.rst shows of a run: two pictures, two tables, remarks.
+"""What the page of benchmarks shows of a run: two pictures, two tables, remarks.
 
 It knows which numbers are shown there and how they are written in reStructuredText, and
 nothing about files.
@@ -33,8 +33,8 @@ from benchmarks.rounds import Spread, is_unsteady
 COMMAND = "python -m benchmarks readme"
 SHOWN = ("waits-job", "throughput")
 
-#: Where pictures and numbers are, relative to README.rst.
-PICTURES = Path("benchmarks/pictures")
+#: Where pictures and numbers are, relative to the page.
+PICTURES = Path("pictures")
 
 #: The package of each pool.
 PACKAGES = {

@@ -2,8 +2,8 @@
 
 :class:`PoolOptions` holds and checks the values that one pool was given.
 :class:`PoolKeywords` tells type checkers the same names and types, for
-``**options: Unpack[PoolKeywords]``. The page ``docs/options.rst`` is generated from the
-one, and a test compares the other with it.
+``**options: Unpack[PoolKeywords]``. The page ``docs/reference/options.rst`` is
+generated from the one, and a test compares the other with it.
 
 Knows nothing of drivers: an adapter derives a class for the options that it adds.
 """

@@ -1,4 +1,4 @@
-"""The page ``docs/options.rst``, from the options that the code has.
+"""The page ``docs/reference/options.rst``, from the options that the code has.
 
 ``python -m tests.reference`` writes it.
 """
@@ -14,7 +14,7 @@ from geventpool.options import TEXT_FORMS, PoolOptions
 
 __all__ = ["PAGE", "page"]
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.rst"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "options.rst"
 
 INTRODUCTION = """\
 =======

@@ -1,4 +1,4 @@
-"""Runs are saved, compared, drawn and shown in the README as they are."""
+"""Runs are saved, compared, drawn and shown in the docs as they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from benchmarks.progress import bars, step
 from benchmarks.report import Measure, Report, Section, part
 from benchmarks.rounds import Series, Spread, interleave, is_unsteady
 
-ROOT = Path(__file__).parent.parent.parent
 OURS, PEER, FLOOR = "geventpool", "QueuePool", "gevent queue"
 
 
@@ -395,7 +394,7 @@ def test_an_axis_has_round_times(seconds: float, text: str) -> None:
     assert plots.short_duration(seconds) == text
 
 
-# The README
+# The page
 
 
 TEXT = f"before\n\n{readme.BEGIN}\nold\n{readme.END}\n\nafter\n"
@@ -445,11 +444,11 @@ def test_every_workload_runs_and_saves_its_numbers(tiny_run: Path) -> None:
     assert len(set(names)) == len(names) >= 4
 
 
-def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> None:
+def test_the_page_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> None:
     """Good markup, two pictures that are there, one table; again the same."""
-    target = tmp_path / "README.rst"
+    target = tmp_path / "benchmarks.rst"
     target.write_text(TEXT)
-    assert main(["readme", "--from", str(tiny_run), "--readme", str(target)]) == 0
+    assert main(["readme", "--from", str(tiny_run), "--page", str(target)]) == 0
     text = target.read_text()
     docutils.core.publish_string(
         text, writer="null", settings_overrides={"halt_level": 2, "report_level": 2}
@@ -459,11 +458,11 @@ def test_the_readme_is_written_from_a_run(tmp_path: Path, tiny_run: Path) -> Non
     assert all((tmp_path / path).is_file() for path in images)
     assert f"\n{OURS} " in text and f"gevent {gevent.__version__}" in text
     kept = tmp_path / shown.PICTURES / readme.NUMBERS
-    assert main(["readme", "--from", str(kept), "--readme", str(target)]) == 0
+    assert main(["readme", "--from", str(kept), "--page", str(target)]) == 0
     assert target.read_text() == text
 
 
-def test_a_peer_that_failed_stands_in_the_readme_as_such(tiny_run: Path) -> None:
+def test_a_peer_that_failed_stands_in_the_page_as_such(tiny_run: Path) -> None:
     """In the table, and with its reason below."""
     run = results.load(tiny_run)
     for name in ("cycle", "contention"):
@@ -502,13 +501,13 @@ def test_figures_are_drawn_by_the_command(
     assert "waits-job.png" in capsys.readouterr().out
 
 
-def test_the_readme_shows_what_is_there() -> None:
-    """The block in README.rst is the one its kept numbers give."""
-    kept = results.load(ROOT / shown.PICTURES / readme.NUMBERS)
-    text = readme.README.read_text()
+def test_the_page_shows_what_is_there() -> None:
+    """The block in the page is the one its kept numbers give."""
+    kept = results.load(readme.PAGE.parent / shown.PICTURES / readme.NUMBERS)
+    text = readme.PAGE.read_text()
     assert readme.replaced(text, shown.block_of(kept)) == text
     for name in shown.SHOWN:
-        assert (ROOT / shown.PICTURES / f"{name}.svg").is_file()
+        assert (readme.PAGE.parent / shown.PICTURES / f"{name}.svg").is_file()
 
 
 def test_the_best_peer_is_none_of_the_floors() -> None:
@@ -522,9 +521,9 @@ def test_jains_index_is_one_for_equal_shares() -> None:
     assert jain([5, 5]) == 1.0 and jain([9, 0, 0]) == pytest.approx(1 / 3)
 
 
-def test_the_readme_shows_loans_of_real_connections() -> None:
+def test_the_page_shows_loans_of_real_connections() -> None:
     """Where they were measured, beside the bare queue, the cheapest first."""
-    run = results.load(ROOT / shown.PICTURES / readme.NUMBERS)
+    run = results.load(readme.PAGE.parent / shown.PICTURES / readme.NUMBERS)
     section = Section("loans", ["pool"], key="loans", floor=FLOOR)
     section.measure(
         series_of(**{"redis, a loan": [2e-6, 2e-6], FLOOR: [1e-7, 1e-7]}), "each", float

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import geventpool
 from tests.compat.environment import REPOSITORY, pip
+from tests.pages import README, blocks
 from tests.servers import RedisServer
-from tests.test_readme import examples
 
 __all__ = ["main"]
 
@@ -87,7 +87,7 @@ def try_example(wheel: Path, environment: Path) -> None:
     python = environment / "bin" / "python"
     pip(python, "install", wheel)
     with RedisServer() as server:
-        source = examples()[0].replace("6379", str(server.port))
+        source = next(blocks(README)).source.replace("6379", str(server.port))
         # Not in the checkout: it is the installed package that is tried.
         command = [python, "-W", "error", "-c", source]
         if subprocess.run(command, cwd=environment).returncode:

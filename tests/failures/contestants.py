@@ -33,7 +33,7 @@ class Contestant:
     name: ClassVar[str]
     site: ClassVar[str]
 
-    #: Errors a borrower may see, each with the sentence of the README that tells of it;
+    #: Errors a borrower may see, each with the documented sentence that tells of it;
     #: None: nothing is known of what the documentation says.
     documented: ClassVar[dict[str, str] | None] = None
 

@@ -76,7 +76,7 @@ def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_cell_runs_in_a_process_of_its_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the command that the README gives; peers are among those it knows."""
+    """By the command that the documentation gives; peers are among those it knows."""
     words = ["kills", "--pool", "tcp", "--seconds", "0.1", "--seed", "5"]
     assert program.main(words) == 0
     said = capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_a_table_has_as_few_lines_as_fit() -> None:
 
 
 def test_the_table_has_columns_of_both_sites() -> None:
-    """Of the pools that the README compares, each once."""
+    """Of the pools that the documentation compares, each once."""
     sites = [CONTESTANTS[name].site for name in program.COLUMNS]
     assert sites == ["redis"] * 5 + ["mysql"] * 6
     assert len(set(program.COLUMNS)) == len(sites)

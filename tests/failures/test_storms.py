@@ -76,11 +76,12 @@ def flat(text: str) -> str:
 
 
 def documentation() -> str:
-    """The README, and what ``help()`` says of the pools."""
+    """The README, the pages, and what ``help()`` says of the pools."""
     kinds = (geventpool.redis.ConnectionPool, geventpool.sqlalchemy.GreenletPool)
     helps = [method.__doc__ or "" for it in kinds for method in vars(it).values()]
-    readme = (Path(__file__).parents[2] / "README.rst").read_text()
-    return flat(" ".join([readme, *helps]))
+    root = Path(__file__).parents[2]
+    pages = [root / "README.rst", *sorted((root / "docs").rglob("*.rst"))]
+    return flat(" ".join([*(page.read_text() for page in pages), *helps]))
 
 
 @pytest.mark.parametrize("pool", [name for name in CONTESTANTS if ours(name)])

@@ -1,0 +1,144 @@
+"""What the documentation shows is run as it stands there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import docutils.core
+import gevent
+import pytest
+
+import geventpool
+from tests.pages import README, ROOT, bare_blocks, blocks, name, pages
+from tests.redis.clusters import Cluster
+from tests.servers import RedisSentinel
+
+#: Languages of blocks: Python is run, commands must exist, text is output or a drawing.
+LANGUAGES = {"python", "console", "text"}
+
+WITH_PYTHON = [
+    page for page in pages() if any(b.language == "python" for b in blocks(page))
+]
+COMMANDS = [
+    pytest.param(line, id=f"{name(page)}: {line}")
+    for page in pages()
+    for block in blocks(page)
+    if block.language == "console"
+    for line in block.source.splitlines()
+]
+
+
+@pytest.fixture
+def addresses(
+    redis_server: Any, mariadb_server: Any, tmp_path: Path
+) -> Iterator[Callable[[str], str]]:
+    """Replace the addresses that pages show by those of running servers."""
+    with ExitStack() as stack:
+
+        def sentinel() -> str:
+            return str(stack.enter_context(RedisSentinel(redis_server)).port)
+
+        def cluster() -> str:
+            return str(stack.enter_context(Cluster()).nodes[0].port)
+
+        account = mariadb_server.client_options
+        shop = "user:password@127.0.0.1:3306/shop"
+        address = "{user}:{password}@127.0.0.1:{port}/{database}".format(**account)
+        ports = {
+            "6379": lambda: str(redis_server.port),
+            "26379": sentinel,
+            "7000": cluster,
+        }
+
+        def replace(source: str) -> str:
+            for port, running in ports.items():
+                if re.search(rf"\b{port}\b", source):
+                    source = re.sub(rf"\b{port}\b", running(), source)
+            return source.replace(shop, address).replace("/run/shop", str(tmp_path))
+
+        yield replace
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+def test_every_example_runs(
+    page: Path, addresses: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after another, as a reader would type them; only the addresses differ."""
+    before = set(geventpool.pools())
+    names: dict[str, Any] = {"__name__": "example"}
+    source = ""
+    for block in blocks(page):
+        if block.language == "python":
+            # Errors name the line of the page.
+            source += "\n" * (block.line - source.count("\n") - 1) + block.source
+    exec(compile(addresses(source), str(page), "exec"), names)
+    opened = [pool for pool in geventpool.pools() if pool not in before]
+    gevent.joinall([gevent.spawn(pool.close, timeout=1) for pool in opened])
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_every_block_has_a_language(page: Path) -> None:
+    """What is run and what is not is not guessed."""
+    assert list(bare_blocks(page)) == []
+    assert {block.language for block in blocks(page)} <= LANGUAGES
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_project_exist(line: str) -> None:
+    """Each target of make, and each module that is run by ``python -m``."""
+    if target := re.match(r"make ([\w-]+)", line):
+        makefile = (ROOT / "Makefile").read_text()
+        assert re.search(rf"^{target[1]}:", makefile, re.MULTILINE)
+    if module := re.search(r"python -m ([\w.]+)", line):
+        assert importlib.util.find_spec(module[1])
+
+
+def test_pages_are_found_with_their_setup_and_lines(tmp_path: Path) -> None:
+    """A block ends where its indentation ends; the numbers are those of the file."""
+    page = tmp_path / "page.rst"
+    page.write_text(
+        ".. setup for the examples\n\n    a = 1\n\nText::\n\n    bare\n\n"
+        "* .. code-block:: python\n\n    b = a\n\n    c = b\n\nEnd.\n"
+    )
+    found = [(each.language, each.line, each.source) for each in blocks(page)]
+    assert found == [("python", 3, "a = 1\n"), ("python", 11, "b = a\n\nc = b\n")]
+    assert list(bare_blocks(page)) == [5]
+
+
+def test_the_readme_is_short_and_good_markup() -> None:
+    """A package index shows what a strict reader of the markup accepts."""
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    docutils.core.publish_string(
+        text,
+        writer="null",
+        settings_overrides={"halt_level": 2, "report_level": 2, "raw_enabled": False},
+    )
+
+
+def test_the_readme_names_pages_that_exist() -> None:
+    """A row of the table names a folder once and then its files."""
+    folder = ""
+    for path in re.findall(r"``([\w/-]+(?:\.rst)?)``", README.read_text()):
+        if path.startswith("docs"):
+            folder = path.rpartition("/")[0]
+        if path.endswith(".rst") or path.startswith("docs"):
+            assert (ROOT / path).exists() or (ROOT / folder / path).exists(), path
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """No page is found by its address alone."""
+    docs = ROOT / "docs"
+    index = (docs / "index.rst").read_text()
+    listed = set(re.findall(r"^   ([a-z/-]+)$", index, re.MULTILINE))
+    there = {
+        page.relative_to(docs).with_suffix("").as_posix()
+        for page in docs.rglob("*.rst")
+        if "examples" not in page.parts
+    }
+    assert there - {"index"} == listed
