@@ -77,7 +77,7 @@ class OurEngine(Ours, Engine):
             "pymysql.err.InterfaceError 0",
             "pymysql.err.InternalError",
         ),
-        "what the driver or a listener raised",
+        "raised by the driver or a listener",
     )
 
     pool_options = {"poolclass": GreenletPool, "pool_use_lifo": True}
