@@ -713,12 +713,6 @@ class Pool(Generic[C]):
             if entry.state is IN_USE and entry.holder is holder:
                 self._lifecycle.terminate(entry, CloseReason.HOLDER_DIED)
 
-    # Letting go.
-
-    # Serving the line.
-
-    # Looking after the idle ones.
-
     # Changing the whole pool.
 
     def drop_expired(self) -> None:
@@ -748,6 +742,18 @@ class Pool(Generic[C]):
         """
         self._check_thread()
         self._lifecycle.revalidate()
+
+    def report_error(self, error: BaseException | None) -> None:
+        """Call :meth:`revalidate` if *error* came of a lost connection. Never switches.
+
+        For code that handles an error which would otherwise leave a ``with`` block of
+        this pool: other connections may be lost as well. The connector decides.
+
+        :param error: None: nothing is done.
+        """
+        # Without _check_thread(): an adapter calls this at the end of a loan, where
+        # an error more would hide the first one.
+        self._lifecycle.revalidate_after(error)
 
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.

@@ -93,9 +93,9 @@ def test_the_pauses_grow_until_a_success():
     backoff = Backoff(1, factor=2, maximum=8, jitter=0)
     breaker = Breaker(Outage(failures=1, grace=0, backoff=backoff), 4)
     breaker.failed(0)
-    assert [breaker.pause(0) for _ in range(5)] == [1, 2, 4, 8, 8]
+    assert [breaker.next_pause(0) for _ in range(5)] == [1, 2, 4, 8, 8]
     breaker.succeeded(1)
-    assert breaker.pause(1) == 1
+    assert breaker.next_pause(1) == 1
 
 
 @settings(deadline=None)

@@ -549,3 +549,17 @@ def test_a_connector_that_fails_to_judge_a_loss_costs_nothing(caplog):
     assert "ZeroDivisionError" in caplog.text
     assert pool.stats().idle == 1
     check(pool)
+
+
+def test_an_error_that_was_handled_can_be_reported():
+    """An adapter may handle what would otherwise leave a block."""
+    connector = ScriptedConnector()
+    pool, first, second = two_idle(connector)
+    pool.report_error(None)
+    pool.report_error(ValueError())
+    with pool.connection() as conn:
+        assert conn in (first, second)
+    assert ("ping", conn) not in connector.calls
+    pool.report_error(ConnectionResetError("gone"))
+    with pool.connection() as conn:
+        assert ("ping", conn) in connector.calls

@@ -127,8 +127,8 @@ class Breaker:
         self._failures = 0 if self._admitted == self.most else edge
         return outage
 
-    def pause(self, now: float) -> float:
-        """Seconds until the next try."""
+    def next_pause(self, now: float) -> float:
+        """Count one more attempt, and return the seconds until it."""
         backoff = self.policy.backoff
         pause = backoff.delay(self._tries)
         self._tries += 1

@@ -100,7 +100,7 @@ class ServerProbe(Generic[C]):
         """
         breaker = self._breaker
         while breaker.paused:
-            gevent.sleep(breaker.pause(self._ledger.clock()))
+            gevent.sleep(breaker.next_pause(self._ledger.clock()))
             wanted = breaker.demand or self._ledger.waiters
             if self._ledger.closed or not (breaker.paused and wanted):
                 return

@@ -353,7 +353,7 @@ class TransactionContext(ConnectionContext[Connection]):
         if error is None and entry.conn.nothing_to_commit:
             _exit(self, None, None, None)
             return
-        self._pool._lifecycle.revalidate_after(error)
+        self._pool.report_error(error)
         try:
             if error is None:
                 entry.conn.commit_if_open()

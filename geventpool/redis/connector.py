@@ -144,12 +144,18 @@ class RedisConnector(Connector[Any]):
             terminate(sock)
         inner.disconnect()
         self.unsure.discard(id(conn))
+        self.forget_use(conn)
         hooks = self._hooks()
         if hooks is not None:
             hooks.terminated(conn)
         # Code that still refers to it must not open a socket that the pool does not
         # count.
         forbid(conn)
+
+    def forget_use(self, conn: Any) -> None:
+        """Do not take the last reply on *conn* for a proof any more. Never switches."""
+        if conn is self.used:
+            self.used = None
 
     def ping(self, conn: Any) -> None:
         """Send a PING and wait for the reply. May switch.
@@ -168,7 +174,6 @@ class RedisConnector(Connector[Any]):
         # A connection with a reply just now needs no check: a busy greenlet takes the
         # same connection that it has just given back, and a check costs a system call.
         if conn is self.used:
-            self.used = None
             if monotonic() < self.until and is_connected(conn):
                 return True
         return is_quiet(conn)

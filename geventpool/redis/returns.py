@@ -93,6 +93,7 @@ class Returns(Credentials):
 
     def _examine(self, connection: Any, caller: FrameType | None) -> None:
         """Give back a connection whose loan must be examined."""
+        self._connector.forget_use(connection)
         if self._thread_pool is not None and self._thread_pool.made(connection):
             self._thread_pool.release(connection)
             return
