@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from geventpool.errors import (
 from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
-from geventpool.policies import Timeouts, check_int
+from geventpool.policies import Outage, Timeouts, check_int
 from geventpool.sqlalchemy.record_pool import RecordPool
 from geventpool.sqlalchemy.records import (
     Fairy,
@@ -106,6 +107,8 @@ class GreenletPool(QueuePool):
     :param Budget budget: one limit for all processes of the host; None: none.
     :param admission: refuse callers early under overload, by an
         :class:`~geventpool.Admission`; True: with its defaults. None, False: no.
+    :param Outage outage: what borrowers do while the server cannot be reached: they
+        wait for a short time, and later fail at once.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
@@ -137,6 +140,7 @@ class GreenletPool(QueuePool):
         reclaim: bool = True,
         listeners: Iterable[PoolListener] = (),
         timeouts: Timeouts = Timeouts(),
+        outage: Outage = Outage(),
         budget: Budget | None = None,
         admission: Admission | bool | None = None,
         unpatched: str = STOCK,
@@ -167,6 +171,7 @@ class GreenletPool(QueuePool):
             "reclaim": reclaim,
             "listeners": listeners,
             "timeouts": timeouts,
+            "outage": outage,
             "budget": budget,
             "admission": admission,
         }
@@ -247,6 +252,24 @@ class GreenletPool(QueuePool):
             f"{self.overflow()} reached, {why}",
             code="3o7r",
         )
+
+    @property
+    def _invoke_creator(self) -> Any:
+        return self._connect
+
+    @_invoke_creator.setter
+    def _invoke_creator(self, creator: Callable[[Record], Any]) -> None:
+        # A pool that becomes a ThreadPool finds it there.
+        self.__dict__["_invoke_creator"] = creator
+
+    @_invoke_creator.deleter
+    def _invoke_creator(self) -> None:
+        del self.__dict__["_invoke_creator"]
+
+    def _connect(self, record: Record) -> Any:
+        """Have SQLAlchemy connect, unless the server is away. May switch."""
+        dial = partial(self.__dict__["_invoke_creator"], record)
+        return self._pool.gate.connect(dial, self._timeout)
 
     def _create_connection(self) -> Record:
         return Record(self)

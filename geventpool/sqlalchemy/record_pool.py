@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +18,10 @@ from geventpool._core.holders import Holder
 from geventpool._core.ledger import CLOSING, GONE, IN_USE, CloseReason, Entry, anyone
 from geventpool._core.workers import within
 from geventpool.connector import Connector
+from geventpool.listeners import PoolStats
+from geventpool.policies import Outage
 from geventpool.pool import Pool
+from geventpool.sqlalchemy.outages import ConnectGate
 from geventpool.sqlalchemy.records import Owner, Record, terminate_connection
 
 __all__ = ["RecordPool", "RecordConnector"]
@@ -117,11 +121,31 @@ class RecordPool(Pool[Record]):
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self._owner = pool
+        self._outage: Outage = options.get("outage", Outage())
         #: the event loop of the pool's thread; None: not yet used
         self.loop: Any = None
         #: what gives up the places of records on loan that dispose() forgot
         self._forgotten: WeakKeyDictionary[Record, Any] = WeakKeyDictionary()
         super().__init__(RecordConnector(pool), lifo=use_lifo, **options)
+
+    def _begin(self, *args: Any) -> None:
+        super()._begin(*args)
+        #: where borrowers go to connect
+        self.gate = ConnectGate(
+            self._outage,
+            lambda: self._ledger.clock(),
+            self._is_disconnect,
+            self._listeners.notify,
+        )
+
+    def _is_disconnect(self, error: Exception) -> bool:
+        is_disconnect = getattr(self._owner._dialect, "is_disconnect", None)
+        return is_disconnect is not None and is_disconnect(error, None, None)
+
+    def stats(self) -> PoolStats:
+        """The state of the pool at this moment; does not change later."""
+        stats = super().stats()
+        return replace(stats, paused=stats.paused or self.gate.breaker.paused)
 
     # Borrowing
 

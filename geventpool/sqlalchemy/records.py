@@ -8,9 +8,10 @@ new version, read this list:
   it passes on to the driver;
 * called: both constructors, ``_ConnectionFairy._checkout``;
 * of a pool: ``_creator``, ``_dialect``, ``_do_get``, ``_do_return_conn``,
-  ``_create_connection``, ``_close_connection``, ``_should_log_debug``,
-  ``_pre_ping``, ``_recycle``, ``_reset_on_return``, ``_orig_logging_name``,
-  ``_sqla_logger_namespace``, ``_max_overflow``, ``_timeout``, ``_pool``;
+  ``_create_connection``, ``_invoke_creator``, ``_close_connection``,
+  ``_should_log_debug``, ``_pre_ping``, ``_recycle``, ``_reset_on_return``,
+  ``_orig_logging_name``, ``_sqla_logger_namespace``, ``_max_overflow``, ``_timeout``,
+  ``_pool``;
 * of a dialect: ``_do_ping_w_event``;
 * of PyMySQL: ``Connection._result``, ``MySQLResult.unbuffered_active``,
   ``SSCursor.read_next``.

@@ -22,7 +22,6 @@ ELSEWHERE = {
     "max_connecting",
     "max_connections",
     "name",
-    "outage",
     "owner_only",
     "reap_expired_connections",
 }

@@ -17,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 from geventpool import (
     ConnectionNotFoundError,
     Counters,
+    Outage,
     PoolOverloadedError,
     Timeouts,
 )
@@ -236,7 +237,7 @@ def test_all_holders_waiting_is_no_verdict(make_pool):
 
 def test_who_fails_to_connect_makes_room(make_pool, database, hub_errors):
     """The next in line tries for himself, and each has his own error."""
-    pool = make_pool()
+    pool = make_pool(outage=Outage(failures=None))
     database.failure = OSError("down")
     crowd = [gevent.spawn(pool.connect) for _ in range(3)]
     gevent.joinall(crowd)
@@ -790,6 +791,7 @@ def test_a_new_pool_has_the_arguments_of_the_old(make_pool, database):
         "reclaim": False,
         "listeners": (counters,),
         "timeouts": Timeouts(reset=1.0),
+        "outage": Outage(failures=2),
     }
     pool = make_pool(**options)
     new = pool.recreate()

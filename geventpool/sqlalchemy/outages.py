@@ -1,0 +1,165 @@
+"""What borrowers do while their server cannot be reached.
+
+SQLAlchemy connects in the borrower's greenlet, so the core pool does not learn whether
+that worked. The gate here learns it, and tells the core's circuit breaker. It opens
+nothing itself: a borrower that may try the server does that.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gevent.event import Event
+
+from geventpool._core.breaker import Breaker
+from geventpool.policies import Outage
+
+__all__ = ["ConnectGate"]
+
+C = TypeVar("C")
+
+log = logging.getLogger("geventpool")
+
+#: After an outage no more borrowers connect at a time than twice as many as before,
+#: until there are so many. From then on nothing is limited.
+MOST = 16
+#: An attempt that has taken so many seconds may never end, so another one may begin.
+SLOW = 1.0
+#: Seconds between two attempts at least, so that others run meanwhile.
+SHORTEST = 0.001
+
+FOREVER = float("inf")
+
+
+class ConnectGate:
+    """Lets borrowers connect, wait, or fail at once.
+
+    :param Outage policy: what is done while the server cannot be reached.
+    :param clock: returns seconds, monotonic.
+    :param is_disconnect: whether an error of the driver is the loss of a connection.
+    :param notify: called with "paused" and the error, and with "resumed" and seconds.
+    """
+
+    def __init__(
+        self,
+        policy: Outage,
+        clock: Callable[[], float],
+        is_disconnect: Callable[[Exception], object],
+        notify: Callable[[str, Any], object],
+    ) -> None:
+        self.breaker = Breaker(policy, MOST)
+        self._clock = clock
+        self._is_disconnect = is_disconnect
+        self._notify = notify
+        #: the attempts under way, and when they began
+        self._attempts: dict[object, float] = {}
+        #: the last failure; None: there was none
+        self._error: Exception | None = None
+        #: when the server may be tried again
+        self._next_try = 0.0
+        #: set when the next attempt ends
+        self._ended = Event()
+
+    def connect(self, dial: Callable[[], C], limit: float | None) -> C:
+        """Return what *dial* returns, as soon as it may be called. May switch.
+
+        In the grace of an outage the caller waits, and *dial* is called again.
+
+        :param dial: connects to the server.
+        :param limit: seconds to wait at most, while the server is away; None: no limit.
+        :raises Exception: raised by *dial*; in an outage the last error of another.
+        """
+        # The caller may be handling an error that has nothing to do with this.
+        older = sys.exc_info()[1]
+        ends = FOREVER if limit is None else self._clock() + limit
+        while True:
+            pause = self._pause()
+            if pause > 0 and self._clock() < ends and self._is_worth_waiting:
+                self._wait(min(pause, ends - self._clock()))
+            elif pause > 0 and self._error is not None:
+                raise _copy(self._error)
+            elif made := self._try(dial, ends, older):
+                return made[0]
+
+    @property
+    def _is_worth_waiting(self) -> bool:
+        breaker = self.breaker
+        return breaker.since is None or breaker.grace_left(self._clock()) > 0
+
+    def _pause(self) -> float:
+        """Return the seconds until one more may try the server; 0 or less: now."""
+        breaker, now = self.breaker, self._clock()
+        if breaker.limit == MOST:
+            return 0.0
+        recent = [began for began in self._attempts.values() if now - began < SLOW]
+        if len(recent) >= max(1, breaker.limit):
+            return min(recent) + SLOW - now
+        return self._next_try - now if breaker.paused else 0.0
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the end of an attempt, or of the grace. May switch."""
+        left = self.breaker.grace_left(self._clock())
+        self._ended.wait(min(seconds, left) if left else seconds)
+
+    def _try(
+        self, dial: Callable[[], C], ends: float, older: BaseException | None
+    ) -> list[C]:
+        """Return what *dial* returns, in a list; an empty one: try again."""
+        attempt, began = object(), self._clock()
+        self._attempts[attempt] = began
+        try:
+            conn = dial()
+        except Exception as error:
+            if not self._is_loss(error, older):
+                raise
+            self._failed(error, began)
+            if self._clock() >= ends or not self._is_worth_waiting:
+                raise
+            return []
+        else:
+            self._succeeded()
+            return [conn]
+        finally:
+            del self._attempts[attempt]
+            ended, self._ended = self._ended, Event()
+            ended.set()
+
+    def _failed(self, error: Exception, began: float) -> None:
+        now = self._clock()
+        self._error = _copy(error)
+        begins = self.breaker.failed(now, began=began)
+        self._next_try = now + max(self.breaker.next_pause(now), SHORTEST)
+        if begins:
+            self._notify("paused", error)
+
+    def _succeeded(self) -> None:
+        self._error = None
+        outage = self.breaker.succeeded(self._clock())
+        if outage is not None:
+            self._notify("resumed", outage)
+
+    def _is_loss(self, error: Exception, older: BaseException | None) -> bool:
+        """Whether *error* came of the way to the server, as far as can be told."""
+        # Drivers raise errors of their own while they handle that of the socket.
+        each: BaseException | None = error
+        while each is not None and each is not older:
+            if isinstance(each, (OSError, EOFError)):
+                return True
+            each = each.__cause__ or each.__context__
+        try:
+            return bool(self._is_disconnect(error))
+        except Exception:
+            log.exception("is_disconnect failed: %r counts as no loss", error)
+            return False
+
+
+def _copy(error: Exception) -> Exception:
+    """A copy without traceback; the same error if it cannot be copied."""
+    try:
+        return copy.copy(error)
+    except Exception:
+        return error
