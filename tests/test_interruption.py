@@ -5,7 +5,8 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from geventpool import Expiry, Pool
+from geventpool import Pool
+from geventpool.policies import Expiry
 from geventpool.testing import ScriptedConnector, check, interrupt_everywhere, sweep
 
 LATER = range(-1, 4)

@@ -20,11 +20,11 @@ from pymysql.charset import charset_by_name
 
 import geventpool.mysql
 import geventpool.redis
-from geventpool import Backoff, Expiry, Outage, Pool, TcpConnection, Timeouts
+from geventpool import Backoff, Outage, Pool, TcpConnection, Timeouts
 from geventpool.dialing import KeepAlive
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.mysql.url import parse_url
-from geventpool.policies import ENOUGH
+from geventpool.policies import ENOUGH, Expiry
 from geventpool.redis.cluster import url_of
 from geventpool.redis.options import options_of
 from geventpool.testing import ScriptedConnector
