@@ -1,11 +1,11 @@
-"""The options of a pool: each one once, with type, default, rule, text form, meaning.
+"""The options of a pool, each with type, default, rule, text form and meaning.
 
-:class:`PoolOptions` holds and checks the values that one pool was given.
+:class:`PoolOptions` holds and checks the values for one pool.
 :class:`PoolKeywords` tells type checkers the same names and types, for
 ``**options: Unpack[PoolKeywords]``. The page ``docs/reference/options.rst`` is
 generated from the one, and a test compares the other with it.
 
-Knows nothing of drivers: an adapter derives a class for the options that it adds.
+It does not depend on drivers: an adapter derives a class for the options that it adds.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 def option(default: Any, rule: str, check: Check, text: str, meaning: str) -> Any:
     """One option, as a field of a dataclass such as :class:`PoolOptions`.
 
-    :param default: its value if it is not given.
+    :param default: the value if the option is not given.
     :param rule: for the reference: what the value must be.
     :param check: called with name and value; returns the value to use, or raises a
         :exc:`TypeError` or :exc:`ValueError` that names option, value and rule.
-    :param text: how it is written in a URL: a key of ``TEXT_FORMS``; "": not at all.
+    :param text: its form in a URL, a key of ``TEXT_FORMS``; "": not allowed in a URL.
     :param meaning: for the reference: one line of text.
     """
     metadata = {"rule": rule, "check": check, "text": text, "meaning": meaning}
@@ -138,7 +138,7 @@ def _value(default: Any, kind: type, meaning: str) -> Any:
 class PoolOptions:
     """The options of a pool, checked.
 
-    :raises TypeError: a value is of the wrong kind.
+    :raises TypeError: a value is of the wrong type.
     :raises ValueError: a value is out of its range, or contradicts another.
     """
 
@@ -247,10 +247,10 @@ class PoolOptions:
 
     @classmethod
     def of(cls: type[K], owner: str, given: Mapping[str, Any], /) -> K:
-        """The options with the values *given*; the others have their defaults.
+        """Return options with the values *given*. The others have their defaults.
 
-        :param owner: whose options they are, for the message: ``"Pool()"``.
-        :raises TypeError: there is no such option, or a value is of the wrong kind.
+        :param owner: what the options belong to, for the message: ``"Pool()"``.
+        :raises TypeError: an option is unknown, or a value is of the wrong type.
         :raises ValueError: a value is out of its range.
         """
         refuse_unknown(owner, given, names(cls))
@@ -283,7 +283,7 @@ class PoolOptions:
     def for_core(self, **others: Any) -> dict[str, Any]:
         """Return the values that :class:`~geventpool.Pool` takes, as keywords.
 
-        :param others: values that take the place of those given.
+        :param others: values that replace those of this object.
         """
         own = {each.name: getattr(self, each.name) for each in fields(PoolOptions)}
         return {**own, **others}
@@ -297,7 +297,7 @@ class PoolOptions:
 
     @property
     def sweep_interval(self) -> float:
-        """Seconds between two sweeps: short enough for the pings as well."""
+        """Seconds between two sweeps, short enough for the pings as well."""
         return min(self.reap_interval, self.ping_interval or self.reap_interval)
 
 
@@ -341,12 +341,12 @@ class PoolKeywords(AdapterKeywords, total=False):
 
 
 def names(kind: type[PoolOptions] = PoolOptions) -> frozenset[str]:
-    """The names of the options of this kind of pool."""
+    """Return the names of the options of this class."""
     return frozenset(each.name for each in fields(kind))
 
 
 def unknown(owner: str, name: object, known: Iterable[str]) -> str:
-    """What is said everywhere of an option that there is not.
+    """Return the message about an unknown option, the same everywhere.
 
     :param owner: whose option it should be.
     :param known: the names of those that there are.
@@ -357,7 +357,7 @@ def unknown(owner: str, name: object, known: Iterable[str]) -> str:
 
 
 def refuse_unknown(owner: str, given: Iterable[object], known: Iterable[str]) -> None:
-    """Refuse the first name that is not known.
+    """Refuse unknown names.
 
     :raises TypeError: there is no such option.
     """
@@ -380,7 +380,7 @@ def _switch(text: str) -> bool | int:
     return int(text) if text.isdecimal() else _boolean(text)
 
 
-#: How an option is written in a URL, and what reads it.
+#: The forms of an option in a URL, and the functions that read them.
 TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "integer": ("a whole number", int),
     "number": ("a number", float),
@@ -392,7 +392,7 @@ TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> Any:
-    """The value of the option *name* of a pool that was written as *text* in a URL.
+    """Return the value of the option *name*, which a URL has as *text*.
 
     ``none`` stands for None, where that is allowed. The range is checked by the pool.
 

@@ -1,4 +1,4 @@
-"""The load that measures one pool size: greenlets that borrow again and again."""
+"""The load that measures one pool size: greenlets that borrow repeatedly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["MeasuredPool", "measure"]
 
 
 class MeasuredPool(Protocol):
-    """What the load needs of a pool and its server."""
+    """The interface of a pool and its server that the load uses."""
 
     def acquire(self) -> Any:
         """Borrow a connection.

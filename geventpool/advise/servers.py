@@ -1,7 +1,7 @@
-"""The servers that ``advise`` can measure, each through our pool and its own driver.
+"""The servers that ``advise`` can measure, through the pool and the driver.
 
-A server is asked for a round trip and for its connection limit. Nothing is written.
-What is shown of its address never contains the password.
+A server is only asked for round trips and for its connection limit. Nothing is written.
+An address is shown without the password.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _Dials(PoolListener):
 class Target(ABC):
     """One server and the pool that is measured against it."""
 
-    #: What the server is asked, for the announcement.
+    #: The commands that are sent, for the announcement.
     questions: str
 
-    #: Where it is, without the password.
+    #: Its address, without the password.
     place: str
 
     #: The pool: ``geventpool.redis`` or ``geventpool.mysql``.
@@ -69,7 +69,7 @@ class Target(ABC):
 
     @abstractmethod
     def capacity(self) -> Capacity:
-        """What the server accepts, our own connections not counted.
+        """Return the limit of the server, and how many connections others use.
 
         May switch.
         """
@@ -87,7 +87,8 @@ class Target(ABC):
         """
         self.set_limit(size)
         # A connection that is lent cannot satisfy the next acquire(), so each call
-        # makes the pool open one more. One after the other, which is the gentlest way.
+        # makes the pool open one more. They are opened one after the other, to keep the
+        # load low.
         lent = []
         try:
             for _ in range(size):
@@ -112,7 +113,7 @@ class Target(ABC):
 class RedisTarget(Target):
     """A Redis server.
 
-    :param url: as redis-py reads it.
+    :param url: a URL of redis-py.
     :raises AddressError: redis-py cannot read it.
     :raises ImportError: redis-py is not installed.
     """
@@ -152,7 +153,7 @@ class RedisTarget(Target):
         return self.pool.get_connection()
 
     def set_limit(self, size: int) -> None:
-        """Set the maximum by redis-py's name for it."""
+        """Set the maximum by the attribute of redis-py's pools."""
         self.pool.max_connections = size
 
     def ask(self, conn: Any) -> None:
@@ -164,7 +165,7 @@ class RedisTarget(Target):
         conn.read_response()
 
     def capacity(self) -> Capacity:
-        """What INFO says; unknown if the account may not ask.
+        """Return what INFO reports; unknown if the account must not use INFO.
 
         May switch.
         """
@@ -187,7 +188,7 @@ class RedisTarget(Target):
 class MySQLTarget(Target):
     """A MySQL or MariaDB server.
 
-    :param url: as ``geventpool.mysql.ConnectionPool.from_url`` reads it.
+    :param url: a URL for ``geventpool.mysql.ConnectionPool.from_url``.
     :raises AddressError: it cannot be read.
     :raises ImportError: PyMySQL is not installed.
     """
@@ -225,7 +226,7 @@ class MySQLTarget(Target):
             cursor.fetchall()
 
     def capacity(self) -> Capacity:
-        """The server's limit, or the account's if that is lower.
+        """Return the server's limit, or the account's if that is lower.
 
         May switch.
         """

@@ -53,7 +53,7 @@ class Capacity:
 
     @property
     def free(self) -> int | None:
-        """Connections that nobody uses; None if the limit is unknown."""
+        """Connections that no client uses; None: the limit is unknown."""
         if self.maximum is None:
             return None
         return max(0, self.maximum - self.used)

@@ -1,7 +1,7 @@
-"""For tests of pools, ours and our users': scripted servers, a clock, interruptions.
+"""Tools for tests of pools: a scripted connector, a clock, interruptions.
 
-Nothing here sleeps for a fixed time, and nothing is random: a race is a list of orders,
-and each of them is run.
+Nothing here sleeps for a fixed time, and nothing is random: a race is tested by running
+each order of its events.
 """
 
 from geventpool.testing.checks import (

@@ -1,4 +1,4 @@
-"""Whether a pool is in order, and its background work done now."""
+"""Checks of a pool's state, and functions that run its background work now."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ __all__ = ["check", "check_capacity", "pool_greenlets", "sweep", "watch_now"]
 
 
 def check(pool: Pool[Any]) -> None:
-    """The books of *pool* are in order.
+    """Check that the state of *pool* is consistent. Never switches.
 
-    :raises AssertionError: what is not.
+    :raises AssertionError: names what is inconsistent.
     """
     ledger = pool._ledger
     entries: list[Entry[Any]] = [*ledger.entries.values(), *ledger.opening]
     assert len(entries) == ledger.size == len(set(entries))
-    # After a resize() to less there may be more for a while, but they must be going.
+    # After a resize() to less there may be more for a while, but these must be about to
+    # close.
     going = [entry for entry in entries if entry.close_reason or entry.state is CLOSING]
     assert ledger.size <= ledger.max_connections + len(going), f"too many: {pool!r}"
     for shelf, state in (
@@ -34,7 +35,7 @@ def check(pool: Pool[Any]) -> None:
     in_use = [entry for entry in entries if entry.state is IN_USE]
     assert len(in_use) == ledger.in_use
     if idle:
-        # Idle ones that must be checked first stay idle while others are checked.
+        # Idle connections that need a check stay idle while others are checked.
         served = len(ledger.checking) >= len(ledger.waiters)
         assert served, f"somebody waits beside an idle one: {pool!r}"
     for key, entry in ledger.entries.items():
@@ -48,11 +49,9 @@ def check(pool: Pool[Any]) -> None:
 
 
 def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
-    """Every place of *pool* can be lent, all at the same time.
+    """Check that every place of *pool* can be lent, all at the same time.
 
-    May switch.
-
-    Somebody else's loans must be over.
+    May switch. There must be no other loans.
 
     :raises AssertionError: a place is lost.
     """
@@ -69,7 +68,7 @@ def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
 
 
 def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
-    """The greenlets that work for *pool* at this moment, the reaper included."""
+    """Return the greenlets that work for *pool* now, the reaper included."""
     reaper = pool._lifecycle.reaper
     return {
         *pool._lifecycle.workers._running,
@@ -78,19 +77,17 @@ def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
 
 
 def sweep(pool: Pool[Any]) -> None:
-    """Do now what the reaper does at each interval, and wait for it.
+    """Do what the reaper does at each interval, and wait for it.
 
-    May switch.
-
-    Returns when the pings and closings that the sweep has begun are done or wait for
-    an event.
+    May switch. It returns when the pings and closings of the sweep have ended or wait
+    for an event.
     """
     pool._lifecycle.sweep()
     gevent.idle()
 
 
 def watch_now(pool: Pool[Any]) -> None:
-    """Have the event loop watch the idle connections from now on. Never switches.
+    """Start watchers for the idle connections. Never switches.
 
     The pool itself does so within about a second.
 

@@ -1,8 +1,8 @@
-"""Run a scenario again and again, each time with something done at another point.
+"""Runs a scenario repeatedly, each time with a disturbance at another point.
 
-Where :mod:`geventpool.testing.interruption` throws errors into a greenlet, here a
-function is called with the pools: in the hub, in another greenlet, in a native thread,
-in a finaliser, or by a listener.
+:mod:`geventpool.testing.interruption` throws errors into a greenlet. Here a function is
+called with the pools: in the hub, in another greenlet, in a native thread, in a
+finalizer, or by a listener.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ __all__ = [
 
 Work = Callable[[], object]
 
-#: Seconds that a native thread may take for what it is given.
+#: The most seconds that work in a native thread may take.
 THREAD_TIME = 10.0
 
 
 def in_hub(work: Work) -> None:
-    """Call *work* in a callback of the event loop, as this is called."""
+    """Call *work* directly. The caller is a callback of the event loop."""
     work()
 
 
 def in_greenlet(work: Work) -> None:
-    """Call *work* in a greenlet of its own, soon. Never switches."""
+    """Call *work* in a new greenlet, in the next turn of the loop. Never switches."""
     gevent.spawn(work)
 
 
 def in_finaliser(work: Work) -> None:
-    """Call *work* in a finaliser that the garbage collector runs. Never switches.
+    """Call *work* in a finalizer that the garbage collector runs. Never switches.
 
-    :raises BaseException: what *work* raised.
+    :raises BaseException: raised by *work*.
     """
     raised: list[BaseException] = []
     doomed = _Doomed(work, raised)
@@ -72,7 +72,7 @@ def in_finaliser(work: Work) -> None:
 
 
 class _Doomed:
-    """Garbage that only the collector finds."""
+    """An object in a cycle, which only the garbage collector frees."""
 
     myself: _Doomed
 
@@ -90,14 +90,14 @@ class _Doomed:
 def in_thread(work: Work) -> None:
     """Call *work* in a native thread, and wait for it without switching.
 
-    :raises BaseException: what *work* raised.
+    :raises BaseException: raised by *work*.
     :raises AssertionError: it does not end.
     """
     raised: list[BaseException] = []
     done = get_original("_thread", "allocate_lock")()
     done.acquire()
 
-    def run() -> None:  # pragma: no cover (no greenlet of the traced thread)
+    def run() -> None:  # pragma: no cover (coverage does not trace this thread)
         try:
             work()
         except BaseException as error:
@@ -115,7 +115,7 @@ def _in_finaliser_of_thread(work: Work) -> None:
     in_thread(partial(in_finaliser, work))
 
 
-#: Wherever a program may call what never switches.
+#: All places where a program may call functions that never switch.
 PLACES: tuple[Callable[[Work], object], ...] = (
     in_hub,
     in_greenlet,
@@ -137,19 +137,17 @@ def disturb_everywhere(
     expected: tuple[type[BaseException], ...] = (PoolError,),
     afterwards: Callable[[], object] | None = None,
 ) -> int:
-    """How many switch points a scenario has, after *act* was called at each.
+    """Call *act* at each switch point of a scenario; return their number.
 
-    As :func:`~geventpool.testing.interrupt_everywhere`, but nothing is thrown. After
-    each run the books of each pool are checked. Every place of a pool that is open is
-    lent once; a pool that was closed must have no connection left.
-
-    May switch.
+    Like :func:`~geventpool.testing.interrupt_everywhere`, but nothing is thrown. After
+    each run the state of each pool is checked. Every place of an open pool is lent
+    once; a closed pool must have no connection left. May switch.
 
     :param act: called once in each run, with each pool.
-    :param place: calls it where it is to be called: one of ``PLACES``, or yours.
+    :param place: calls *act* in the wanted place: one of ``PLACES``, or your own.
     :param expected: errors that the main greenlet may end with.
-    :raises AssertionError: an invariant broke, or an error was not expected; the
-        message says where.
+    :raises AssertionError: an invariant is violated, or an error was not expected. The
+        message names the switch point.
     """
 
     def run_to(point: int) -> bool:
@@ -195,15 +193,13 @@ def fork_everywhere(
     most: int = 1000,
     patience: float = 10.0,
 ) -> int:
-    """How many switch points a scenario has, after a fork at each.
+    """Fork at each switch point of a scenario; return their number.
 
-    Parent and child both go on with the scenario. In both the books are checked and
-    every place is lent once. In the child the copy of the main greenlet runs on as long
-    as it can; one that waits for what only the parent's greenlets would do is killed.
+    Parent and child both continue the scenario. In both, the state is checked and every
+    place is lent once. In the child, the copy of the main greenlet runs until it waits
+    for a greenlet that exists only in the parent. Then it is killed. May switch.
 
-    May switch.
-
-    :raises AssertionError: an invariant broke, in the parent or in the child.
+    :raises AssertionError: an invariant is violated, in the parent or in the child.
     """
     parent = os.getpid()
 
@@ -226,7 +222,7 @@ def fork_everywhere(
 
 
 class _Child:
-    """A fork that tells its parent how it ended."""
+    """A forked child that reports its result to the parent."""
 
     def __init__(self, main: gevent.Greenlet[..., Any]) -> None:
         self._main = main
@@ -234,7 +230,7 @@ class _Child:
         self._pipe: tuple[int, int] | None = None
 
     def fork(self) -> None:
-        """Fork; both sides return. In the child the main greenlet ends soon."""
+        """Fork; return in both processes. In the child the main greenlet is killed."""
         self._pipe = os.pipe()
         self._pid = os.fork()
         if not self._pid:  # pragma: no cover (where nobody counts)
@@ -252,15 +248,15 @@ class _Child:
         os._exit(0)
 
     def answer(self) -> str:
-        """What the child reported; empty: all was well, or there was no fork.
+        """Return the report of the child; empty: no failure, or no fork.
 
-        May switch.
+        Never switches.
         """
         if self._pipe is None:
             return ""
         reading, writing = self._pipe
         close = get_original("os", "close")
-        # gevent's would wait for the event loop.
+        # gevent's close() would wait for the event loop.
         close(writing)
         os.waitpid(self._pid, 0)
         report = os.read(reading, 4000).decode()
@@ -269,13 +265,13 @@ class _Child:
 
 
 class _Teller(PoolListener):
-    """Calls a function at one event; counts them all."""
+    """Calls a function at one event, and counts all events."""
 
     def __init__(self, at: int, act: Callable[[], object]) -> None:
         self._at = at
         self._act = act
         self.seen = 0
-        #: false while the harness looks at the pool
+        #: False while the harness checks the pool
         self.is_listening = True
 
     def _heard(self, *details: Any) -> None:
@@ -297,15 +293,15 @@ def tell_everywhere(
     patience: float = 10.0,
     expected: tuple[type[BaseException], ...] = (PoolError,),
 ) -> int:
-    """How many events a scenario tells, after a listener did something at each.
+    """Call *act* in a listener at each event of a scenario; return their number.
 
     May switch.
 
-    :param scenario: as for :func:`disturb_everywhere`; it is given the listener.
-    :param act: called once in each run, at the 1st, 2nd, 3rd... event: it may raise
+    :param scenario: as for :func:`disturb_everywhere`. It gets the listener.
+    :param act: called once in each run, at the 1st, 2nd, 3rd... event. It may raise
         anything, switch, or close a pool.
     :param expected: errors that the main greenlet may end with.
-    :raises AssertionError: an invariant broke, or an error was not expected.
+    :raises AssertionError: an invariant is violated, or an error was not expected.
     """
 
     def run_to(point: int) -> bool:
@@ -324,14 +320,12 @@ def tell_everywhere(
 def exhaust_stack_everywhere(
     scenario: Scenario, *, most: int = 1000, patience: float = 10.0
 ) -> int:
-    """At how many depths a scenario meets a RecursionError, after it met each.
+    """Cause a RecursionError at each depth of a scenario; return their number.
 
-    It is run with 1, 2, 3... frames of Python left, until they are enough.
+    It is run with 1, 2, 3... frames of Python left, until these suffice. May switch.
 
-    May switch.
-
-    :raises AssertionError: an invariant broke, or another error came of it; the message
-        says with how many frames left.
+    :raises AssertionError: an invariant is violated, or another error was raised. The
+        message names the number of frames left.
     """
 
     def run_to(spare: int) -> bool:

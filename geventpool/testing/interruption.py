@@ -1,4 +1,4 @@
-"""Run a scenario again and again, each time interrupted at another switch point."""
+"""Runs a scenario repeatedly, each time interrupted at another switch point."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["INTERRUPTIONS", "Interrupted", "interrupt_everywhere"]
 
 
 class Interrupted(Exception):
-    """What :func:`interrupt_everywhere` raises in its victim as an ordinary error."""
+    """The ordinary error that :func:`interrupt_everywhere` throws."""
 
 
-#: How a greenlet can be interrupted: killed, timed out, failed, stopped by a signal.
+#: The kinds of interruption: a kill, a timeout, an error, a signal.
 INTERRUPTIONS: tuple[type[BaseException], ...] = (
     gevent.GreenletExit,
     gevent.Timeout,
@@ -29,13 +29,13 @@ INTERRUPTIONS: tuple[type[BaseException], ...] = (
 )
 
 
-#: Makes everything anew; gives what the main greenlet is to do, and the pools.
+#: Makes new pools; returns the work of the main greenlet, and the pools.
 Scenario: TypeAlias = "Callable[[], tuple[Callable[[], object], Sequence[Pool[Any]]]]"
 
-#: Is this greenlet one to strike? None: the main greenlet of the scenario.
+#: Whether to interrupt a greenlet; None: only the main greenlet of the scenario.
 Victims: TypeAlias = "Callable[[greenlet.greenlet], bool] | None"
 
-#: One thing that is thrown, or several that are thrown together.
+#: One error to throw, or several to throw together.
 Interruption: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...]"
 
 
@@ -49,35 +49,32 @@ def interrupt_everywhere(
     patience: float = 10.0,
     afterwards: Callable[[], object] | None = None,
 ) -> int:
-    """How many switch points a scenario has, after it survived an error at each.
+    """Throw errors at each switch point of a scenario; return their number.
 
-    A run ends when the main greenlet has ended and no other greenlet is ready to run;
-    until then victims are interrupted.
+    The scenario is run repeatedly: each kind of error is thrown at the 1st, 2nd, 3rd...
+    switch of a victim, until a run has no such switch. A run ends when the main
+    greenlet has ended and no other greenlet is ready to run. After each run the pool's
+    state is checked and every place is lent once. May switch.
 
-    The scenario is run again and again: with each kind of error, and with each thrown
-    at the 1st, 2nd, 3rd... switch of its victim, until a run has no such switch left.
-    After each run the pool's books are checked and every place is lent once.
-    May switch.
-
-    :param scenario: makes everything anew; gives what the main greenlet is to do, and
-        the pools to be checked.
-    :param errors: what is thrown; several in a tuple are thrown one after the other
-        within one turn of the loop, as by nested time-outs that end together: the
-        second strikes where the first is being dealt with.
-    :param victims: is this greenlet one to interrupt? None: the main greenlet of the
-        scenario. For the greenlets that a pool owns, let the scenario note the pool,
-        and say ``lambda it: it in pool_greenlets(pool)``.
-    :param int later: 0: throw as soon as the victim has been left. More: after so many
-        further callbacks of the event loop, so that the event it waits for comes first.
-        -1: so early that it overtakes what the victim itself has set going, such as
-        the end of its ``gevent.sleep(0)``. A race has been run in all its orders when
-        it has been run with -1, 0, 1 and 2.
-    :param int most: give up after so many switch points.
-    :param float patience: seconds after which one run should have ended, and every
-        place be free.
-    :param afterwards: called after each run, before the pools are closed: to see, for
-        instance, that the next borrower gets an answer of its own.
-    :raises AssertionError: an invariant broke; the message says where.
+    :param scenario: makes new pools; returns the work of the main greenlet, and the
+        pools to check.
+    :param errors: the errors to throw. Those in a tuple are thrown one after the other
+        within one turn of the loop, as by nested timeouts that end together: the second
+        interrupts the handling of the first.
+    :param victims: whether to interrupt a greenlet; None: only the main greenlet of the
+        scenario. For the greenlets of a pool, let the scenario store the pool, and give
+        ``lambda it: it in pool_greenlets(pool)``.
+    :param int later: 0: throw as soon as the victim has switched away. Above 0: after
+        so many further callbacks of the event loop, so that the event it waits for
+        comes first. -1: before an event that the victim itself has scheduled, such as
+        the end of its ``gevent.sleep(0)``. With -1, 0, 1 and 2, all orders of a race
+        are run.
+    :param int most: fail after so many switch points.
+    :param float patience: seconds within which a run must end, and every place be free.
+    :param afterwards: called after each run, before the pools are closed, for further
+        checks; for example that the next borrower gets its own answer.
+    :raises AssertionError: an invariant is violated. The message names the switch
+        point.
     """
     points = 0
     for error in errors:
@@ -94,11 +91,9 @@ def interrupt_everywhere(
 
 
 def count_points(run_to: Callable[[int], bool], most: int) -> int:
-    """Run a scenario to its 1st, 2nd, 3rd... point; return how many it has.
+    """Run a scenario to its 1st, 2nd, 3rd... point; return their number. May switch.
 
-    May switch.
-
-    :param run_to: runs it to a point; False: it has fewer.
+    :param run_to: runs the scenario to a point; False: it has fewer points.
     :raises AssertionError: it has *most* points or more.
     """
     for point in range(1, most):
@@ -108,10 +103,10 @@ def count_points(run_to: Callable[[int], bool], most: int) -> int:
 
 
 class Run:
-    """One run of a scenario, with a strike at one of its switch points.
+    """One run of a scenario, with a function called at one of its switch points.
 
-    :param float patience: seconds after which it should have ended.
-    :param str strike: what the strike is, for messages.
+    :param float patience: seconds within which the run must end.
+    :param str strike: the name of the function, for messages.
     """
 
     def __init__(self, scenario: Scenario, patience: float, strike: str) -> None:
@@ -119,7 +114,7 @@ class Run:
         self._target = target
         self._patience = patience
         self._point = 0
-        #: what the target raised, if it did
+        #: what the target raised; empty: nothing
         self.outcome: list[BaseException] = []
         self.main = gevent.Greenlet(self._run)
         self._seen = 0
@@ -127,7 +122,7 @@ class Run:
         self.story = strike
 
     def _run(self) -> None:
-        # Whatever is thrown ends here; the hub prints nothing.
+        # Errors end here, so that the hub does not print them.
         try:
             self._target()
         except BaseException as raised:
@@ -145,13 +140,14 @@ class Run:
 
         May switch.
 
-        :raises AssertionError: no end in time.
+        :raises AssertionError: the run did not end in time.
         """
         self._point = point
 
         # Coverage is not traced within greenlet's own tracing.
         def trace(event: str, parties: Any) -> None:  # pragma: no cover
-            # Thrown when the victim is entered, it strikes where that is left next.
+            # An error that is thrown when the victim is entered takes effect at its
+            # next switch.
             victim = parties[1] if later < 0 else parties[0]
             if victim is self.main if victims is None else victims(victim):
                 self._seen += 1
@@ -161,7 +157,7 @@ class Run:
         with tracing(trace):
             self.main.start()
             gevent.joinall([self.main], timeout=self._patience)
-            # The pool's own greenlets go on with what the main greenlet has left.
+            # The pool's greenlets may still have work to do.
             gevent.idle()  # pragma: no cover (as above)
         self.story += f" at switch {point}, {later} callbacks later: {self.outcome}"
         if not self.main.dead:
@@ -173,12 +169,12 @@ class Run:
         look: Callable[[Pool[Any], float], object],
         afterwards: Callable[[], object] | None = None,
     ) -> bool:
-        """Look at the pools and close them; True: there was such a point.
+        """Check the pools and close them; True: the run had such a switch point.
 
         May switch.
 
         :param look: called with each pool and the patience.
-        :raises AssertionError: an invariant broke.
+        :raises AssertionError: an invariant is violated.
         """
         late = AssertionError("no end of what comes after")
         try:
@@ -199,16 +195,16 @@ class Run:
 
 
 def look_for_losses(pool: Pool[Any], patience: float) -> None:
-    """The books are in order, and every place can be lent. May switch.
+    """Check the state of a pool, and that every place can be lent. May switch.
 
-    :raises AssertionError: what is wrong.
+    :raises AssertionError: names what is wrong.
     """
     check(pool)
     check_capacity(pool, patience)
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    # What its frames hold gives back what it holds when it goes.
+    # Frames may hold loans, which end when the frames are freed.
     while error is not None:
         error.__traceback__ = None
         error = error.__context__

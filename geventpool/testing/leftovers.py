@@ -23,7 +23,7 @@ __all__ = ["Leftovers"]
 
 
 class Leftovers:
-    """A block whose leftovers are looked for at its end.
+    """A block that finds what its code has left behind in the pools.
 
     ::
 
@@ -40,8 +40,8 @@ class Leftovers:
 
     def __init__(self, with_greenlets: bool = True) -> None:
         self._with_greenlets = with_greenlets
-        #: the pools that there were, with the begin of each loan and the waiters; by
-        #: identity and not kept alive
+        #: the pools at the begin of the block, by id, with the start times of their
+        #: loans and their waiters; no strong references
         self._before: dict[int, tuple[dict[int, float], frozenset[int]]] = {}
 
     def __enter__(self) -> Leftovers:
@@ -64,13 +64,13 @@ class Leftovers:
             _note_all(False)
 
     def found(self) -> list[str]:
-        """Describe what is left behind, one line for each; empty: nothing is.
+        """Describe what was left behind, one line for each; empty: nothing.
 
-        May switch: what is only waiting for its turn of the event loop gets it.
+        May switch, so that work which is already scheduled can end.
         """
         if not any(self._look()):
             return []
-        # A pool in a circle of references is not left behind, nor is a greenlet that
+        # A pool in a reference cycle is not left behind, and neither is a greenlet that
         # was killed and has not run yet.
         gc.collect()
         gevent.idle()

@@ -1,4 +1,4 @@
-"""A connector that does as a script says, and a clock that a test moves."""
+"""A connector that follows a script, and a clock that a test moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Clock", "ScriptedConnection", "ScriptedConnector"]
 
 
 class Clock:
-    """A clock that stands still until it is moved.
+    """A clock that changes only when the test moves it.
 
     ::
 
@@ -26,7 +26,7 @@ class Clock:
 
     An idea of trio's ``MockClock``.
 
-    :param float now: where it begins.
+    :param float now: the first time.
     """
 
     def __init__(self, now: float = 1000.0) -> None:
@@ -36,26 +36,26 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Move on by *seconds*."""
+        """Move the time forward by *seconds*."""
         self.now += seconds
 
     def rule(self, *pools: Pool[Any]) -> None:
-        """Let these pools look here when they ask for the time."""
+        """Make this the clock of *pools*."""
         for pool in pools:
             pool._rule(self)
 
 
 class ScriptedConnection:
-    """What a :class:`ScriptedConnector` opens; change the attributes at will."""
+    """A connection of a :class:`ScriptedConnector`. A test may set its attributes."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_usable = True
         self.needs_reset = False
-        #: whether its loan leaves a request running, and whether cancelling saves it
+        #: whether its loan leaves a request running, and whether cancelling succeeds
         self.is_running = False
         self.is_saved = False
-        #: how it was let go: "closed" or "discarded"; None: it is open
+        #: how it ended: "closed" or "discarded"; None: it is open
         self.end: str | None = None
 
     def __repr__(self) -> str:
@@ -63,21 +63,21 @@ class ScriptedConnection:
 
 
 class ScriptedConnector(Connector[ScriptedConnection]):
-    """A connector that does as it was told.
+    """A connector whose operations follow a script.
 
     ::
 
         connector = ScriptedConnector(open=[OSError("down"), answer, None])
-        answer = gevent.event.Event()       # opening waits until somebody sets it
+        answer = gevent.event.Event()       # opening waits until the test sets it
 
-    Each verb takes its next outcome from its list: an exception (an instance) is
+    Each operation takes the next outcome from its list: an exception (an instance) is
     raised, an :class:`~gevent.event.Event` is waited for, a callable is called, and
-    None, or the end of the list, lets the verb succeed at once. An idea of httpcore's
-    mock network.
+    with None, or at the end of the list, the operation succeeds at once. An idea of
+    httpcore's mock network.
 
-    :param open: outcomes, likewise *close*, *ping*, *reset* and *cancel*.
-    :param switching: every verb that may switch does so, once, before anything else:
-        what an interruption harness looks for.
+    :param open: its outcomes; the same for *close*, *ping*, *reset* and *cancel*.
+    :param switching: each operation that may switch first switches once, as
+        :func:`~geventpool.testing.interrupt_everywhere` needs it.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class ScriptedConnector(Connector[ScriptedConnection]):
             "cancel": deque(cancel),
         }
         self._switching = switching
-        #: what was asked for, in order: ("open", connection) and so on
+        #: the calls in order: ("open", connection) and so on
         self.calls: list[tuple[str, ScriptedConnection | None]] = []
         #: every connection ever opened
         self.opened: list[ScriptedConnection] = []
-        #: connections being opened at this moment
+        #: the number of connections being opened
         self.opening = 0
-        #: how many sockets a server would have seen at once, at most
+        #: the most sockets that a server would have seen at once
         self.peak = 0
-        #: errors after which the protocol is in step, that say "full", and that
-        #: condemn all present connections
+        #: classes of errors after which the connection can be used, that mean a full
+        #: server, and after which all connections must be renewed
         self.survivable: tuple[type[Exception], ...] = ()
         self.exhausting: tuple[type[Exception], ...] = ()
         self.condemning: tuple[type[Exception], ...] = ()

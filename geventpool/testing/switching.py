@@ -1,4 +1,4 @@
-"""When one greenlet is left for another."""
+"""Observation of greenlet switches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import greenlet
 
 __all__ = ["both_orders", "no_switch", "switches", "tracing", "wait_until"]
 
-#: Seconds between two looks at a condition that nobody announces.
+#: Seconds between two tests of a condition that has no event.
 LOOK = 0.005
 
 
 @contextmanager
 def switches(of: greenlet.greenlet | None = None) -> Iterator[list[Any]]:
-    """A list that gets an item whenever a greenlet is left for another.
+    """Yield a list that gets an item whenever a greenlet switches away.
 
-    :param of: only when this greenlet is left; None: the one that runs now.
+    :param of: the greenlet to observe; None: the current one.
     """
     # A greenlet is falsy until it has started.
     watched = greenlet.getcurrent() if of is None else of
@@ -37,7 +37,7 @@ def switches(of: greenlet.greenlet | None = None) -> Iterator[list[Any]]:
 
 @contextmanager
 def tracing(trace: Callable[[str, Any], None]) -> Iterator[None]:
-    """Have *trace* called at each switch of this thread."""
+    """Call *trace* at each switch of this thread, within the block."""
     before = greenlet.settrace(trace)
     try:
         yield
@@ -47,9 +47,9 @@ def tracing(trace: Callable[[str, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def no_switch() -> Iterator[None]:
-    """A block in which the current greenlet must not be left.
+    """A block in which the current greenlet must not switch.
 
-    :raises AssertionError: it was, if the block did not fail by itself.
+    :raises AssertionError: it has switched, and the block raised nothing itself.
     """
     with switches() as seen:
         yield
@@ -59,16 +59,14 @@ def no_switch() -> Iterator[None]:
 def wait_until(
     condition: Callable[[], object], what: str = "the condition", timeout: float = 20.0
 ) -> None:
-    """Return as soon as *condition* holds.
+    """Return as soon as *condition* is true.
 
-    May switch.
+    May switch. For changes without an event, such as those in a server. The condition
+    is tested repeatedly.
 
-    For what no event announces, such as a change in a server. The condition is looked
-    at again and again.
-
-    :param str what: named in the error.
-    :param float timeout: seconds.
-    :raises AssertionError: it does not hold in time.
+    :param str what: the condition's name in the error.
+    :param float timeout: the most seconds to wait.
+    :raises AssertionError: it is not true in time.
     """
     late = AssertionError(f"not within {timeout:g} s: {what}")
     with gevent.Timeout(timeout, late):
@@ -79,7 +77,10 @@ def wait_until(
 def both_orders(
     one: Callable[[], object], other: Callable[[], object]
 ) -> Iterator[Callable[[], None]]:
-    """Two functions, each of which calls both within one turn of the event loop."""
+    """Yield two functions that call *one* and *other* in both orders.
+
+    Each calls both within one turn of the event loop.
+    """
 
     def forth() -> None:
         one()
