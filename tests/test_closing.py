@@ -115,7 +115,7 @@ def test_a_pool_never_used_is_closed_at_once(connector: ScriptedConnector) -> No
 
 
 def test_close_fails_everyone_in_line(connector: ScriptedConnector) -> None:
-    """Those who wait hear of it at once, and not when their time is over."""
+    """The waiters get the error at once, and not when their timeouts pass."""
     pool = Pool(connector, max_connections=1, timeout=None)
     conn = pool.acquire()
     seekers = in_line(pool, 3)
@@ -139,7 +139,7 @@ def test_a_closed_pool_refuses_newcomers(connector: ScriptedConnector) -> None:
 
 
 def test_known_holders_are_refused_too(connector: ScriptedConnector) -> None:
-    """The short way of a greenlet that borrowed before is closed as well."""
+    """The fast path of a greenlet that borrowed before is closed as well."""
     pool = Pool(connector)
     mine = pool.acquire()
     pool.close()
@@ -480,7 +480,7 @@ def test_what_is_cut_off_is_not_spoken_to(connector: ScriptedConnector) -> None:
 
 
 def test_the_closer_does_not_wait_for_himself(connector: ScriptedConnector) -> None:
-    """His own loans stay his; they are closed when he gives them back."""
+    """Its own loans stay valid; they are closed when it gives them back."""
     pool = Pool(connector)
     with pool.connection() as lent:
         mine = pool.acquire()
@@ -631,7 +631,7 @@ def test_after_close_the_server_sees_nothing() -> None:
 
 
 def test_a_borrower_that_is_cut_off_in_mid_request_hears_of_it() -> None:
-    """He gets an error of the socket, not silence."""
+    """The holder gets an error of the socket, and does not wait."""
     with Unruly("silent") as peer:
         pool = Pool(TcpConnection, peer.options)
 
@@ -808,7 +808,7 @@ def test_idle_ones_go_before_lent_ones(connector: ScriptedConnector) -> None:
 def test_less_room_than_is_lent_closes_those_that_come_back_first(
     connector: ScriptedConnector, order: tuple[int, ...]
 ) -> None:
-    """Whoever keeps his connection does not keep the pool above its limit."""
+    """A holder that keeps its connection does not keep the pool above its limit."""
     pool = Pool(connector, max_connections=3)
     lent = [pool.acquire() for _ in range(3)]
     pool.resize(1)
@@ -946,7 +946,7 @@ def closing() -> tuple[Callable[[], object], list[Pool[ScriptedConnection]]]:
 
 
 def test_a_closer_may_be_interrupted_anywhere() -> None:
-    """Whatever strikes whoever drains, resizes and closes, nothing is lost."""
+    """Nothing is lost if a greenlet that drains, resizes or closes is interrupted."""
     assert interrupt_everywhere(closing) >= 4
 
 

@@ -198,7 +198,7 @@ def test_letting_go_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_kill_while_letting_go_is_not_swallowed() -> None:
-    """Only errors are logged; whoever is to die dies."""
+    """Only errors are logged; a kill ends the greenlet."""
     with pytest.raises(gevent.GreenletExit):
         terminate(Stubborn(gevent.GreenletExit()))
 
@@ -282,7 +282,7 @@ def test_what_the_factory_raises_is_passed_on() -> None:
 
 
 def test_what_is_not_connected_is_not_closed() -> None:
-    """As with gsocketpool, close() is for those who say that they are connected."""
+    """As with gsocketpool, close() is for objects that report to be connected."""
     connector = FactoryConnector(Recorder)
     conn = connector.open()
     connector.close(conn)
@@ -427,7 +427,7 @@ def test_a_callable_gets_a_bridge() -> None:
 
 
 def test_options_beside_a_connector_are_refused() -> None:
-    """A Connector has its own options; whoever gives others is mistaken."""
+    """A Connector has its own options; others are refused."""
     with pytest.raises(TypeError, match=r"options are for a factory.*\['a', 'b'\]"):
         as_connector(Connector[object](), {"b": "secret", "a": 1})
 
@@ -440,7 +440,7 @@ def test_a_factory_must_be_callable(factory: Any) -> None:
 
 
 def test_a_connectors_class_is_no_factory() -> None:
-    """Whoever forgets to make the connector is told so, not given an odd pool."""
+    """A class instead of a connector is an error, and does not make a wrong pool."""
     with pytest.raises(TypeError, match=r"not the class: Connector\(\)"):
         as_connector(Connector)
 

@@ -285,7 +285,7 @@ def test_a_ping_without_end_is_cut_off_and_the_connection_replaced() -> None:
 
 
 def test_a_ping_gives_a_connection_another_ping_after() -> None:
-    """Whoever was heard of just now need not be asked again."""
+    """A connection that has just answered needs no further ping."""
     stage = Stage(ping_after=5, ping_interval=4)
     (conn,) = stage.fill(1)
     stage.clock.advance(4)
@@ -505,7 +505,7 @@ def test_min_connections_are_opened_in_the_background() -> None:
 
 
 def test_no_more_than_max_connecting_are_opened_at_a_time_for_the_stock() -> None:
-    """The stock does not knock at the server with more hands than borrowers do."""
+    """Filling to the minimum opens no more connections at a time than borrowers do."""
     stage = Stage(min_connections=5, max_connecting=2)
     assert len(stage.pool._ledger.opening) == 2
     gevent.idle()
@@ -547,7 +547,7 @@ def test_after_a_failure_the_stock_waits_for_the_next_sweep() -> None:
 
 
 def test_dialling_for_the_stock_serves_a_waiter() -> None:
-    """A connection opened for the stock goes to whoever waits when it is there."""
+    """A connection opened for the minimum goes to a waiter, if there is one by then."""
     stage = Stage(max_connections=1, min_connections=1)
     may_open = Event()
     stage.connector.script("open", may_open)
@@ -670,7 +670,7 @@ def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
 
 
 def test_a_killed_reaper_is_replaced() -> None:
-    """Somebody who kills every greenlet he finds does not end the sweeping."""
+    """Code that kills every greenlet does not end the sweeping."""
     stage = Stage(max_connections=2)
     stage.fill(1)
     reaper = stage.pool._lifecycle.reaper

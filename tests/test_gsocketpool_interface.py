@@ -175,7 +175,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def polling(backoff: Backoff) -> Pool[Any]:
-    """A pool of one connection; it has no reaper, whose sleep is none of these."""
+    """A pool of one connection, without a reaper, whose sleep would count here."""
     return Pool(
         ScriptedConnector(),
         max_connections=1,
@@ -212,7 +212,7 @@ def test_a_poller_takes_what_came_back_meanwhile(pauses: list[float]) -> None:
     seeker = gevent.spawn(pool.acquire, reclaim=False)
     gevent.spawn(lambda: None).join()
     pool.release(conn)
-    # Not handed over: whoever is quicker gets it.
+    # Not handed over: the faster greenlet gets it.
     assert pool.acquire() is conn
     pool.release(conn)
     assert seeker.get() is conn
@@ -296,7 +296,7 @@ def test_its_repr_tells_how_it_stands() -> None:
 
 
 def test_a_repr_tells_what_is_being_opened_and_who_waits() -> None:
-    """One who waits, and the dial under way for him."""
+    """A waiter, and the dial for it."""
     may_open = Event()
     pool = Pool(ScriptedConnector(open=[may_open]), max_connections=1, name="redis")
     seekers = [gevent.spawn(pool.acquire) for _ in range(2)]
@@ -355,7 +355,7 @@ def test_a_failure_at_construction_leaves_nothing_open(position: int) -> None:
 
 
 def test_an_interruption_at_construction_leaves_nothing_open() -> None:
-    """Whoever is killed while constructing has no pool to close."""
+    """A greenlet that is killed in the constructor has no pool to close."""
     connector = ScriptedConnector(open=[None, None, Event()])
     making = gevent.spawn(Pool, connector, None, 5, max_connecting=3)
     gevent.idle()

@@ -1,4 +1,4 @@
-"""Who has which connection and who waits: all of it without gevent.
+"""The states of connections and the waiters, without gevent.
 
 Nothing here imports gevent but for the two machines at the end, and that they need
 not is shown by running the first in a process that has none.
@@ -425,7 +425,7 @@ def test_first_come_first_served():
 
 
 def test_a_connection_handed_over_is_nobodys_yet():
-    """The former holder and his block have no part in it any more."""
+    """The former holder and its block are not involved any more."""
     ledger = make()
     entry = lent(ledger)
     entry.holder, entry.block = (lambda: "somebody"), object()
@@ -508,7 +508,7 @@ def test_nobody_stands_in_the_line_twice():
 
 
 def test_a_slot_that_cannot_wake_its_owner_says_so():
-    """A waiter who is served and never told would wait for ever."""
+    """A waiter that is served and never woken would wait without limit."""
     ledger = make()
     ledger.add_waiter(Waiter("a"))
     with pytest.raises(NotImplementedError):
@@ -528,7 +528,7 @@ def test_who_leaves_the_line_is_not_served():
 
 
 def test_a_slot_of_before_does_not_end_the_present_wait():
-    """Who was served, and waits again, is not put out by his former slot."""
+    """A greenlet that was served, and waits again, is not removed by its old waiter."""
     ledger = make()
     former = NamedWaiter(ledger, "a")
     ledger.assign(lent(ledger), 0)
@@ -540,7 +540,7 @@ def test_a_slot_of_before_does_not_end_the_present_wait():
 
 
 def test_who_is_failed_is_woken_once_and_out_of_the_line():
-    """The error is for him alone; what comes later does not change it."""
+    """The error is for one waiter alone; later events do not change it."""
     ledger = make()
     first, second = NamedWaiter(ledger, "a"), NamedWaiter(ledger, "b")
     error = OSError("refused")
@@ -561,7 +561,7 @@ def test_a_slot_that_was_filled_is_not_failed():
 
 
 def test_connections_are_opened_for_those_who_wait_in_turn():
-    """The first for whom none is being opened; when that has ended, him again."""
+    """The first without an attempt; when its attempt has ended, the same again."""
     ledger = make()
     assert ledger.next_unattempted() is None
     first, second = (NamedWaiter(ledger, name).waiter for name in "ab")
@@ -608,7 +608,7 @@ class LedgerMachine(RuleBasedStateMachine):
         #: idle or checked at their place, the oldest first
         self.row = []
         self.waiters = []
-        #: slots of those who wait, and of those who were woken but have not run yet
+        #: the waiters, and those that were woken but have not run yet
         self.slots = {}
         self.woken = []
         self.now = 0.0
@@ -682,7 +682,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.woken)
     @rule(pick=st.integers(0, 99), killed=st.booleans())
     def run_one_who_was_woken(self, pick, killed):
-        """He takes what he was given; or was killed meanwhile, and it goes on."""
+        """It takes its connection; or it was killed meanwhile, and the next one gets
+        it.
+        """
         name = self.woken.pop(pick % len(self.woken))
         slot = self.slots.pop(name)
         assert (slot.entry is None) != (slot.error is None)
@@ -795,7 +797,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @if_any(CHECKING, RESETTING)
     @rule(pick=st.integers(0, 99), state=st.sampled_from([CLOSING, GONE]))
     def reject(self, pick, state):
-        """A check or a clean-up failed, or the connection is doomed."""
+        """A check or a reset failed, or there is a reason to close the connection."""
         self.leave_for(self.some(pick, CHECKING, RESETTING), state)
 
     @if_any(CLOSING)

@@ -1,4 +1,4 @@
-"""The server cannot be reached: who fails, who waits, who tries it again."""
+"""The server cannot be reached: failures, waits and new attempts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def paused_pool(connector=None, **options):
 
 
 def test_those_who_wait_fail_at_once_when_the_pool_pauses():
-    """Three tries for twenty who wait; each gets an error of the driver."""
+    """Three attempts for twenty waiters; each gets an error of the driver."""
     connector = ScriptedConnector(open=down(20))
     pool = make(connector, max_connecting=1, backoff=NEVER)
     waiters = [gevent.spawn(outcome, pool) for _ in range(20)]
@@ -294,7 +294,7 @@ def test_after_a_pause_borrowers_are_admitted_by_and_by():
 
 
 def test_the_pool_looks_for_the_server_only_while_somebody_asks():
-    """Nobody asks: nobody knocks; the next who asks is the next try."""
+    """Without a request nothing connects; the next request is the next attempt."""
     connector = ScriptedConnector(open=down(6))
     pool = make(connector, max_connecting=1, reap_expired_connections=False)
     assert [str(outcome(pool))[-1] for _ in range(3)] == ["1", "2", "3"]
@@ -383,7 +383,7 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
 
 
 def test_draining_ends_the_pause():
-    """The server is to be had elsewhere, or with another password, now."""
+    """The server is available at another address, or with another password, now."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
     pool.drain()
@@ -416,11 +416,11 @@ def test_closed_while_it_knocks_the_scout_goes_home():
 
 
 def test_a_pool_that_pauses_can_be_forgotten():
-    """Whoever looks for its server does not keep it for ever."""
+    """The probe of the server does not keep the pool alive."""
     pool = paused_pool(backoff=Backoff(0.001, maximum=0.001))
     pool = weakref.ref(pool)
     gevent.idle()
-    # The frames of those who failed are in their errors.
+    # The frames of the failed callers are in their errors.
     gc.collect()
     assert pool() is None
 

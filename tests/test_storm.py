@@ -32,7 +32,7 @@ class Trouble(Exception):
 
 
 class InStep(Exception):
-    """What a borrower raises after he has read his whole reply."""
+    """The error that a borrower raises after it has read its whole reply."""
 
 
 class Moody(Peer):
@@ -137,7 +137,7 @@ def exchange(conn: TcpConnection, message: bytes) -> None:
 
 
 class Storm:
-    """A pool, those who use it, and those who kill them."""
+    """A pool, the greenlets that use it, and others that kill them."""
 
     def __init__(self, peer: Peer, seed: int, **options: Any) -> None:
         self.chance = random.Random(seed)
@@ -171,7 +171,7 @@ class Storm:
             if self.chance.random() < 0.3:
                 gevent.sleep(self.chance.random() * 0.001)
         left = gevent.joinall(clients, timeout=20)
-        assert len(left) == CLIENTS, f"somebody sleeps for ever: {self.pool!r}"
+        assert len(left) == CLIENTS, f"a greenlet never wakes: {self.pool!r}"
 
     def client(self, number: int) -> None:
         uses = [self.in_block, self.bare, self.forget]
@@ -224,7 +224,7 @@ class Storm:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("listeners", [(), (Counters(),)], ids=["calm", "heard"])
 def test_a_storm_leaves_the_pool_whole(seed: int, listeners: Any) -> None:
-    """No place is lost, no limit broken, no reply astray; nobody sleeps for ever."""
+    """No place is lost, no limit exceeded, no reply misdirected, and each one wakes."""
     with Moody(random.Random(seed + 100)) as peer:
         storm = Storm(peer, seed, listeners=listeners, lifo=bool(seed))
         pool = storm.pool

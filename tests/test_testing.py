@@ -183,7 +183,7 @@ def test_switches_of_another_greenlet_are_seen() -> None:
 
 
 def test_switches_leaves_the_tracing_as_it_was() -> None:
-    """Whoever traced before traces thereafter, also if the block fails."""
+    """An earlier trace function is restored, also if the block fails."""
     events: list[Any] = []
     greenlet.settrace(lambda event, parties: events.append(event))
     try:
@@ -299,7 +299,7 @@ class Somebody(Waiter[Any]):
     """Waits in line, but not for long."""
 
     def wake(self) -> None:
-        """He is awake."""
+        """It is awake."""
 
 
 def sleep_beside(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -378,7 +378,7 @@ def test_a_place_that_is_lost_is_found() -> None:
 
 
 def careful() -> Scenario:
-    """Three switches, and a borrower who cleans up after himself."""
+    """Three switches, and a borrower that cleans up."""
     pool = stocked(max_connections=1)
 
     def run() -> None:
@@ -475,7 +475,7 @@ def test_what_the_scenario_raises_of_itself_is_told_with_a_mistake() -> None:
 
 
 def test_a_scenario_that_swallows_its_end_is_found() -> None:
-    """Whoever goes to sleep for good after an interruption is not waited for."""
+    """A greenlet that never ends after an interruption is not waited for."""
 
     def stubborn() -> Scenario:
         def run() -> None:
@@ -491,7 +491,7 @@ def test_a_scenario_that_swallows_its_end_is_found() -> None:
 
 
 def test_a_scenario_without_an_end_is_found() -> None:
-    """One with more switches than allowed is not run for ever."""
+    """A scenario with more switches than allowed is not run without limit."""
     with pytest.raises(AssertionError, match="no end after 3 switch points"):
         interrupt_everywhere(careful, most=3)
 

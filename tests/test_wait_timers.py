@@ -58,7 +58,7 @@ def test_each_waits_as_long_as_he_asked(pool):
 
 
 def test_patience_of_ones_own_does_not_change_the_others(pool):
-    """Who waits longer, in front, holds up nobody's time-out; nor does who is brief."""
+    """Neither a longer nor a shorter wait in front delays a timeout."""
     long = patience(pool, timeout=5 * SOON)
     usual = patience(pool)
     brief = patience(pool, timeout=SOON / 4)
@@ -122,7 +122,7 @@ def test_who_is_killed_stops_the_timer(pool):
 
 
 def test_the_timer_is_set_anew_for_the_next(pool):
-    """It was set to one who has gone: whoever is first now has his own time."""
+    """It was set for a waiter that has left: the first one now has its own time."""
     gone = gevent.spawn(pool.acquire)
     gevent.sleep(SOON / 2)
     patient = patience(pool)
@@ -162,7 +162,7 @@ def test_who_is_woken_twice_is_switched_to_once(pool):
 
 
 def test_who_is_woken_and_killed_at_once_is_not_switched_to(pool):
-    """The switch that was under way would strike in his last words."""
+    """A switch that was scheduled would interrupt the greenlet while it ends."""
     words = []
 
     def ask():
@@ -189,7 +189,7 @@ def test_who_was_not_woken_has_no_switch_to_stop():
 
 
 def test_a_wait_of_ones_own_length_leaves_no_timer():
-    """Whoever is served before its time is up has nothing left in the loop."""
+    """A waiter that is served before its timeout leaves nothing in the loop."""
     loop = gevent.get_hub().loop
     pool = Pool(ScriptedConnector(), max_connections=1)
     conn = pool.acquire()

@@ -112,7 +112,7 @@ def test_to_spawn_does_not_switch(workers):
 
 
 def test_staff_is_forgotten_after_work(workers, hub_errors):
-    """Whoever has done his work, failed, or was killed before he began is let go."""
+    """No reference is kept to a worker that has ended, failed, or never started."""
     workers.spawn(int)
     workers.spawn(int, "x")
     workers.spawn(int).kill(block=False)
@@ -304,7 +304,7 @@ def test_what_is_put_while_a_member_leaves_is_not_forgotten(workers):
 
 
 def test_as_many_are_hired_as_there_is_work():
-    """Those who come too late are not replaced: a crew does not hire in circles."""
+    """Workers that start too late are not replaced, which would go on without limit."""
     workers = WorkerGroup()
     hired = []
     spawn = workers.spawn

@@ -165,7 +165,7 @@ def test_nothing_of_a_session_is_passed_on(make, name, way):
 @pytest.mark.parametrize("reset", ["needed", "session"])
 @pytest.mark.parametrize("init_command", [None, "SET @@sql_select_limit = 7"])
 def test_the_isolation_level_is_that_of_the_settings(make, reset, init_command):
-    """Of the first borrower and of all after him."""
+    """Of the first borrower and of all later ones."""
     options = {"isolation_level": "repeatable read"}
     if init_command:
         options["init_command"] = init_command
@@ -339,7 +339,7 @@ def test_what_was_opened_for_another_greenlet_lives_on(make):
     gevent.spawn(wrapper.ensure_connection).join()
     gevent.idle()
     assert value(wrapper, "SELECT 1") == 1
-    # And whoever closes it need not have opened it.
+    # And the greenlet that closes it need not have opened it.
     gevent.spawn(wrapper.close).join()
     assert wrapper.pool.stats().in_use == 0
 
@@ -389,7 +389,7 @@ def test_a_connection_may_outlive_its_pool(make, monkeypatch):
     wrapper = make()
     wrapper.ensure_connection()
     lent, pool = wrapper.connection, wrapper.pool
-    # Whoever closes the pool may go on with what is his own.
+    # The greenlet that closes the pool may go on with its own connection.
     gevent.spawn(wrapper.close_pool).join()
     assert pool.closed and not lent.open
     with pytest.raises(InterfaceError):
@@ -473,7 +473,7 @@ def test_an_idle_connection_that_was_killed_is_not_lent(make, migrated):
 
 
 def test_a_lost_connection_is_not_usable(make, migrated):
-    """Nor is none."""
+    """Nor is a wrapper that has no connection yet."""
     wrapper = make()
     assert not wrapper.is_usable()
     wrapper.ensure_connection()
@@ -559,7 +559,7 @@ def test_without_the_option_it_is_djangos_own(make, pool):
 
 
 def transaction_of(wrapper):
-    """A transaction of a wrapper that is none of Django's connections."""
+    """A transaction of a wrapper that is not one of Django's connections."""
 
     class Block:
         def __enter__(self):

@@ -24,7 +24,7 @@ def warm(pool, number):
 
 
 def test_a_server_that_is_away_for_a_moment_fails_no_waiter(make_pool, mariadb_server):
-    """PyMySQL's own error for that is none of the system's."""
+    """PyMySQL raises its own error for that, and no OSError."""
     ports = [mariadb_server.port]
     backoff = Backoff(0.001, maximum=0.001)
     pool = make_pool(lambda: {"port": ports[-1]}, outage=Outage(backoff=backoff))
@@ -64,7 +64,7 @@ def test_connections_killed_while_idle_are_found_at_once(make_pool, mariadb_serv
 def test_a_connection_killed_while_busy_costs_its_borrower_only(
     make_pool, mariadb_server
 ):
-    """He gets the server's error; the next borrower gets another connection."""
+    """The borrower gets the server's error; the next one gets another connection."""
     pool = make_pool(max_connections=1)
     seen = []
 
@@ -157,7 +157,7 @@ def test_a_cold_start_keeps_to_the_limit(make_pool, own_server):
 
 
 def test_closing_the_pool_closes_under_the_reader(make_pool):
-    """When its time is over: he is told that the connection is lost."""
+    """The borrower gets an error for a lost connection when its time has passed."""
     pool = make_pool()
 
     def work():
@@ -193,7 +193,7 @@ def test_a_restart_is_survived(make_pool, own_server):
 def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
     make_pool, own_server
 ):
-    """Who waits in line waits on, if the pool was told so."""
+    """The waiters go on waiting, if the options of the pool say so."""
     pool = make_pool(
         **own_server.client_options,
         max_connections=4,
@@ -224,7 +224,7 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
 
 
 def test_after_a_lost_answer_idle_connections_are_pinged_first(through, proxy):
-    """They may have lost the way as well; the next borrower shall not find out."""
+    """They may be lost as well; the next borrower must not get one."""
     pool = through(max_connections=2, timeouts=Timeouts(ping=0.1), read_timeout=0.2)
     warm(pool, 2)
     proxy.question = lambda data: b""
@@ -406,7 +406,7 @@ def test_the_victim_of_a_deadlock_keeps_its_connection(make_pool, table):
         assert rows(conn, f"SELECT v FROM {table}") == [(1,), (1,)]
 
 
-# A primary that is none any more
+# A primary that has become a replica
 
 
 @pytest.fixture()

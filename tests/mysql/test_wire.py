@@ -141,7 +141,7 @@ def test_a_server_that_asks_for_a_file_unasked_loses_the_connection(make_pool, t
 
 
 def test_a_second_greenlet_is_refused_before_anything_is_sent(through, proxy):
-    """It is told who has the connection; the owner gets his own answers."""
+    """The error names the owner of the connection; the owner gets its own answers."""
     conn = through().acquire(reclaim=False)
     owner = begin(value, conn, "SELECT CONCAT('owner', SLEEP(0.2))")
     said = len(proxy.asked)
@@ -164,7 +164,7 @@ def test_a_second_greenlet_is_refused_before_anything_is_sent(through, proxy):
 
 
 def test_a_second_greenlet_cannot_read_the_first_ones_rows(through, proxy):
-    """Nor disturb him while he waits for the next one."""
+    """Nor disturb it while it waits for the next one."""
     conn = through().acquire(reclaim=False)
     cursor = conn.cursor(SSCursor)
     owner = begin(cursor.execute, "SELECT SLEEP(0.3)")
@@ -208,7 +208,7 @@ def test_a_converter_must_not_ask_on_its_own_connection(make_pool):
 
 
 def test_a_connection_can_be_closed_under_its_reader(make_pool):
-    """He is told at once that it is lost."""
+    """The reader gets an error at once."""
     conn = make_pool().acquire(reclaim=False)
     reader = begin(rows, conn, "SELECT SLEEP(20)")
     with no_switch():
@@ -219,7 +219,7 @@ def test_a_connection_can_be_closed_under_its_reader(make_pool):
 
 
 def test_a_connection_can_be_closed_under_its_writer(through, proxy):
-    """Also while he waits for room on the wire."""
+    """Also while it waits for room on the wire."""
     conn = through().acquire(reclaim=False)
     proxy.listening.clear()
     writer = begin(rows, conn, "SELECT '%s'" % ("x" * 12 * MEGABYTE))
@@ -262,7 +262,7 @@ def test_a_lost_connection_is_not_made_anew_by_a_ping(make_pool):
 
 
 def test_connecting_again_by_hand_leaks_nothing(make_pool):
-    """Whoever asks for it gets a new session, and the old one ends."""
+    """A greenlet that asks for it gets a new session, and the old one ends."""
     conn = make_pool().acquire(reclaim=False)
     before, first = open_sockets(), conn.thread_id()
     conn.connect()

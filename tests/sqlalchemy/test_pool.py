@@ -216,7 +216,7 @@ def test_first_come_first_served(make_pool):
 
 
 def test_a_killed_waiter_loses_nothing(make_pool):
-    """Also if the place was handed to him in the same turn of the loop."""
+    """Also if the waiter got the place in the same turn of the loop."""
     pool = make_pool()
     held = pool.connect()
     victim, other = gevent.spawn(pool.connect), gevent.spawn(pool.connect)
@@ -228,7 +228,7 @@ def test_a_killed_waiter_loses_nothing(make_pool):
 
 
 def test_all_holders_waiting_is_no_verdict(make_pool):
-    """Any greenlet may close a connection: one who waits may be waiting for that."""
+    """Any greenlet may close a connection: a waiter may wait for that."""
     pool = make_pool()
     held = pool.connect()
     gevent.spawn(held.close)
@@ -236,7 +236,7 @@ def test_all_holders_waiting_is_no_verdict(make_pool):
 
 
 def test_who_fails_to_connect_makes_room(make_pool, database, hub_errors):
-    """The next in line tries for himself, and each has his own error."""
+    """The next waiter makes its own attempt, and each gets its own error."""
     pool = make_pool(outage=Outage(failures=None))
     database.failure = OSError("down")
     crowd = [gevent.spawn(pool.connect) for _ in range(3)]
@@ -260,7 +260,7 @@ def test_nobody_is_told_of_a_return_of_what_never_was(make_pool, database):
 
 
 def test_the_borrower_connects(make_pool, database):
-    """In his own greenlet, where his context variables are."""
+    """In the borrower's own greenlet, which has its context variables."""
     greenlets = []
 
     def creator():
