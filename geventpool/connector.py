@@ -185,6 +185,22 @@ class Connector(Generic[C]):
         """
         return False
 
+    def reset_counts(self) -> Mapping[str, int]:
+        """How many loans ended with which kind of reset, for metrics. Never switches.
+
+        The keys: ``"skipped"``, nothing had to be reset; ``"early"``, the reset was
+        sent and nobody waited for it; ``"full"``, it was waited for. They only grow.
+        Default: nothing is counted.
+        """
+        return {}
+
+    def in_flight(self) -> int:
+        """How many commands are under way on shared connections. Never switches.
+
+        Default: 0.
+        """
+        return 0
+
     def condemns(self, error: Exception) -> bool:
         """Whether all connections must be renewed after *error* left the borrow block.
 

@@ -207,6 +207,7 @@ class PoolStats:
     :param idle_holds: the lines that held connections while their sockets were idle
         and other greenlets waited.
     :param labels: waits and uses by label, if a :class:`Labels` listens.
+    :param in_flight: so many commands are under way on shared connections.
     """
 
     name: str
@@ -231,6 +232,7 @@ class PoolStats:
     leaks: tuple[Leak, ...] = ()
     idle_holds: tuple[IdleHold, ...] = ()
     labels: tuple[LabelCounts, ...] = ()
+    in_flight: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it: dicts, numbers, text. Never switches."""

@@ -50,7 +50,7 @@ from geventpool._core.ledger import (
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch, weak_call
-from geventpool._core.measures import Measures, is_default
+from geventpool._core.measures import Measures, is_default, keep
 from geventpool._core.reports import Loan, loans, name_of, summary
 from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, as_connector
@@ -164,6 +164,9 @@ class Pool(Generic[C]):
         "_lifecycle",
         "_line",
     )
+
+    #: what opens is a connection; False: a place for one
+    _lends_connections = True
 
     @documented(PoolOptions)
     def __init__(
@@ -928,8 +931,13 @@ class Pool(Generic[C]):
 
     def _begin_measuring(self) -> None:
         lifecycle = self._lifecycle
-        measures = Measures(self._loans_under_way())
+        measures = Measures(
+            self._loans_under_way(),
+            self._connector.reset_counts(),
+            has_connections=self._lends_connections,
+        )
         self._measures = self._line.measures = measures
+        keep(self, measures)
         self._listeners.set_recorder(measures)
         lifecycle.observe_use = measures.use.observe
         self._make_idle = measures.measured(self._put_back, self._clock)
@@ -947,7 +955,8 @@ class Pool(Generic[C]):
         measured = None
         if measures is not None:
             lag = self._line.hub_lag.measured()
-            measured = measures.snapshot(self._loans_under_way(), lag)
+            resets = self._connector.reset_counts()
+            measured = measures.snapshot(self._loans_under_way(), lag, resets)
         return PoolStats(
             name=self.name,
             max_connections=ledger.max_connections,
@@ -971,6 +980,7 @@ class Pool(Generic[C]):
             leaks=() if leaks is None else tuple(leaks.report()),
             idle_holds=tuple(self._watch.idle_holds.report()),
             labels=labels_of(self._listeners.listeners),
+            in_flight=self._connector.in_flight(),
         )
 
     def __repr__(self) -> str:

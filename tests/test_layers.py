@@ -126,7 +126,9 @@ ADAPTERS: dict[str, set[str]] = {
     "mysql": {"pymysql"},
     "sqlalchemy": {"sqlalchemy"},
     "django": {"django", "pymysql"},
-    "metrics": {"opentelemetry", "prometheus_client"},
+    "series": set(),
+    "otel": {"opentelemetry"},
+    "prometheus": {"prometheus_client"},
     "testing": set(),
     "status": set(),
     "top": {"rich"},
@@ -138,6 +140,8 @@ ADAPTERS: dict[str, set[str]] = {
 #: Files that join two adapters, and the other one: optional parts, imported by name.
 NEIGHBOURS: dict[str, set[str]] = {
     "advise/servers.py": {"mysql", "redis"},
+    "otel.py": {"series"},
+    "prometheus.py": {"series"},
     "doctor/command.py": {"advise"},
     "doctor/servers.py": {"advise"},
     "sqlalchemy/mysql_reset.py": {"mysql"},

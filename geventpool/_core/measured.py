@@ -6,7 +6,6 @@ They can be pickled, copied and turned into JSON.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -70,6 +69,8 @@ class Measured:
         the present one.
     :param loop_lag: for how many seconds the event loop was blocked while a greenlet
         waited.
+    :param resets: how many loans ended with which kind of reset; see
+        :meth:`geventpool.Connector.reset_counts`.
     """
 
     wait: Distribution = field(default_factory=Distribution)
@@ -81,6 +82,7 @@ class Measured:
     outages: int = 0
     outage_seconds: float = 0.0
     loop_lag: float = 0.0
+    resets: Mapping[str, int] = field(default_factory=FrozenCounts)
 
     def plus(self, other: Measured) -> Measured:
         """Both together."""
@@ -88,10 +90,17 @@ class Measured:
             wait=self.wait.plus(other.wait),
             use=self.use.plus(other.use),
             create=self.create.plus(other.create),
-            refused=FrozenCounts(Counter(self.refused) + Counter(other.refused)),
-            closed=FrozenCounts(Counter(self.closed) + Counter(other.closed)),
+            refused=_sum(self.refused, other.refused),
+            closed=_sum(self.closed, other.closed),
             open_failed=self.open_failed + other.open_failed,
             outages=self.outages + other.outages,
             outage_seconds=self.outage_seconds + other.outage_seconds,
             loop_lag=self.loop_lag + other.loop_lag,
+            resets=_sum(self.resets, other.resets),
         )
+
+
+def _sum(one: Mapping[K, int], other: Mapping[K, int]) -> FrozenCounts[K]:
+    """Both together, with the keys whose number is 0."""
+    keys = {**one, **other}
+    return FrozenCounts({key: one.get(key, 0) + other.get(key, 0) for key in keys})

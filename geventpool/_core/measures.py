@@ -7,9 +7,11 @@ so they can be changed in the hub and in a finaliser.
 
 from __future__ import annotations
 
+import os
+import weakref
 from bisect import bisect_left as bisect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from geventpool._core.histograms import BOUNDS, Histogram
@@ -18,7 +20,15 @@ from geventpool._core.measured import FrozenCounts, Measured
 from geventpool.errors import PoolExhaustedError
 from geventpool.listeners import PoolListener
 
-__all__ = ["Measures", "is_default", "measure_by_default", "on_first_event"]
+__all__ = [
+    "Measures",
+    "is_default",
+    "keep",
+    "kept",
+    "measure_by_default",
+    "on_first_event",
+    "retired",
+]
 
 #: called when a pool that is measured has its first event in this process
 _first_event: list[Callable[[], object]] = []
@@ -53,10 +63,23 @@ class Measures(PoolListener):
     each loan has ended or is under way, and has waited or not.
 
     :param in_use: how many loans were under way when measuring began.
+    :param resets: what the connector had counted by then.
+    :param bool has_connections: False: what the pool opens is only a place, and its
+        connection is made later; see :meth:`connected`.
     """
 
-    def __init__(self, in_use: int = 0) -> None:
+    def __init__(
+        self,
+        in_use: int = 0,
+        resets: Mapping[str, int] | None = None,
+        *,
+        has_connections: bool = True,
+    ) -> None:
         self._before = in_use
+        self._resets_before = dict(resets or {})
+        self._has_connections = has_connections
+        #: by the last snapshot
+        self._last: tuple[float, Mapping[str, int]] = (0.0, self._resets_before)
         self.wait = Histogram()
         self.use = Histogram()
         self.create = Histogram()
@@ -93,9 +116,14 @@ class Measures(PoolListener):
         self._refused[kind.__name__] += 1
         self._begin()
 
-    def opened(self, conn: Any, seconds: float) -> None:
+    def connected(self, seconds: float) -> None:
+        """A connection was made, which took so long. Never switches."""
         self.create.observe(seconds)
         self._begin()
+
+    def opened(self, conn: Any, seconds: float) -> None:
+        if self._has_connections:
+            self.connected(seconds)
 
     def open_failed(self, error: BaseException, seconds: float) -> None:
         self._open_failed += 1
@@ -116,12 +144,22 @@ class Measures(PoolListener):
             for action in _first_event:
                 action()
 
-    def snapshot(self, in_use: int, loop_lag: float) -> Measured:
+    def snapshot(
+        self,
+        in_use: int = 0,
+        loop_lag: float | None = None,
+        resets: Mapping[str, int] | None = None,
+    ) -> Measured:
         """What was measured so far; does not change any more.
 
         :param in_use: how many loans are under way.
-        :param loop_lag: seconds.
+        :param loop_lag: seconds; None: as in the last snapshot.
+        :param resets: what the connector has counted; None: as in the last snapshot.
         """
+        lag_before, resets_before = self._last
+        loop_lag = lag_before if loop_lag is None else loop_lag
+        resets = resets_before if resets is None else resets
+        self._last = (loop_lag, dict(resets))
         use = self.use.snapshot()
         waits = self.wait.snapshot().count
         without = use.count + in_use - self._before - waits
@@ -135,4 +173,55 @@ class Measures(PoolListener):
             outages=self._outages,
             outage_seconds=self._outage_seconds,
             loop_lag=loop_lag,
+            resets=FrozenCounts(
+                {
+                    kind: number - self._resets_before.get(kind, 0)
+                    for kind, number in resets.items()
+                }
+            ),
         )
+
+
+#: the pools that are measured, weakly, with their names and counts
+_kept: list[tuple[str, weakref.ref[Any], Measures]] = []
+#: what pools had measured that are no more, by their names
+_retired: dict[str, Measured] = {}
+
+
+def keep(pool: Any, measures: Measures) -> None:
+    """Have :func:`kept` and :func:`retired` tell of a pool. Never switches.
+
+    What the same pool measured before counts as that of a pool that is no more.
+    """
+    _retire(lambda other: other is None or other is pool)
+    _kept.append((pool.name, weakref.ref(pool), measures))
+
+
+def kept() -> list[Any]:
+    """The pools that are measured, also those that were closed. Never switches."""
+    _retire(lambda pool: pool is None)
+    return [pool for _, ref, _ in [*_kept] if (pool := ref()) is not None]
+
+
+def retired() -> dict[str, Measured]:
+    """What was measured by pools that are no more, by name. Never switches."""
+    return dict(_retired)
+
+
+def _retire(is_gone: Callable[[Any], bool]) -> None:
+    for each in [*_kept]:
+        name, ref, measures = each
+        if is_gone(ref()):
+            _kept.remove(each)
+            _retired[name] = _retired.get(name, Measured()).plus(measures.snapshot())
+
+
+def _forget_all() -> None:
+    """In a forked child: what was measured before is for the parent to report."""
+    _kept.clear()
+    _retired.clear()
+
+
+# It runs before the pools of the child begin to measure, because the module of the
+# pool registers its own function later.
+os.register_at_fork(after_in_child=_forget_all)

@@ -95,6 +95,7 @@ class MySQLConnector(Connector[Connection]):
         #: connections whose reset has not ended, and which may still hold locks
         self.unsettled: set[Connection] = set()
         self._all_settled = Event()
+        self._resets_skipped = self._resets_early = self._resets_full = 0
         #: returns what to call when the server turns out to be no primary any more
         self.on_demotion: Callable[[], Callable[[], None] | None] = _no_callback
 
@@ -294,6 +295,7 @@ class MySQLConnector(Connector[Connection]):
             nothing to reset, or the reset was sent and needs no waiting.
         """
         if self._reset.spares(conn):
+            self._resets_skipped += 1
             conn.end_loan()
             return False
         conn.unusable_reason = self._why_unusable(conn)
@@ -302,7 +304,22 @@ class MySQLConnector(Connector[Connection]):
             self._report_demotion(conn)
             return True
         self._reset.restore(conn)
-        return self._reset.is_needed(conn) and not self._begin_reset(conn)
+        if not self._reset.is_needed(conn):
+            self._resets_skipped += 1
+            return False
+        if self._begin_reset(conn):
+            self._resets_early += 1
+            return False
+        self._resets_full += 1
+        return True
+
+    def reset_counts(self) -> dict[str, int]:
+        """How many loans ended with which kind of reset. Never switches."""
+        return {
+            "skipped": self._resets_skipped,
+            "early": self._resets_early,
+            "full": self._resets_full,
+        }
 
     def _begin_reset(self, conn: Connection) -> bool:
         """Send the reset ahead if possible.

@@ -67,6 +67,9 @@ class PoolHooks(Protocol):
     def terminated(self, conn: Any) -> None:
         """Note that *conn* was closed. Never switches."""
 
+    def commands_in_flight(self) -> int:
+        """How many commands are under way on shared connections. Never switches."""
+
 
 class RedisConnector(Connector[Any]):
     """The :class:`~geventpool.Connector` of one ``ConnectionPool``.
@@ -83,6 +86,11 @@ class RedisConnector(Connector[Any]):
         self.until = 0.0
         #: ids of connections that may have unread replies, from an interrupted command
         self.unsure: set[int] = set()
+
+    def in_flight(self) -> int:
+        """How many commands are under way on shared connections. Never switches."""
+        hooks = self._hooks()
+        return 0 if hooks is None else hooks.commands_in_flight()
 
     def open(self) -> Any:
         """Open a connection, with its handshake. May switch.

@@ -394,6 +394,12 @@ class ConnectionPool(Returns):
         """Note that an attempt to connect failed. Others may follow."""
         self._failure = copy.copy(error)
 
+    def commands_in_flight(self) -> int:
+        """How many commands are under way on shared connections. Never switches."""
+        # Asked by initial connections as well, before there is anything to share.
+        sharing = self.__dict__.get("_sharing")
+        return 0 if sharing is None else int(sharing.in_flight())
+
     def terminated(self, conn: Any) -> None:
         """Note that a connection was closed."""
         self._loans.forget_loan(conn)

@@ -115,6 +115,9 @@ class RecordPool(Pool[Record]):
     :param int maxsize: how many may be idle; 0: no limit.
     """
 
+    # SQLAlchemy connects them, in the greenlet of the borrower.
+    _lends_connections = False
+
     def __init__(
         self, pool: Owner, maxsize: int, use_lifo: bool, **options: Any
     ) -> None:
@@ -145,7 +148,11 @@ class RecordPool(Pool[Record]):
     def stats(self) -> PoolStats:
         """The state of the pool at this moment; does not change later."""
         stats = super().stats()
-        return replace(stats, paused=stats.paused or self.gate.breaker.paused)
+        return replace(
+            stats,
+            paused=stats.paused or self.gate.breaker.paused,
+            max_idle_connections=self.maxsize or stats.max_connections,
+        )
 
     # Borrowing
 
@@ -182,6 +189,11 @@ class RecordPool(Pool[Record]):
         if not lifecycle.listeners.is_deaf:
             lifecycle.listeners.notify("opened", record, 0.0)
         return entry
+
+    def connected(self, seconds: float) -> None:
+        """Note that the connection of a record was made. Never switches."""
+        if self.measures is not None:
+            self.measures.connected(seconds)
 
     # Release
 

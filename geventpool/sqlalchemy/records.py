@@ -3,7 +3,8 @@
 All use of SQLAlchemy's private members is in this package and listed here. To check a
 new version, read this list:
 
-* overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``; and of
+* overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``,
+  ``__connect``; and of
   ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
   it passes on to the driver;
 * called: both constructors, ``_ConnectionFairy._checkout``;
@@ -22,6 +23,7 @@ Checked against SQLAlchemy 2.0.58 and 2.1.9.
 from __future__ import annotations
 
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -78,6 +80,11 @@ class Record(_ConnectionRecord):
     def __init__(self, pool: Owner, connect: bool = True) -> None:
         self.green_pool = pool
         super().__init__(pool, connect)  # type: ignore[arg-type]
+
+    def _ConnectionRecord__connect(self) -> None:
+        started = time.monotonic()
+        super()._ConnectionRecord__connect()  # type: ignore[misc]
+        self.green_pool.core.connected(time.monotonic() - started)
 
     @property
     def fairy_ref(self) -> weakref.ref[Any] | None:

@@ -1,0 +1,234 @@
+"""Metrics of all pools for prometheus_client."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from geventpool import Pool, prometheus
+from geventpool._core import measures
+from geventpool._core.histograms import BOUNDS
+from geventpool.testing import ScriptedConnector
+from tests.telemetry import busy_pool, isolated
+
+POOL = "db_client_connection_pool_name"
+
+
+@pytest.fixture()
+def registry(monkeypatch):
+    monkeypatch.setattr(prometheus, "_registries", [])
+    with isolated(monkeypatch):
+        registry = CollectorRegistry()
+        prometheus.register(registry)
+        yield registry
+
+
+def samples(registry, name="busy"):
+    """The values by the sample's name and its labels but the pool's."""
+    found = {}
+    text = generate_latest(registry).decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if labels.pop(POOL) == name:
+                found[(sample.name, *labels.values())] = sample.value
+    return found
+
+
+def test_all_metrics_of_a_pool_are_published(registry):
+    """With the names that OpenTelemetry gives them in Prometheus."""
+    pool = busy_pool()
+    found = samples(registry)
+    expected = {
+        ("db_client_connection_count", "idle"): 0,
+        ("db_client_connection_count", "used"): 1,
+        ("db_client_connection_idle_max",): 1,
+        ("db_client_connection_idle_min",): 0,
+        ("db_client_connection_max",): 1,
+        ("db_client_connection_pending_requests",): 1,
+        ("db_client_connection_timeouts_total",): 1,
+        ("db_client_connection_use_time_seconds_count",): 2,
+        ("db_client_connection_wait_time_seconds_count",): 3,
+        ("db_client_connection_create_time_seconds_count",): 2,
+        ("geventpool_outage",): 0,
+        ("geventpool_outages_total",): 0,
+        ("geventpool_outage_time_seconds_total",): 0,
+        ("geventpool_connection_failures_total",): 0,
+        ("geventpool_connection_closed_total", "dropped"): 1,
+        ("geventpool_refusals_total", "PoolDeadlockError"): 1,
+        ("geventpool_refusals_total", "PoolExhaustedError"): 1,
+        ("geventpool_deadlocks_total",): 1,
+        ("geventpool_resets_total", "skipped"): 0,
+        ("geventpool_commands_in_flight",): 7,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert found["db_client_connection_use_time_seconds_bucket", "+Inf"] == 2
+    assert ("geventpool_loop_lag_seconds_total",) in found
+    pool.waiter.kill()
+    pool.close(timeout=0)
+
+
+def test_buckets_are_cumulated(registry):
+    """As Prometheus wants them."""
+    with Pool(ScriptedConnector(), name="busy") as pool:
+        for seconds in (0.0, 1.5, 1000.0):
+            pool.measures.use.observe(seconds)
+        found = samples(registry)
+        name = "db_client_connection_use_time_seconds_bucket"
+        assert [found[name, edge] for edge in (repr(BOUNDS[0]), "1.0", "2.0")] == [
+            1,
+            1,
+            2,
+        ]
+        assert found[name, "+Inf"] == 3
+        assert found["db_client_connection_use_time_seconds_sum",] == 1001.5
+
+
+def test_pools_of_one_name_are_added_up_and_counts_outlive_them(registry):
+    """A counter must not fall because a pool was collected."""
+    with Pool(ScriptedConnector(), name="busy") as pool:
+        pool.release(pool.acquire())
+    other = Pool(ScriptedConnector(), name="busy")
+    other.release(other.acquire())
+    count = ("db_client_connection_use_time_seconds_count",)
+    assert samples(registry)[count] == 2
+    assert samples(registry)["db_client_connection_count", "idle"] == 1
+    other.close()
+    del pool, other
+    gc.collect()
+    assert not measures.kept()
+    assert samples(registry)[count] == 2
+    assert samples(registry)["db_client_connection_count", "idle"] == 0
+
+
+def test_a_pool_without_a_limit_has_no_limit_in_the_metrics(registry):
+    """The largest integer is no number of connections."""
+    with Pool(ScriptedConnector(), name="busy", max_connections=sys.maxsize) as pool:
+        found = samples(registry)
+        assert ("db_client_connection_max",) not in found
+        assert ("db_client_connection_count", "idle") in found
+        assert pool.measures is not None
+
+
+def test_registering_again_changes_nothing(registry):
+    """Two libraries of a program may both do it."""
+    prometheus.register(registry)
+    assert len(prometheus._registries) == 1
+    prometheus.flush()
+
+
+def test_the_default_registry_is_the_default(registry, monkeypatch):
+    """One call is all that most programs need."""
+    fresh = CollectorRegistry()
+    monkeypatch.setattr(prometheus, "REGISTRY", fresh)
+    prometheus.register()
+    assert prometheus._registries == [registry, fresh]
+
+
+@pytest.mark.parametrize(
+    ("interval", "error"), [(0, ValueError), (-1, ValueError), ("1", TypeError)]
+)
+def test_a_wrong_interval_is_refused(registry, interval, error):
+    """Before anything has begun."""
+    with pytest.raises(error, match="interval must be"):
+        prometheus.register(interval=interval)
+
+
+def test_existing_pools_are_measured_from_now_on(monkeypatch):
+    """The order of imports does not matter."""
+    with isolated(monkeypatch), Pool(ScriptedConnector()) as pool:
+        monkeypatch.setattr("geventpool.series.pools", lambda: [pool])
+        monkeypatch.setattr(prometheus, "_registries", [])
+        prometheus.register(CollectorRegistry())
+        assert pool.measures is not None
+
+
+# Several processes.
+
+SERVER = """
+    from gevent import monkey
+    monkey.patch_all()
+    import os, sys, time
+    import gevent
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+    import geventpool.prometheus
+    from geventpool import Pool
+    from geventpool.testing import ScriptedConnector
+
+    def text():
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry).decode()
+
+    def value(name):
+        line = [each for each in text().splitlines() if each.startswith(name)]
+        return float(line[0].split()[-1]) if line else None
+
+    def until(ready):
+        for _ in range(1000):
+            if ready():
+                return
+            gevent.sleep(0.01)
+        raise AssertionError(text())
+
+    USE = 'db_client_connection_use_time_seconds_count'
+    IDLE = 'db_client_connection_count{db_client_connection_pool_name="p",'
+    IDLE += 'db_client_connection_state="idle"}'
+    early = Pool(ScriptedConnector(), name="p")
+    early.release(early.acquire())
+    geventpool.prometheus.register(interval=0.01)
+    early.release(early.acquire())
+    until(lambda: value(USE) == 1 and value(IDLE) == 1)
+
+    children = []
+    for number in (1, 2, 3):
+        child = os.fork()
+        if not child:
+            try:
+                for _ in range(10):
+                    early.release(early.acquire())
+                until(lambda: value(USE) == 1 + 10 * number)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+        assert os.waitpid(child, 0)[1] == 0
+        until(lambda: value(USE) == 1 + 10 * number)
+    # The files of ended processes stay until the server says that these are dead.
+    assert value(IDLE) == 4, value(IDLE)
+    for child in children:
+        mark_process_dead(child)
+    assert value(USE) == 31 and value(IDLE) == 1
+
+    # A process that gets the number of an ended one adds to its counts.
+    files = geventpool.prometheus._files
+    files._written.clear()
+    geventpool.prometheus.flush()
+    assert value(USE) == 32
+    print("well")
+"""
+
+
+def test_the_multi_process_mode_adds_up_all_workers(tmp_path):
+    """``gunicorn -w 4``: a scrape reaches one worker and must tell of all."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SERVER)],
+        env={
+            "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+            "PYTHONPATH": ":".join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.stdout == "well\n", done.stderr
