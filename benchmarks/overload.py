@@ -38,7 +38,8 @@ CAPACITY = CONNECTIONS / HOLD
 RATES = (0.8, 1.2, 2.0, 4.0)
 
 #: Policies of our pool, by their row, with the options that differ from the defaults.
-VARIANTS: dict[str, dict[str, Any]] = {OURS: {}}
+ADMISSION = f"{OURS}, admission=True"
+VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
 
 #: The targets with overload: the least goodput. Without overload: the most
 #: requests that may fail.
@@ -168,12 +169,12 @@ def _section(
 
 
 def _add_target(report: Report, series: dict[str, Series[Flood]], rate: float) -> None:
-    if not series[OURS].samples:
+    if not series[ADMISSION].samples:
         return
     if rate > 1.5:
-        goodput = series[OURS].spread(lambda each: each.goodput)
+        goodput = series[ADMISSION].spread(lambda each: each.goodput)
         title = f"goodput at {rate:g} times the capacity"
         report.target(title, goodput, GOODPUT, at_least=True)
     elif rate < 1:
-        failed = series[OURS].spread(lambda each: each.failed)
+        failed = series[ADMISSION].spread(lambda each: each.failed)
         report.target(f"failed at {rate:g} times the capacity", failed, FAILED)

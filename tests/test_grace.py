@@ -231,6 +231,30 @@ def test_an_attempt_that_hangs_does_not_keep_others_from_finding_the_server(
     hangs.set()
 
 
+def test_a_slow_dial_after_an_outage_delays_no_others(monkeypatch):
+    """A server that has just come back may need long for its first connections."""
+    monkeypatch.setattr(opener, "SLOW", 3600)
+    monkeypatch.setattr(opener, "PROMPT", 0.001)
+    connector = ScriptedConnector()
+    pool, clock = reached(connector)
+    gate = Event()
+    connector.script("open", *down(3), lambda: None, gate)
+    taken, end = [], Event()
+
+    def hold():
+        with pool.connection() as conn:
+            taken.append(conn)
+            end.wait()
+
+    crowd = [gevent.spawn(hold) for _ in range(3)]
+    wait_until(lambda: len(taken) == 3)
+    assert connector.opening == 1
+    gate.set()
+    end.set()
+    gevent.joinall(crowd)
+    pool.close()
+
+
 # Who may still be served.
 
 

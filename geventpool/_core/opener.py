@@ -39,6 +39,8 @@ log = logging.getLogger("geventpool")
 #: An attempt to open that has taken so many seconds may never end. From then on it
 #: counts against *max_connections* only, so that it delays nobody else.
 SLOW = 1.0
+#: The same after an outage, until as many are opened at a time as usual.
+PROMPT = 0.05
 
 
 class Dialled(Generic[C]):
@@ -266,7 +268,9 @@ class Opener(Generic[C]):
 
     def _try(self, entry: Entry[C]) -> C:
         hub = gevent.get_hub()
-        watch = hub.loop.timer(SLOW, ref=False)
+        # A server that has just come back may need long for its first connections.
+        is_recovering = 0 < self.breaker.limit < self.breaker.most
+        watch = hub.loop.timer(PROMPT if is_recovering else SLOW, ref=False)
         watch.start(self._is_slow, entry, update=True)
         try:
             return within(self._limit, "opening", self._connector.open)

@@ -29,6 +29,8 @@ log = logging.getLogger("geventpool")
 MOST = 16
 #: An attempt that has taken so many seconds may never end, so another one may begin.
 SLOW = 1.0
+#: The same after an outage, until all may connect again.
+PROMPT = 0.05
 #: Seconds between two attempts at least, so that others run meanwhile.
 SHORTEST = 0.001
 
@@ -59,6 +61,8 @@ class ConnectGate:
         self._attempts: dict[object, float] = {}
         #: the last failure; None: there was none
         self._error: Exception | None = None
+        #: connections made so far
+        self._successes = 0
         #: when the server may be tried again
         self._next_try = 0.0
         #: set when the next attempt ends
@@ -95,9 +99,11 @@ class ConnectGate:
         breaker, now = self.breaker, self._clock()
         if breaker.limit == MOST:
             return 0.0
-        recent = [began for began in self._attempts.values() if now - began < SLOW]
+        # A server that has just come back may need long for its first connections.
+        slow = SLOW if breaker.paused else PROMPT
+        recent = [began for began in self._attempts.values() if now - began < slow]
         if len(recent) >= max(1, breaker.limit):
-            return min(recent) + SLOW - now
+            return min(recent) + slow - now
         return self._next_try - now if breaker.paused else 0.0
 
     def _wait(self, seconds: float) -> None:
@@ -109,15 +115,20 @@ class ConnectGate:
         self, dial: Callable[[], C], ends: float, older: BaseException | None
     ) -> list[C]:
         """Return what *dial* returns, in a list; an empty one: try again."""
-        attempt, began = object(), self._clock()
+        attempt, began, successes = object(), self._clock(), self._successes
         self._attempts[attempt] = began
         try:
             conn = dial()
         except Exception as error:
             if not self._is_loss(error, older):
                 raise
-            self._failed(error, began)
-            if self._clock() >= ends or not self._is_worth_waiting:
+            if self._successes > successes:
+                # It hung in an outage that has ended meanwhile.
+                is_worth_waiting = self.breaker.has_grace
+            else:
+                self._failed(error, began)
+                is_worth_waiting = self._is_worth_waiting
+            if self._clock() >= ends or not is_worth_waiting:
                 raise
             return []
         else:
@@ -138,6 +149,7 @@ class ConnectGate:
 
     def _succeeded(self) -> None:
         self._error = None
+        self._successes += 1
         outage = self.breaker.succeeded(self._clock())
         if outage is not None:
             self._notify("resumed", outage)

@@ -212,6 +212,27 @@ def test_an_attempt_that_hangs_does_not_keep_others_from_trying(monkeypatch):
     slow.join()
 
 
+@pytest.mark.parametrize("grace", [3, 0])
+def test_an_attempt_that_began_in_a_past_outage_begins_no_new_one(grace):
+    """It tells nothing of the server as it is now."""
+    gate, server = make(failures=1, grace=grace)
+    hangs, tries = Event(), []
+
+    def dial():
+        tries.append(1)
+        if len(tries) == 1:
+            hangs.wait()
+            raise OSError("timed out")
+        return "connection"
+
+    slow = gevent.spawn(outcome, gate, type("Slow", (), {"dial": staticmethod(dial)}))
+    gevent.idle()
+    assert outcome(gate, server) == "connection"
+    hangs.set()
+    assert isinstance(slow.get(), str if grace else OSError)
+    assert not gate.breaker.paused and gate.breaker.since is None
+
+
 def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     """The server has much to do then."""
     clock = Clock()
@@ -225,6 +246,8 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     crowd = [gevent.spawn(outcome, gate, server) for _ in range(4)]
     gevent.idle()
     assert len(gate._attempts) == 1
+    clock.advance(2 * outages.PROMPT)
+    wait_until(lambda: len(gate._attempts) == 2)
     before = server.dials
     last = gevent.spawn(outcome, gate, server, 0)
     gevent.idle()
