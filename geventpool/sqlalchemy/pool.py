@@ -101,6 +101,8 @@ class GreenletPool(QueuePool):
     :param ping_interval: interval at which idle connections are pinged; None: never.
     :param reap_interval: interval at which idle connections are checked.
     :param bool reclaim: end the loans of a greenlet that has ended.
+    :param leak_after: seconds after which a loan is reported once, to the log and to
+        the listeners. None: never.
     :param listeners: :class:`~geventpool.PoolListener` objects. Their methods get
         records.
     :param Timeouts timeouts: time limits of the pool's own greenlets.
@@ -138,6 +140,7 @@ class GreenletPool(QueuePool):
         ping_interval: float | None = None,
         reap_interval: float = 180,
         reclaim: bool = True,
+        leak_after: float | None = None,
         listeners: Iterable[PoolListener] = (),
         timeouts: Timeouts = Timeouts(),
         outage: Outage = Outage(),
@@ -169,6 +172,7 @@ class GreenletPool(QueuePool):
             "ping_interval": ping_interval,
             "reap_interval": reap_interval,
             "reclaim": reclaim,
+            "leak_after": leak_after,
             "listeners": listeners,
             "timeouts": timeouts,
             "outage": outage,
