@@ -250,3 +250,20 @@ def test_waiters_get_a_clean_connection(make_pool):
             rows(conn, f"SET @x={number}")
 
     gevent.joinall([gevent.spawn(borrow, i) for i in range(20)], raise_error=True)
+
+
+def test_each_loan_is_counted_with_its_kind_of_reset(make_pool):
+    """A reset that is waited for costs a round trip; one that is skipped, nothing."""
+    pool = make_pool()
+    pool.measure()
+    use(pool)
+    with pool.connection() as conn:
+        rows(conn, "SELECT GET_LOCK('counted', 0)")
+    wait_until(lambda: pool.stats().idle == 1)
+    measured = pool.stats().measured
+    assert sum(measured.resets.values()) == measured.use.count == 2
+    assert measured.resets["full"] >= 1
+    pool = make_pool(reset=None, autocommit=True)
+    pool.measure()
+    use(pool)
+    assert pool.stats().measured.resets == {"skipped": 1, "early": 0, "full": 0}

@@ -652,3 +652,16 @@ def test_redis_py_records_each_command(shared: redis.Redis) -> None:
     assert "sharing" in repr(stand_in)
     assert not hasattr(stand_in, "__len__")
     assert conn is not None
+
+
+def test_commands_in_flight_are_counted(shared: redis.Redis) -> None:
+    """So that it is seen how full a shared connection is."""
+    pool = shared.connection_pool
+    job = gevent.spawn(shared.blpop, "none", 0.2)
+    counts = set()
+    jobs = [gevent.spawn(shared.ping) for _ in range(20)]
+    gevent.sleep(0)
+    counts.add(pool.core.stats().in_flight)
+    gevent.joinall([*jobs, job], raise_error=True)
+    counts.add(pool.core.stats().in_flight)
+    assert counts == {0, 20}
