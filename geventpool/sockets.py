@@ -30,6 +30,7 @@ __all__ = [
     "is_quiet",
     "redirect_to_null",
     "terminate",
+    "wake_waiters",
 ]
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def terminate(sock: Any) -> None:
     :param sock: a gevent or native socket.
     """
     try:
-        _stop_waits(sock)
+        wake_waiters(sock)
         if hasattr(sock, "pending"):
             # The TLS library keeps the number, which another descriptor may get.
             sock._sslobj = None
@@ -217,7 +218,11 @@ def redirect_to_null(descriptor: int) -> None:
     _wake_others(descriptor)
 
 
-def _stop_waits(sock: Any) -> None:
+def wake_waiters(sock: Any) -> None:
+    """Raise ``OSError`` (EBADF) in the greenlets that wait on *sock*. Never switches.
+
+    It happens in the next turn of the event loop. The descriptor stays open.
+    """
     # Watchers are stopped before the descriptor is closed, because libev may fail to
     # stop a watcher of a closed descriptor.
     for name in "_read_event", "_write_event":

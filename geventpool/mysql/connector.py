@@ -22,6 +22,7 @@ from geventpool.mysql.arguments import (
     checked,
     merged,
 )
+from geventpool.mysql.cancel import Canceller
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.errors import (
     NoServerError,
@@ -35,7 +36,7 @@ from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import POOL_ARGUMENTS, parse_url
 from geventpool.patching import is_patched
-from geventpool.policies import safe_repr
+from geventpool.policies import check_bool, safe_repr
 from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
@@ -70,6 +71,7 @@ class MySQLConnector(Connector[Connection]):
         target: str | None = None,
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
+        cancel: bool = False,
         **options: Any,
     ) -> None:
         if configure is not None and not callable(configure):
@@ -92,6 +94,10 @@ class MySQLConnector(Connector[Connection]):
         self._configure = configure
         self._reset = as_reset(reset, configure)
         self._tls = TLSContexts()
+        #: ends interrupted statements at the server; None: nothing does
+        self.canceller: Canceller | None = None
+        if check_bool("cancel", cancel):
+            self.canceller = Canceller(self._resolved, self._tls)
         #: connections whose reset has not ended, and which may still hold locks
         self.unsettled: set[Connection] = set()
         self._all_settled = Event()
@@ -227,6 +233,36 @@ class MySQLConnector(Connector[Connection]):
         """Close the socket without sending anything. Never switches."""
         conn.terminate()
         self._settle(conn)
+
+    def begin_cancel(self, conn: Connection) -> bool:
+        """Keep the socket of an interrupted statement that may still run.
+
+        Never switches.
+        """
+        canceller = self.canceller
+        if canceller is None or not canceller.is_running(conn):
+            return False
+        if conn.interrupted is None:
+            conn.set_aside()
+        conn.end_loan()
+        self._settle(conn)
+        return True
+
+    def cancel(self, conn: Connection) -> bool:
+        """Wait until the server has let go of an interrupted statement. May switch.
+
+        :return: whether the connection can be reset and lent again.
+        """
+        assert self.canceller is not None
+        reset = self._reset
+        is_kept = reset.ends_transactions and (
+            conn.session_unchanged or reset.is_possible(conn)
+        )
+        if not self.canceller.cancel(conn, is_kept):
+            return False
+        reset.restore(conn)
+        conn.unusable_reason = None
+        return True
 
     def ping(self, conn: Connection) -> None:
         """Test whether the server answers, and whether it still has the wanted role.

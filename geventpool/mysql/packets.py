@@ -22,6 +22,7 @@ from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from geventpool import dialing, sockets
 from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
+from geventpool.mysql.interrupted import Interruptible
 from geventpool.patching import is_patched
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class _InPool:
 IN_POOL: Any = _InPool()
 
 
-class Packets(Connection):
+class Packets(Interruptible):
     """A PyMySQL connection that reads, writes and closes as gevent requires."""
 
     # Declared here because the published stubs leave PyMySQL's own names out.
@@ -101,8 +102,6 @@ class Packets(Connection):
 
     #: The greenlet whose command is not answered yet; IN_POOL: no loan.
     _command_owner: greenlet | None = None
-    #: The greenlet that waits for bytes.
-    _reader: greenlet | None = None
     #: The exception that interrupted a write. LOAD DATA would raise another in its
     #: place.
     _interruption: BaseException | None = None
@@ -149,6 +148,7 @@ class Packets(Connection):
         """
         if self._command_owner is not None:
             raise self._in_use(self._command_owner)
+        self.close_interrupted()
         self._force_close()
         self._reader = self._buffer = self.ask = None
         self._current_timeout = None
@@ -161,6 +161,9 @@ class Packets(Connection):
         self._rfile, rfile = None, self._rfile
         rfile.close()
         self._buffer, self._at = b"", 0
+        self._begin_asking()
+
+    def _begin_asking(self) -> None:
         if type(self._sock) is gevent.socket.socket:
             poll = _poll()
             poll.register(self._sock.fileno(), select.POLLIN)
@@ -205,7 +208,9 @@ class Packets(Connection):
         if sock is not None:
             sockets.terminate(sock)
 
-    __del__ = _force_close
+    def __del__(self) -> None:
+        self.close_interrupted()
+        self._force_close()
 
     def terminate(self) -> None:
         """Close the socket without sending anything. Never switches.
@@ -213,6 +218,7 @@ class Packets(Connection):
         A greenlet that waits for an answer on it gets an ``OperationalError`` (2013).
         """
         self._closed = True
+        self.close_interrupted()
         self._force_close()
 
     def _in_use(self, user: Any) -> ConnectionInUseError:
@@ -311,7 +317,7 @@ class Packets(Connection):
                     raise lost("the server is shutting down")
                 raise err.InternalError(
                     f"Packet sequence number wrong - got {number} "
-                    f"expected {self._next_seq_id}"
+                    f"expected {self._next_seq_id:d}"
                 )
             self._next_seq_id = (number + 1) & 255
             length = low + (high << 16)
@@ -339,18 +345,22 @@ class Packets(Connection):
         if self._sock is None:
             raise lost("it was closed")
         self._reader = getcurrent()
+        block: bytes = b""
         try:
             if self._current_timeout != self._read_timeout:
                 self._set_timeout(self._read_timeout)
-            block: bytes = self._sock.recv(_BLOCK)
+            block = self._sock.recv(_BLOCK)
             if len(block) == _BLOCK and self._yields:
                 self._let_others_run()
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                # read_timeout, and not a peer that is lost.
+                self._set_aside(True)
             self._force_close()
             raise lost(repr(error)) from error
         except BaseException:
             # The rest of the answer would be read as the next answer.
-            self._force_close()
+            self._set_aside(not block)
             raise
         finally:
             self._reader = None

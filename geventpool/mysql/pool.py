@@ -66,6 +66,9 @@ class ConnectionPool(Pool[Connection]):
         session.
     :param check: called with a connection before it is lent; if it raises an
         :exc:`Exception`, the connection is dropped and the next one tried.
+    :param bool cancel: end interrupted statements at the server, over one more
+        connection, and keep their places until then. False: close their connections at
+        once, and let the statements run on.
     :param max_connections: None: what the URL says, or 10. A MariaDB server serves 151
         clients in all.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
@@ -88,6 +91,7 @@ class ConnectionPool(Pool[Connection]):
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
+        cancel: bool = False,
         unpatched: str = STOCK,
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
@@ -124,10 +128,13 @@ class ConnectionPool(Pool[Connection]):
             target=target,
             reset=reset,
             configure=configure,
+            cancel=cancel,
             **options,
         )
         if own.get("initial_connections") and not self._pools_here():
             own["initial_connections"] = 0
+        # First, for close() may be called in there.
+        self._canceller = connector.canceller
         super().__init__(connector, max_connections=max_connections, **own)
         self._unsettled = connector.unsettled
         self._wait_for_locks = connector.wait_for_locks
@@ -188,7 +195,15 @@ class ConnectionPool(Pool[Connection]):
             self._threads.close()
             if self._is_undecided:
                 return []
-        return super().close(timeout)
+        left = super().close(timeout)
+        if self._canceller is not None:
+            self._canceller.close()
+        return left
+
+    @property
+    def side_connections(self) -> int:
+        """How many connections are open beside the pool's, to cancel statements."""
+        return 0 if self._canceller is None else self._canceller.side_connections
 
     # Borrowing
 

@@ -37,6 +37,7 @@ from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import COMMAND, CR, ER
 
 from geventpool.mysql.ahead import SPOILED, Ahead, packed
+from geventpool.mysql.interrupted import UNREAD
 from geventpool.mysql.packets import (
     AUTOCOMMIT,
     CHANGED,
@@ -63,6 +64,8 @@ _QUERY = COMMAND.COM_QUERY
 #: The most statements of a loan that are examined when it ends, and the longest.
 MAX_STATEMENTS = 16
 _LONGEST = 16 * 1024
+#: Stands for a longer one: it is not plain, and does not lock by name.
+_LONG = b"SET "
 
 #: The first byte of a length that is in the two bytes after it.
 _TWO_BYTES = 0xFC
@@ -180,6 +183,11 @@ class Wire(Ahead):
             and (self._read_timeout, self._write_timeout) == self._limits
         )
 
+    @property
+    def last_statement(self) -> str | bytes | bytearray:
+        """The statement of the loan that was sent last; empty: a ping, or none."""
+        return self._statements[-1] if self._statements else b""
+
     def send_quit(self) -> None:
         """Close as PyMySQL does, with COM_QUIT, or terminate if a greenlet is using it.
 
@@ -217,13 +225,17 @@ class Wire(Ahead):
                 self._statements.append(sql)
             else:
                 self.left = True
+                # The last of the list is always the last statement.
+                self._statements[MAX_STATEMENTS:] = (
+                    sql if len(sql) <= _LONGEST else _LONG,
+                )
             if len(sql) > SMALL:
                 _pymysql._execute_command(self, command, sql)
                 return
             text = sql.encode(self.encoding) if isinstance(sql, str) else sql
             self._result = None
             self._write_bytes(command_head(len(text) + 1, command) + text)
-            self._next_seq_id = 1
+            self._next_seq_id = UNREAD
         except BaseException:
             # No answer is awaited: an interrupted write has closed the socket already.
             self._command_owner = self._interruption = None
@@ -405,6 +417,7 @@ class Wire(Ahead):
             if len(answers) < len(commands):
                 # The next borrower would take the unread answers for its own.
                 self._force_close()
+                self.is_own_command = True
         return answers
 
     def _answer(self) -> Exception | None:

@@ -34,6 +34,9 @@ class Reset(Protocol):
         The fast path. It is called before the loan ends.
         """
 
+    #: Whether it ends an open transaction, and so releases its locks.
+    ends_transactions: bool
+
     def is_possible(self, conn: Connection) -> bool:
         """Whether it can undo what the loan did. Never switches."""
 
@@ -60,6 +63,8 @@ class Reset(Protocol):
 
 class _NotAhead:
     """A reset that is never sent ahead."""
+
+    ends_transactions = False
 
     def restore(self, conn: Connection) -> None:
         return None
@@ -113,6 +118,8 @@ class Rollback(_NotAhead):
     server, and no statement can have changed the properties of the next transaction.
     """
 
+    ends_transactions = True
+
     def spares(self, conn: Connection) -> bool:
         return conn.is_clean
 
@@ -148,6 +155,8 @@ class Session:
         must be answered by OK.
     :param always: reset also after a loan that is known to have left nothing.
     """
+
+    ends_transactions = True
 
     def __init__(
         self,

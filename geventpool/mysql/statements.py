@@ -18,8 +18,10 @@ __all__ = [
     "PLAIN",
     "Kind",
     "chooses_database",
+    "ends_transaction",
     "family",
     "is_harmless_body",
+    "is_plain_query",
     "kind_of",
     "only_sets",
     "takes_role",
@@ -38,6 +40,9 @@ PLAIN = frozenset((*_BEGINNINGS, *(word.encode() for word in _BEGINNINGS)))
 _ROLE = re.compile(rb"\bSET\s+ROLE\b", re.IGNORECASE)
 _USE = re.compile(rb"\bUSE\b", re.IGNORECASE)
 
+_ENDS = re.compile(rb"\s*(?:COMMIT|ROLLBACK)\b", re.IGNORECASE)
+_QUERIES = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
+
 #: Only this many characters of a statement are searched.
 _BEGINNING = 1000
 
@@ -55,6 +60,19 @@ def chooses_database(statement: str | bytes | bytearray) -> bool:
 def only_sets(statement: str | bytes | bytearray) -> bool:
     """Whether it is a short SET statement."""
     return len(statement) <= _BEGINNING and _beginning(statement)[:4].upper() == b"SET "
+
+
+def ends_transaction(statement: str | bytes | bytearray) -> bool:
+    """Whether it is a COMMIT or a ROLLBACK."""
+    return _ENDS.match(_beginning(statement)) is not None
+
+
+def is_plain_query(statement: str | bytes | bytearray) -> bool:
+    """Whether it plainly is a statement that runs nothing after it was killed.
+
+    A procedure goes on with its next statement after a KILL QUERY.
+    """
+    return _QUERIES.match(_beginning(statement)) is not None
 
 
 def _beginning(statement: str | bytes | bytearray) -> bytes:

@@ -1,0 +1,207 @@
+"""Interrupted statements, ended at the server before their places are free.
+
+The order of the steps is what makes this safe:
+
+* the socket of the interrupted connection stays open until its reply was read whole, or
+  the server's thread was seen to be gone;
+* the side connection is open before the server is asked about that thread, so both
+  belong to the same life of the server;
+* after a KILL was sent, nothing is sent on the interrupted connection before the reply
+  to the KILL was read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent
+
+from geventpool import dialing
+from geventpool._core.workers import within
+from geventpool.mysql.connection import Connection
+from geventpool.mysql.side_connection import NotCancelled, SideConnection
+from geventpool.mysql.statements import ends_transaction, is_plain_query
+
+__all__ = ["Canceller"]
+
+log = logging.getLogger("geventpool")
+
+#: Seconds to wait for the reply after one KILL QUERY, and after another. The server may
+#: miss one.
+LADDER = (0.1, 0.2, 0.4)
+#: Seconds that a COMMIT, a ROLLBACK or a reset may take by itself. A KILL does not
+#: speed up a rollback, and leaves unknown what has become of a COMMIT.
+BY_ITSELF = 1.0
+#: Seconds between two looks at a thread that is being ended; the first, and the most.
+_PAUSES = (0.001, 0.1)
+
+#: Limits of the side connection, in seconds. A KILL may wait 2 s for its thread.
+_CONNECT = 2.0
+_REPLY = 5.0
+
+#: The arguments of ``pymysql.connect`` that the side connection takes over, beside
+#: those of TLS.
+_ACCOUNT = frozenset(
+    {
+        *("user", "password", "host", "port", "unix_socket", "charset", "program_name"),
+        *("auth_plugin_map", "server_public_key", "read_default_file"),
+        "read_default_group",
+    }
+)
+
+_REMEDY = (
+    "interrupted statements are not cancelled at the server: %s. The place of each "
+    "stays taken until the server replies. Allow one connection more than "
+    "max_connections, or give cancel=False"
+)
+
+
+class Canceller:
+    """Cancels the statements of the connections of one pool.
+
+    :param options: gives the arguments of ``pymysql.connect``. May switch.
+    :param tls: makes the TLS contexts of the connections.
+    """
+
+    def __init__(
+        self,
+        options: Callable[[], Mapping[str, Any]],
+        tls: Callable[[Any, Any], Any],
+    ) -> None:
+        self._options = options
+        self._tls = tls
+        self._sides: dict[Any, SideConnection] = {}
+        self._warned: set[str] = set()
+        #: no statement is cancelled any more
+        self.is_closed = False
+
+    def is_running(self, conn: Connection) -> bool:
+        """Whether the server may be at work for *conn*. Never switches.
+
+        Not for a ping, which computes nothing.
+        """
+        if self.is_closed:
+            return False
+        if conn.interrupted is not None:
+            return conn.is_own_command or conn.last_statement not in ("", b"")
+        return conn.is_reading or (conn.open and conn.streams)
+
+    def cancel(self, conn: Connection, is_kept: bool) -> bool:
+        """Wait until the server has let go of *conn*, and see to it. May switch.
+
+        :param conn: whose command was interrupted.
+        :param is_kept: whether the connection is of use if it can be saved.
+        :return: whether it is in step again. The transaction may still be open.
+        """
+        if conn.is_own_command or ends_transaction(conn.last_statement):
+            conn.wait_for_reply(BY_ITSELF)
+            if conn.is_own_command and conn.has_reply:
+                return False  # the first reply is that to the rollback
+        is_kept = is_kept and conn.is_unread
+        if is_kept and conn.has_reply and conn.forget_reply():
+            return True
+        if conn.interrupted is None:
+            return False  # lost: the server has closed it
+        try:
+            return self._end(self._side_of(conn), conn, is_kept)
+        except NotCancelled as error:
+            self._warn(error)
+        # The pool limits the time.
+        conn.wait_for_reply()
+        return False
+
+    def close(self) -> None:
+        """Close the side connections for good. Never switches."""
+        self.is_closed = True
+        for side in self._sides.values():
+            side.close()
+        self._sides.clear()
+
+    @property
+    def side_connections(self) -> int:
+        """How many side connections are open. Never switches."""
+        return sum(side.is_open for side in self._sides.values())
+
+    def _end(self, side: SideConnection, conn: Connection, is_kept: bool) -> bool:
+        """End the statement.
+
+        :raises NotCancelled: it cannot be done.
+        """
+        if is_kept and conn.is_single and is_plain_query(conn.last_statement):
+            if self._kill_query(side, conn) and conn.forget_reply():
+                return True
+            if conn.interrupted is None:
+                return False
+        self._kill_connection(side, conn)
+        return False
+
+    def _kill_query(self, side: SideConnection, conn: Connection) -> bool:
+        """Have the statement end with an error; return whether a reply has come."""
+        for patience in LADDER:
+            victim = side.find(conn)
+            if conn.has_reply:
+                return True
+            side.kill_query(victim)
+            if conn.wait_for_reply(patience):
+                return True
+        return False
+
+    def _kill_connection(self, side: SideConnection, conn: Connection) -> None:
+        """End the thread, and wait until the server has ended it. May switch."""
+        # Its socket is closed at once; a rollback may take much longer.
+        victim = side.find(conn)
+        pause, most = _PAUSES
+        side.kill_connection(victim)
+        while side.is_there(victim):
+            gevent.sleep(pause)
+            pause = min(2 * pause, most)
+
+    def _side_of(self, conn: Connection) -> SideConnection:
+        """The side connection to the server of *conn*, which may not be open yet."""
+        # Not by the name of the host: it may lead to another server by now.
+        peer = conn.interrupted.getpeername()
+        side = self._sides.get(peer)
+        if side is None or side.is_foreign:
+            host, port = conn.host, conn.port
+            side = self._sides[peer] = SideConnection(
+                lambda: self._dial(peer, host, port)
+            )
+        return side
+
+    def _dial(self, peer: Any, host: str, port: int) -> Connection:
+        """Open a connection to the very server at *peer*. May switch."""
+        options = {
+            name: value
+            for name, value in self._options().items()
+            if name in _ACCOUNT or name.startswith("ssl")
+        }
+        if isinstance(peer, tuple):
+            options.update(host=host, port=port)
+        side = Connection(
+            tls=self._tls,
+            defer_connect=True,
+            **options,
+            autocommit=True,
+            connect_timeout=_CONNECT,
+            read_timeout=_REPLY,
+            write_timeout=_REPLY,
+        )
+        try:
+            within(_CONNECT, "the side connection", self._connect, side, peer)
+        except BaseException:
+            side.terminate()
+            raise
+        return side
+
+    def _connect(self, side: Connection, peer: Any) -> None:
+        if isinstance(peer, tuple):
+            side.connect(dialing.dial(peer[0], peer[1]))
+        else:
+            side.connect()
+
+    def _warn(self, error: NotCancelled) -> None:
+        if error.reason not in self._warned:
+            self._warned.add(error.reason)
+            log.warning(_REMEDY, error)
