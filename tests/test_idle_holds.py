@@ -53,14 +53,19 @@ def sampled(pool: Any, times: int = idle_holds.ENOUGH) -> list[IdleHold]:
 
 def held(pool: Any, work: Callable[[Any], object]) -> Any:
     """A greenlet that does *work* with a loan."""
+    begun = Event()
 
     def hold() -> None:
         with pool.connection(timeout=5) as conn:
+            begun.set()
             work(conn)
 
     pool._watch.sites.want()
     holder = gevent.spawn(hold)
+    assert begun.wait(10)
     gevent.idle()
+    # The pool takes samples too while a connection is opened slowly.
+    pool._watch.idle_holds._tallies.clear()
     return holder
 
 
@@ -131,6 +136,7 @@ def test_loans_that_nobody_can_be_blamed_for_are_passed_over(pool: Pool[Any]) ->
     """The caller itself runs, one was handed over, one waits for its first turn."""
     holds = pool._watch.idle_holds
     conn = pool.acquire(timeout=5)
+    holds._tallies.clear()
     pool.transfer(conn, None)
     assert sampled(pool) == [] and not holds._tallies
     pool.transfer(conn, gevent.getcurrent())
