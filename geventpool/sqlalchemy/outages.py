@@ -29,7 +29,7 @@ log = logging.getLogger("geventpool")
 MOST = 16
 #: An attempt that has taken so many seconds may never end, so another one may begin.
 SLOW = 1.0
-#: The same after an outage, until all may connect again.
+#: The same in the grace, and after an outage until all may connect again.
 PROMPT = 0.05
 #: Seconds between two attempts at least, so that others run meanwhile.
 SHORTEST = 0.001
@@ -100,7 +100,8 @@ class ConnectGate:
         if breaker.limit == MOST:
             return 0.0
         # A server that has just come back may need long for its first connections.
-        slow = SLOW if breaker.paused else PROMPT
+        is_over = breaker.paused and breaker.grace_left(now) <= 0
+        slow = SLOW if is_over else PROMPT
         recent = [began for began in self._attempts.values() if now - began < slow]
         if len(recent) >= max(1, breaker.limit):
             return min(recent) + slow - now

@@ -233,6 +233,23 @@ def test_an_attempt_that_began_in_a_past_outage_begins_no_new_one(grace):
     assert not gate.breaker.paused and gate.breaker.since is None
 
 
+def test_in_the_grace_an_attempt_that_hangs_delays_others_for_a_moment():
+    """The port of a server that starts may accept long before it answers."""
+    clock = Clock()
+    gate, server = make(clock, failures=1, backoff=AT_ONCE)
+    server.error = OSError("down")
+    first = gevent.spawn(outcome, gate, server)
+    wait_until(lambda: gate.breaker.paused)
+    hangs = server.hangs = Event()
+    clock.advance(2 * outages.PROMPT)
+    wait_until(lambda: gate._attempts)
+    server.hangs = server.error = None
+    clock.advance(2 * outages.PROMPT)
+    assert outcome(gate, server) == "connection"
+    hangs.set()
+    assert first.get() == "connection"
+
+
 def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     """The server has much to do then."""
     clock = Clock()
