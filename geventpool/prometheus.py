@@ -175,7 +175,13 @@ class _Files:
         if value is None:
             names, contents = zip(*labels, strict=True)
             value = values.ValueClass(
-                kind, name, sample, names, contents, description, "livesum"
+                kind,
+                name,
+                sample,
+                names,
+                contents,
+                description,
+                multiprocess_mode="livesum",
             )
             self._values[sample, labels] = value
         return value

@@ -304,7 +304,6 @@ def read() -> list[Reading]:
 
 def _sum(before: Measured | None, stats: list[PoolStats]) -> Measured:
     total = before or Measured()
-    for each in stats:
-        if each.measured is not None:
-            total = total.plus(each.measured)
+    for measured in [each.measured for each in stats if each.measured is not None]:
+        total = total.plus(measured)
     return total

@@ -133,6 +133,22 @@ def test_histograms_are_passed_on_exactly_and_once(times):
     assert point.bucket_counts[-1] == times
 
 
+def test_each_pool_has_its_own_histogram():
+    """The name tells them apart."""
+    reader = instrumented()
+    with (
+        Pool(ScriptedConnector(), name="one") as one,
+        Pool(ScriptedConnector(), name="two") as two,
+    ):
+        for pool in (one, two, two):
+            stored(pool)
+        metric = metrics(reader)["db.client.connection.use_time"]
+        counts = {
+            point.attributes[POOL]: point.count for point in metric.data.data_points
+        }
+        assert counts == {"one": 6, "two": 12}
+
+
 @pytest.mark.parametrize(
     "view",
     [

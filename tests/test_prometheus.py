@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import subprocess
 import sys
 import textwrap
 
+import gevent
 import pytest
 
 pytest.importorskip("prometheus_client")
@@ -17,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from geventpool import Pool, prometheus
 from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS
-from geventpool.testing import ScriptedConnector
+from geventpool.testing import ScriptedConnector, wait_until
 from tests.telemetry import busy_pool, isolated
 
 POOL = "db_client_connection_pool_name"
@@ -154,6 +156,71 @@ def test_existing_pools_are_measured_from_now_on(monkeypatch):
 
 # Several processes.
 
+
+class Cell:
+    """Stands in for a value in a file of this process."""
+
+    _multiprocess = True
+    cells: dict = {}
+
+    def __init__(self, kind, name, sample, names, contents, text, multiprocess_mode):
+        self.key = (sample, *contents)
+
+    def inc(self, amount):
+        assert amount > 0
+        self.cells[self.key] = self.cells.get(self.key, 0) + amount
+
+    def set(self, value):
+        self.cells[self.key] = value
+
+
+@pytest.fixture()
+def cells(monkeypatch):
+    monkeypatch.setattr(Cell, "cells", {})
+    monkeypatch.setattr(prometheus.values, "ValueClass", Cell)
+    monkeypatch.setattr(prometheus, "_files", prometheus._Files())
+    with isolated(monkeypatch):
+        yield Cell.cells
+        atexit.unregister(prometheus._files.write)
+        # The greenlet of a process that is another one ends.
+        prometheus._files._keep_writing(-1)
+        monkeypatch.setattr(prometheus.os, "getpid", lambda: -2)
+        gevent.sleep(0.01)
+
+
+def test_counts_are_written_by_a_greenlet_once_a_pool_is_used(cells):
+    """Each process writes its own; a count is written once."""
+    prometheus.register(interval=0.001)
+    with Pool(ScriptedConnector(), name="p", max_connections=1) as pool:
+        pool.release(pool.acquire())
+        count = ("db_client_connection_use_time_seconds_bucket", "p")
+        total = lambda: sum(cells[key] for key in cells if key[:2] == count)  # noqa: E731
+        wait_until(lambda: total() == 1)
+        pool.drop(pool.acquire())
+        prometheus.flush()
+        prometheus.flush()
+        assert total() == 2
+        assert cells["geventpool_connection_closed_total", "p", "dropped"] == 1
+        assert cells["db_client_connection_count", "p", "idle"] == 0
+
+
+def test_pools_that_are_in_use_already_are_written_at_once(cells, monkeypatch):
+    """Their first event is over."""
+    with Pool(ScriptedConnector(), name="p") as pool:
+        pool.release(pool.acquire())
+        monkeypatch.setattr(prometheus, "pools", lambda: [pool])
+        monkeypatch.setattr("geventpool.series.pools", lambda: [pool])
+        prometheus.register(interval=0.001)
+        wait_until(lambda: cells.get(("db_client_connection_count", "p", "idle")) == 1)
+
+
+def test_a_process_begins_to_write_only_once(cells):
+    """However many pools have their first event in it."""
+    prometheus._files.start()
+    prometheus._files.start()
+    assert prometheus._files._process
+
+
 SERVER = """
     from gevent import monkey
     monkey.patch_all()
@@ -163,7 +230,7 @@ SERVER = """
     from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
     import geventpool.prometheus
     from geventpool import Pool
-    from geventpool.testing import ScriptedConnector
+    from geventpool.testing import ScriptedConnector, wait_until
 
     def text():
         registry = CollectorRegistry()

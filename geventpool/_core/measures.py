@@ -216,7 +216,7 @@ def _retire(is_gone: Callable[[Any], bool]) -> None:
             _retired[name] = _retired.get(name, Measured()).plus(measures.snapshot())
 
 
-def _forget_all() -> None:
+def _forget_all() -> None:  # pragma: no cover (in the child, where nobody counts)
     """In a forked child: what was measured before is for the parent to report."""
     _kept.clear()
     _retired.clear()
