@@ -1103,6 +1103,7 @@ def a_context_for_tls(site: Site) -> Scene:
     *("sqlalchemy.record_pool.RecordPool.dispose", "sqlalchemy.records.Record.checkin"),
     *("sqlalchemy.records.Fairy.commit", "sqlalchemy.records.Fairy.rollback"),
     "sqlalchemy.record_pool.RecordConnector.close",
+    "sqlalchemy.outages.ConnectGate.connect",
 )
 def an_engine(site: Site) -> Scene:
     engine = create_engine(
@@ -1141,12 +1142,15 @@ def an_engine(site: Site) -> Scene:
 # The harness
 
 
-#: Django needs a configured program. The others are tools that lend nothing.
+#: Django needs a configured program, and exporters need packages of their own. The
+#: others are tools that lend nothing.
 _ELSEWHERE_TESTED = (
     "geventpool.django",
     "geventpool.testing",
     "geventpool.advise",
     "geventpool.__main__",
+    "geventpool.otel",
+    "geventpool.prometheus",
     "geventpool.doctor",
     "geventpool.top",
 )
