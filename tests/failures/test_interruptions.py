@@ -1209,6 +1209,15 @@ NOT_HERE = {
     "_core.opener.Opener.dial",
     # It is the switch of Pool.acquire(), which is in the table.
     "_core.line.Line.wait",
+    # They serve a cancellation, which has tests of its own for MySQL.
+    "mysql.cancel.Canceller.cancel",
+    "mysql.connector.MySQLConnector.cancel",
+    "mysql.interrupted.Interruptible.forget_reply",
+    "mysql.interrupted.Interruptible.wait_for_reply",
+    "mysql.side_connection.SideConnection.find",
+    "mysql.side_connection.SideConnection.is_there",
+    "mysql.side_connection.SideConnection.kill_connection",
+    "mysql.side_connection.SideConnection.kill_query",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
     # ...it calls the method of the core, which is in the table.

@@ -24,7 +24,7 @@ def warm(pool, number):
 
 
 def test_a_server_that_is_away_for_a_moment_fails_no_waiter(make_pool, mariadb_server):
-    """PyMySQL raises its own error for that, and no OSError."""
+    """PyMySQL has an error of its own for that."""
     ports = [mariadb_server.port]
     backoff = Backoff(0.001, maximum=0.001)
     pool = make_pool(lambda: {"port": ports[-1]}, outage=Outage(backoff=backoff))
