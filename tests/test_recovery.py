@@ -418,3 +418,27 @@ def test_a_close_does_not_wait_for_the_turn_of_a_dropped_connection() -> None:
     assert conn.end == "discarded" and pool.size == 0
     gevent.idle()
     check(pool)
+
+
+@pytest.mark.parametrize("reclaim", [True, False])
+def test_an_interruption_of_the_look_at_an_idle_connection_costs_no_place(reclaim):
+    """A signal may arrive while the pool asks whether the connection is usable."""
+
+    class Interrupted(ScriptedConnector):
+        signals = 0
+
+        def is_usable(self, conn):
+            if self.signals:
+                self.signals -= 1
+                raise KeyboardInterrupt
+            return True
+
+    connector = Interrupted()
+    pool = Pool(connector, max_connections=1, timeout=5)
+    pool.release(pool.acquire())
+    connector.signals = 1
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire(reclaim=reclaim)
+    gevent.idle()
+    check(pool)
+    check_capacity(pool)
