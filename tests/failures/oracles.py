@@ -232,7 +232,10 @@ def nothing_leaks(outcome: Outcome) -> str | None:
 
 
 def dials_keep_their_limit(outcome: Outcome) -> str | None:
-    """Never are more connections being opened at a time than ``max_connecting``."""
+    """No more connections are opened at a time than ``max_connecting``.
+
+    An attempt that the server keeps waiting does not count: it must delay no other.
+    """
     most = outcome.most_dialling
     if outcome.max_connecting is None or most <= outcome.max_connecting:
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import select
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ CHUNK = 65536
 
 #: Bytes of a client's data that the kernel keeps for a slow reader.
 NARROW = 4096
+
+#: Seconds after which a pool may take an attempt to connect for one that hangs.
+PROMPT = 0.05
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,17 @@ class Proxy(Peer):
         return _still_open(self._sockets)
 
     def dialling(self) -> int:
-        """How many of those have not had the server's first answer."""
-        return _still_open(link.client for link in self.links if not link.answered)
+        """Return how many clients have connected just now and have no answer yet.
+
+        Clients that the server keeps waiting for longer are left out: a pool may open
+        another connection beside them.
+        """
+        since = time.monotonic() - PROMPT
+        return _still_open(
+            link.client
+            for link in self.links
+            if not link.answered and link.began > since
+        )
 
     def orphans(self) -> int:
         """How many clients have gone whose end the server has not been told of."""
@@ -196,6 +209,7 @@ class Link:
         self._proxy = proxy
         self.client = client
         self._server: Any = None
+        self.began = time.monotonic()
         #: has the server said anything?
         self.answered = False
         self._changed = Event()
