@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import docutils.core
-import gevent
 import pytest
 
-import geventpool
 from tests.pages import README, ROOT, bare_blocks, blocks, name, pages
 from tests.redis.clusters import Cluster
 from tests.servers import RedisSentinel
@@ -66,19 +67,23 @@ def addresses(
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
 def test_every_example_runs(
-    page: Path, addresses: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+    page: Path, addresses: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """One after another, as a reader would type them; only the addresses differ."""
-    before = set(geventpool.pools())
-    names: dict[str, Any] = {"__name__": "example"}
+    """One after another, as a reader would type them; only the addresses differ.
+
+    Each page is a program of its own: some patch, or measure all pools of the process.
+    """
     source = ""
     for block in blocks(page):
         if block.language == "python":
             # Errors name the line of the page.
             source += "\n" * (block.line - source.count("\n") - 1) + block.source
-    exec(compile(addresses(source), str(page), "exec"), names)
-    opened = [pool for pool in geventpool.pools() if pool not in before]
-    gevent.joinall([gevent.spawn(pool.close, timeout=1) for pool in opened])
+    program = tmp_path / f"{page.stem}_page.py"
+    program.write_text(addresses(source), encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(program)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
