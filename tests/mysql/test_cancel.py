@@ -273,6 +273,20 @@ def test_a_reply_that_has_come_needs_no_side_connection(pooled, monkeypatch):
         assert again is conn
 
 
+def test_a_connection_that_the_server_has_closed_is_not_cancelled(pooled, monkeypatch):
+    """Its statement has ended with it."""
+    pool = pooled(max_connections=1)
+    monkeypatch.setattr(cancel.Canceller, "_side_of", None)
+    with pool.connection() as conn:
+        reader = gevent.spawn(outcome, conn, FOREVER)
+        wait_until(lambda: is_running(pool.server, FOREVER), "running")
+        reader.kill(gevent.Timeout(), block=True)
+        pool.server.ask(f"KILL CONNECTION {conn.number}")
+        wait_until(lambda: conn.has_reply, "closed")
+    let_go(pool)
+    assert not conn.open and pool.size == 0 and pool.stats().cancelled == 1
+
+
 def test_a_reply_of_several_statements_is_not_read(pooled):
     """Another one follows, which may take its time."""
     pool = pooled(max_connections=1, client_flag=CLIENT.MULTI_STATEMENTS)
