@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable
 from textwrap import dedent
 
 import gevent
+import pytest
+from gevent.monkey import get_original
 
+from geventpool import Pool
+from geventpool._core.deadlocks import waiting
 from geventpool._core.home import Home, thread_of
+from geventpool.testing import ScriptedConnector, check_capacity
 from tests.peers import Echo, run_script
 
 
@@ -97,3 +105,51 @@ def test_a_pool_begins_with_nothing_when_its_hub_was_destroyed() -> None:
             """)
         assert run_script(script) == "done\n"
         echo.wait_open(0)
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    """Run *work* in a thread of the system, and raise what it raises."""
+    errors: list[BaseException] = []
+    done = get_original("_thread", "allocate_lock")()
+    done.acquire()
+
+    def run() -> None:
+        # Only threads that the patched module starts are traced by themselves.
+        sys.settrace(threading.gettrace())
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.release()
+
+    get_original("_thread", "start_new_thread")(run, ())
+    done.acquire()
+    if errors:
+        raise errors[0]
+
+
+def test_waiters_of_a_destroyed_hub_are_forgotten() -> None:
+    """They never run again, so they take no part in deadlocks of the new loop."""
+
+    def work() -> None:
+        pool = Pool(ScriptedConnector(), max_connections=1)
+        pool.acquire()
+        waiter = gevent.spawn(pool.acquire)
+        gevent.idle()
+        assert waiter in waiting
+        gevent.get_hub().destroy(destroy_loop=True)
+        pool.drain()
+        assert waiter not in waiting
+        assert not pool.size and not pool.stats().waiting
+        check_capacity(pool)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    in_a_thread(work)
+
+
+def test_the_settings_of_a_pool_are_changed_in_its_own_thread() -> None:
+    """Closing connections wakes waiters, which is for their own event loop."""
+    pool = Pool(ScriptedConnector())
+    with pytest.raises(RuntimeError, match="event loop of another thread"):
+        in_a_thread(pool.drain)

@@ -442,3 +442,62 @@ def test_an_interruption_of_the_look_at_an_idle_connection_costs_no_place(reclai
     gevent.idle()
     check(pool)
     check_capacity(pool)
+
+
+def test_a_waiter_whose_stack_overflows_leaves_the_pool_whole() -> None:
+    """What was under way at such an error is unknown, so the pool looks for itself."""
+    pool = made()
+    conn = pool.acquire()
+    waiter = gevent.spawn(result, pool.acquire)
+    gevent.idle()
+    waiter.kill(MemoryError(), block=False)
+    assert isinstance(waiter.get(), MemoryError)
+    gevent.idle()
+    assert not pool._ledger.is_torn
+    pool.release(conn)
+    check_capacity(pool)
+
+
+def test_an_interruption_right_after_a_wait_loses_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The waiter has left the line and has a connection, but nobody has it yet."""
+    pool = made()
+    conn = pool.acquire()
+    waiter = gevent.spawn(result, pool.acquire)
+    gevent.idle()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._line.timers, "stop_if_unused", interrupt)
+        pool.release(conn)
+        assert isinstance(waiter.get(), KeyboardInterrupt)
+    gevent.idle()
+    check_capacity(pool)
+
+
+def test_a_block_of_changes_that_was_interrupted_is_ended_by_the_recovery() -> None:
+    """Its events are delivered, and later ones are not held back without limit."""
+    pool = made(is_unobserved=False)
+    listeners = pool._lifecycle.listeners
+    listeners.hold()
+    listeners.hold()
+    pool._ledger.is_torn = True
+    pool._lifecycle.recover()
+    before = pool.stats().totals
+    acquire(pool)
+    after = pool.stats().totals
+    assert before is not None and after is not None
+    assert after.acquired == before.acquired + 1
+
+
+def test_a_death_ends_only_loans_that_are_still_its_own() -> None:
+    """A stale note of a loan must not close what another greenlet has."""
+    pool = made()
+    conn = pool.acquire()
+    holder = pool._ledger.entries[id(conn)].holder
+    pool.release(conn)
+    with pool.connection() as again:
+        assert again is conn
+        holder.loan = pool._ledger.entries[id(conn)]
+        pool._holder_died(holder)
+        assert again.end is None
+    holder.loan = None
