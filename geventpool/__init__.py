@@ -45,7 +45,7 @@ from geventpool.policies import Backoff, Outage, Timeouts
 from geventpool.pool import Pool, pools
 from geventpool.sockets import is_quiet
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Admission",
