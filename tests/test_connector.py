@@ -515,3 +515,17 @@ def test_a_process_or_system_without_descriptors_is_exhausted(number: int) -> No
     connector = FactoryConnector(object)
     assert connector.is_exhausted(OSError(number, "too many open files"))
     assert not connector.is_exhausted(OSError(errno.ECONNREFUSED, "refused"))
+
+
+def test_a_connector_that_says_nothing_cancels_nothing_and_awaits_no_reset() -> None:
+    """Such verbs are for connectors that know how; the others leave them alone."""
+
+    class Plain(Connector[object]):
+        def open(self) -> object:
+            return object()
+
+    connector = Plain()
+    conn = connector.open()
+    assert not connector.begin_cancel(conn)
+    assert not connector.cancel(conn)
+    assert not connector.awaits_reset(conn)

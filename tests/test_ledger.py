@@ -199,7 +199,7 @@ def test_a_place_is_taken_before_anything_is_opened():
     assert (ledger.size, ledger.has_room) == (1, True)
     ledger.reserve()
     assert (ledger.size, ledger.has_room) == (2, False)
-    with pytest.raises(AssertionError, match="^no room$"):
+    with pytest.raises(AssertionError, match="^no room"):
         ledger.reserve()
 
 
@@ -503,7 +503,7 @@ def test_nobody_stands_in_the_line_twice():
     """A greenlet can wait for one thing at a time."""
     ledger = make()
     ledger.add_waiter(Waiter("a"))
-    with pytest.raises(AssertionError, match="^waits already: 'a'$"):
+    with pytest.raises(AssertionError, match="^waits already: 'a'"):
         ledger.add_waiter(Waiter("a"))
 
 

@@ -408,3 +408,14 @@ def test_the_path_of_a_loan_is_measured_where_it_is_shortest():
         pool.release(pool.acquire())
         assert measured(pool).use.count == measured(pool).wait.count == 3
         assert measured(pool).use.total > 0
+
+
+def test_a_clock_that_is_set_later_measures_too():
+    """What is measured goes by the clock of the pool at any time."""
+    with measured_pool() as pool:
+        clock = Clock()
+        clock.rule(pool)
+        conn = pool.acquire()
+        clock.advance(5)
+        pool.release(conn)
+        assert pool.stats().measured.use.total == pytest.approx(5)

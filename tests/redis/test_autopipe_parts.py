@@ -624,3 +624,9 @@ def test_a_stream_that_has_lost_bytes_is_given_up() -> None:
             assert isinstance(job.get(timeout=5), InvalidResponse)
         assert client.get("later") == b"later"
         assert len(server.sockets) == 2
+
+
+def test_a_negative_number_of_shared_connections_is_refused() -> None:
+    """The error names the option, its value and the rule."""
+    with pytest.raises(ValueError, match="auto_pipeline must be at least 0, not -1"):
+        AutoPipeline.of(-1)

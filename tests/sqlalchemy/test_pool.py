@@ -1043,3 +1043,20 @@ def test_what_comes_back_to_a_closed_pool_is_closed(make_pool, database):
     held.close()
     gevent.idle()
     assert not database.now_open
+
+
+def test_a_death_ends_only_loans_that_are_still_its_own(make_pool):
+    """A stale note of a loan must not close what another greenlet has."""
+    pool = make_pool()
+    records = pool.core
+    record = pool.connect()
+    [entry] = records._ledger.entries.values()
+    holder = entry.holder
+    record.close()
+    again = pool.connect()
+    holder.loan = entry
+    entry.holder = None
+    records._holder_died(holder)
+    assert again.dbapi_connection is not None
+    entry.holder, holder.loan = holder, entry
+    again.close()
