@@ -529,3 +529,4 @@ def test_a_connector_that_says_nothing_cancels_nothing_and_awaits_no_reset() -> 
     assert not connector.begin_cancel(conn)
     assert not connector.cancel(conn)
     assert not connector.awaits_reset(conn)
+    assert not connector.end_loan(conn)
