@@ -567,3 +567,19 @@ def test_an_answer_of_many_large_rows_is_read(make_pool):
     found = rows(conn, "SELECT REPEAT('x', 40000) FROM seq_1_to_600")
     assert len(found) == 600
     conn.close()
+
+
+def test_an_interruption_that_pymysql_replaces_reaches_the_borrower(
+    make_pool, monkeypatch
+):
+    """PyMySQL raises an error of its own in place of a kill or a timeout."""
+    conn = make_pool().acquire()
+
+    def replaced(self, unbuffered):
+        self._interruption = KeyboardInterrupt()
+        raise err.OperationalError(2013, "Lost connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol._pymysql, "_read_query_result", replaced)
+        with pytest.raises(KeyboardInterrupt):
+            conn._read_query_result()
