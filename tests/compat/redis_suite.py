@@ -78,9 +78,6 @@ REASONS = {
     _POOL + "test_busy_loading_from_pipeline": NOT_KEPT,
 }
 
-#: More of them, where commands share a connection.
-SHARED_REASONS: dict[str, str] = {}
-
 
 def main() -> int:
     """Run it all; 0 if every difference has its reason."""
@@ -93,7 +90,7 @@ def main() -> int:
     print(f"redis-py {version}")
     status = compare(stock, ours, REASONS)
     print("\nwith auto_pipeline=True:")
-    return compare(stock, shared, {**REASONS, **SHARED_REASONS}) or status
+    return compare(stock, shared, REASONS) or status
 
 
 def _suite(version: str, folder: Path) -> Path:
