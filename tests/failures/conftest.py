@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.failures import scenes
 from tests.failures.sites import SITES, Site
+from tests.servers import MariaDBServer, RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,15 @@ def make_site(_own_servers: dict[str, Any]) -> Iterator[Callable[[str], Site[Any
     for site in made:
         site.put_right()
         site.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def site(
+    redis_server: RedisServer,
+    mariadb_server: MariaDBServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[scenes.Site]:
+    """The servers of the operations that are disturbed, one for the whole module."""
+    folder = tmp_path_factory.mktemp("load")
+    with scenes.open_site(redis_server, mariadb_server, folder) as site:
+        yield site

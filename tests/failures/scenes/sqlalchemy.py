@@ -1,0 +1,53 @@
+"""The SQLAlchemy adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+from sqlalchemy import create_engine, event, text
+
+from geventpool.sqlalchemy import GreenletPool
+from geventpool.testing import check
+from tests.failures.scenes.table import Scene, Site, covers
+
+
+@covers(
+    *("sqlalchemy.pool.GreenletPool.connect", "sqlalchemy.pool.GreenletPool.dispose"),
+    *("sqlalchemy.record_pool.RecordPool.dispose", "sqlalchemy.records.Record.checkin"),
+    *("sqlalchemy.records.Fairy.commit", "sqlalchemy.records.Fairy.rollback"),
+    "sqlalchemy.record_pool.RecordConnector.close",
+    "sqlalchemy.outages.ConnectGate.connect",
+)
+def an_engine(site: Site) -> Scene:
+    engine = create_engine(
+        site.mysql.url,
+        poolclass=GreenletPool,
+        pool_size=1,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"ssl_disabled": True},
+    )
+    pool: Any = engine.pool
+    event.listen(engine, "close", lambda *_: gevent.sleep(0.001))
+    event.listen(engine, "checkin", lambda *_: gevent.sleep(0.001))
+
+    def work() -> None:
+        for _ in range(2):
+            with engine.begin() as conn:
+                conn.execute(text("UPDATE money SET v = v - 1 WHERE i = 1"))
+                conn.execute(text("UPDATE money SET v = v + 1 WHERE i = 2"))
+        with engine.connect() as conn:
+            conn.execute(text("UPDATE money SET v = v - 1 WHERE i = 1"))
+            conn.rollback()
+        engine.dispose()
+
+    def afterwards() -> None:
+        check(pool.core)
+        with gevent.Timeout(10, AssertionError("no connection")):
+            with engine.connect() as conn:
+                assert conn.execute(text("SELECT 'yours'")).scalar() == "yours"
+                assert conn.execute(text("SELECT SUM(v) FROM money")).scalar() == 300
+        engine.dispose()
+
+    return Scene(work, [], afterwards)
