@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,7 @@ from geventpool.redis.options import (
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
 from geventpool.redis.telemetry import Telemetry
+from geventpool.redis.turns import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -175,6 +177,7 @@ class ConnectionPool(Returns):
                 chosen.max_lifetime,
             )
         # Bound once, because every command calls them.
+        self._let_others_run = Turns(time.monotonic).let_others_run
         self._take = self.core.acquire
         self._give_back = self.core.release
 
@@ -228,8 +231,9 @@ class ConnectionPool(Returns):
     ) -> Any:
         """Lend a connection, to be given back by :meth:`release`. May switch.
 
-        It switches only if no idle connection is usable. The arguments are those of old
-        versions of redis-py, and are ignored.
+        It switches if no idle connection is usable, or if the event loop has not run
+        for some commands. The arguments are those of old versions of redis-py, and are
+        ignored.
 
         :raises RedisPoolExhaustedError: no connection became available in time. It is a
             :exc:`geventpool.PoolExhaustedError` and a ``redis.MaxConnectionsError``.
@@ -245,6 +249,7 @@ class ConnectionPool(Returns):
             stand_in = self._sharing.stand_in()
             if stand_in is not None:
                 return stand_in
+        self._let_others_run()
         conn = self.own_connection()
         kept = False
         try:
