@@ -20,7 +20,7 @@ from geventpool._core.reports import Loan
 from geventpool.admission import Admission
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
-from geventpool.connector import Connector, FactoryConnector
+from geventpool.connector import Connector, ErrorAction, FactoryConnector
 from geventpool.dialing import KeepAlive
 from geventpool.errors import (
     BudgetError,
@@ -59,6 +59,7 @@ __all__ = [
     "ConnectionNotFoundError",
     "Connector",
     "Counters",
+    "ErrorAction",
     "FactoryConnector",
     "Failure",
     "KeepAlive",

@@ -5,6 +5,7 @@ A connector deals with one connection at a time, and does not depend on pools.
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections.abc import Callable, Mapping
 from errno import EMFILE, ENFILE
@@ -17,11 +18,44 @@ from geventpool.policies import safe_repr
 if TYPE_CHECKING:
     from gevent.socket import socket
 
-__all__ = ["Connector", "FactoryConnector", "as_connector", "asked", "terminate"]
+__all__ = [
+    "Connector",
+    "ErrorAction",
+    "FactoryConnector",
+    "as_connector",
+    "asked",
+    "judge",
+    "terminate",
+]
 
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
+
+#: Methods that :meth:`Connector.classify` has replaced, and what it returns instead.
+_REPLACED = {
+    "survives": "KEEP",
+    "condemns": "DRAIN",
+    "is_disconnect": "DISCONNECT",
+    "is_exhausted": "BACK_OFF",
+}
+
+
+class ErrorAction(enum.Enum):
+    """What a pool does after an error; see :meth:`Connector.classify`."""
+
+    #: The request failed. The connection can be lent again.
+    KEEP = "keep"
+    #: The connection cannot be used any more: close it.
+    DISCARD = "discard"
+    #: The connection, or the way to the server, was lost: close it, and check the idle
+    #: connections before they are lent. When opening: the server cannot be reached.
+    DISCONNECT = "disconnect"
+    #: The server is not the right one any more: close it, and renew all connections.
+    DRAIN = "drain"
+    #: The server has no room for a connection. When opening: wait until connections
+    #: are given back, and try again later. Otherwise the same as DISCARD.
+    BACK_OFF = "back off"
 
 
 class Connector(Generic[C]):
@@ -152,13 +186,18 @@ class Connector(Generic[C]):
         """
         return False
 
-    def survives(self, error: Exception) -> bool:
-        """Whether the connection can be used after *error* left the borrow block.
+    def classify(self, error: Exception) -> ErrorAction:
+        """Return what the pool does after *error*. Never switches.
 
-        For example after a server's "no such table", when the answer was read
-        completely. Never switches. Default: False, and the connection is closed.
+        Called with the errors that leave a borrow block, that ``open`` and ``ping``
+        raise, and that are given to ``Pool.report_error``. KEEP is right only if the
+        answer of the server was read completely, for example after "no such table".
+        Default: DISCONNECT for :exc:`ConnectionError`, :exc:`TimeoutError` and
+        :exc:`EOFError`, DISCARD for all others.
         """
-        return False
+        if isinstance(error, (ConnectionError, TimeoutError, EOFError)):
+            return ErrorAction.DISCONNECT
+        return ErrorAction.DISCARD
 
     def can_ping(self, conn: C) -> bool:
         """Whether :meth:`ping` tests more than :meth:`is_usable`. Never switches.
@@ -166,24 +205,6 @@ class Connector(Generic[C]):
         Default: True if ``ping`` is overridden.
         """
         return type(self).ping is not Connector.ping
-
-    def is_disconnect(self, error: Exception) -> bool:
-        """Whether *error*, which left the borrow block, means a lost connection.
-
-        The idle connections may be lost as well. So they are pinged before they are
-        lent again, or renewed if there is no ping. Never switches. Default: True for
-        :exc:`ConnectionError`, :exc:`TimeoutError` and :exc:`EOFError`. (The name is
-        SQLAlchemy's.)
-        """
-        return isinstance(error, (ConnectionError, TimeoutError, EOFError))
-
-    def is_exhausted(self, error: Exception) -> bool:
-        """Whether *error*, raised by :meth:`open`, means that the server is full.
-
-        The pool then waits until connections are given back, and tries again later.
-        Never switches. Default: False, and the error is raised in the waiter.
-        """
-        return False
 
     def reset_counts(self) -> Mapping[str, int]:
         """How many loans ended with which kind of reset, for metrics. Never switches.
@@ -200,13 +221,6 @@ class Connector(Generic[C]):
         Default: 0.
         """
         return 0
-
-    def condemns(self, error: Exception) -> bool:
-        """Whether all connections must be renewed after *error* left the borrow block.
-
-        For example after a fail-over. Never switches. Default: False.
-        """
-        return False
 
 
 class FactoryConnector(Connector[Any]):
@@ -336,13 +350,15 @@ class FactoryConnector(Connector[Any]):
             log.debug("could not tell whether %r is usable", conn, exc_info=True)
             return False
 
-    def is_exhausted(self, error: Exception) -> bool:
-        """Whether this process, or the system, has no descriptor left for a socket.
+    def classify(self, error: Exception) -> ErrorAction:
+        """Return BACK_OFF if the process or the system has no descriptor left.
 
-        The error of a full server depends on its protocol, so it is not recognised
-        here.
+        Otherwise the default. The error of a full server depends on its protocol, so
+        it is not recognised here. Never switches.
         """
-        return isinstance(error, OSError) and error.errno in (EMFILE, ENFILE)
+        if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+            return ErrorAction.BACK_OFF
+        return super().classify(error)
 
 
 def as_connector(
@@ -352,11 +368,17 @@ def as_connector(
 
     :param factory: a :class:`Connector`, or a callable for :class:`FactoryConnector`.
     :param options: the arguments of the callable.
-    :raises TypeError: options were given for a connector; or see
-        :class:`FactoryConnector`.
+    :raises TypeError: options were given for a connector; it defines a method that
+        :meth:`Connector.classify` has replaced; or see :class:`FactoryConnector`.
     """
     if not isinstance(factory, Connector):
         return FactoryConnector(factory, options)
+    for name, action in _REPLACED.items():
+        if hasattr(type(factory), name):
+            raise TypeError(
+                f"{safe_repr(factory)} must not define {name}(), which no pool calls: "
+                f"return ErrorAction.{action} from classify()"
+            )
     if _copied(options):
         raise TypeError(
             f"options are for a factory; {factory!r} is a Connector and takes none, "
@@ -375,6 +397,23 @@ def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) 
     except Exception:
         log.exception("%s failed, asked about %s", verb, safe_repr(about))
         return otherwise
+
+
+def judge(connector: Connector[Any], error: BaseException | None) -> ErrorAction:
+    """Return what *connector* says about *error*; DISCARD if it fails to say.
+
+    Never switches or raises.
+
+    :param error: what is no :exc:`Exception`, such as a kill or a ``gevent.Timeout``,
+        has interrupted a request: DISCARD, and the connector is not asked.
+    """
+    if not isinstance(error, Exception):
+        return ErrorAction.DISCARD
+    try:
+        return ErrorAction(connector.classify(error))
+    except Exception:
+        log.exception("classify failed, asked about %s", safe_repr(error))
+        return ErrorAction.DISCARD
 
 
 def terminate(conn: Any) -> bool:

@@ -53,7 +53,7 @@ from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default, keep
 from geventpool._core.reports import Loan, loans, name_of, summary
 from geventpool.admission import Admission, AdmissionControl
-from geventpool.connector import Connector, as_connector
+from geventpool.connector import Connector, ErrorAction, as_connector, judge
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolClosedError,
@@ -694,20 +694,14 @@ class Pool(Generic[C]):
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: keep its connection only if it is in step."""
-        connector = self._connector
-        must_renew_all = survives = False
-        if isinstance(error, Exception):
-            try:
-                must_renew_all = connector.condemns(error)
-                survives = not must_renew_all and connector.survives(error)
-            except Exception:
-                log.exception("asked about %r, %r failed", error, connector)
-        if survives:
+        action = judge(self._connector, error)
+        if action is ErrorAction.KEEP:
             self._lifecycle.end_loan_normally(entry)
-        else:
-            self._lifecycle.revalidate_after(error)
-            self._lifecycle.terminate(entry, CloseReason.BORROWER_FAILED)
-        if must_renew_all:
+            return
+        if action is ErrorAction.DISCONNECT:
+            self._lifecycle.revalidate()
+        self._lifecycle.terminate(entry, CloseReason.BORROWER_FAILED)
+        if action is ErrorAction.DRAIN:
             self.drain()
 
     def _holder_died(self, holder: Holder) -> None:

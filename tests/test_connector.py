@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import dialing
+from geventpool import ErrorAction, Pool, dialing
 from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, FactoryConnector, as_connector, terminate
 from geventpool.testing import no_switch
@@ -79,9 +79,7 @@ def test_the_defaults_claim_nothing_they_have_not_looked_at() -> None:
     conn, error = object(), OSError("no")
     assert connector.is_usable(conn) is True
     assert connector.needs_reset(conn) is False
-    assert connector.survives(error) is False
-    assert connector.is_exhausted(error) is False
-    assert connector.condemns(error) is False
+    assert connector.classify(error) is ErrorAction.DISCARD
     connector.reset(conn)
     connector.ping(conn)
 
@@ -506,15 +504,33 @@ def test_errors_that_may_have_hit_the_idle_connections(
     error: Exception, is_lost: bool
 ) -> None:
     """The end of the stream is the loss of a connection, as a reset is."""
-    assert FactoryConnector(object).is_disconnect(error) is is_lost
+    action = FactoryConnector(object).classify(error)
+    assert (action is ErrorAction.DISCONNECT) is is_lost
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_a_process_or_system_without_descriptors_is_exhausted(number: int) -> None:
     """Like a server that is full: the next one that closes makes room."""
     connector = FactoryConnector(object)
-    assert connector.is_exhausted(OSError(number, "too many open files"))
-    assert not connector.is_exhausted(OSError(errno.ECONNREFUSED, "refused"))
+    full = connector.classify(OSError(number, "too many open files"))
+    refused = connector.classify(OSError(errno.ECONNREFUSED, "refused"))
+    assert full is ErrorAction.BACK_OFF and refused is ErrorAction.DISCONNECT
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("survives", "KEEP"),
+        ("condemns", "DRAIN"),
+        ("is_disconnect", "DISCONNECT"),
+        ("is_exhausted", "BACK_OFF"),
+    ],
+)
+def test_a_method_that_nothing_calls_is_refused(name: str, action: str) -> None:
+    """A connector that defines one would otherwise be silently misjudged."""
+    kind = type("Mine", (Connector,), {name: lambda self, error: True})
+    with pytest.raises(TypeError, match=rf"must not define {name}\(\).*{action}"):
+        Pool(kind())
 
 
 def test_a_connector_that_says_nothing_cancels_nothing_and_awaits_no_reset() -> None:

@@ -88,11 +88,21 @@ def test_a_connector_that_fails_to_judge_an_error_costs_the_connection(
     pool, connector, caplog
 ):
     """In doubt the connection is closed, and the borrower's own error goes on."""
-    connector.survives = lambda error: 1 / 0
+    connector.classify = lambda error: 1 / 0
     with pytest.raises(ValueError):
         with pool.connection() as conn:
             raise ValueError
     assert conn.end == "discarded" and "asked about" in caplog.text
+
+
+def test_an_action_that_is_none_costs_the_connection(pool, connector, caplog):
+    """A connector that returns something else is told so in the log."""
+    connector.classify = lambda error: None
+    with pytest.raises(ValueError):
+        with pool.connection() as conn:
+            raise ValueError
+    assert conn.end == "discarded"
+    assert "None is not a valid ErrorAction" in caplog.text
 
 
 def test_an_error_may_condemn_all_present_connections(pool, connector):

@@ -13,6 +13,7 @@ from geventpool import (
     Backoff,
     Connector,
     Counters,
+    ErrorAction,
     Pool,
     PoolExhaustedError,
     TcpConnection,
@@ -117,11 +118,12 @@ class Rough(Connector[TcpConnection]):
         self._fails(0.1)
         exchange(conn, b"reset".ljust(SIZE))
 
-    def survives(self, error: Exception) -> bool:
-        return isinstance(error, InStep)
-
-    def is_exhausted(self, error: Exception) -> bool:
-        return isinstance(error, ConnectionRefusedError)
+    def classify(self, error: Exception) -> ErrorAction:
+        if isinstance(error, InStep):
+            return ErrorAction.KEEP
+        if isinstance(error, ConnectionRefusedError):
+            return ErrorAction.BACK_OFF
+        return super().classify(error)
 
 
 def exchange(conn: TcpConnection, message: bytes) -> None:

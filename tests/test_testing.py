@@ -10,7 +10,7 @@ import greenlet
 import pytest
 from gevent.event import Event
 
-from geventpool import Pool
+from geventpool import ErrorAction, Pool
 from geventpool._core.ledger import CLOSING, IDLE, IN_USE, Entry, Waiter
 from geventpool.testing import (
     INTERRUPTIONS,
@@ -134,15 +134,16 @@ def test_a_connection_says_of_itself_what_it_was_told() -> None:
 
 
 def test_errors_are_what_they_were_declared() -> None:
-    """Until then none is survivable, says full or condemns."""
+    """Until then the defaults of a connector hold."""
     connector = ScriptedConnector()
-    error = KeyError()
-    questions = connector.survives, connector.is_exhausted, connector.condemns
-    assert [ask(error) for ask in questions] == [False] * 3
-    connector.survivable = (LookupError,)
-    connector.exhausting = connector.condemning = (LookupError, OSError)
-    assert [ask(error) for ask in questions] == [True] * 3
-    assert [ask(OSError()) for ask in questions] == [False, True, True]
+    assert connector.classify(KeyError()) is ErrorAction.DISCARD
+    assert connector.classify(EOFError()) is ErrorAction.DISCONNECT
+    connector.survivable = (KeyError,)
+    connector.exhausting = (LookupError,)
+    assert connector.classify(KeyError()) is ErrorAction.KEEP
+    assert connector.classify(IndexError()) is ErrorAction.BACK_OFF
+    connector.condemning = (LookupError,)
+    assert connector.classify(KeyError()) is ErrorAction.DRAIN
 
 
 def test_a_switching_connector_switches_in_each_verb() -> None:

@@ -43,7 +43,7 @@ from geventpool._core.opener import Dialled, Opener, log_failure
 from geventpool._core.reaper import Reaper
 from geventpool._core.workers import WorkerGroup, WorkQueue, within
 from geventpool.budget import Budget
-from geventpool.connector import Connector, asked
+from geventpool.connector import Connector, ErrorAction, asked, judge
 from geventpool.listeners import Listeners
 from geventpool.policies import Backoff, Expiry, Outage, Timeouts
 
@@ -661,9 +661,8 @@ class Lifecycle(Generic[C]):
 
     def revalidate_after(self, error: BaseException | None) -> None:
         """Suspect the idle ones if *error* may have hit them too. Never switches."""
-        if isinstance(error, Exception):
-            if asked(self.connector, "is_disconnect", error, otherwise=False):
-                self.revalidate()
+        if judge(self.connector, error) is ErrorAction.DISCONNECT:
+            self.revalidate()
 
     def revalidate(self) -> None:
         """Have each idle one pinged before it is lent, or renewed. Never switches.

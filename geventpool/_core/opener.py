@@ -24,7 +24,7 @@ from geventpool._core.leases import Leases
 from geventpool._core.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool._core.server_probe import ServerProbe
 from geventpool._core.workers import WorkerGroup, within
-from geventpool.connector import Connector, asked
+from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.listeners import Listeners
 from geventpool.policies import Backoff, safe_repr
 
@@ -290,15 +290,10 @@ class Opener(Generic[C]):
             return False
         if retries is not None and attempt >= retries:
             return False
-        if not self._is_exhausted(error):
+        if judge(self._connector, error) is not ErrorAction.BACK_OFF:
             return False
         self._note_failure(error)
         return True
-
-    def _is_exhausted(self, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        return asked(self._connector, "is_exhausted", error, otherwise=False)
 
     def _note_failure(self, error: BaseException) -> None:
         # The lines of the traceback are worth keeping; its frames would keep the
@@ -328,25 +323,29 @@ class Opener(Generic[C]):
         self._ledger.move(entry, GONE)
         self._note_failure(error)
         self._listeners.notify("open_failed", error, self._ledger.clock() - started)
-        if self._is_exhausted(error):
+        action = judge(self._connector, error)
+        if action is ErrorAction.BACK_OFF:
             # While one opening pauses because the server is full, the others that it
             # refuses give way: their waiters stay in line.
             stays = bool(self.refused)
-        elif dialled.outdated and self._is_loss(error):
+        elif dialled.outdated and _is_loss(error, action):
             # It hung in an outage that has ended meanwhile.
             stays = self.breaker.has_grace
             self._retry_later()
         else:
-            self._failed(error, started)
+            self._failed(error, action, started)
             stays = self.search.can_still_serve()
         if waiter is not None and not stays:
             self._ledger.fail(waiter, error)
 
     # While the server cannot be reached.
 
-    def _failed(self, error: BaseException, started: float) -> None:
+    def _failed(
+        self, error: BaseException, action: ErrorAction, started: float
+    ) -> None:
         """An attempt has failed, and not because the server is full."""
-        if self.breaker.failed(self._ledger.clock(), self._is_loss(error), started):
+        is_loss = _is_loss(error, action)
+        if self.breaker.failed(self._ledger.clock(), is_loss, started):
             self.search.begin()
             self._listeners.notify("paused", error)
         self._retry_later()
@@ -359,12 +358,6 @@ class Opener(Generic[C]):
             self._retry = loop.timer(self.backoff.delay(self._missed), ref=False)
             self._retry.start(self._retry_minimum, update=True)
             self._missed += 1
-
-    def _is_loss(self, error: BaseException) -> bool:
-        """Whether *error* came of the way to the server, as far as can be told."""
-        if isinstance(error, (OSError, EOFError, gevent.Timeout)):
-            return True
-        return asked(self._connector, "is_disconnect", error, otherwise=False)
 
     def _fail_waiters(self) -> None:
         """Fail the waiters that nothing can serve, with the last error."""
@@ -432,6 +425,13 @@ class Opener(Generic[C]):
         timer, self._retry = self._retry, None
         if timer is not None:
             timer.close()
+
+
+def _is_loss(error: BaseException, action: ErrorAction) -> bool:
+    """Whether an attempt failed because the server could not be reached."""
+    if isinstance(error, (OSError, EOFError, gevent.Timeout)):
+        return True
+    return action is ErrorAction.DISCONNECT
 
 
 def _told(error: BaseException) -> BaseException:

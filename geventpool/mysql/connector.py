@@ -15,7 +15,7 @@ from pymysql import err
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
-from geventpool.connector import Connector
+from geventpool.connector import Connector, ErrorAction
 from geventpool.mysql.arguments import (
     check_account,
     check_password,
@@ -26,10 +26,8 @@ from geventpool.mysql.cancel import Canceller
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.errors import (
     NoServerError,
-    Reaction,
-    is_disconnect,
-    is_unreachable,
-    reaction,
+    action_after,
+    is_login_refused,
 )
 from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
@@ -153,7 +151,7 @@ class MySQLConnector(Connector[Connection]):
         return options
 
     def _find(self, hosts: Hosts, options: dict[str, Any]) -> Connection:
-        failures: list[tuple[Host, Exception]] = []
+        failures: list[tuple[Host, err.MySQLError]] = []
         for host in hosts.in_order(time.monotonic()):
             try:
                 conn = self._connect({**options, "host": host.name, "port": host.port})
@@ -165,7 +163,8 @@ class MySQLConnector(Connector[Connection]):
                 return conn
         for _, error in failures:
             # A server of the wanted role was reached: it is full, or refuses the login.
-            if reaction(error) in (Reaction.BACK_OFF, Reaction.FAIL):
+            is_full = action_after(error) is ErrorAction.BACK_OFF
+            if is_full or is_login_refused(error):
                 raise error
         raise NoServerError(
             CR.CR_CONN_HOST_ERROR,
@@ -371,7 +370,9 @@ class MySQLConnector(Connector[Connection]):
 
     def _report_demotion(self, conn: Connection) -> None:
         """Drain the pool if *conn* was told that the server is no primary any more."""
-        if conn.fatal_error is not None and self.condemns(conn.fatal_error):
+        if conn.fatal_error is None:
+            return
+        if self.classify(conn.fatal_error) is ErrorAction.DRAIN:
             drain = self.on_demotion()
             if drain is not None:
                 # Do it at once, because the other connections lead to the same server.
@@ -386,29 +387,16 @@ class MySQLConnector(Connector[Connection]):
             return "no reset undoes SET ROLE, or USE in a session without a database"
         return None
 
-    # The judgement of errors
+    def classify(self, error: Exception) -> ErrorAction:
+        """Return what the pool does after *error*; see ``errors.py``. Never switches.
 
-    def survives(self, error: Exception) -> bool:
-        """Whether the connection can be used after *error*. Never switches."""
-        return reaction(error) is Reaction.KEEP
-
-    def is_disconnect(self, error: Exception) -> bool:
-        """Whether *error* means that the connection was lost. Never switches.
-
-        Or that the server could not be reached: then an outage has its grace.
+        DRAIN means that the server is no primary any more. On a pool for replicas such
+        an error only means that a borrower tried to write: DISCARD.
         """
-        return is_disconnect(error) or is_unreachable(error)
-
-    def is_exhausted(self, error: Exception) -> bool:
-        """Whether *error* means that the server is full. Never switches."""
-        return reaction(error) is Reaction.BACK_OFF
-
-    def condemns(self, error: Exception) -> bool:
-        """Whether *error* means that the server is no primary any more. Never switches.
-
-        On a pool for replicas such an error only means that a borrower tried to write.
-        """
-        return self._target != "replica" and reaction(error) is Reaction.DRAIN
+        action = action_after(error)
+        if action is ErrorAction.DRAIN and self._target == "replica":
+            return ErrorAction.DISCARD
+        return action
 
 
 _WANTED = {"any": "server", "primary": "primary", "replica": "replica"}

@@ -21,7 +21,8 @@ from pymysql.constants import CLIENT, CR, SERVER_STATUS
 from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
 
 from geventpool import dialing, sockets
-from geventpool.mysql.errors import ConnectionInUseError, Reaction, reaction
+from geventpool.connector import ErrorAction
+from geventpool.mysql.errors import ConnectionInUseError, action_after
 from geventpool.mysql.interrupted import Interruptible
 from geventpool.patching import is_patched
 
@@ -301,7 +302,7 @@ class Packets(Interruptible):
         try:
             MysqlPacket(data, self.encoding).raise_for_error()
         except err.MySQLError as error:
-            if reaction(error) in (Reaction.DISCARD, Reaction.DRAIN):
+            if action_after(error) not in (ErrorAction.KEEP, ErrorAction.BACK_OFF):
                 self.fatal_error = error
             raise
 

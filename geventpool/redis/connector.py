@@ -24,7 +24,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from geventpool.connector import Connector
+from geventpool.connector import Connector, ErrorAction
 from geventpool.redis.dialling import forbid
 from geventpool.redis.internals import (
     awaits_auth,
@@ -129,7 +129,7 @@ class RedisConnector(Connector[Any]):
             hooks.failed(error)
             # The core decides when to try again, because connections that are given
             # back serve the waiters and make room.
-            if self.is_exhausted(error):
+            if _means_full(error):
                 raise error
 
         inner.retry = Retry(NoBackoff(), 0)
@@ -214,7 +214,7 @@ class RedisConnector(Connector[Any]):
         sent and received completely, because redis-py closes a connection that is in
         the middle of a message.
         """
-        return isinstance(error, Exception) and not self.is_disconnect(error)
+        return isinstance(error, Exception) and not _is_lost(error)
 
     def _resynchronise(self, conn: Any) -> None:
         """Send a PING with a random text, and read replies until its answer."""
@@ -231,31 +231,38 @@ class RedisConnector(Connector[Any]):
             if answer in ("QUEUED", b"QUEUED"):
                 raise ConnectionError("a transaction was left open")
 
-    def survives(self, error: Exception) -> bool:
-        return is_in_step(error)
-
-    def is_disconnect(self, error: BaseException) -> bool:
-        """Whether *error* means a lost connection or a timeout of the server.
-
-        redis-py raises a connection error for a wrong password as well. This does not
-        mean that the connection is lost.
-        """
-        lost = isinstance(error, (ConnectionError, TimeoutError))
-        return lost and not isinstance(error, AuthenticationError)
-
-    def is_exhausted(self, error: Exception) -> bool:
-        """Whether the server has no room for a client, or the system no descriptor."""
-        if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
-            return True
-        return any(
-            isinstance(each, OSError) and each.errno in PROCESS_FULL
-            for each in _chain(error)
-        )
+    def classify(self, error: Exception) -> ErrorAction:
+        """Return what the pool does after *error*. Never switches."""
+        if is_in_step(error):
+            return ErrorAction.KEEP
+        if _means_full(error):
+            return ErrorAction.BACK_OFF
+        return ErrorAction.DISCONNECT if _is_lost(error) else ErrorAction.DISCARD
 
 
 def is_in_step(error: BaseException) -> bool:
     """Whether every reply was read although the command ended with *error*."""
     return isinstance(error, (ResponseError, WatchError))
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether *error* means a lost connection or a timeout of the server.
+
+    redis-py raises a connection error for a wrong password as well. This does not mean
+    that the connection is lost.
+    """
+    lost = isinstance(error, (ConnectionError, TimeoutError))
+    return lost and not isinstance(error, AuthenticationError)
+
+
+def _means_full(error: BaseException) -> bool:
+    """Whether the server has no room for a client, or the system no descriptor."""
+    if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
+        return True
+    return any(
+        isinstance(each, OSError) and each.errno in PROCESS_FULL
+        for each in _chain(error)
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -148,8 +148,7 @@ class Returns(Credentials):
             if keep:
                 self.core.release(connection, anyone=anyone)
             else:
-                if error is not None and self._connector.is_disconnect(error):
-                    self.core.revalidate()
+                self.core.report_error(error)
                 self.core.drop(connection, anyone=anyone)
         except ConnectionNotFoundError:
             # It was given back meanwhile, or closed with the pool.

@@ -20,7 +20,6 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
     ResponseError,
-    TimeoutError,
 )
 
 from geventpool.errors import ConnectionNotFoundError, PoolClosedError, PoolError
@@ -332,8 +331,7 @@ class Sharing:
     def drop(self, conn: Any, error: BaseException | None) -> None:
         """Close a connection; *error*: why it has ended. Never switches."""
         core = self._core
-        if isinstance(error, (ConnectionError, TimeoutError)):
-            core.revalidate()
+        core.report_error(error)
         try:
             core.drop(conn, anyone=True)
         except ConnectionNotFoundError:

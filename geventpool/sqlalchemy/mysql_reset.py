@@ -16,9 +16,10 @@ from gevent import getcurrent
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
+from geventpool.connector import ErrorAction
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
-from geventpool.mysql.errors import Reaction, reaction
+from geventpool.mysql.errors import action_after
 from geventpool.mysql.reset import Session
 from geventpool.sqlalchemy.pool import GreenletPool
 
@@ -211,7 +212,7 @@ class _Sessions:
         """
         engine = self._engine()
         pool = None if engine is None else engine.pool
-        if reaction(error) is Reaction.DRAIN and isinstance(pool, GreenletPool):
+        if action_after(error) is ErrorAction.DRAIN and isinstance(pool, GreenletPool):
             pool.core.drain()
 
     # The lender, for connections

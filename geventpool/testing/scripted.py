@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from geventpool.connector import Connector
+from geventpool.connector import Connector, ErrorAction
 from geventpool.pool import Pool
 
 __all__ = ["Clock", "ScriptedConnection", "ScriptedConnector"]
@@ -162,14 +162,14 @@ class ScriptedConnector(Connector[ScriptedConnection]):
         conn.is_running = False
         return conn.is_saved
 
-    def survives(self, error: Exception) -> bool:
-        return isinstance(error, self.survivable)
-
-    def is_exhausted(self, error: Exception) -> bool:
-        return isinstance(error, self.exhausting)
-
-    def condemns(self, error: Exception) -> bool:
-        return isinstance(error, self.condemning)
+    def classify(self, error: Exception) -> ErrorAction:
+        if isinstance(error, self.condemning):
+            return ErrorAction.DRAIN
+        if isinstance(error, self.survivable):
+            return ErrorAction.KEEP
+        if isinstance(error, self.exhausting):
+            return ErrorAction.BACK_OFF
+        return super().classify(error)
 
     def _note_peak(self) -> None:
         self.peak = max(self.peak, len(self.now_open) + self.opening)

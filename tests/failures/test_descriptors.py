@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from geventpool import FactoryConnector, TcpConnection
+from geventpool import ErrorAction, FactoryConnector, TcpConnection
 from tests.peers import Echo, run_script
 from tests.servers import MariaDBServer, RedisServer
 
@@ -164,9 +164,13 @@ def test_without_descriptors_dials_wait_as_at_a_full_server(
 def test_the_lack_of_descriptors_is_no_fault_of_the_server(number: int) -> None:
     """Of this process's or of the whole system's."""
     connector = FactoryConnector(TcpConnection)
-    assert connector.is_exhausted(OSError(number, "too many open files"))
-    assert not connector.is_exhausted(OSError(errno.ECONNREFUSED, "refused"))
-    assert not connector.is_exhausted(ValueError("too many open files"))
+    errors = [
+        OSError(number, "too many open files"),
+        OSError(errno.ECONNREFUSED, "refused"),
+        ValueError("too many open files"),
+    ]
+    full = [connector.classify(each) is ErrorAction.BACK_OFF for each in errors]
+    assert full == [True, False, False]
 
 
 def test_what_is_done_without_a_dial_needs_no_descriptor() -> None:

@@ -7,7 +7,8 @@ import errno
 import pytest
 from pymysql import err
 
-from geventpool.mysql.errors import Reaction, is_disconnect, reaction
+from geventpool import ErrorAction
+from geventpool.mysql.errors import action_after, is_login_refused
 from geventpool.mysql.statements import PLAIN, chooses_database, takes_role
 
 READ_ONLY = "The MariaDB server is running with the --read-only option so it cannot..."
@@ -17,46 +18,52 @@ FILES = "The MariaDB server is running with the --secure-file-priv option so it 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (err.OperationalError(2013, "Lost connection"), Reaction.DISCARD),
-        (err.OperationalError(2006, "Gone away"), Reaction.DISCARD),
-        (err.OperationalError(2014, "Out of sync"), Reaction.DISCARD),
-        (err.OperationalError(1927, "Connection was killed"), Reaction.DISCARD),
-        (err.OperationalError(4031, "Disconnected by the server"), Reaction.DISCARD),
-        (err.InterfaceError(0, ""), Reaction.DISCARD),
-        (err.InternalError("Packet sequence number wrong"), Reaction.DISCARD),
-        (err.OperationalError(1290, READ_ONLY), Reaction.DRAIN),
-        (err.OperationalError(1836, "Running in read-only mode"), Reaction.DRAIN),
-        (err.InternalError(1792, "Read only transaction"), Reaction.DISCARD),
-        (err.OperationalError(1290, FILES), Reaction.KEEP),
-        (err.OperationalError(1040, "Too many connections"), Reaction.BACK_OFF),
-        (err.OperationalError(1203, "max_user_connections"), Reaction.BACK_OFF),
-        (err.OperationalError(1226, "exceeded"), Reaction.BACK_OFF),
-        (err.OperationalError(1045, "Access denied"), Reaction.FAIL),
-        (err.OperationalError(1044, "Access denied"), Reaction.FAIL),
-        (err.OperationalError(1049, "Unknown database"), Reaction.FAIL),
-        (err.OperationalError(1213, "Deadlock"), Reaction.KEEP),
-        (err.OperationalError(1205, "Lock wait timeout"), Reaction.KEEP),
-        (err.IntegrityError(1062, "Duplicate entry"), Reaction.KEEP),
-        (err.InternalError(1205, "a number is a number"), Reaction.KEEP),
-        (err.Error("Already closed"), Reaction.KEEP),
-        (err.ProgrammingError(), Reaction.KEEP),
-        (ValueError(2013), Reaction.KEEP),
+        (err.OperationalError(2013, "Lost connection"), ErrorAction.DISCONNECT),
+        (err.OperationalError(2006, "Gone away"), ErrorAction.DISCONNECT),
+        (err.OperationalError(2014, "Out of sync"), ErrorAction.DISCARD),
+        (err.OperationalError(1927, "Connection was killed"), ErrorAction.DISCARD),
+        (
+            err.OperationalError(4031, "Disconnected by the server"),
+            ErrorAction.DISCONNECT,
+        ),
+        (err.InterfaceError(0, ""), ErrorAction.DISCARD),
+        (err.InternalError("Packet sequence number wrong"), ErrorAction.DISCARD),
+        (err.OperationalError(1290, READ_ONLY), ErrorAction.DRAIN),
+        (err.OperationalError(1836, "Running in read-only mode"), ErrorAction.DRAIN),
+        (err.InternalError(1792, "Read only transaction"), ErrorAction.DISCARD),
+        (err.OperationalError(1290, FILES), ErrorAction.KEEP),
+        (err.OperationalError(1040, "Too many connections"), ErrorAction.BACK_OFF),
+        (err.OperationalError(1203, "max_user_connections"), ErrorAction.BACK_OFF),
+        (err.OperationalError(1226, "exceeded"), ErrorAction.BACK_OFF),
+        (err.OperationalError(1045, "Access denied"), ErrorAction.KEEP),
+        (err.OperationalError(1044, "Access denied"), ErrorAction.KEEP),
+        (err.OperationalError(1049, "Unknown database"), ErrorAction.KEEP),
+        (err.OperationalError(1213, "Deadlock"), ErrorAction.KEEP),
+        (err.OperationalError(1205, "Lock wait timeout"), ErrorAction.KEEP),
+        (err.IntegrityError(1062, "Duplicate entry"), ErrorAction.KEEP),
+        (err.InternalError(1205, "a number is a number"), ErrorAction.KEEP),
+        (err.Error("Already closed"), ErrorAction.KEEP),
+        (err.ProgrammingError(), ErrorAction.KEEP),
+        (ValueError(2013), ErrorAction.KEEP),
     ],
 )
 def test_the_code_decides(error, expected):
-    """Discard, drain, back off, fail or keep: by the number of the error."""
-    assert reaction(error) is expected
+    """Discard, drain, back off or keep: by the number of the error."""
+    assert action_after(error) is expected
 
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(errno.EMFILE, Reaction.BACK_OFF), (errno.ECONNREFUSED, Reaction.KEEP)],
+    [
+        (errno.EMFILE, ErrorAction.BACK_OFF),
+        (errno.ECONNREFUSED, ErrorAction.DISCONNECT),
+    ],
 )
 def test_without_descriptors_we_are_the_ones_that_are_full(number, expected):
     """A connect that failed for want of a descriptor is tried again later."""
     error = err.OperationalError(2003, "Can't connect")
     error.original_exception = OSError(number, "")
-    assert reaction(error) is expected
+    assert action_after(error) is expected
 
 
 @pytest.mark.parametrize("text", ["SELECT 1", "insert into t", b"Update t", b"BEGIN"])
@@ -98,4 +105,14 @@ def test_roles_and_databases_are_looked_for():
 )
 def test_a_loss_is_told_from_what_concerns_one_connection(error, expected):
     """Only a loss is a reason to doubt the idle connections."""
-    assert is_disconnect(error) is expected
+    action = action_after(error)
+    assert (action is ErrorAction.DISCONNECT) is expected
+
+
+def test_a_refused_login_is_no_reason_to_close_a_session():
+    """USE of an unknown database fails alone; at connecting no other server helps."""
+    errors = [err.OperationalError(code, "") for code in (1044, 1045, 1049, 1862)]
+    assert all(is_login_refused(error) for error in errors)
+    assert {action_after(error) for error in errors} == {ErrorAction.KEEP}
+    assert not is_login_refused(err.OperationalError(1040, "Too many connections"))
+    assert not is_login_refused(err.OperationalError())

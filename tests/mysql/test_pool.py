@@ -16,6 +16,7 @@ from pymysql.cursors import Cursor, DictCursor, SSCursor
 
 from geventpool import (
     ConnectionNotFoundError,
+    ErrorAction,
     PoolExhaustedError,
     PoolListener,
     Timeouts,
@@ -712,8 +713,9 @@ def test_a_connector_can_be_used_without_the_pool(mariadb_server, make_pool):
     conn._command_owner = None
     conn.close()
     assert not conn.open
-    assert connector.survives(ValueError())
-    assert not connector.survives(err.OperationalError(2013, ""))
+    assert connector.classify(ValueError()) is ErrorAction.KEEP
+    lost = connector.classify(err.OperationalError(2013, ""))
+    assert lost is ErrorAction.DISCONNECT
     conn = connector.open()
     conn.lend(make_pool())
     conn.fatal_error = err.OperationalError(1836, "read-only")

@@ -11,7 +11,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 import geventpool
-from geventpool import Outage
+from geventpool import ErrorAction, Outage
 from geventpool.redis import ConnectionPool, RedisPoolExhaustedError
 from geventpool.testing import Clock, sweep, wait_until
 from tests.redis.conftest import TLS
@@ -105,9 +105,13 @@ def test_descriptors_of_this_process_may_run_out() -> None:
     error = redis.ConnectionError("Error 24 connecting")
     error.__context__ = OSError(24, "Too many open files")
     connector = ConnectionPool().core._connector
-    assert connector.is_exhausted(error)
-    assert not connector.is_exhausted(redis.ConnectionError("Error 111"))
-    assert not connector.is_exhausted(ValueError("max number of clients reached"))
+    others = redis.ConnectionError("Error 111"), ValueError("max number of clients")
+    actions = [connector.classify(each) for each in (error, *others)]
+    assert actions == [
+        ErrorAction.BACK_OFF,
+        ErrorAction.DISCONNECT,
+        ErrorAction.DISCARD,
+    ]
 
 
 def test_a_server_that_loads_is_redis_py_s_own_affair(own_server: RedisServer) -> None:
@@ -219,11 +223,11 @@ def test_after_a_loss_idle_connections_are_pinged_first(
     pool = make_pool(own_server, max_connections=2, retry=Retry(NoBackoff(), 0))
     client = redis.Redis(connection_pool=pool)
     assert_all_places(pool)
-    pinged: list[bool] = []
-    pool.core.revalidate = lambda: pinged.append(True)  # type: ignore[method-assign]
+    reported: list[BaseException | None] = []
+    pool.core.report_error = reported.append  # type: ignore[method-assign]
     assert isinstance(outcome(client.get, "a", "b"), TypeError)
     assert isinstance(outcome(client.incr, "key", "x"), redis.ResponseError)
-    assert not pinged
+    assert not reported
     conn = pool.get_connection()
     own_server.stop()
     outcome(conn.send_command, "PING")
@@ -231,7 +235,8 @@ def test_after_a_loss_idle_connections_are_pinged_first(
         conn.read_response()
     except redis.ConnectionError:
         pool.release(conn)
-    assert pinged
+    (error,) = reported
+    assert isinstance(error, redis.ConnectionError)
     own_server.start()
     pool.shutdown(5)
 
