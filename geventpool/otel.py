@@ -96,6 +96,8 @@ class GeventPoolInstrumentor:
         create = meter.create_observable_up_down_counter
         if value.grows:
             create = meter.create_observable_counter
+        elif not value.adds:
+            create = meter.create_observable_gauge
         create(value.name, [callback], value.unit, value.description)
 
     def _fill_and_observe(self, value: Value) -> Callable[..., list[Observation]]:

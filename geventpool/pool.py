@@ -950,7 +950,8 @@ class Pool(Generic[C]):
         if measures is not None:
             lag = self._line.hub_lag.measured()
             resets = self._connector.reset_counts()
-            measured = measures.snapshot(self._loans_under_way(), lag, resets)
+            moves = None if leases is None else leases.moves()
+            measured = measures.snapshot(self._loans_under_way(), lag, resets, moves)
         return PoolStats(
             name=self.name,
             max_connections=ledger.max_connections,

@@ -34,7 +34,17 @@ from geventpool._core.histograms import BOUNDS
 from geventpool._core.measures import on_first_event
 from geventpool.policies import check_seconds
 from geventpool.pool import pools
-from geventpool.series import HISTOGRAMS, POOL_NAME, VALUES, Reading, Times, begin, read
+from geventpool.series import (
+    HISTOGRAMS,
+    POOL_NAME,
+    VALUES,
+    Reading,
+    Times,
+    begin,
+    prometheus_label,
+    prometheus_name,
+    read,
+)
 
 __all__ = ["PoolCollector", "flush", "register"]
 
@@ -44,21 +54,9 @@ EDGES = (*(repr(bound) for bound in BOUNDS), "+Inf")
 Labels = tuple[tuple[str, str], ...]
 
 
-def _plain(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def metric_name(name: str, unit: str) -> str:
-    """The name of a metric, without the ``_total`` of a counter.
-
-    It is the one that OpenTelemetry gives to Prometheus.
-    """
-    return _plain(name) + ("_seconds" if unit == "s" else "")
-
-
 def _labels(reading: Reading, attributes: Mapping[str, str]) -> Labels:
     named = {POOL_NAME: reading.name, **attributes}
-    return tuple((_plain(name), value) for name, value in named.items())
+    return tuple((prometheus_label(name), value) for name, value in named.items())
 
 
 class PoolCollector:
@@ -73,7 +71,7 @@ class PoolCollector:
         readings = read()
         for value in VALUES:
             kind = CounterMetricFamily if value.grows else GaugeMetricFamily
-            name = metric_name(value.name, value.unit)
+            name = prometheus_name(value)
             family: Any = None
             for reading in readings:
                 for attributes, number in value.points(reading):
@@ -85,9 +83,9 @@ class PoolCollector:
                 yield family
         for times in HISTOGRAMS:
             histogram = HistogramMetricFamily(
-                metric_name(times.name, times.unit),
+                prometheus_name(times),
                 times.description,
-                labels=[_plain(POOL_NAME)],
+                labels=[prometheus_label(POOL_NAME)],
             )
             for reading in readings:
                 distribution = times.distribution(reading.measured)
@@ -118,6 +116,8 @@ class _Files:
         self._process = 0
         self._values: dict[tuple[str, Labels], Any] = {}
         self._written: dict[tuple[str, Labels], float] = {}
+        #: the gauges that were there at the last writing
+        self._shown: set[tuple[str, Labels]] = set()
 
     def start(self) -> None:
         """Write from now on, in this process. Never switches."""
@@ -136,9 +136,10 @@ class _Files:
 
     def write(self) -> None:
         """Write what has changed."""
+        before, self._shown = self._shown, set()
         for reading in read():
             for value in VALUES:
-                name = metric_name(value.name, value.unit)
+                name = prometheus_name(value)
                 for attributes, number in value.points(reading):
                     labels = _labels(reading, attributes)
                     if value.grows:
@@ -147,12 +148,17 @@ class _Files:
                         self._add(texts, labels, number)
                     else:
                         texts = ("gauge", name, name, value.description)
-                        self._value(texts, labels).set(number)
+                        mode = "livesum" if value.adds else "livemax"
+                        self._value(texts, labels, mode).set(number)
+                        self._shown.add((name, labels))
             for times in HISTOGRAMS:
                 self._write_times(times, reading)
+        for key in before - self._shown:
+            # A file keeps each value: what there is no more has none.
+            self._values[key].set(0)
 
     def _write_times(self, times: Times, reading: Reading) -> None:
-        name = metric_name(times.name, times.unit)
+        name = prometheus_name(times)
         labels = _labels(reading, {})
         distribution = times.distribution(reading.measured)
         texts = ("histogram", name, f"{name}_sum", times.description)
@@ -169,7 +175,9 @@ class _Files:
             value.inc(change)
             self._written[key] = number
 
-    def _value(self, texts: tuple[str, ...], labels: Labels) -> Any:
+    def _value(
+        self, texts: tuple[str, ...], labels: Labels, mode: str = "livesum"
+    ) -> Any:
         kind, name, sample, description = texts
         value = self._values.get((sample, labels))
         if value is None:
@@ -181,7 +189,7 @@ class _Files:
                 names,
                 contents,
                 description,
-                multiprocess_mode="livesum",
+                multiprocess_mode=mode,
             )
             self._values[sample, labels] = value
         return value

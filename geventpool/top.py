@@ -26,8 +26,10 @@ __all__ = ["main"]
 LONGEST = 16 << 20
 #: The longest text that is shown of one value, in characters.
 SHOWN = 120
-#: So many loans are shown below the table.
+#: So many loans are shown below the table, and so many lines of each pool that hold
+#: connections while they are idle.
 LOANS = 5
+HOLDS = 3
 
 
 class TopError(Exception):
@@ -173,6 +175,17 @@ def _check(state: Any) -> None:
             for loan in pool["loans"]:
                 float(loan["seconds"])
                 str(loan["holder"]), str(loan["place"])
+            for hold in pool["stats"].get("idle_holds", ()):
+                float(hold["share"])
+                str(hold["borrowed_at"]), str(hold["waits_at"])
+    for budget in state.get("budgets", ()):
+        str(budget["name"])
+        for key in ("total", "held", "waiting", "moved", "recovered"):
+            float(budget[key])
+        for share in budget["shares"]:
+            for key in ("pid", "held", "waiting", "moved"):
+                float(share[key])
+            str(share["name"])
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -201,7 +214,17 @@ def _show(options: argparse.Namespace) -> None:
         for pool in state["pools"]:
             # Text, so that nothing is read as markup.
             table.add_row(*(Text(each) for each in _row(pool)))
-        return Group(table, *(Text(line) for line in _notes(state)))
+        notes = (Text(line) for line in _notes(state))
+        budgets = (_budget(each) for each in state.get("budgets", ()))
+        return Group(table, *budgets, *notes)
+
+    def _budget(budget: Mapping[str, Any]) -> Any:
+        table = Table(title=Text(_budget_title(budget)), expand=True)
+        for heading in ("process", "pool", "places", "waiting", "given to others"):
+            table.add_column(heading, justify="left" if heading == "pool" else "right")
+        for share in budget["shares"]:
+            table.add_row(*(Text(each) for each in _share_row(share)))
+        return table
 
     console = Console()
     first = picture(read(options.url, options.timeout))
@@ -240,6 +263,21 @@ def _row(pool: Mapping[str, Any]) -> Iterator[str]:
     yield f"{loans[0]['seconds']:.1f} s" if loans else ""
 
 
+def _budget_title(budget: Mapping[str, Any]) -> str:
+    return (
+        f"budget {printable(budget['name'])}: {budget['held']:g}/{budget['total']:g} "
+        f"places taken, {budget['waiting']:g} waited for, {budget['moved']:g} moved, "
+        f"{budget['recovered']:g} recovered"
+    )
+
+
+def _share_row(share: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{share['pid']:.0f}"
+    yield printable(share["name"])
+    for key in ("held", "waiting", "moved"):
+        yield f"{share[key]:g}"
+
+
 def _notes(state: Mapping[str, Any]) -> Iterator[str]:
     """The lines below the table."""
     if "error" in state:
@@ -249,6 +287,12 @@ def _notes(state: Mapping[str, Any]) -> Iterator[str]:
         failure = pool.get("failure")
         if isinstance(failure, Mapping):
             yield f"{name}: last failure: {printable(failure.get('error'))}"
+        for hold in pool.get("stats", {}).get("idle_holds", ())[:HOLDS]:
+            line, place = printable(hold["borrowed_at"]), printable(hold["waits_at"])
+            yield (
+                f"{name}: {line} holds a connection {hold['share']:.0%} of the time "
+                f"while it waits at {place}"
+            )
     loans = [
         (float(loan["seconds"]), printable(pool["name"]), loan)
         for pool in state["pools"]

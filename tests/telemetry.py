@@ -23,7 +23,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(measures, "_first_event", [])
     monkeypatch.setattr(measures, "_kept", [])
     monkeypatch.setattr(measures, "_retired", {})
-    monkeypatch.setattr("geventpool.series.pools", list)
+    monkeypatch.setattr("geventpool.series.readings.pools", list)
     yield
 
 

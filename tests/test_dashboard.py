@@ -6,12 +6,19 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("prometheus_client")
-
-from geventpool.prometheus import metric_name
-from geventpool.series import ERROR, HISTOGRAMS, KIND, POOL_NAME, REASON, STATE, VALUES
+from geventpool.series import (
+    BUDGET,
+    ERROR,
+    HISTOGRAMS,
+    KIND,
+    LINE,
+    POOL_NAME,
+    REASON,
+    STATE,
+    VALUES,
+    prometheus_label,
+    prometheus_name,
+)
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -19,12 +26,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 def published() -> set[str]:
     """The names of all samples."""
     names = {
-        metric_name(each.name, each.unit) + ("_total" if each.grows else "")
-        for each in VALUES
+        prometheus_name(each) + ("_total" if each.grows else "") for each in VALUES
     }
-    return names | {
-        f"{metric_name(each.name, each.unit)}_bucket" for each in HISTOGRAMS
-    }
+    return names | {f"{prometheus_name(each)}_bucket" for each in HISTOGRAMS}
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
@@ -35,10 +39,11 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     ]
     words = set(re.findall(r"\b(?:db_client|geventpool)_\w+", " ".join(queries)))
     labels = {
-        name.replace(".", "_") for name in (POOL_NAME, STATE, ERROR, REASON, KIND)
+        prometheus_label(name)
+        for name in (POOL_NAME, STATE, ERROR, REASON, KIND, BUDGET, LINE)
     }
     assert words - labels == published()
-    assert all(POOL_NAME.replace(".", "_") in query for query in queries)
+    assert all(prometheus_label(POOL_NAME) in query for query in queries)
 
 
 def test_the_guide_lists_every_metric() -> None:

@@ -142,6 +142,8 @@ NEIGHBOURS: dict[str, set[str]] = {
     "advise/servers.py": {"mysql", "redis"},
     "otel.py": {"series"},
     "prometheus.py": {"series"},
+    "status/application.py": {"series"},
+    "status/metrics.py": {"series"},
     "doctor/command.py": {"advise"},
     "doctor/servers.py": {"advise"},
     "sqlalchemy/mysql_reset.py": {"mysql"},

@@ -16,7 +16,7 @@ pytest.importorskip("prometheus_client")
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from geventpool import Pool, prometheus
+from geventpool import Budget, Pool, prometheus
 from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS
 from geventpool.testing import ScriptedConnector, wait_until
@@ -148,7 +148,7 @@ def test_a_wrong_interval_is_refused(registry, interval, error):
 def test_existing_pools_are_measured_from_now_on(monkeypatch):
     """The order of imports does not matter."""
     with isolated(monkeypatch), Pool(ScriptedConnector()) as pool:
-        monkeypatch.setattr("geventpool.series.pools", lambda: [pool])
+        monkeypatch.setattr("geventpool.series.readings.pools", lambda: [pool])
         monkeypatch.setattr(prometheus, "_registries", [])
         prometheus.register(CollectorRegistry())
         assert pool.measures is not None
@@ -163,8 +163,12 @@ class Cell:
     _multiprocess = True
     cells: dict = {}
 
+    #: how the values of several processes become one, by the name of the metric
+    modes: dict = {}
+
     def __init__(self, kind, name, sample, names, contents, text, multiprocess_mode):
         self.key = (sample, *contents)
+        self.modes[name] = multiprocess_mode
 
     def inc(self, amount):
         assert amount > 0
@@ -206,12 +210,30 @@ def test_counts_are_written_by_a_greenlet_once_a_pool_is_used(cells, monkeypatch
         assert cells["db_client_connection_count", "p", "idle"] == 0
 
 
+def test_a_gauge_that_is_there_no_more_becomes_0(cells, tmp_path):
+    """Its file would keep the last value for as long as the process lives."""
+    prometheus.begin()
+    budget = Budget(tmp_path / "b", 4)
+    pool = Pool(ScriptedConnector(), name="p", budget=budget)
+    pool.acquire()
+    prometheus.flush()
+    held = "geventpool_budget_held", "p", budget.name
+    assert cells[held] == 1
+    assert Cell.modes["geventpool_budget_limit"] == "livemax"
+    assert Cell.modes["geventpool_budget_held"] == "livesum"
+    pool.close(timeout=0)
+    del pool
+    gc.collect()
+    prometheus.flush()
+    assert cells[held] == 0
+
+
 def test_pools_that_are_in_use_already_are_written_at_once(cells, monkeypatch):
     """Their first event is over."""
     with Pool(ScriptedConnector(), name="p") as pool:
         pool.release(pool.acquire())
         monkeypatch.setattr(prometheus, "pools", lambda: [pool])
-        monkeypatch.setattr("geventpool.series.pools", lambda: [pool])
+        monkeypatch.setattr("geventpool.series.readings.pools", lambda: [pool])
         prometheus.register(interval=0.001)
         wait_until(lambda: cells.get(("db_client_connection_count", "p", "idle")) == 1)
 

@@ -10,10 +10,11 @@ import logging
 import os
 import sys
 import weakref
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
-from geventpool.budget import Budget, BudgetStats
+from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.budget.seat import Seat, Standing
 from geventpool.budget.table import parts_in
 from geventpool.errors import BudgetError
@@ -149,9 +150,24 @@ class Leases(Generic[C]):
     def stats(self) -> BudgetStats | None:
         """How the budget stands; None: its file cannot be used."""
         try:
-            return self.budget.stats()
+            stats = self.budget.stats()
         except BudgetError:
             return None
+        return replace(stats, own=self._own())
+
+    def _own(self) -> BudgetShare | None:
+        seat = self._seat
+        if seat is None:
+            return None
+        held, lacking = len(seat.table.held), self.lacking()
+        return BudgetShare(
+            seat.pid, self._name, held, lacking, seat.moved, seat.recovered
+        )
+
+    def moves(self) -> tuple[int, int]:
+        """How many places were given to others, and taken over from the dead."""
+        seat = self._seat
+        return (0, 0) if seat is None else (seat.moved, seat.recovered)
 
     def holders(self) -> object:
         """Who holds the places at this moment, as text if it is converted to text."""

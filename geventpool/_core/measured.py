@@ -71,6 +71,8 @@ class Measured:
         waited.
     :param resets: how many loans ended with which kind of reset; see
         :meth:`geventpool.Connector.reset_counts`.
+    :param moved: how many places of its budget the pool gave to other pools.
+    :param recovered: how many places of processes that died it has taken over.
     """
 
     wait: Distribution = field(default_factory=Distribution)
@@ -83,6 +85,8 @@ class Measured:
     outage_seconds: float = 0.0
     loop_lag: float = 0.0
     resets: Mapping[str, int] = field(default_factory=FrozenCounts)
+    moved: int = 0
+    recovered: int = 0
 
     def plus(self, other: Measured) -> Measured:
         """Both together."""
@@ -97,6 +101,8 @@ class Measured:
             outage_seconds=self.outage_seconds + other.outage_seconds,
             loop_lag=self.loop_lag + other.loop_lag,
             resets=_sum(self.resets, other.resets),
+            moved=self.moved + other.moved,
+            recovered=self.recovered + other.recovered,
         )
 
 

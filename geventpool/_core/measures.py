@@ -79,7 +79,11 @@ class Measures(PoolListener):
         self._resets_before = dict(resets or {})
         self._has_connections = has_connections
         #: by the last snapshot
-        self._last: tuple[float, Mapping[str, int]] = (0.0, self._resets_before)
+        self._last: tuple[float, Mapping[str, int], tuple[int, int]] = (
+            0.0,
+            self._resets_before,
+            (0, 0),
+        )
         self.wait = Histogram()
         self.use = Histogram()
         self.create = Histogram()
@@ -149,17 +153,21 @@ class Measures(PoolListener):
         in_use: int = 0,
         loop_lag: float | None = None,
         resets: Mapping[str, int] | None = None,
+        moves: tuple[int, int] | None = None,
     ) -> Measured:
         """What was measured so far; does not change any more.
 
         :param in_use: how many loans are under way.
         :param loop_lag: seconds; None: as in the last snapshot.
         :param resets: what the connector has counted; None: as in the last snapshot.
+        :param moves: how many places of a budget were given and recovered; None: as in
+            the last snapshot.
         """
-        lag_before, resets_before = self._last
+        lag_before, resets_before, moves_before = self._last
         loop_lag = lag_before if loop_lag is None else loop_lag
         resets = resets_before if resets is None else resets
-        self._last = (loop_lag, dict(resets))
+        moves = moves_before if moves is None else moves
+        self._last = (loop_lag, dict(resets), moves)
         use = self.use.snapshot()
         waits = self.wait.snapshot().count
         without = use.count + in_use - self._before - waits
@@ -179,6 +187,8 @@ class Measures(PoolListener):
                     for kind, number in resets.items()
                 }
             ),
+            moved=moves[0],
+            recovered=moves[1],
         )
 
 

@@ -44,7 +44,12 @@ class BudgetStats:
 
     :param total: the limit in force: the smallest of all processes.
     :param held: places that are taken.
+    :param moved: places that went from one process to another so far.
+    :param recovered: places of processes that died which those that are there now have
+        taken over.
     :param shares: one for each pool of each process that has used the budget.
+    :param own: that of the pool that was asked; None: no pool was asked, or it has
+        used the budget never.
     """
 
     name: str
@@ -55,6 +60,7 @@ class BudgetStats:
     moved: int
     recovered: int
     shares: tuple[BudgetShare, ...]
+    own: BudgetShare | None = None
 
 
 class Budget:
@@ -154,7 +160,7 @@ class Budget:
 
         :raises BudgetError: the file cannot be used.
         """
-        parts = read(self._path)
+        parts, moved = read(self._path)
         now = time.monotonic()
         return BudgetStats(
             name=self._name,
@@ -162,7 +168,7 @@ class Budget:
             total=in_force(self._total, parts),
             held=sum(part.held for part in parts),
             waiting=sum(part.lacks(now) for part in parts),
-            moved=sum(part.moved for part in parts),
+            moved=moved,
             recovered=sum(part.recovered for part in parts),
             shares=tuple(_share_of(part, now) for part in parts),
         )

@@ -36,8 +36,8 @@ _ROW_SIZE = 128
 _ROW = struct.Struct("=7I3d2Q32s")
 #: the row of the holder plus 1; the row it is reserved for plus 1, and until when
 _PLACE = struct.Struct("=HHId")
-#: how many may move, and when that was so
-_BUCKET = struct.Struct("=dd")
+#: how many may move, when that was so, and how many have moved so far
+_BUCKET = struct.Struct("=ddQ")
 _HIGHEST = struct.Struct("=H")
 
 
@@ -171,11 +171,12 @@ class Table:
             return 0
         try:
             data = os.pread(self.fd, _BUCKET.size, _BUCKET_AT)
-            left, then = _BUCKET.unpack(data)
+            left, then, moved = _BUCKET.unpack(data)
             left = refill(left, now - then, total)
             granted = min(number, int(left))
             # Not a hint: if it cannot be written, the bound would not hold.
-            os.pwrite(self.fd, _BUCKET.pack(left - granted, now), _BUCKET_AT)
+            data = _BUCKET.pack(left - granted, now, moved + granted)
+            os.pwrite(self.fd, data, _BUCKET_AT)
             return granted
         except OSError:
             return 0
@@ -194,18 +195,23 @@ def parts_in(data: bytes) -> list[Part]:
     return parts
 
 
-def read(path: str) -> list[Part]:
-    """The rows of the living processes, for a process that may have none. No switch.
+def read(path: str) -> tuple[list[Part], int]:
+    """What the file tells of the host, for a process that may have no row.
 
+    Never switches.
+
+    :return: the rows of the living processes; how many places have moved so far.
     :raises BudgetError: the file cannot be used.
     """
     fd = open_file(path)
     try:
         data = os.pread(fd, _ROW_SIZE * ROWS, _ROWS_AT)
-        return [
+        parts = [
             part
             for part in parts_in(data)
             if locks.is_locked(fd, _ROW_LOCKS + part.row)
         ]
+        _, _, moved = _BUCKET.unpack(os.pread(fd, _BUCKET.size, _BUCKET_AT))
+        return parts, moved
     finally:
         os.close(fd)

@@ -16,6 +16,7 @@ from typing import Any
 from geventpool._core.measures import measure_by_default
 from geventpool.pool import Pool
 from geventpool.pool import pools as open_pools
+from geventpool.series import read
 from geventpool.status import metrics
 from geventpool.status.facts import core_of, facts, verdict
 from geventpool.status.page import PAGE
@@ -38,7 +39,7 @@ def app(pools: Iterable[Any] | None = None, *, measure: bool = True) -> Applicat
     ================  ==============================================================
     ``/``             a page for people, which updates itself
     ``/status.json``  the same as JSON
-    ``/metrics``      the counts in the text format of Prometheus
+    ``/metrics``      the metrics in the text format of Prometheus
     ``/healthz``      200 as long as the event loop runs
     ``/readyz``       200; 503 with reasons while a pool is closed or its server
                       cannot be reached
@@ -65,7 +66,7 @@ def app(pools: Iterable[Any] | None = None, *, measure: bool = True) -> Applicat
         "": _page,
         "/": _page,
         "/status.json": lambda environ: _json(facts(chosen)),
-        "/metrics": lambda environ: _metrics(facts(chosen)),
+        "/metrics": lambda environ: _metrics(chosen, measure),
         "/healthz": lambda environ: ("200 OK", TEXT, "ok\n", []),
         "/readyz": lambda environ: _ready(verdict(chosen)),
     }
@@ -125,9 +126,11 @@ def _json(state: dict[str, Any]) -> Answer:
     return "200 OK", JSON, json.dumps(state), []
 
 
-def _metrics(state: dict[str, Any]) -> Answer:
+def _metrics(chosen: Iterable[Pool[Any]] | None, measured: bool) -> Answer:
     media = "text/plain; version=0.0.4; charset=utf-8"
-    return "200 OK", media, metrics.text(state["pools"]), []
+    if chosen is None and not measured:
+        chosen = open_pools()
+    return "200 OK", media, metrics.text(read(chosen)), []
 
 
 def _ready(reasons: dict[str, str]) -> Answer:

@@ -44,12 +44,17 @@ def facts(chosen: Iterable[Pool[Any]] | None = None) -> dict[str, Any]:
     :param chosen: the core pools; None: all open pools of the process.
     """
     described = [_described(pool) for pool in (pools() if chosen is None else chosen)]
+    budgets = {}
+    for each in described:
+        if budget := each.get("stats", {}).get("budget"):
+            budgets[budget["path"]] = budget
     return {
         "geventpool": __version__,
         "process": os.getpid(),
         "time": time.time(),
         "ready": all(each["ready"] for each in described),
         "pools": described,
+        "budgets": [{**each, "own": None} for each in budgets.values()],
     }
 
 

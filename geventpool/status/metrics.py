@@ -1,64 +1,78 @@
-"""The counts of pools in the text format of Prometheus, without its client library."""
+"""The metrics of pools in the text format of Prometheus, without its client library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+
+from geventpool._core.histograms import BOUNDS
+from geventpool.series import (
+    HISTOGRAMS,
+    POOL_NAME,
+    VALUES,
+    Instrument,
+    Reading,
+    Times,
+    Value,
+    prometheus_label,
+    prometheus_name,
+)
 
 __all__ = ["text"]
 
-STATES = ("idle", "in_use", "opening", "checking", "resetting", "closing")
-
-#: What is told of each pool: name of the metric, help text, key of the statistics.
-GAUGES = (
-    (
-        "db_client_connection_max",
-        "The most connections that are allowed.",
-        "max_connections",
-    ),
-    (
-        "db_client_connection_pending_requests",
-        "Greenlets that wait for a connection.",
-        "waiting",
-    ),
-    (
-        "geventpool_paused",
-        "1 while the server cannot be reached and the pool pauses.",
-        "paused",
-    ),
-)
+#: Upper bounds of the buckets.
+EDGES = (*(repr(bound) for bound in BOUNDS), "+Inf")
 
 
-def text(described: Iterable[Mapping[str, Any]]) -> str:
-    """The metrics of pools.
-
-    :param described: the pools, as ``facts()["pools"]`` has them.
-    """
-    seen = [pool for pool in described if "stats" in pool]
-    return "".join(f"{line}\n" for line in _lines(seen))
-
-
-def _lines(seen: list[Mapping[str, Any]]) -> Iterator[str]:
-    name = "db_client_connection_count"
-    yield from _head(name, "Connections by state.")
-    for pool in seen:
-        for state in STATES:
-            labels = _labels(pool, db_client_connection_state=state)
-            yield f"{name}{labels} {pool['stats'][state]:d}"
-    for name, meaning, key in GAUGES:
-        yield from _head(name, meaning)
-        for pool in seen:
-            yield f"{name}{_labels(pool)} {pool['stats'][key]:d}"
+def text(readings: Iterable[Reading]) -> str:
+    """The metrics of pools, with the names that ``geventpool.prometheus`` has."""
+    readings = list(readings)
+    lines = [line for value in VALUES for line in _value(value, readings)]
+    lines += [line for times in HISTOGRAMS for line in _times(times, readings)]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _head(name: str, meaning: str) -> Iterator[str]:
-    yield f"# HELP {name} {meaning}"
-    yield f"# TYPE {name} gauge"
+def _value(value: Value, readings: Iterable[Reading]) -> Iterator[str]:
+    name = prometheus_name(value) + ("_total" if value.grows else "")
+    samples = [
+        f"{name}{_labels(reading, attributes)} {_number(number)}"
+        for reading in readings
+        for attributes, number in value.points(reading)
+    ]
+    if samples:
+        yield from _head(name, value, "counter" if value.grows else "gauge")
+        yield from samples
 
 
-def _labels(pool: Mapping[str, Any], **others: str) -> str:
-    labels = {"db_client_connection_pool_name": pool["name"], **others}
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
+def _times(times: Times, readings: Iterable[Reading]) -> Iterator[str]:
+    measured = [reading for reading in readings if reading.is_measured]
+    name = prometheus_name(times)
+    if measured:
+        yield from _head(name, times, "histogram")
+    for reading in measured:
+        distribution = times.distribution(reading.measured)
+        number = 0
+        for edge, count in zip(EDGES, distribution.counts, strict=True):
+            number += count
+            yield f"{name}_bucket{_labels(reading, {'le': edge})} {number}"
+        yield f"{name}_sum{_labels(reading, {})} {_number(distribution.total)}"
+        yield f"{name}_count{_labels(reading, {})} {number}"
+
+
+def _number(number: float) -> str:
+    return repr(number if isinstance(number, float) else int(number))
+
+
+def _head(name: str, instrument: Instrument, kind: str) -> Iterator[str]:
+    yield f"# HELP {name} {instrument.description}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _labels(reading: Reading, others: Mapping[str, str]) -> str:
+    labels = {POOL_NAME: reading.name, **others}
+    pairs = (
+        f'{prometheus_label(name)}="{_escaped(value)}"'
+        for name, value in labels.items()
+    )
     return "{" + ",".join(pairs) + "}"
 
 

@@ -26,7 +26,8 @@ PAGE = """<!doctype html>
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper);
   color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
 header { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; }
-h1 { font-size: 1.25rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0; }
+h1 { font-size: 1.25rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0;
+  min-width: 0; overflow-wrap: anywhere; }
 h3 { font-size: .85rem; margin: .9rem 0 .2rem; color: var(--faint); }
 .faint { color: var(--faint); font-size: .85rem; }
 #pools { display: grid; gap: 1rem; margin-top: 1rem;
@@ -57,7 +58,7 @@ code { font: .8rem ui-monospace, monospace; }
 <noscript>This page needs JavaScript. The same facts are in status.json.</noscript>
 <script nonce="@NONCE@">
 "use strict";
-const KEPT = 120, history = new Map();
+const KEPT = 120, history = new Map(), last = new Map();
 function make(tag, name, ...children) {
   const node = document.createElement(tag);
   if (name) node.className = name;
@@ -111,10 +112,10 @@ function bar(stats) {
   }
   return node;
 }
-function numbers(stats) {
+const SHOWN = ["in_use", "idle", "waiting", "opening", "checking", "resetting",
+  "closing", "max_connections"];
+function numbers(stats, shown = SHOWN) {
   const node = make("dl", "");
-  const shown = ["in_use", "idle", "waiting", "opening", "checking", "resetting",
-    "closing", "max_connections"];
   for (const key of shown) {
     if (stats[key] === undefined) continue;
     node.append(make("div", "", make("dt", "", key.replace("_", " ")),
@@ -159,13 +160,36 @@ function card(pool) {
     [seconds(loan.seconds) + " " + loan.holder + " at ", {place: loan.place}])));
   return node;
 }
+function budget(each) {
+  const node = make("article", "");
+  node.append(make("div", "top", make("h2", "", "Budget " + each.name),
+    make("span", "", each.held + " of " + each.total)));
+  node.append(make("div", "faint", "places of all processes of the host"));
+  node.append(bar({in_use: each.held, idle: 0, opening: 0, checking: 0, resetting: 0,
+    closing: 0, max_connections: each.total, size: each.held}));
+  node.append(numbers({"waited for": each.waiting, moved: each.moved,
+    recovered: each.recovered}, ["waited for", "moved", "recovered"]));
+  node.append(...curve("Places moved in a second",
+    changes("budget " + each.path, each.moved), value => String(value)));
+  node.append(...list("Pools that share it", each.shares.map(share =>
+    ["process " + share.pid + (share.name ? ", " + share.name : "") + ": " +
+      share.held + " places" + (share.waiting ? ", waits for " + share.waiting : "") +
+      (share.moved ? ", gave " + share.moved : "")])));
+  return node;
+}
+function changes(name, total) {
+  const before = last.get(name);
+  last.set(name, total);
+  return remember(name, "change", before === undefined ? 0 : total - before);
+}
 async function update() {
   const state = document.getElementById("state");
   try {
     const answer = await fetch(document.body.dataset.source, {cache: "no-store"});
     if (!answer.ok) throw new Error("status " + answer.status);
     const facts = await answer.json();
-    document.getElementById("pools").replaceChildren(...facts.pools.map(card));
+    document.getElementById("pools").replaceChildren(
+      ...facts.pools.map(card), ...facts.budgets.map(budget));
     state.textContent = "process " + facts.process + ", " +
       new Date(facts.time * 1000).toLocaleTimeString() +
       (facts.pools.length ? "" : ", no pool is open");

@@ -13,7 +13,7 @@ from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from gevent.server import StreamServer
 
-from geventpool import Outage, Pool, PoolExhaustedError, TcpConnection, status
+from geventpool import Budget, Outage, Pool, PoolExhaustedError, TcpConnection, status
 from geventpool.testing import Clock, ScriptedConnector
 from tests.browser.driver import Browser, browser, is_installed
 
@@ -94,8 +94,19 @@ def lost() -> Iterator[Pool[Any]]:
 
 
 @pytest.fixture
-def address(pool: Pool[Any], lost: Pool[Any]) -> Iterator[str]:
-    server = WSGIServer(("127.0.0.1", 0), status.app([pool, lost]), log=None)
+def shared(tmp_path: Path) -> Iterator[Pool[Any]]:
+    """A pool with a budget."""
+    budget = Budget(tmp_path / "jobs", 40)
+    with Pool(ScriptedConnector(), name="jobs", budget=budget) as pool:
+        conns = [pool.acquire() for _ in range(7)]
+        yield pool
+        for conn in conns:
+            pool.release(conn)
+
+
+@pytest.fixture
+def address(pool: Pool[Any], lost: Pool[Any], shared: Pool[Any]) -> Iterator[str]:
+    server = WSGIServer(("127.0.0.1", 0), status.app([pool, lost, shared]), log=None)
     server.start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.stop(timeout=1)
@@ -110,12 +121,13 @@ def test_the_page_shows_each_pool(window: Browser, address: str) -> None:
     window.resize(1100, 900)
     window.set_dark(False)
     window.open(address)
-    window.wait_for("return document.querySelectorAll('article').length == 2")
+    window.wait_for("return document.querySelectorAll('article').length == 4")
     text = shown(window)
     assert "shop <b>" in text and "cache" in text
     assert "ConnectionRefusedError 111" in text and "secret" not in text
     assert "in send_mail" in text and "Held while the connection is idle" in text
     assert "still lent, from" in text
+    assert "7 of 40" in text and f"process {os.getpid()}, jobs: 7 places" in text
     favicon = "favicon"
     assert [each for each in window.complaints() if favicon not in each] == []
     # The curves grow with each reading.
@@ -131,7 +143,7 @@ def test_the_page_fits_a_phone(window: Browser, address: str) -> None:
     """Nothing is beyond the edge, however long a path is."""
     window.resize(360, 740)
     window.open(address)
-    window.wait_for("return document.querySelectorAll('article').length == 2")
+    window.wait_for("return document.querySelectorAll('article').length == 4")
     assert window.run("return document.documentElement.scrollWidth") <= 360
 
 

@@ -73,6 +73,28 @@ def test_the_json_is_printed(address: str, capsys: Capture) -> None:
         assert [pool["name"] for pool in state["pools"]] == ["[red]shop", "lost"]
 
 
+def test_budgets_and_idle_holds_are_shown(capsys: Capture) -> None:
+    """Who has the places of the host, and which line to look at first."""
+    hold = {"borrowed_at": "views.py:8", "waits_at": "http.py:9", "share": 0.83}
+    numbers = dict.fromkeys(("in_use", "max_connections", "idle", "size", "waiting"), 1)
+    pool = {
+        "name": "shop",
+        "ready": True,
+        "loans": [],
+        "stats": {**numbers, "idle_holds": [hold]},
+    }
+    share = {"pid": 1234567, "name": "web", "held": 3, "waiting": 2, "moved": 17}
+    numbers = {"total": 40, "held": 31, "waiting": 2, "moved": 170, "recovered": 4}
+    budget = {"name": "[red]db", **numbers, "shares": [share]}
+    state = {"process": 1, "pools": [pool], "budgets": [budget]}
+    with serving(answering(json.dumps(state).encode())) as address:
+        assert run(["top", address, "--once"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "budget [red]db: 31/40 places taken, 2 waited for, 170 moved" in said
+    assert "1234567" in said and "17" in said
+    assert "views.py:8 holds a connection 83% of the time while it waits" in said
+
+
 def test_the_table_is_live_until_it_is_interrupted(
     address: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +171,7 @@ def test_a_redirect_is_not_followed(capsys: Capture) -> None:
         b"[" * 100_000,
         b'{"process": 1, "pools": [{"name": "a", "ready": 1, "stats": {}}]}',
         b'{"process": {}, "pools": []}',
+        b'{"process": 1, "pools": [], "budgets": [{}]}',
     ],
 )
 def test_what_is_no_status_page_is_named(body: bytes, capsys: Capture) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import gevent
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 
 import geventpool
-from geventpool import Outage, Pool, pools, status
+from geventpool import Budget, Outage, Pool, pools, status
 from geventpool._core import measures
+from geventpool.prometheus import PoolCollector
 from geventpool.redis import ConnectionPool
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.status.facts import plain
 from geventpool.testing import ScriptedConnector, no_switch
+from tests.telemetry import isolated
 
 SECRET = "s3cr3t-w0rd"
 
@@ -169,7 +174,7 @@ def test_a_lost_server_makes_the_pool_not_ready_and_keeps_its_secret() -> None:
         assert ask(application, "/readyz").text == (
             "shop: the server cannot be reached\n"
         )
-        assert 'geventpool_paused{db_client_connection_pool_name="shop"} 1' in (
+        assert 'geventpool_outage{db_client_connection_pool_name="shop"} 1' in (
             ask(application, "/metrics").text
         )
 
@@ -246,13 +251,74 @@ def test_a_pool_that_cannot_be_read_is_still_named(
         (shown,) = json.loads(ask(application, "/status.json").text)["pools"]
         text = ask(application, "/metrics").text
     assert shown["name"] == "shop" and "could not be read" in shown["error"]
-    assert text.count("# TYPE") == 4
+    assert 'db_client_connection_max{db_client_connection_pool_name="shop"} 1' in text
 
 
 def test_facts_are_made_of_what_json_knows() -> None:
     """No infinity, and no text of an object that may be secret."""
     value = {geventpool.CloseReason.IDLE: (float("inf"), float("nan"), 1.5, SecretText)}
     assert plain(value) == {"idle too long": [None, None, 1.5, "type"]}
+
+
+def test_the_metrics_are_those_of_the_exporters(
+    pool: Pool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dashboard fits both, whichever a program uses."""
+    application = status.app([pool])
+    pool.release(pool.acquire())
+    with isolated(monkeypatch):
+        measures.keep(pool, pool.measures)  # type: ignore[arg-type]
+        registry = CollectorRegistry()
+        registry.register(PoolCollector())
+        expected = samples(generate_latest(registry).decode())
+    found = samples(ask(application, "/metrics").text)
+    assert found == expected
+    assert found["db_client_connection_use_time_seconds_count", "shop"] == 1.0
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_without_measuring_the_gauges_are_shown_and_no_counts(
+    pool: Pool[Any], default: list[bool]
+) -> None:
+    """A count that stays 0 would be a lie."""
+    for application in (
+        status.app(measure=False),
+        status.app([pool], measure=False),
+    ):
+        found = samples(ask(application, "/metrics").text)
+        assert found["db_client_connection_count", "shop", "idle"] == 0
+        names = {name for name, *others in found if others[0] == "shop"}
+        assert not [name for name in names if "_time" in name or "_total" in name]
+
+
+def test_each_budget_is_shown_once(tmp_path: Path) -> None:
+    """With the part of each process."""
+    budget = Budget(tmp_path / "b", 4)
+    with (
+        Pool(ScriptedConnector(), name="a", budget=budget) as one,
+        Pool(ScriptedConnector(), name="b", budget=budget) as other,
+        Pool(ScriptedConnector(), name="c") as third,
+    ):
+        one.acquire(), other.acquire()
+        application = status.app([one, other, third])
+        state = json.loads(ask(application, "/status.json").text)
+        (shown,) = state["budgets"]
+        found = samples(ask(application, "/metrics").text)
+    assert (shown["name"], shown["total"], shown["held"]) == (budget.name, 4, 2)
+    assert [(each["name"], each["held"]) for each in shown["shares"]] == [
+        ("a", 1),
+        ("b", 1),
+    ]
+    assert state["pools"][0]["stats"]["budget"]["own"]["held"] == 1
+    assert found["geventpool_budget_taken", "a", budget.name] == 2
+    assert found["geventpool_budget_held", "b", budget.name] == 1
 
 
 class SecretText:

@@ -1,9 +1,7 @@
-"""What the exporters publish: the names, units and values of all metrics.
+"""The names, units and values of all metrics.
 
 The names of the first nine, and the attributes, are those of OpenTelemetry's semantic
 conventions for database clients. Pools of one name are added up.
-
-Reading takes no lock that a loan could wait for, and never switches.
 """
 
 from __future__ import annotations
@@ -11,26 +9,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from gevent.monkey import get_original
 
 from geventpool._core.histograms import Distribution
 from geventpool._core.measured import Measured
-from geventpool._core.measures import kept, measure_by_default, retired
-from geventpool.listeners import PoolStats
-from geventpool.pool import pools
+from geventpool.budget import BudgetShare
+from geventpool.series.readings import Reading
 
 __all__ = [
+    "BUDGET",
+    "ERROR",
     "HISTOGRAMS",
+    "KIND",
+    "LINE",
     "POOL_NAME",
+    "REASON",
+    "STATE",
     "VALUES",
     "Instrument",
-    "Reading",
     "Times",
     "Value",
-    "begin",
-    "read",
+    "prometheus_label",
+    "prometheus_name",
 ]
 
 POOL_NAME = "db.client.connection.pool.name"
@@ -39,31 +38,15 @@ STATE = "db.client.connection.state"
 ERROR = "error.type"
 REASON = "geventpool.close.reason"
 KIND = "geventpool.reset.kind"
+BUDGET = "geventpool.budget.name"
+#: The line that borrows.
+LINE = "geventpool.borrowed_at"
+
+#: So many lines of a pool are published, the worst.
+LINES = 8
 
 #: Attributes beside the name of the pool, with the value for them.
 Points = Iterator[tuple[Mapping[str, str], float]]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """All pools of one name at one moment.
-
-    :param stats: of each of them that is there.
-    :param measured: by all of them, and by those that are no more.
-    """
-
-    name: str
-    stats: tuple[PoolStats, ...]
-    measured: Measured
-
-    def total(self, field: str) -> int:
-        """The sum of a number of the statistics."""
-        return sum(getattr(each, field) for each in self.stats)
-
-    @property
-    def used(self) -> int:
-        """The connections that are not idle, also while checked, reset or closed."""
-        return self.total("size") - self.total("idle") - self.total("opening")
 
 
 @dataclass(frozen=True)
@@ -83,10 +66,13 @@ class Value(Instrument):
     """A number for each combination of attributes.
 
     :param bool grows: it is a count that only grows; False: it may fall.
+    :param bool adds: the values of several processes can be added up; False: the
+        highest of them counts.
     """
 
     points: Callable[[Reading], Points]
     grows: bool = False
+    adds: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,16 +98,57 @@ def _limit(field: str) -> Callable[[Reading], Points]:
     return points
 
 
+def _if_measured(points: Callable[[Reading], Points]) -> Callable[[Reading], Points]:
+    """The same, or nothing for pools that are not measured."""
+
+    def of(reading: Reading) -> Points:
+        return points(reading) if reading.is_measured else iter(())
+
+    return of
+
+
 def _measured(field: str) -> Callable[[Reading], Points]:
+    @_if_measured
     def points(reading: Reading) -> Points:
         yield {}, getattr(reading.measured, field)
 
     return points
 
 
+def _moves(field: str) -> Callable[[Reading], Points]:
+    @_if_measured
+    def points(reading: Reading) -> Points:
+        number = getattr(reading.measured, field)
+        if number or reading.budgets:
+            yield {}, number
+
+    return points
+
+
 def _refused(error: str) -> Callable[[Reading], Points]:
+    @_if_measured
     def points(reading: Reading) -> Points:
         yield {}, reading.measured.refused.get(error, 0)
+
+    return points
+
+
+def _of_host(field: str) -> Callable[[Reading], Points]:
+    def points(reading: Reading) -> Points:
+        for name, budgets in reading.budgets.items():
+            yield {BUDGET: name}, getattr(budgets[-1], field)
+
+    return points
+
+
+def _of_pool(field: str) -> Callable[[Reading], Points]:
+    def points(reading: Reading) -> Points:
+        for name, budgets in reading.budgets.items():
+            shares: list[BudgetShare | None] = [each.own for each in budgets]
+            yield (
+                {BUDGET: name},
+                sum(0 if share is None else getattr(share, field) for share in shares),
+            )
 
     return points
 
@@ -131,16 +158,39 @@ def _states(reading: Reading) -> Points:
     yield {STATE: "used"}, reading.used
 
 
+def _idle_holds(reading: Reading) -> Points:
+    shares: dict[str, float] = {}
+    for each in reading.stats:
+        for hold in each.idle_holds[:LINES]:
+            known = shares.get(hold.borrowed_at, 0.0)
+            shares[hold.borrowed_at] = max(hold.share, known)
+    for line, share in shares.items():
+        yield {LINE: line}, share
+
+
+def _leaks(reading: Reading) -> Points:
+    numbers: dict[str, int] = {}
+    for each in reading.stats:
+        for leak in each.leaks[:LINES]:
+            known = numbers.get(leak.borrowed_at, 0)
+            numbers[leak.borrowed_at] = known + leak.open
+    for line, number in numbers.items():
+        yield {LINE: line}, number
+
+
+@_if_measured
 def _refusals(reading: Reading) -> Points:
     for error, number in reading.measured.refused.items():
         yield {ERROR: error}, number
 
 
+@_if_measured
 def _closed(reading: Reading) -> Points:
     for reason, number in reading.measured.closed.items():
         yield {REASON: reason.value}, number
 
 
+@_if_measured
 def _resets(reading: Reading) -> Points:
     for kind, number in reading.measured.resets.items():
         yield {KIND: kind}, number
@@ -252,6 +302,60 @@ VALUES = (
         "Commands that are under way on shared connections.",
         _field("in_flight"),
     ),
+    Value(
+        "geventpool.idle_holds",
+        "1",
+        "Share of the time for which a line holds connections while they are idle and "
+        "others wait.",
+        _idle_holds,
+        adds=False,
+    ),
+    Value(
+        "geventpool.leaks",
+        "{loan}",
+        "Loans that last longer than leak_after, by the line that borrowed.",
+        _leaks,
+    ),
+    Value(
+        "geventpool.budget.limit",
+        "{connection}",
+        "The most connections of all processes of the host together.",
+        _of_host("total"),
+        adds=False,
+    ),
+    Value(
+        "geventpool.budget.taken",
+        "{connection}",
+        "Places of the budget that all processes of the host hold together.",
+        _of_host("held"),
+        adds=False,
+    ),
+    Value(
+        "geventpool.budget.held",
+        "{connection}",
+        "Places of the budget that the pool holds.",
+        _of_pool("held"),
+    ),
+    Value(
+        "geventpool.budget.waiting",
+        "{connection}",
+        "Places of the budget that the pool waits for.",
+        _of_pool("waiting"),
+    ),
+    Value(
+        "geventpool.budget.moved",
+        "{connection}",
+        "Places of its budget that the pool gave to other pools.",
+        _moves("moved"),
+        True,
+    ),
+    Value(
+        "geventpool.budget.recovered",
+        "{connection}",
+        "Places of processes that died which the pool has taken over.",
+        _moves("recovered"),
+        True,
+    ),
 )
 
 HISTOGRAMS = (
@@ -276,34 +380,16 @@ HISTOGRAMS = (
 )
 
 
-#: Of threads and not of greenlets: nothing switches while it is held.
-_reading = get_original("_thread", "allocate_lock")()
+def prometheus_label(name: str) -> str:
+    """The name of an attribute, as Prometheus writes it."""
+    return name.replace(".", "_")
 
 
-def begin() -> None:
-    """Have all pools measured, those that are there and those to come."""
-    measure_by_default()
-    for pool in pools():
-        pool.measure()
+def prometheus_name(instrument: Instrument) -> str:
+    """The name that OpenTelemetry gives to Prometheus.
 
-
-def read() -> list[Reading]:
-    """What there is to publish, one reading for each name. Never switches."""
-    with _reading:
-        found: dict[str, list[Any]] = {}
-        for pool in kept():
-            found.setdefault(pool.name, []).append(pool.stats())
-        before = retired()
-    for name in before:
-        found.setdefault(name, [])
-    return [
-        Reading(name, tuple(stats), _sum(before.get(name), stats))
-        for name, stats in sorted(found.items())
-    ]
-
-
-def _sum(before: Measured | None, stats: list[PoolStats]) -> Measured:
-    total = before or Measured()
-    for measured in [each.measured for each in stats if each.measured is not None]:
-        total = total.plus(measured)
-    return total
+    The ``_total`` of a counter is not part of it.
+    """
+    suffix = "_seconds" if instrument.unit == "s" else ""
+    suffix = "_ratio" if instrument.unit == "1" else suffix
+    return instrument.name.replace(".", "_") + suffix

@@ -1,0 +1,126 @@
+"""The values of the metrics, which all exporters read."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from geventpool import Budget, Pool
+from geventpool._core.reports import IdleHold, Leak
+from geventpool.series import VALUES, Instrument, Reading, prometheus_name, read
+from geventpool.testing import ScriptedConnector, wait_until
+from tests.telemetry import isolated
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with isolated(monkeypatch):
+        yield
+
+
+def values(reading: Reading, name: str) -> dict[tuple[str, ...], float]:
+    """The values of one metric, by its attributes."""
+    (value,) = [each for each in VALUES if each.name == f"geventpool.{name}"]
+    return {
+        tuple(attributes.values()): number
+        for attributes, number in value.points(reading)
+    }
+
+
+def reading_of(*pools: Pool[Any]) -> Reading:
+    (reading,) = read(pools)
+    return reading
+
+
+def is_waiting(pool: Pool[Any]) -> bool:
+    return pool.stats().waiting == 1
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Budget:
+    return Budget(tmp_path / "b", 4)
+
+
+def test_a_budget_is_told_once_and_parts_are_added_up(budget: Budget) -> None:
+    """Two pools of one name have one limit, and each a part of its own."""
+    one: Pool[Any] = Pool(ScriptedConnector(), name="p", budget=budget)
+    other: Pool[Any] = Pool(ScriptedConnector(), name="p", budget=budget)
+    unused: Pool[Any] = Pool(ScriptedConnector(), name="p", budget=budget)
+    with one, other, unused:
+        one.acquire(), one.acquire(), other.acquire()
+        reading = reading_of(one, other, unused)
+    key = (budget.name,)
+    assert values(reading, "budget.limit") == {key: 4}
+    assert values(reading, "budget.taken") == {key: 3}
+    assert values(reading, "budget.held") == {key: 3}
+    assert values(reading, "budget.waiting") == {key: 0}
+
+
+def test_places_that_moved_are_counted_for_the_giver(budget: Budget) -> None:
+    """Also when it is no more, for a count must not fall."""
+    giver: Pool[Any] = Pool(ScriptedConnector(), name="giver", budget=budget)
+    taker: Pool[Any] = Pool(ScriptedConnector(), name="taker", budget=budget)
+    giver.measure(), taker.measure()
+    conns = [giver.acquire() for _ in range(4)]
+    waiter = gevent.spawn(taker.acquire, reclaim=False)
+    wait_until(partial(is_waiting, taker))
+    assert values(reading_of(taker), "budget.waiting") == {(budget.name,): 1}
+    for conn in conns:
+        giver.release(conn)
+    waiter.get(timeout=10)
+    readings = {each.name: each for each in read()}
+    (moved,) = values(readings["giver"], "budget.moved").values()
+    assert moved >= 1
+    assert values(readings["taker"], "budget.moved") == {(): 0}
+    assert values(readings["taker"], "budget.recovered") == {(): 0}
+    assert budget.stats().moved >= moved
+    giver.close(timeout=0), taker.close(timeout=0)
+    del giver, taker, conns, conn, readings
+    gc.collect()
+    readings = {each.name: each for each in read()}
+    assert values(readings["giver"], "budget.moved") == {(): moved}
+    assert values(readings["taker"], "budget.moved") == {}
+
+
+def test_a_pool_without_a_budget_tells_of_none() -> None:
+    """Most pools have none."""
+    with Pool(ScriptedConnector(), name="p") as pool:
+        pool.measure()
+        reading = reading_of(pool)
+    budgets = [each.name for each in VALUES if "budget" in each.name]
+    assert len(budgets) == 6
+    for name in budgets:
+        assert values(reading, name.removeprefix("geventpool.")) == {}
+
+
+def test_idle_holds_and_leaks_are_told_by_line() -> None:
+    """The highest share of a line, and the sum of what it leaks."""
+    with Pool(ScriptedConnector(), name="p") as pool:
+        stats = pool.stats()
+    one = replace(
+        stats,
+        idle_holds=(IdleHold("a.py:1", "b.py:2", 0.8, 20),),
+        leaks=(Leak("a.py:1", "b.py:2", 3, 2, 9.0),),
+    )
+    other = replace(
+        stats,
+        idle_holds=tuple(IdleHold(f"a.py:{n}", "b.py:2", 0.6, 20) for n in range(9)),
+        leaks=(Leak("a.py:1", "b.py:2", 1, 1, 9.0),),
+    )
+    reading = replace(reading_of(pool), stats=(one, other))
+    found = values(reading, "idle_holds")
+    assert len(found) == 8
+    assert (found[("a.py:1",)], found[("a.py:2",)]) == (0.8, 0.6)
+    assert values(reading, "leaks") == {("a.py:1",): 3}
+
+
+def test_a_share_has_the_suffix_of_a_ratio() -> None:
+    """As OpenTelemetry names it in Prometheus."""
+    assert prometheus_name(Instrument("a.b", "1", "")) == "a_b_ratio"
