@@ -4,7 +4,7 @@ One view with one query, called through Django's WSGI handler in greenlets, as a
 on gevent calls it. First 10 requests at a time, beside Django's own backend on PyMySQL:
 with persistent connections, of which each greenlet keeps one, so that nothing is opened
 or given back; and with a new connection for each request. Then 200 requests at a time,
-at a server that accepts 60 clients.
+at a server that accepts 60 clients. A request that is refused is sent again.
 """
 
 from __future__ import annotations
@@ -12,54 +12,32 @@ from __future__ import annotations
 import io
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-import gevent
-from gevent.event import Event
-
-from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import (
-    Sample,
-    Scale,
-    Spread,
-    interleave,
-    ratio_between,
-    timed,
-)
+from benchmarks.crowd import CONNECTIONS, Contestant, Turn, compare, throughput
+from benchmarks.report import Column, Report
+from benchmarks.rounds import Scale, Spread, ratio_between
 
 OURS = "geventpool"
 OURS_ALWAYS = "geventpool, reset='session'"
 PERSISTENT = "stock, CONN_MAX_AGE=None"
 FRESH = "stock, CONN_MAX_AGE=0"
 
-CONCURRENT = 10
-CONNECTIONS = 10
 #: Clients that the server accepts. Django's own backend needs one for each request.
 ADMITTED = 60
-#: Requests of each greenlet in one turn, at full scale: of 10, and of 200.
-REQUESTS = 100
-MANY = 10
 
 #: The table that the view reads; the model is made once in a process.
 TABLE = "benchmarks_item"
 _model: Any = None
 
 
-@dataclass(frozen=True)
-class Crowd:
-    """One turn of many requests at a time."""
-
-    answered: int
-    refused: int
-    connections: int
-    p99: float
-    seconds: float
+class RefusedError(Exception):
+    """The view was answered with 500, because the server is full."""
 
 
 def run(scale: Scale) -> Report:
@@ -76,8 +54,8 @@ def run(scale: Scale) -> Report:
 
 
 @contextmanager
-def _project(server: Any) -> Iterator[Callable[[str], int]]:
-    """Yield what calls the view with the name of a database and returns the status.
+def _project(server: Any) -> Iterator[Callable[[str], None]]:
+    """Yield what calls the view with the name of a database.
 
     The settings of a Django that others of this process use stay as they were.
     """
@@ -185,7 +163,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-def _call(handler: Any, name: str) -> int:
+def _call(handler: Any, name: str) -> None:
     statuses: list[str] = []
     environ = {
         "REQUEST_METHOD": "GET",
@@ -201,7 +179,8 @@ def _call(handler: Any, name: str) -> int:
     for _ in response:
         pass
     response.close()
-    return int(statuses[0][:3])
+    if not statuses[0].startswith("200"):
+        raise RefusedError(statuses[0])
 
 
 def _close_connections() -> None:
@@ -209,116 +188,74 @@ def _close_connections() -> None:
     import_module("django.db").connections.close_all()
 
 
-# 10 at a time
+# 10 and 200 at a time
 
 
-def _rate(sample: Sample) -> float:
-    return 1 / sample.each
-
-
-def _add_ten(report: Report, ask: Callable[[str], int], scale: Scale) -> None:
-    requests = max(3, int(REQUESTS * scale.seconds))
-    names = (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
-    turns = {name: partial(_turn, ask, name, requests) for name in names}
-    series = interleave(turns, scale.rounds, "ten at a time")
-    section = Section(
-        f"a view with one query, {CONCURRENT} requests at a time",
-        key="ten at a time",
+def _add_ten(report: Report, ask: Callable[[str], None], scale: Scale) -> None:
+    series, _ = compare(
+        report,
+        f"a view with one query, {CONNECTIONS} requests at a time",
+        {
+            name: Contestant([partial(ask, name)], at_end=_close_connections)
+            for name in (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
+        },
+        CONNECTIONS,
+        scale.seconds / 2,
+        scale.rounds,
+        rivals=[FRESH],
         floor=PERSISTENT,
+        key="ten at a time",
     )
-    ratios = {"to persistent": PERSISTENT}
-    column = Column("requests/s", _rate, "1/s", True, spread=True, ratios=ratios)
-    section.fill(series, [column], first="backend")
-    section.notes.append("persistent: connections are opened before the clock starts")
-    report.sections.append(section)
-    over = ratio_between(series, OURS, PERSISTENT, _rate)
+    over = ratio_between(series, OURS, PERSISTENT, throughput)
     report.target(f"requests/s of {OURS} to {PERSISTENT}", over, 1.0, at_least=True)
 
 
-def _turn(ask: Callable[[str], int], name: str, requests: int) -> Sample:
-    begin = Event()
-    ready: list[None] = []
-
-    def work() -> None:
-        assert ask(name) == 200
-        ready.append(None)
-        begin.wait()
-        for _ in range(requests):
-            assert ask(name) == 200
-        _close_connections()
-
-    workers = [gevent.spawn(work) for _ in range(CONCURRENT)]
-    while len(ready) < CONCURRENT and not any(each.dead for each in workers):
-        gevent.sleep(0.001)
-
-    def all_requests() -> int:
-        begin.set()
-        gevent.joinall(workers, raise_error=True)
-        return CONCURRENT * requests
-
-    return timed(all_requests)
-
-
-# 200 at a time
-
-
 def _add_many(
-    report: Report, ask: Callable[[str], int], server: Any, scale: Scale
+    report: Report, ask: Callable[[str], None], server: Any, scale: Scale
 ) -> None:
-    requests = max(2, int(MANY * scale.seconds))
     # More than the server could accept, even at the smallest scale.
     greenlets = max(scale.crowd, 2 * ADMITTED)
-    turns = {
-        name: partial(_crowd, ask, name, greenlets, requests, server)
-        for name in (OURS, PERSISTENT)
-    }
-    series = interleave(turns, min(scale.rounds, 5), "many at a time")
-    section = Section(
-        f"{greenlets} requests at a time, a server that accepts {ADMITTED} clients",
-        key="many at a time",
-    )
+
+    def begin(name: str) -> Contestant:
+        return Contestant(
+            [partial(ask, name)], (RefusedError,), _close_connections, warms_up=False
+        )
+
+    def counted(turn: Turn) -> Turn:
+        done = replace(turn, connections=_most(server))
+        _end((OURS, OURS_ALWAYS))
+        server.ask("FLUSH STATUS")
+        return done
+
+    _end((OURS, OURS_ALWAYS))
+    server.ask("FLUSH STATUS")
     count = "{:,.0f}".format
     columns = [
-        Column("answered", lambda each: each.answered, "", text=count, pick=sum),
-        Column("refused", lambda each: each.refused, "", text=count, pick=sum),
         Column("connections", lambda each: each.connections, "", text=count, pick=max),
-        Column("p99", lambda each: each.p99),
-        Column("answers/s", lambda each: each.answered / each.seconds, "1/s", True),
+        Column("refused in all", lambda each: each.refused, "", text=count, pick=sum),
     ]
-    section.fill(series, columns, first="backend")
-    section.notes.append("refused: answered with 500, because the server is full")
-    section.notes.append("connections: the most that the server counted")
-    report.sections.append(section)
+    series, _ = compare(
+        report,
+        f"{greenlets} requests at a time, a server that accepts {ADMITTED} clients",
+        {name: begin(name) for name in (OURS, PERSISTENT)},
+        greenlets,
+        scale.seconds,
+        min(scale.rounds, 5),
+        rivals=[PERSISTENT],
+        after=counted,
+        columns=columns,
+        key="many at a time",
+    )
+    report.sections[-1].notes += [
+        "refused: answered with 500, because the server is full",
+        "connections: the most that the server counted",
+    ]
     samples = series[OURS].samples
     if samples:
         most = Spread.of([float(max(each.connections for each in samples))])
         refused = Spread.of([float(sum(each.refused for each in samples))])
         report.target(f"connections of {OURS} at the server", most, CONNECTIONS)
         report.target(f"requests {OURS} refused", refused, 0.0)
-
-
-def _crowd(
-    ask: Callable[[str], int], name: str, greenlets: int, requests: int, server: Any
-) -> Crowd:
-    statuses: list[int] = []
-    waits: list[float] = []
-
-    def work() -> None:
-        for _ in range(requests):
-            began = time.perf_counter()
-            statuses.append(ask(name))
-            waits.append(time.perf_counter() - began)
-        _close_connections()
-
-    _end((OURS, OURS_ALWAYS))
-    server.ask("FLUSH STATUS")
-    began = time.perf_counter()
-    gevent.joinall([gevent.spawn(work) for _ in range(greenlets)], raise_error=True)
-    seconds = time.perf_counter() - began
-    answered = statuses.count(200)
-    waits.sort()
-    p99 = waits[int(len(waits) * 0.99)]
-    return Crowd(answered, len(statuses) - answered, _most(server), p99, seconds)
 
 
 def _most(server: Any) -> int:

@@ -19,31 +19,35 @@ process, without the server.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import cycle
 from random import Random
 from typing import Any
 
-import gevent
 import redis
 from redis.utils import HIREDIS_AVAILABLE
 
-from benchmarks.adapters.base import BLOCKING, OURS, PLAIN
-from benchmarks.report import Column, Report, Section, ratio
-from benchmarks.rounds import Scale, Series, interleave, ratio_between
-from geventpool.redis import ConnectionPool
+from benchmarks.adapters import AT_SERVERS, OURS, PoolAdapter
+from benchmarks.adapters.base import BLOCKING, PLAIN
+from benchmarks.adapters.ours import redis as our_redis
+from benchmarks.crowd import (
+    CONNECTIONS,
+    Contestant,
+    closing,
+    compare,
+    cpu_each,
+    p99,
+    throughput,
+    turn,
+)
+from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import Scale, interleave_sizes, ratio_between
 from tests.servers import RedisServer
 
-CONNECTIONS = 10
-
-#: Ours, by its row, with the options that differ from the defaults. Another mode of the
-#: pool becomes a row here.
+#: Our pool with another option.
 SHARED = "geventpool, auto_pipeline"
-VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, SHARED: {"auto_pipeline": True}}
 
 #: Clients without a pool.
 OWN = "a connection each"
@@ -52,65 +56,29 @@ ONE_CORE = "server on the same core"
 TWO_CORES = "server on another core"
 ANYWHERE = "server anywhere"
 
-#: Seconds until a refused request is sent again.
-AGAIN = 0.0005
-
 #: Bytes of a large reply, and seconds for which a blocking command blocks.
 LARGE, BLOCKED = 50_000, 0.005
 
 #: Requests of each kind in a hundred of the mixture; the rest are reads.
 WRITES, PIPELINES, LARGE_READS, BLOCKING_COMMANDS = 20, 10, 3, 1
 
-#: Seconds that a turn may take beyond its time.
-PATIENCE = 10.0
+#: Greenlets and bytes of the last table.
+CASES = ((1, 64), (10, 64), (50, 64), (200, 64), (50, 1000), (50, 10_000))
+CASES += ((50, 100_000),)
+
+#: Targets of automatic pipelining: the case, the other contestant, what is compared,
+#: the limit, and whether it is the least.
+SHARED_TARGETS: tuple[tuple[tuple[int, int], str, Any, float, bool], ...] = (
+    ((1, 64), OWN, throughput, 1.0, True),
+    ((50, 64), OWN, throughput, 3.0, True),
+    ((50, 64), BLOCKING, throughput, 6.0, True),
+    ((50, 64), OWN, cpu_each, 0.4, False),
+    ((50, 64), OWN, p99, 1.0, False),
+    ((50, 100_000), OWN, throughput, 0.9, True),
+)
 
 #: Sends one request. May switch.
 Request = Callable[[redis.Redis], object]
-
-
-@dataclass
-class Turn:
-    """What the greenlets did: time and latencies."""
-
-    wall: float
-    cpu: float
-    greenlets: int
-    latencies: list[float] = field(default_factory=list)
-    refused: int = 0
-    unserved: int = 0
-
-    @property
-    def throughput(self) -> float:
-        """Requests per second."""
-        return len(self.latencies) / self.wall
-
-    @property
-    def cpu_each(self) -> float:
-        """CPU seconds per request."""
-        return self.cpu / len(self.latencies)
-
-    @cached_property
-    def waits(self) -> list[float]:
-        """The latency at any moment, sorted.
-
-        A greenlet that waits asks nothing else meanwhile. So a pool that serves a few
-        quickly and starves the others has very few long latencies to show. The remedy
-        is Gil Tene's: a latency longer than everybody's fair interval represents the
-        requests that would have been sent during it.
-        """
-        fair = self.greenlets / self.throughput
-        waits = list(self.latencies)
-        for latency in self.latencies:
-            missed = int(latency / fair)
-            waits += [latency - fair * each for each in range(1, missed + 1)]
-        return sorted(waits)
-
-    def latency(self, part: float) -> float:
-        """Return the latency that this fraction does not exceed."""
-        return self.waits[min(len(self.waits) - 1, int(part * len(self.waits)))]
-
-
-Turns = Mapping[str, Series[Turn]]
 
 
 def run(scale: Scale) -> Report:
@@ -118,55 +86,62 @@ def run(scale: Scale) -> Report:
     if not HIREDIS_AVAILABLE:
         raise RuntimeError("hiredis is not installed: pip install redis[hiredis]")
     report = Report("redis", "what does a pool cost a Redis command?")
-    first = _placements()[0]
-    with RedisServer() as server, contestants(server) as clients:
-        measure = partial(_measure, report, scale, server, clients)
-        for where in _placements():
-            series = measure("GET", get, CONNECTIONS, where)
-            over = ratio_between(series, OURS, OWN, _throughput)
+    with RedisServer() as server, _pools(server) as pools, _own(server) as own:
+        values = {f"value-{size}": "v" * size for _, size in CASES}
+        own[0].mset({"key": "value", "large": "x" * LARGE, **values})
+        clients = {name: [pool.client] for name, pool in pools.items()}
+        few = {**clients, OWN: own[:CONNECTIONS]}
+        first, *others = _placements()
+        for where in (first, *others):
+            series, _ = _measure(report, scale, server, few, "GET", get, where)
+            over = ratio_between(series, OURS, OWN, throughput)
             title = "throughput to a connection each"
             report.target(f"{title}, {where}", over, 0.92, at_least=True)
-            over = ratio_between(series, OURS, BLOCKING, _throughput)
+            over = ratio_between(series, OURS, BLOCKING, throughput)
             title = "throughput to redis-py's pool"
             report.target(f"{title}, {where}", over, 1.6, at_least=True)
-        measure("pipelines of 10", pipeline, CONNECTIONS, first)
-        series = measure("GET", get, scale.crowd, first)
-        over = ratio_between(series, OURS, BLOCKING, lambda turn: turn.latency(0.99))
+        _measure(report, scale, server, few, "pipelines of 10", pipeline, first)
+        series, _ = _measure(report, scale, server, clients, "GET", get, first)
+        over = ratio_between(series, OURS, BLOCKING, p99)
         report.target("p99 latency to redis-py's pool", over, 0.1)
-        measure("the mixture", Mixture(), scale.crowd, first)
-        _add_greenlets(report, scale, server, clients)
+        _measure(report, scale, server, clients, "the mixture", Mixture(), first)
+        _add_cases(report, scale, server, {**clients, OWN: own})
     return report
-
-
-def _throughput(turn: Turn) -> float:
-    return turn.throughput
 
 
 def _measure(
     report: Report,
     scale: Scale,
     server: RedisServer,
-    clients: Mapping[str, list[redis.Redis]],
+    clients: dict[str, list[redis.Redis]],
     what: str,
     request: Request,
-    size: int,
     where: str,
-) -> Turns:
-    turns = {
-        name: partial(_turn, each, size, scale.seconds / 2, request)
-        for name, each in clients.items()
-        if size == CONNECTIONS or name != OWN
-    }
-    title = f"{what}: {size} greenlets on {CONNECTIONS} connections, {where}"
+) -> Any:
+    size = CONNECTIONS if OWN in clients else scale.crowd
     with placed(server, where):
-        series = interleave(turns, scale.rounds, title)
-    report.sections.append(_section(title, series, what, where))
-    return series
+        return compare(
+            report,
+            f"{what}: {size} greenlets on {CONNECTIONS} connections, {where}",
+            {name: _sending(each, request) for name, each in clients.items()},
+            size,
+            scale.seconds / 2,
+            scale.rounds,
+            rivals=[BLOCKING],
+            floor=OWN if OWN in clients else None,
+            # The number of greenlets depends on the scale.
+            key=f"{what}, {len(clients)} contestants, {where}",
+        )
 
 
-def get(client: redis.Redis) -> object:
+def _sending(clients: list[redis.Redis], request: Request) -> Contestant:
+    refusals = (redis.exceptions.MaxConnectionsError,)
+    return Contestant([partial(request, client) for client in clients], refusals)
+
+
+def get(client: redis.Redis, key: str = "key") -> object:
     """Send one small read. May switch."""
-    return client.get("key")
+    return client.get(key)
 
 
 def pipeline(client: redis.Redis) -> object:
@@ -181,8 +156,12 @@ class Mixture:
     """What an application sends, in a random order that is always the same."""
 
     def __init__(self) -> None:
-        kinds = [self._write] * WRITES + [pipeline] * PIPELINES
-        kinds += [self._large] * LARGE_READS + [self._block] * BLOCKING_COMMANDS
+        kinds: list[Request] = [lambda client: client.set("written", "value")] * WRITES
+        kinds += [pipeline] * PIPELINES
+        kinds += [lambda client: client.get("large")] * LARGE_READS
+        kinds += [
+            lambda client: client.blpop(["nothing"], timeout=BLOCKED)
+        ] * BLOCKING_COMMANDS
         kinds += [get] * (100 - len(kinds))
         Random(5).shuffle(kinds)
         self._next = cycle(kinds)
@@ -190,18 +169,6 @@ class Mixture:
     def __call__(self, client: redis.Redis) -> object:
         """Send the next request. May switch."""
         return next(self._next)(client)
-
-    @staticmethod
-    def _write(client: redis.Redis) -> object:
-        return client.set("written", "value")
-
-    @staticmethod
-    def _large(client: redis.Redis) -> object:
-        return client.get("large")
-
-    @staticmethod
-    def _block(client: redis.Redis) -> object:
-        return client.blpop(["nothing"], timeout=BLOCKED)
 
 
 def _placements() -> tuple[str, ...]:
@@ -228,80 +195,31 @@ def placed(server: RedisServer, where: str) -> Iterator[None]:
         os.sched_setaffinity(server.pid, before)
 
 
+def _pools(server: RedisServer) -> Any:
+    builders = {**AT_SERVERS["redis"], SHARED: partial(our_redis, auto_pipeline=True)}
+    pools: dict[str, PoolAdapter] = {
+        name: builders[name](CONNECTIONS, host=server.host, port=server.port)
+        for name in (OURS, SHARED, BLOCKING, PLAIN)
+    }
+    return closing(pools)
+
+
 @contextmanager
-def contestants(server: RedisServer) -> Iterator[dict[str, list[redis.Redis]]]:
-    """Yield the clients of each contestant: one for all, or one for each greenlet."""
-    address: dict[str, Any] = {"host": server.host, "port": server.port}
-    limit = {"max_connections": CONNECTIONS, **address}
-    ours = {name: ConnectionPool(**limit, **more) for name, more in VARIANTS.items()}
-    peers = {
-        BLOCKING: redis.BlockingConnectionPool(**limit),
-        PLAIN: redis.ConnectionPool(**limit),
-    }
-    own = [
-        redis.Redis(single_connection_client=True, **address)
-        for _ in range(CONNECTIONS)
-    ]
-    own[0].mset({"key": "value", "large": "x" * LARGE})
-    shared = {
-        name: [redis.Redis(connection_pool=pool)]
-        for name, pool in {**ours, **peers}.items()
-    }
-    try:
-        yield {**shared, OWN: own}
-    finally:
-        for pool in ours.values():
-            pool.shutdown(timeout=5)
-        for peer in peers.values():
-            peer.disconnect()
-        for client in own:
-            client.close()
-            client.connection_pool.disconnect()
+def _own(server: RedisServer) -> Iterator[list[redis.Redis]]:
+    """Yield as many clients with a connection each as any case needs."""
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(max(size for size, _ in CASES)):
+            client = redis.Redis(
+                host=server.host, port=server.port, single_connection_client=True
+            )
+            stack.callback(client.connection_pool.disconnect)
+            stack.callback(client.close)
+            clients.append(client)
+        yield clients
 
 
-def _turn(
-    clients: list[redis.Redis], greenlets: int, seconds: float, request: Request
-) -> Turn:
-    latencies: list[float] = []
-    refused = 0
-    clock = time.perf_counter
-    cpu, began = time.process_time(), clock()
-    end = began + seconds
-
-    def ask(number: int) -> None:
-        nonlocal refused
-        client = clients[number % len(clients)]
-        while (start := clock()) < end:
-            while True:
-                try:
-                    request(client)
-                    break
-                except redis.exceptions.MaxConnectionsError:
-                    refused += 1
-                    gevent.sleep(AGAIN)
-            latencies.append(clock() - start)
-
-    asking = [gevent.spawn(ask, number) for number in range(greenlets)]
-    gevent.joinall(asking, timeout=PATIENCE + seconds, raise_error=True)
-    unserved = sum(not each.ready() for each in asking)
-    gevent.killall(asking)
-    wall, cpu = clock() - began, time.process_time() - cpu
-    return Turn(wall, cpu, greenlets, latencies, refused, unserved)
-
-
-#: Greenlets of the last table, and bytes of the values.
-GREENLETS, SIZES = (1, 10, 50, 200), (64, 1_000, 10_000, 100_000)
-
-
-SHARED_TARGETS = (
-    ("1 greenlets, 64 bytes", OWN, 1.0),
-    ("50 greenlets, 64 bytes", OWN, 3.0),
-    ("50 greenlets, 64 bytes", BLOCKING, 6.0),
-    ("50 greenlets, 100000 bytes", OWN, 0.9),
-)
-
-
-def _add_greenlets(
+def _add_cases(
     report: Report,
     scale: Scale,
     server: RedisServer,
@@ -309,82 +227,28 @@ def _add_greenlets(
 ) -> None:
     """Measure GET by few and many greenlets, each with a connection in one row."""
     where = _placements()[-1]
-    sizes = [size for size in GREENLETS if size <= scale.crowd]
-    cases = [(64, number) for number in sizes]
-    cases += [(size, min(50, scale.crowd)) for size in SIZES[1:]]
-    address: dict[str, Any] = {"host": server.host, "port": server.port}
-    more = [
-        redis.Redis(single_connection_client=True, **address)
-        for _ in range(max(number for _, number in cases) - CONNECTIONS)
-    ]
-    contestants = {**clients, OWN: [*clients[OWN], *more]}
-    del contestants[PLAIN]
-    series: dict[str, Series[Turn]] = {}
-    try:
-        for size, number in cases:
-            clients[OWN][0].set("key", "v" * size)
-            case = f"{number} greenlets, {size} bytes"
-            turns = {
-                f"{name}, {case}": partial(_turn, each, number, scale.seconds / 4, get)
-                for name, each in contestants.items()
-            }
-            with placed(server, where):
-                series |= interleave(turns, scale.long_rounds, case)
-    finally:
-        for client in more:
-            client.close()
-            client.connection_pool.disconnect()
-    columns = ["pool", *(f"{number}, {size} B" for size, number in cases)]
-    section = Section(f"GET/s by greenlets and bytes, {where}", columns, floor=OWN)
+    cases = [(min(size, scale.crowd), length) for size, length in CASES]
+    turns = {
+        (name, case): partial(
+            turn,
+            _sending(each, partial(get, key=f"value-{case[1]}")),
+            case[0],
+            scale.seconds / 4,
+        )
+        for case in dict.fromkeys(cases)
+        for name, each in clients.items()
+        if name != PLAIN
+    }
+    with placed(server, where):
+        series = interleave_sizes(turns, scale.long_rounds, "GET by greenlets, bytes")
+    section = Section(f"GET/s by greenlets and bytes, {where}", floor=OWN)
     section.key = "GET by greenlets and bytes"
-    for name in contestants:
-        row = []
-        for size, number in cases:
-            case = f"{number} greenlets, {size} bytes"
-            mine, own = f"{name}, {case}", f"{OWN}, {case}"
-            over = ratio_between(series, mine, own, _throughput)
-            rate = (
-                f"{series[mine].spread(_throughput).median:,.0f}" if over else "failed"
-            )
-            row.append(rate if over is None or name == OWN else f"{rate} {ratio(over)}")
-            section.measure(
-                {name: series[mine]}, f"GET/s, {case}", _throughput, "1/s", True
-            )
-        section.add(name, *row)
-    section.notes.append("the ratio: to a connection for each greenlet")
-    report.sections.append(section)
-    for case, other, limit in SHARED_TARGETS:
-        mine, theirs = f"{SHARED}, {case}", f"{other}, {case}"
-        over = ratio_between(series, mine, theirs, _throughput)
-        report.target(f"{mine}, to {other}", over, limit, at_least=True)
-
-
-def _section(title: str, series: Turns, what: str, where: str) -> Section:
-    # The number of greenlets depends on the scale; that of the contestants does not.
-    section = Section(title, key=f"{what}, {len(series)} contestants, {where}")
-    section.floor = OWN if OWN in series else None
-    section.best = BLOCKING
-    rate = f"{what}/s" if what == "GET" else "requests/s"
-    to_peer = {"to redis-py": BLOCKING}
-    columns = [
-        Column(rate, _throughput, "1/s", True, spread=True, ratios=to_peer),
-        Column("CPU of a request", lambda turn: turn.cpu_each, ratios=to_peer),
-        Column("p50", lambda turn: turn.latency(0.5), is_measured=False),
-        Column("p99 latency", lambda turn: turn.latency(0.99)),
-        Column("max", lambda turn: turn.latency(1.0), is_measured=False),
-        Column(
-            "refused",
-            lambda turn: turn.refused,
-            "",
-            text="{:,.0f}".format,
-            is_measured=False,
-        ),
-    ]
-    section.fill(series, columns)
-    for name, entry in series.items():
-        unserved = max((turn.unserved for turn in entry.samples), default=0)
-        greenlets = max((turn.greenlets for turn in entry.samples), default=0)
-        section.starves(name, unserved, greenlets)
-    section.notes.append("to redis-py: to its BlockingConnectionPool")
-    section.notes.append("latencies: at any moment, also while others starve")
-    return section
+    column = Column(
+        "GET/s", throughput, "1/s", True, text="{:,.0f}".format, ratios={"": OWN}
+    )
+    report.sections.append(section.fill_sizes(series, column))
+    section.notes.append("greenlets, bytes; the ratio: to a connection each")
+    for case, other, value, limit, at_least in SHARED_TARGETS:
+        over = ratio_between(series.get(case, {}), SHARED, other, value)
+        name = f"{value.__name__} of {SHARED}, {case[0]} greenlets, {case[1]} bytes"
+        report.target(f"{name}, to {other}", over, limit, at_least)

@@ -177,10 +177,13 @@ class Section:
         return self
 
     def fill_sizes(
-        self, sizes: Mapping[int, Mapping[str, Series[Any]]], column: Column
+        self, sizes: Mapping[Any, Mapping[str, Series[Any]]], column: Column
     ) -> Section:
-        """Make a row for each contestant and a column for each size."""
-        self.columns = ["pool", *(f"{size:,}" for size in sizes)]
+        """Make a row for each contestant and a column for each size.
+
+        :param sizes: by a number, or by a tuple of numbers.
+        """
+        self.columns = ["pool", *map(_size, sizes)]
         for name in dict.fromkeys(name for series in sizes.values() for name in series):
             cells = []
             for series in sizes.values():
@@ -191,7 +194,7 @@ class Section:
                     cells.append("failed")
                     self.failed[name] = entry.error
                 else:
-                    cells += column.cells(entry, series)
+                    cells.append(" ".join(column.cells(entry, series)))
             self.add(name, *cells)
         more = (column.value, column.unit, column.more_is_better)
         for size, series in sizes.items():
@@ -242,6 +245,10 @@ class Section:
             *self.notes,
             *_unsteady(unsteady),
         ]
+
+
+def _size(size: int | tuple[int, ...]) -> str:
+    return f"{size:,}" if isinstance(size, int) else ", ".join(map(_size, size))
 
 
 def _unsteady(found: dict[str, list[str]]) -> list[str]:

@@ -34,6 +34,8 @@ import gevent
 from benchmarks.progress import step
 
 T = TypeVar("T")
+#: A size: a number, or a tuple of numbers.
+K = TypeVar("K")
 
 #: How many rounds are run and discarded first.
 WARM_UP = 1
@@ -248,8 +250,8 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
 
 
 def interleave_sizes(
-    turns: Mapping[tuple[str, int], Callable[[], T]], rounds: int, label: str
-) -> dict[int, dict[str, Series[T]]]:
+    turns: Mapping[tuple[str, K], Callable[[], T]], rounds: int, label: str
+) -> dict[K, dict[str, Series[T]]]:
     """Let contestants of several sizes take turns, and return the series by size.
 
     May switch.
@@ -258,7 +260,7 @@ def interleave_sizes(
     """
     keys = {f"{name}, {size}": (name, size) for name, size in turns}
     named = {key: turns[pair] for key, pair in keys.items()}
-    sizes: dict[int, dict[str, Series[T]]] = {size: {} for _, size in turns}
+    sizes: dict[K, dict[str, Series[T]]] = {size: {} for _, size in turns}
     for key, entry in interleave(named, rounds, label).items():
         name, size = keys[key]
         sizes[size][name] = Series(name, entry.samples, entry.error)

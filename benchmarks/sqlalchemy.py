@@ -1,8 +1,8 @@
 """What does a SQLAlchemy engine gain from GreenletPool, and what does it cost?
 
 Engines that differ only in their ``poolclass``: the throughput of 10 greenlets on 10
-connections to a MariaDB, beside 10 connections without a pool; how long the slowest of
-200 greenlets wait; and what borrowing and returning costs without a server.
+connections to a MariaDB, beside 10 connections without a pool; how long 200 greenlets
+wait; and what borrowing and returning costs without a server.
 
 An engine begins a transaction with the first statement and ends it by a ROLLBACK when
 the connection is closed. That is a second round trip for every contestant.
@@ -10,36 +10,27 @@ the connection is closed. That is a second round trip for every contestant.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from benchmarks.adapters import PoolAdapter
-from benchmarks.mysql import (
+from benchmarks.crowd import (
     CONNECTIONS,
-    LOANS,
-    NO_POOL,
-    add_waits,
-    crowd,
-    joined,
-    rate,
-    repeat,
-    sharing,
-    throughput_section,
+    Contestant,
+    closing,
+    compare,
+    lending,
+    p99,
+    throughput,
 )
+from benchmarks.cycle import each, repeated
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, interleave, ratio_between
 
 OURS = "GreenletPool"
 STOCK = "QueuePool"
-RESET = "GreenletPool, session reset"
-
-#: Loans without a server are so much cheaper.
-BARE = 20
-
-#: Loans of each of many greenlets, at full scale. Not for a fixed time: then the few
-#: greenlets that a pool prefers would have most of the loans.
-JOB = 15
+NO_POOL = "no pool"
 
 
 def run(scale: Scale) -> Report:
@@ -51,16 +42,25 @@ def run(scale: Scale) -> Report:
             **running.client_options
         )
         url = f"mysql+pymysql://{account}"
-        _add_throughput(report, url, scale)
-        pools = _contestants(url)
-        loans = max(10, int(JOB * scale.seconds))
-        turns = {
-            name: partial(crowd, pool, ask, scale, loans)
-            for name, pool in pools.items()
-        }
-        series = interleave(turns, scale.long_rounds, "waits")
-        _close(pools)
-        add_waits(report, series, f"SELECT 1, {loans} times each", scale, OURS, STOCK)
+        query = import_module("sqlalchemy").text("SELECT 1")
+
+        def ask(conn: Any) -> None:
+            conn.execute(query).scalar()
+
+        _add_throughput(report, url, scale, ask)
+        with _pools(url) as pools:
+            series, _ = compare(
+                report,
+                f"SELECT 1, {scale.crowd} greenlets on {CONNECTIONS} connections",
+                {name: lending(pool, ask) for name, pool in pools.items()},
+                scale.crowd,
+                scale.seconds / 2,
+                scale.long_rounds,
+                rivals=[STOCK],
+                key="many greenlets",
+            )
+        over = ratio_between(series, OURS, STOCK, p99)
+        report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
     _add_bare(report, scale)
     return report
 
@@ -81,59 +81,49 @@ def engine(url: str, pool: str = OURS, **options: Any) -> Any:
     )
 
 
-def _adapter(name: str, one: Any) -> PoolAdapter:
-    return PoolAdapter(
-        name, one.connect, lambda conn: conn.close(), one.dispose, one.connect
-    )
-
-
-def _contestants(url: str) -> dict[str, PoolAdapter]:
+def _pools(url: str) -> Any:
     clean = engine(url, pool_reset_on_return=None)
     import_module("geventpool.sqlalchemy").reset_server_session(clean)
     engines = {
         OURS: engine(url),
         STOCK: engine(url, STOCK),
         f"{STOCK}, pre_ping": engine(url, STOCK, pool_pre_ping=True),
-        RESET: clean,
+        f"{OURS}, session reset": clean,
     }
-    return {name: _adapter(name, one) for name, one in engines.items()}
+    pools = {
+        name: PoolAdapter(
+            name, one.connect, lambda conn: conn.close(), one.dispose, one.connect
+        )
+        for name, one in engines.items()
+    }
+    return closing(pools)
 
 
-def _close(pools: dict[str, PoolAdapter]) -> None:
-    for pool in pools.values():
-        pool.close()
+def _add_throughput(report: Report, url: str, scale: Scale, ask: Any) -> None:
+    def ask_and_end(conn: Any) -> None:
+        ask(conn)
+        conn.rollback()
 
-
-@cache
-def _query() -> Any:
-    return import_module("sqlalchemy").text("SELECT 1")
-
-
-def ask(conn: Any) -> None:
-    """Send one small query. May switch."""
-    conn.execute(_query()).scalar()
-
-
-def _ask_and_end(conn: Any) -> None:
-    ask(conn)
-    conn.rollback()
-
-
-def _add_throughput(report: Report, url: str, scale: Scale) -> None:
-    pools = _contestants(url)
-    loans = max(3, int(LOANS * scale.seconds / 8))
     owner = engine(url, STOCK)
     own = [owner.connect() for _ in range(CONNECTIONS)]
-    alone = [partial(repeat, _ask_and_end, conn, loans) for conn in own]
-    turns = {NO_POOL: partial(joined, alone, loans)}
-    turns.update({name: sharing(pool, ask, loans) for name, pool in pools.items()})
-    series = interleave(turns, scale.rounds, "SELECT 1")
+    with _pools(url) as pools:
+        series, _ = compare(
+            report,
+            f"SELECT 1, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
+            {
+                NO_POOL: Contestant([partial(ask_and_end, conn) for conn in own]),
+                **{name: lending(pool, ask) for name, pool in pools.items()},
+            },
+            CONNECTIONS,
+            scale.seconds / 8,
+            scale.rounds,
+            rivals=[STOCK],
+            floor=NO_POOL,
+        )
     for conn in own:
         conn.close()
     owner.dispose()
-    _close(pools)
-    report.sections.append(throughput_section(series, "SELECT 1", STOCK))
-    over = ratio_between(series, OURS, STOCK, rate)
+    over = ratio_between(series, OURS, STOCK, throughput)
     report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
 
 
@@ -147,23 +137,19 @@ class _Silent:
 
 
 def _add_bare(report: Report, scale: Scale) -> None:
-    loans = max(10, int(LOANS * BARE * scale.seconds))
     engines = {
         name: engine("sqlite://", name, creator=_Silent, _initialize=False)
         for name in (OURS, STOCK)
     }
     turns = {
-        name: partial(joined, [partial(_loop, one.raw_connection, loans)], loans)
+        name: repeated(partial(_loop, one.raw_connection), scale.slice)
         for name, one in engines.items()
     }
     series = interleave(turns, scale.rounds, "a bare loan")
     for one in engines.values():
         one.dispose()
-    title = (
-        "raw_connection() and close() by one greenlet, connections that cost nothing"
-    )
-    ratios = {f"to {STOCK}": STOCK}
-    column = Column("a loan", lambda sample: sample.each, spread=True, ratios=ratios)
+    title = "raw_connection() and close(), connections that cost nothing"
+    column = Column("a loan", each, spread=True, ratios={f"to {STOCK}": STOCK})
     report.sections.append(Section(title, best=STOCK).fill(series, [column]))
 
 

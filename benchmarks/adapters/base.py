@@ -41,6 +41,7 @@ class PoolAdapter:
         that came back; None for fakes.
     :ivar stats: the pool's own counts, if it has some: in use, idle, waiting.
     :ivar commits: whether *block* commits at a clean end.
+    :ivar client: the driver's client that uses the pool, if the driver has one.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PoolAdapter:
     request: Callable[[str], str] | None = None
     stats: Callable[[], tuple[int, int, int]] | None = None
     commits: bool = False
+    client: Any = None
 
     @contextmanager
     def loan(self) -> Iterator[Any]:
@@ -153,4 +155,5 @@ def redis_adapter(
         discard=discard,
         request=lambda tag: client.echo(tag).decode(),
         stats=stats,
+        client=client,
     )
