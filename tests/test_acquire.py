@@ -7,6 +7,7 @@ import pytest
 
 from geventpool import Counters, Pool, PoolListener
 from geventpool.testing import ScriptedConnector, check, switches
+from tests import parts
 
 
 def make(connector: ScriptedConnector | None = None, **options):
@@ -136,7 +137,7 @@ def test_a_connector_without_opinions_is_not_asked():
             pass
 
     pool = warm(make(Plain()))
-    assert pool._probe is None and pool._lifecycle.on_loan_end is None
+    assert pool._probe is None and parts.lifecycle(pool).on_loan_end is None
     assert pool.acquire() is not None
 
 

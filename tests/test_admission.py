@@ -21,6 +21,7 @@ from geventpool import (
 )
 from geventpool.admission import AT_A_TIME, ENOUGH, STALE, AdmissionControl, ReturnRate
 from geventpool.testing import Clock, ScriptedConnector, check
+from tests import parts
 
 FOREVER = float("inf")
 
@@ -356,7 +357,7 @@ def test_a_pool_refuses_the_oldest_waiters_of_a_standing_line():
     pool, clock, conn = overloaded(listeners=[Listener()])
     waiters = [gevent.spawn(outcome, pool) for _ in range(3)]
     gevent.idle()
-    pool._control.is_standing = True
+    parts.admission(pool).is_standing = True
     clock.advance(0.5)
     pool.release(conn, anyone=True)
     gevent.joinall(waiters)
@@ -383,7 +384,7 @@ def test_a_pool_that_can_open_a_connection_refuses_nobody():
 def test_a_pool_whose_server_is_full_refuses_too():
     """The room that it has does not help."""
     pool, clock, conn = overloaded(backoff=Backoff(3600, maximum=3600))
-    connector = pool._connector
+    connector = parts.connector(pool)
     connector.exhausting = (Full,)
     connector.script("open", Full(), Full())
     pool.resize(3)
@@ -398,14 +399,14 @@ def test_a_pool_whose_server_is_full_refuses_too():
 @pytest.mark.parametrize("value", [None, False])
 def test_admission_is_off_by_default(value):
     """None and False are the same."""
-    assert Pool(ScriptedConnector())._control is None
-    assert Pool(ScriptedConnector(), admission=value)._control is None
+    assert parts.admission(Pool(ScriptedConnector())) is None
+    assert parts.admission(Pool(ScriptedConnector(), admission=value)) is None
 
 
 def test_a_policy_of_ones_own_is_used():
     """And nothing is made of it for each pool."""
     policy = Admission(target=1)
-    assert Pool(ScriptedConnector(), admission=policy)._control.policy is policy
+    assert parts.admission(Pool(ScriptedConnector(), admission=policy)).policy is policy
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from geventpool._core.borrow_sites import BorrowSites, Site, position
 from geventpool._core.ledger import IN_USE, Entry
 from geventpool._core.loan_watch import weak_call
 from geventpool.testing import ScriptedConnector
+from tests import parts
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def pool() -> Iterator[Pool[Any]]:
 
 def known(pool: Pool[Any]) -> list[str | None]:
     """The functions that borrowed the present loans."""
-    sites = [pool._watch.sites.of(each) for each in pool._ledger.all_in(IN_USE)]
+    sites = [
+        parts.borrow_sites(pool).of(each) for each in parts.ledger(pool).all_in(IN_USE)
+    ]
     return [None if site is None else site.function for site in sites]
 
 
@@ -47,7 +50,7 @@ def test_a_loan_of_the_fast_path_is_not_noted(pool: Pool[Any]) -> None:
 def test_the_next_loan_is_noted_on_demand(pool: Pool[Any], kind: str) -> None:
     """Both kinds of loan leave the fast path for it, and return to it."""
     pool.release(borrow(pool))
-    pool._watch.sites.want()
+    parts.borrow_sites(pool).want()
     if kind == "block":
         with pool.connection():
             assert known(pool) == ["test_the_next_loan_is_noted_on_demand"]
@@ -55,14 +58,14 @@ def test_the_next_loan_is_noted_on_demand(pool: Pool[Any], kind: str) -> None:
         conn = borrow(pool)
         assert known(pool) == ["borrow"]
         pool.release(conn)
-    assert not pool._watch.is_wanted and pool._is_unobserved
+    assert not parts.loan_watch(pool).is_wanted and parts.is_unobserved(pool)
     pool.release(borrow(pool))
     assert known(pool) == []
 
 
 def test_a_noted_line_does_not_outlive_its_loan(pool: Pool[Any]) -> None:
     """The next loan of the same connection is another one."""
-    pool._watch.sites.want()
+    parts.borrow_sites(pool).want()
     conn = borrow(pool)
     pool.release(conn)
     with pool.connection():
@@ -71,21 +74,21 @@ def test_a_noted_line_does_not_outlive_its_loan(pool: Pool[Any]) -> None:
 
 def test_every_loan_is_noted_while_all_are_wanted(pool: Pool[Any]) -> None:
     """Once a line has leaked."""
-    pool._watch.sites.want_all()
+    parts.borrow_sites(pool).want_all()
     first, second = borrow(pool), borrow(pool)
     assert known(pool) == ["borrow", "borrow"]
-    pool._watch.sites.want_all(False)
+    parts.borrow_sites(pool).want_all(False)
     pool.release(first)
     pool.release(second)
-    assert pool._is_unobserved
+    assert parts.is_unobserved(pool)
 
 
 def test_a_pool_with_listeners_is_noted_too() -> None:
     """It has no fast path to leave or to return to."""
     with Pool(ScriptedConnector(), listeners=[PoolListener()]) as pool:
-        pool._watch.sites.want()
+        parts.borrow_sites(pool).want()
         conn = borrow(pool)
-        assert known(pool) == ["borrow"] and not pool._is_unobserved
+        assert known(pool) == ["borrow"] and not parts.is_unobserved(pool)
         pool.release(conn)
         conn = borrow(pool)
         assert known(pool) == [None]
@@ -110,7 +113,7 @@ def test_the_line_is_inferred_from_the_stack_of_the_holder(pool: Pool[Any]) -> N
         with pool.connection():
             done.wait()
 
-    pool._watch.sites.want()
+    parts.borrow_sites(pool).want()
     holders = [gevent.spawn(hold) for _ in range(2)]
     gevent.idle()
     assert known(pool) == ["hold", "hold"]
@@ -164,7 +167,7 @@ def test_a_loan_without_a_line_of_the_program_is_left_out(
 ) -> None:
     """A greenlet may run nothing but a driver."""
     monkeypatch.setattr(borrow_sites, "DEPTH", 0)
-    pool._watch.sites.want()
+    parts.borrow_sites(pool).want()
     conn = borrow(pool)
     assert known(pool) == [None]
     pool.release(conn)

@@ -11,6 +11,7 @@ from gevent.event import Event
 from geventpool import CloseReason, Counters, Pool, PoolListener, Timeouts
 from geventpool._core.ledger import CLOSING
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
+from tests import parts
 
 
 class Ends(PoolListener):
@@ -154,7 +155,7 @@ def test_a_connection_that_another_greenlet_drops_is_cancelled_and_closed(
 def test_a_killed_cancellation_closes_the_connection(pool):
     """Whatever ends the pool's greenlet, the place comes back."""
     conn = interrupt(pool, saved=True)
-    for worker in list(pool._lifecycle.workers._running):
+    for worker in list(parts.running(pool)):
         worker.kill()
     assert conn.end == "discarded" and pool.size == 0
 
@@ -162,7 +163,7 @@ def test_a_killed_cancellation_closes_the_connection(pool):
 def test_recovery_leaves_cancellations_alone(pool, answer):
     """They have an owner, as closing connections have."""
     conn = interrupt(pool)
-    pool._ledger.is_torn = True
-    pool._lifecycle.recover()
-    assert [entry.state for entry in pool._ledger.entries.values()] == [CLOSING]
+    parts.ledger(pool).is_torn = True
+    parts.lifecycle(pool).recover()
+    assert [entry.state for entry in parts.ledger(pool).entries.values()] == [CLOSING]
     assert conn.end is None

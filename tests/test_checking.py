@@ -11,6 +11,7 @@ from gevent.event import Event
 from geventpool import Pool, PoolClosedError, PoolExhaustedError
 from geventpool._core.ledger import IDLE as _IDLE
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
+from tests import parts
 
 
 def make(connector, number, **options):
@@ -89,7 +90,7 @@ def test_one_that_need_not_be_checked_is_lent_though_others_must_be(lifo):
     connector = ScriptedConnector(ping=[Event()] * 3)
     pool, clock = make(connector, 6, lifo=lifo, ping_after=10.0)
     clock.advance(60)
-    entries = list(pool._ledger.all_in(_IDLE))
+    entries = list(parts.ledger(pool).all_in(_IDLE))
     fresh = entries[0] if lifo else entries[-1]
     fresh.ready_until = clock() + 5
     assert pool.acquire() is fresh.conn
@@ -103,7 +104,7 @@ def test_who_joins_the_line_has_the_idle_ones_looked_through_as_well():
     connector = ScriptedConnector(ping=[Event(), Event()])
     pool, clock = make(connector, 10, ping_after=10.0)
     clock.advance(60)
-    fresh = next(iter(pool._ledger.all_in(_IDLE)))
+    fresh = next(iter(parts.ledger(pool).all_in(_IDLE)))
     fresh.ready_until = clock() + 5
     waiters = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(2)]
     gevent.idle()
@@ -120,7 +121,7 @@ def test_one_behind_that_is_broken_or_too_old_is_seen_to():
     connector = ScriptedConnector()
     pool, clock = make(connector, 6, ping_after=10.0, min_connections=2)
     clock.advance(60)
-    entries = list(pool._ledger.all_in(_IDLE))
+    entries = list(parts.ledger(pool).all_in(_IDLE))
     entries[1].ready_until = clock() + 5
     entries[1].conn.is_usable = False
     entries[0].expires = clock()
@@ -148,12 +149,12 @@ def test_a_failed_routine_ping_makes_suspects_of_the_others():
     """By ping_interval as by ping_after: one server has them all."""
     connector = ScriptedConnector()
     pool, clock = make(connector, 3, ping_interval=10.0)
-    first = next(iter(pool._ledger.all_in(_IDLE)))
+    first = next(iter(parts.ledger(pool).all_in(_IDLE)))
     first.alive = clock() - 60
-    for entry in pool._ledger.all_in(_IDLE):
+    for entry in parts.ledger(pool).all_in(_IDLE):
         entry.alive = entry.alive if entry is first else clock()
     connector.script("ping", ConnectionResetError())
-    pool._lifecycle.sweep()
+    parts.lifecycle(pool).sweep()
     gevent.idle()
     assert pings(connector) == 1
     with pool.connection():
@@ -192,7 +193,7 @@ def test_a_look_at_a_connection_that_is_interrupted_costs_no_place(error):
 
     usable, connector.is_usable = connector.is_usable, fail
     with pytest.raises(error):
-        pool._lifecycle.take_ready(clock())
+        parts.lifecycle(pool).take_ready(clock())
     connector.is_usable = usable
     check_capacity(pool)
 
@@ -210,11 +211,11 @@ def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
         answer.wait()
         return usable
 
-    entry = next(iter(pool._ledger.all_in(_IDLE)))
+    entry = next(iter(parts.ledger(pool).all_in(_IDLE)))
     work = {
-        "lend": lambda: pool._lifecycle.take_ready(clock()),
+        "lend": lambda: parts.lifecycle(pool).take_ready(clock()),
         "return": lambda: pool.release(entry.conn, anyone=True),
-        "sweep": lambda: pool._lifecycle._look_at(entry, clock()),
+        "sweep": lambda: parts.lifecycle(pool)._look_at(entry, clock()),
     }[verb]
     waiter = gevent.Greenlet(_refused, pool)
     if verb == "return":

@@ -32,6 +32,7 @@ from geventpool.testing import (
     sweep,
     switches,
 )
+from tests import parts
 from tests.peers import Echo, Unruly
 
 
@@ -538,7 +539,7 @@ def test_nothing_is_opened_after_close(connector: ScriptedConnector) -> None:
     """Not for the stock, and not by the reaper, which has ended."""
     pool = Pool(connector, min_connections=2)
     gevent.idle()
-    reaper = pool._lifecycle.reaper
+    reaper = parts.reaper(pool)
     pool.close()
     pool.drop_expired()
     pool.drain()

@@ -21,6 +21,7 @@ from geventpool.testing import (
     in_thread,
     tell_everywhere,
 )
+from tests import parts
 
 get_ident = get_original("_thread", "get_ident")
 
@@ -77,9 +78,9 @@ def test_each_switch_point_is_disturbed_once() -> None:
 
 def lose_a_place(pool: Pool[Any]) -> None:
     """Take it for a connection that nobody opens."""
-    pool._ledger.max_connections += 1
-    pool._ledger.reserve()
-    pool._ledger.max_connections -= 1
+    parts.ledger(pool).max_connections += 1
+    parts.ledger(pool).reserve()
+    parts.ledger(pool).max_connections -= 1
 
 
 def test_what_a_disturbance_breaks_is_found() -> None:
@@ -102,7 +103,7 @@ def test_a_closed_pool_with_a_connection_is_found() -> None:
     """Closing it closes all."""
 
     def half_close(pool: Pool[Any]) -> None:
-        pool._ledger.closed = True
+        parts.ledger(pool).closed = True
 
     with pytest.raises(AssertionError, match="closed, and not empty"):
         disturb_everywhere(with_pool(use), half_close)

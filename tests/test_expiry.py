@@ -24,6 +24,7 @@ from geventpool.testing import (
     sweep,
     switches,
 )
+from tests import parts
 from tests.conftest import HubError
 from tests.peers import Echo, Unruly, run_script
 
@@ -130,7 +131,7 @@ def test_connections_opened_together_do_not_expire_together() -> None:
     random.seed(7)
     stage = Stage(max_lifetime=1000)
     stage.fill(50)
-    ends = sorted(entry.expires for entry in stage.pool._ledger.entries.values())
+    ends = sorted(entry.expires for entry in parts.ledger(stage.pool).entries.values())
     begin = stage.clock.now
     assert begin + 950 <= ends[0] and ends[-1] <= begin + 1000
     assert ends[-1] - ends[0] > 30
@@ -314,9 +315,9 @@ def test_idle_connections_are_pinged_every_ping_interval() -> None:
 
 def test_the_reaper_comes_as_often_as_keep_alive_needs() -> None:
     """A *ping_interval* shorter than *reap_interval* is kept all the same."""
-    assert Stage(ping_interval=30).pool._lifecycle.reap_interval == 30
-    assert Stage(ping_interval=300).pool._lifecycle.reap_interval == 180
-    assert Stage().pool._lifecycle.reap_interval == 180
+    assert parts.lifecycle(Stage(ping_interval=30).pool).reap_interval == 30
+    assert parts.lifecycle(Stage(ping_interval=300).pool).reap_interval == 180
+    assert parts.lifecycle(Stage().pool).reap_interval == 180
 
 
 def test_pings_do_not_make_a_connection_less_idle() -> None:
@@ -507,7 +508,7 @@ def test_min_connections_are_opened_in_the_background() -> None:
 def test_no_more_than_max_connecting_are_opened_at_a_time_for_the_stock() -> None:
     """Filling to the minimum opens no more connections at a time than borrowers do."""
     stage = Stage(min_connections=5, max_connecting=2)
-    assert len(stage.pool._ledger.opening) == 2
+    assert len(parts.ledger(stage.pool).opening) == 2
     gevent.idle()
     assert stage.pool.stats().idle == 5
     assert stage.connector.peak == 5
@@ -578,7 +579,7 @@ def test_without_reaping_nothing_is_closed_in_the_background() -> None:
     """*reap_expired_connections* False starts no reaper; acquire looks all the same."""
     stage = Stage(reap_expired_connections=False, max_lifetime=100)
     (old,) = stage.fill(1)
-    assert stage.pool._lifecycle.reaper is None
+    assert parts.reaper(stage.pool) is None
     stage.clock.advance(101)
     gevent.idle()
     assert old.end is None
@@ -628,10 +629,7 @@ def test_the_reaper_outlives(trouble: str, hub_errors: list[HubError]) -> None:
     stage.sweep()
     assert conns[0].end is not None
     hub_errors.clear()
-    assert (
-        stage.pool._lifecycle.reaper is not None
-        and stage.pool._lifecycle.reaper.is_alive
-    )
+    assert parts.reaper(stage.pool) is not None and parts.reaper(stage.pool).is_alive
     stage.sweep()
     check_capacity(stage.pool)
 
@@ -661,7 +659,7 @@ def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
         again.set()
 
     stage.fill(1)
-    reaper = stage.pool._lifecycle.reaper
+    reaper = parts.reaper(stage.pool)
     assert reaper is not None
     reaper._sweep = fail_at_first
     assert again.wait(5)
@@ -673,15 +671,12 @@ def test_a_killed_reaper_is_replaced() -> None:
     """Code that kills every greenlet does not end the sweeping."""
     stage = Stage(max_connections=2)
     stage.fill(1)
-    reaper = stage.pool._lifecycle.reaper
+    reaper = parts.reaper(stage.pool)
     assert reaper is not None
     reaper._greenlet.kill()
     stage.fill(2)
-    assert stage.pool._lifecycle.reaper is not None
-    assert (
-        stage.pool._lifecycle.reaper is not reaper
-        and stage.pool._lifecycle.reaper.is_alive
-    )
+    assert parts.reaper(stage.pool) is not None
+    assert parts.reaper(stage.pool) is not reaper and parts.reaper(stage.pool).is_alive
 
 
 def test_a_long_sweep_lets_the_others_run() -> None:
@@ -696,7 +691,7 @@ def test_a_long_sweep_lets_the_others_run() -> None:
         return True
 
     stage.connector.is_usable = is_usable  # type: ignore[method-assign]
-    sweep = gevent.Greenlet(stage.pool._lifecycle.sweep)
+    sweep = gevent.Greenlet(parts.lifecycle(stage.pool).sweep)
     with switches(sweep) as seen:
         sweep.start()
         sweep.join(5)
@@ -715,9 +710,9 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
         stage.clock.advance(0.003)
         return expiry_reason(entry, now)
 
-    expiry_reason = stage.pool._lifecycle.expiry_reason
-    stage.pool._lifecycle.expiry_reason = is_overdue_and_slow  # type: ignore[method-assign]
-    sweep = gevent.spawn(stage.pool._lifecycle.sweep)
+    expiry_reason = parts.lifecycle(stage.pool).expiry_reason
+    parts.lifecycle(stage.pool).expiry_reason = is_overdue_and_slow  # type: ignore[method-assign]
+    sweep = gevent.spawn(parts.lifecycle(stage.pool).sweep)
     gevent.sleep(0)
     for conn in stage.pool.idle_connections()[:3]:
         stage.pool.drop(conn)
@@ -732,7 +727,7 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
 def test_a_forgotten_pool_is_collected_though_it_has_a_reaper() -> None:
     """The reaper's reference is weak, and it ends with the pool."""
     stage = Stage(initial_connections=1)
-    reaper = stage.pool._lifecycle.reaper
+    reaper = parts.reaper(stage.pool)
     forgotten = weakref.ref(stage.pool)
     assert reaper is not None and reaper.is_alive
     # Into its sleep first: there it must hold nothing.

@@ -10,6 +10,7 @@ import pytest
 
 from geventpool import ConnectionNotFoundError, Connector, Pool, PoolListener
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
+from tests import parts
 
 Steps = Iterator[object]
 
@@ -205,9 +206,9 @@ def test_the_fast_paths_are_what_is_compared(monkeypatch):
     for name, listeners in ("fast", ()), ("slow", [PoolListener()]):
         pool = Pool(NeverReset(), name=name, listeners=listeners)
         pool.release(pool.acquire())
-        ended = pool._lifecycle.end_loan_normally
+        ended = parts.lifecycle(pool).end_loan_normally
         monkeypatch.setattr(
-            pool._lifecycle, "end_loan_normally", noted(pool, "end", ended)
+            parts.lifecycle(pool), "end_loan_normally", noted(pool, "end", ended)
         )
         pool._borrow = noted(pool, "begin", pool._borrow)
         pool.release(pool.acquire())

@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from geventpool import ConnectionNotFoundError, Pool
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
+from tests import parts
 from tests.peers import Echo, run_script
 
 #: The real thing: a process that forks, beside a server that lives elsewhere.
@@ -342,7 +343,7 @@ def test_no_goodbye_is_said_in_the_child() -> None:
     pool.drop(leaving)
     gevent.idle()
     goodbyes = connector.calls.count(("close", leaving))
-    pool._forked()
+    parts.forked(pool)
     gevent.idle()
     assert [conn.end for conn in lent] == ["discarded"] * 3
     assert sum(verb == "close" for verb, _ in connector.calls) == goodbyes == 1
@@ -361,7 +362,7 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     first, second = pool.acquire(), pool.acquire()
     pool.release(first)
     clock.advance(4)
-    pool._lifecycle.sweep()
+    parts.lifecycle(pool).sweep()
     second.needs_reset = True
     pool.release(second)
     connector.script("open", work)
@@ -369,8 +370,8 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     gevent.idle()
     stats = pool.stats()
     assert (stats.checking, stats.resetting, stats.opening) == (1, 1, 1)
-    reaper = pool._lifecycle.reaper
-    pool._forked()
+    reaper = parts.reaper(pool)
+    parts.forked(pool)
     work.set()
     gevent.idle()
     assert pool.size == 0 and not any(seeker.dead for seeker in seekers)
@@ -387,11 +388,11 @@ def test_a_block_that_was_copied_ends_without_an_effect() -> None:
     connector = ScriptedConnector()
     pool = Pool(connector, max_connections=1)
     with pool.connection():
-        pool._forked()
+        parts.forked(pool)
     assert pool.size == 0
     check(pool)
     with pytest.raises(KeyError), pool.connection():
-        pool._forked()
+        parts.forked(pool)
         raise KeyError
     assert pool.size == 0
     check(pool)
@@ -403,7 +404,7 @@ def test_a_holder_that_was_copied_dies_without_an_effect() -> None:
     pool = Pool(connector, max_connections=1)
     holder = gevent.spawn(lambda: (pool.acquire(), Event().wait()))
     gevent.idle()
-    pool._forked()
+    parts.forked(pool)
     mine = pool.acquire()
     holder.kill()
     gevent.idle()
@@ -415,7 +416,7 @@ def test_the_child_tells_the_time_as_the_parent_does() -> None:
     pool = Pool(ScriptedConnector(), max_idle=10)
     clock = Clock()
     clock.rule(pool)
-    pool._forked()
+    parts.forked(pool)
     old = pool.acquire()
     pool.release(old)
     clock.advance(10)
@@ -426,7 +427,7 @@ def test_a_closed_pool_is_closed_in_the_child() -> None:
     """To be closed is for good."""
     pool = Pool(ScriptedConnector())
     pool.close()
-    pool._forked()
+    parts.forked(pool)
     assert pool.closed
 
 
@@ -443,6 +444,6 @@ def test_a_connection_that_cannot_be_let_go_spoils_nothing() -> None:
         terminate(conn)
 
     connector.terminate = fail  # type: ignore[method-assign]
-    pool._forked()
+    parts.forked(pool)
     assert second.end == "discarded" and pool.size == 0
     check_capacity(pool, timeout=5)

@@ -20,6 +20,7 @@ from geventpool.testing import (
     pool_greenlets,
     wait_until,
 )
+from tests import parts
 
 #: Tries without a pause between them.
 AT_ONCE = Backoff(0, maximum=0)
@@ -72,7 +73,7 @@ def test_a_dial_that_hung_in_an_outage_says_nothing_about_the_time_after_it():
     gevent.idle()
     clock.now += 20
     connector.script("open")
-    breaker = pool._lifecycle.opener.breaker
+    breaker = parts.opener(pool).breaker
     with pool.connection():
         asker = gevent.spawn(outcome, pool)
         gevent.idle()
@@ -185,7 +186,7 @@ def test_the_end_of_the_grace_does_not_wait_for_an_attempt_that_hangs(
     connector = ScriptedConnector()
     most = 1 if slow == 1.0 else 4
     pool, clock = reached(connector, grace=0.05, max_connecting=most)
-    pool._rule(time.monotonic)
+    parts.set_clock(pool, time.monotonic)
     connector.script("open", *down(3), *[Event()] * 9)
     waiters = [gevent.spawn(outcome, pool) for _ in range(9)]
     gevent.joinall(waiters)
@@ -197,12 +198,12 @@ def test_the_end_of_the_grace_does_not_wait_for_an_attempt_that_hangs(
 def test_closing_in_the_grace_ends_its_timer():
     """Nothing of a closed pool is left in the loop."""
     pool, clock = reached(ScriptedConnector(), backoff=NEVER)
-    pool._connector.script("open", *down(3))
+    parts.connector(pool).script("open", *down(3))
     waiter = gevent.spawn(outcome, pool)
     gevent.idle()
-    assert pool._lifecycle.opener.search._timer is not None
+    assert parts.opener(pool).search._timer is not None
     pool.close()
-    assert pool._lifecycle.opener.search._timer is None
+    assert parts.opener(pool).search._timer is None
     waiter.join()
 
 
@@ -304,10 +305,10 @@ def test_a_connection_that_is_being_reset_may_serve_and_one_being_closed_not(
     gevent.idle()
     if verb == "close":
         clock.advance(SHORT_LOAN)
-        pool._lifecycle.evict_all(CloseReason.DRAINED)
+        parts.lifecycle(pool).evict_all(CloseReason.DRAINED)
     pool.release(conn)
     clock.advance(SHORT_LOAN)
-    pool._lifecycle.serve()
+    parts.lifecycle(pool).serve()
     assert pool.stats().waiting == waiting
     gate.set()
     gevent.joinall([*waiters, waiter])
@@ -335,7 +336,7 @@ def test_min_connections_are_looked_for_though_nobody_asks():
     pool, clock = reached(connector, min_connections=1, backoff=NEVER)
     wait_until(lambda: pool.size == 1)
     connector.script("open", *down(2))
-    pool._lifecycle.opener.backoff = AT_ONCE
+    parts.opener(pool).backoff = AT_ONCE
     connector.opened[-1].is_usable = False
     pool.drop_expired()
     wait_until(lambda: pool.stats().idle == 1)
@@ -348,7 +349,7 @@ def test_nothing_is_looked_for_that_is_not_missing(end):
     connector = ScriptedConnector(open=[OSError("down"), Event()])
     pool = Pool(connector, min_connections=1, max_connecting=1)
     gevent.idle()
-    stock = pool._lifecycle
+    stock = parts.lifecycle(pool)
     assert stock.opener._retry is not None and pool.size == 0
     if end == "close":
         pool.close()

@@ -14,6 +14,7 @@ from geventpool import CloseReason, Connector, Counters, Pool, PoolListener
 from geventpool._core.hangups import HangupWatcher, _arm_alive, _fired
 from geventpool.sockets import is_quiet
 from geventpool.testing import check, wait_until, watch_now
+from tests import parts
 
 
 class Pairs(Connector):
@@ -69,7 +70,7 @@ def make(connector, number=1, **options):
 
 def watched(pool):
     """How many of its connections are under watch."""
-    return len(pool._lifecycle.watch.watchers)
+    return len(parts.hangups(pool).watchers)
 
 
 def test_an_idle_connection_is_found_dead_the_moment_its_peer_hangs_up():
@@ -111,9 +112,9 @@ def test_a_watcher_costs_a_loan_nothing_and_is_gone_at_its_first_answer():
 def test_what_is_in_use_is_watched_when_it_is_idle_again():
     """There is another look, as long as there is somebody to wait for."""
     pool = make(Pairs())
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     conn = pool.acquire()
-    watch.forget(pool._ledger.entries[id(conn)])
+    watch.forget(parts.ledger(pool).entries[id(conn)])
     watch.arm()
     assert watched(pool) == 0 and watch._timer is not None
     pool.release(conn)
@@ -124,7 +125,7 @@ def test_what_is_in_use_is_watched_when_it_is_idle_again():
 def test_the_loop_looks_by_itself():
     """A second after the last one was opened."""
     pool = Pool(Pairs(), initial_connections=2)
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     assert watch._timer is not None and watched(pool) == 0
     watch._end_timer()
     watch.schedule(0)
@@ -135,7 +136,7 @@ def test_many_are_put_under_watch_by_portions(monkeypatch):
     """The hub is not held up by thousands."""
     monkeypatch.setattr("geventpool._core.hangups.BATCH", 2)
     pool = make(Pairs(), 5)
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     seen = [watched(pool)]
     while watch._timer is not None:
         watch.arm()
@@ -164,7 +165,7 @@ def test_something_to_read_that_means_nothing_costs_no_connection():
         gevent.idle()
         gevent.idle()
         assert pool.stats().idle == 1 and watched(pool) == 0
-        assert pool._lifecycle.watch._timer is not None
+        assert parts.hangups(pool)._timer is not None
     finally:
         Pairs.is_usable = original
 
@@ -180,7 +181,7 @@ def test_who_has_no_descriptor_is_not_watched(answer, caplog):
             return answer
 
     pool = make(Blind())
-    assert watched(pool) == 0 and pool._lifecycle.watch._timer is None
+    assert watched(pool) == 0 and parts.hangups(pool)._timer is None
     assert ("is not watched" in caplog.text) == isinstance(answer, Exception)
 
 
@@ -191,13 +192,13 @@ def test_without_a_verb_for_it_nothing_is_watched():
         fileno = Connector.fileno
 
     pool = Pool(Silent(), initial_connections=1)
-    assert pool._lifecycle.watch is None
+    assert parts.hangups(pool) is None
 
 
 def test_a_closed_pool_watches_nobody():
     """Nor does it begin to."""
     pool = make(Pairs(), 2)
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     pool.close()
     watch.schedule()
     assert not watch.watchers and watch._timer is None
@@ -206,7 +207,7 @@ def test_a_closed_pool_watches_nobody():
 def test_a_forgotten_pool_watches_nobody():
     """Its watchers do not keep it alive."""
     pool = make(Pairs(), 2)
-    watch, lifecycle = pool._lifecycle.watch, weakref.ref(pool._lifecycle)
+    watch, lifecycle = parts.hangups(pool), weakref.ref(parts.lifecycle(pool))
     del pool
     gc.collect()
     assert not watch.watchers
@@ -218,8 +219,8 @@ def test_a_forgotten_pool_watches_nobody():
 def test_what_fires_for_nobody_is_not_minded():
     """A callback of the loop may come after the end of those it was for."""
     pool = make(Pairs())
-    watch = weakref.ref(pool._lifecycle.watch)
-    (entry,) = pool._ledger.entries.values()
+    watch = weakref.ref(parts.hangups(pool))
+    (entry,) = parts.ledger(pool).entries.values()
     entry = weakref.ref(entry)
     pool.drop(pool.idle_connections()[0])
     gevent.idle()
@@ -233,15 +234,15 @@ def test_what_fires_for_nobody_is_not_minded():
 def test_in_a_forked_child_nobody_is_watched():
     """All descriptors are the parent's."""
     pool = make(Pairs(), 2)
-    watch = pool._lifecycle.watch
-    pool._forked()
-    assert not watch.watchers and pool._lifecycle.watch is None
+    watch = parts.hangups(pool)
+    parts.forked(pool)
+    assert not watch.watchers and parts.hangups(pool) is None
 
 
 def test_another_thread_may_end_the_watch():
     """A finaliser runs anywhere; the loop is told."""
     pool = make(Pairs(), 2)
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     watch._home = -1
     watch.stop()
     assert len(watch.watchers) == 2
@@ -305,7 +306,7 @@ def test_counting_a_death_that_was_heard(hub_errors):
 def test_a_watch_does_not_keep_the_loop_running():
     """Neither its timer nor its watchers: a program with nothing else to do ends."""
     pool = make(Pairs())
-    watch = pool._lifecycle.watch
+    watch = parts.hangups(pool)
     (watcher,) = watch.watchers.values()
     pool.acquire()
     watch.schedule()

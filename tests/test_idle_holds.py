@@ -19,6 +19,7 @@ from geventpool._core.idle_holds import IdleHolds, is_awaited
 from geventpool._core.reports import IdleHold
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import ScriptedConnector
+from tests import parts
 from tests.servers import MariaDBServer, RedisServer
 
 
@@ -46,8 +47,8 @@ def pool(silent: int) -> Iterator[Pool[Any]]:
 def sampled(pool: Any, times: int = idle_holds.ENOUGH) -> list[IdleHold]:
     """What is known after so many samples."""
     for _ in range(times):
-        pool._watch.idle_holds.sample()
-    found: list[IdleHold] = pool._watch.idle_holds.report()
+        parts.idle_holds(pool).sample()
+    found: list[IdleHold] = parts.idle_holds(pool).report()
     return found
 
 
@@ -60,12 +61,12 @@ def held(pool: Any, work: Callable[[Any], object]) -> Any:
             begun.set()
             work(conn)
 
-    pool._watch.sites.want()
+    parts.borrow_sites(pool).want()
     holder = gevent.spawn(hold)
     assert begun.wait(10)
     gevent.idle()
     # The pool takes samples too while a connection is opened slowly.
-    pool._watch.idle_holds._tallies.clear()
+    parts.idle_holds(pool)._tallies.clear()
     return holder
 
 
@@ -87,7 +88,7 @@ def test_a_holder_that_waits_for_the_lent_socket_is_not_named(
     """A slow query is no mistake of the program."""
     holder = held(pool, lambda conn: conn.recv())
     assert sampled(pool) == []
-    (tally,) = pool._watch.idle_holds._tallies.values()
+    (tally,) = parts.idle_holds(pool)._tallies.values()
     assert tally.all == idle_holds.ENOUGH and tally.idle == 0
     holder.kill()
 
@@ -114,7 +115,7 @@ def test_the_refusal_names_the_worst_line(pool: Pool[Any]) -> None:
 
 def test_samples_are_taken_while_somebody_waits(pool: Pool[Any]) -> None:
     """At the beats that measure the lag of the event loop, and at no other time."""
-    watch, taken = pool._watch, Event()
+    watch, taken = parts.loan_watch(pool), Event()
     sample = watch.idle_holds.sample
 
     def note() -> None:
@@ -134,13 +135,13 @@ def test_samples_are_taken_while_somebody_waits(pool: Pool[Any]) -> None:
 
 def test_loans_that_nobody_can_be_blamed_for_are_passed_over(pool: Pool[Any]) -> None:
     """The caller itself runs, one was handed over, one waits for its first turn."""
-    holds = pool._watch.idle_holds
+    holds = parts.idle_holds(pool)
     conn = pool.acquire(timeout=5)
     holds._tallies.clear()
     pool.transfer(conn, None)
     assert sampled(pool) == [] and not holds._tallies
     pool.transfer(conn, gevent.getcurrent())
-    (entry, other) = pool._ledger.entries.values()
+    (entry, other) = parts.ledger(pool).entries.values()
     other.waiter = SimpleNamespace()  # type: ignore[assignment]
     other.holder = gevent.spawn
     entry.holder = lambda: None
@@ -156,7 +157,7 @@ def test_connections_without_a_known_socket_are_passed_over() -> None:
     done = Event()
     with Pool(ScriptedConnector()) as pool:
         holder = held(pool, lambda conn: done.wait())
-        assert sampled(pool) == [] and not pool._watch.idle_holds._tallies
+        assert sampled(pool) == [] and not parts.idle_holds(pool)._tallies
         done.set()
         holder.join()
 
@@ -193,7 +194,7 @@ def test_lines_are_bounded_and_old_samples_fade(
     monkeypatch.undo()
     monkeypatch.setattr(idle_holds, "MANY", 20)
     sampled(pool, 50)
-    (tally,) = pool._watch.idle_holds._tallies.values()
+    (tally,) = parts.idle_holds(pool)._tallies.values()
     assert tally.all <= 20 and tally.places.total() <= 20
     done.set()
     holder.join()
@@ -202,7 +203,7 @@ def test_lines_are_bounded_and_old_samples_fade(
 def test_a_line_that_is_idle_for_the_smaller_part_is_not_named() -> None:
     """A short pause between two queries is ordinary."""
     with Pool(ScriptedConnector()) as pool:
-        holds = IdleHolds(pool._ledger, pool._watch.sites)
+        holds = IdleHolds(parts.ledger(pool), parts.borrow_sites(pool))
         place = idle_holds.Site("views.py", 88, "checkout")
         tally = holds._tallies[place] = idle_holds._Tally()
         for number in range(idle_holds.ENOUGH):
@@ -220,7 +221,7 @@ def test_a_slow_command_of_redis_counts_as_use(redis_server: RedisServer) -> Non
         gevent.idle()
         while not connections.core.lent_connections():
             gevent.idle()
-        watch = connections.core._watch.idle_holds
+        watch = parts.idle_holds(connections.core)
         wait_for_use(connections.core)
         assert sampled(connections.core) == [] and watch._tallies
         holder.kill()
@@ -252,7 +253,7 @@ def test_a_slow_query_of_mysql_counts_as_use(mariadb_server: MariaDBServer) -> N
 
         holder = held(pool, ask)
         wait_for_use(pool)
-        assert sampled(pool) == [] and pool._watch.idle_holds._tallies
+        assert sampled(pool) == [] and parts.idle_holds(pool)._tallies
         holder.kill()
 
 
@@ -274,6 +275,6 @@ def test_a_slow_query_of_sqlalchemy_counts_as_use(
     with gevent.Timeout(10):
         while not any(is_awaited(each) for each in core.lent_connections()):
             gevent.idle()
-    assert sampled(core) == [] and core._watch.idle_holds._tallies
+    assert sampled(core) == [] and parts.idle_holds(core)._tallies
     holder.kill()
     engine.dispose()

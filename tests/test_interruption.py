@@ -8,6 +8,7 @@ import pytest
 from geventpool import Pool
 from geventpool.policies import Expiry
 from geventpool.testing import ScriptedConnector, check, interrupt_everywhere, sweep
+from tests import parts
 
 LATER = range(-1, 4)
 
@@ -71,8 +72,11 @@ def stale(pool):
     """The idle connection has to be pinged first."""
     with pool.connection():
         pass
-    pool._lifecycle.expiry, pool._lifecycle.has_age_limits = Expiry(ping_after=0), True
-    for entry in pool._ledger.entries.values():
+    parts.lifecycle(pool).expiry, parts.lifecycle(pool).has_age_limits = (
+        Expiry(ping_after=0),
+        True,
+    )
+    for entry in parts.ledger(pool).entries.values():
         entry.ready_until = 0
 
 
@@ -104,7 +108,7 @@ def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_err
         return target, made
 
     def is_ours(victim):
-        return bool(pools) and victim in pools[0]._lifecycle.workers._running
+        return bool(pools) and victim in parts.running(pools[0])
 
     points = interrupt_everywhere(
         scenario, victims=is_ours, errors=[gevent.GreenletExit]
@@ -152,7 +156,7 @@ def test_a_close_that_is_interrupted_can_be_repeated(later):
     for pool in pools:
         pool.close(timeout=0)
         check(pool)
-        assert pool.size == 0 and not pool._connector.now_open
+        assert pool.size == 0 and not parts.connector(pool).now_open
 
 
 def test_a_sweep_may_be_interrupted_anywhere():

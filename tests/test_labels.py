@@ -11,6 +11,7 @@ import pytest
 from geventpool import Labels, Pool, PoolExhaustedError, PoolListener, label
 from geventpool._core.reports import LabelCounts
 from geventpool.testing import Clock, ScriptedConnector
+from tests import parts
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_use_counts_for_the_label_at_its_begin(pool: Pool[Any], clock: Clock) 
 def test_a_loan_that_is_cut_off_is_forgotten(pool: Pool[Any]) -> None:
     """The next connection may have the same identity."""
     conn = pool.acquire()
-    labels = pool._listeners.listeners[0]
+    labels = parts.listeners(pool).listeners[0]
     assert isinstance(labels, Labels) and labels._lent
     pool.drop(conn)
     assert not labels._lent

@@ -16,6 +16,7 @@ from geventpool import Pool, PoolListener
 from geventpool._core import leaks
 from geventpool._core.reports import Leak
 from geventpool.testing import Clock, ScriptedConnector
+from tests import parts
 
 Log = pytest.LogCaptureFixture
 
@@ -47,8 +48,8 @@ def pool(clock: Clock) -> Iterator[Pool[Any]]:
 
 def look(pool: Pool[Any]) -> tuple[Leak, ...]:
     """Have the loans looked at, and return what is known of leaks."""
-    assert pool._watch.leaks is not None
-    pool._watch.leaks.look()
+    assert parts.leaks(pool) is not None
+    parts.leaks(pool).look()
     return pool.stats().leaks
 
 
@@ -110,8 +111,8 @@ def test_every_line_is_known_after_the_first_leak(
 ) -> None:
     """The first one may have passed through the fast path."""
     pool.release(borrow(pool))
-    pool._watch.sites._next = 0
-    pool._watch.sites._update()
+    parts.borrow_sites(pool)._next = 0
+    parts.borrow_sites(pool)._update()
     clock.advance(1)
     conn = borrow(pool)
     clock.advance(11)
@@ -139,7 +140,7 @@ def test_a_pool_without_leak_after_looks_for_none() -> None:
     """It is an option."""
     with Pool(ScriptedConnector()) as pool:
         pool.release(borrow(pool))
-        assert pool._watch.leaks is None and pool.stats().leaks == ()
+        assert parts.leaks(pool) is None and pool.stats().leaks == ()
 
 
 def test_the_lines_with_most_open_leaks_come_first_and_are_bounded(
@@ -168,7 +169,7 @@ def test_a_greenlet_looks_while_there_may_be_loans() -> None:
             reported.set()
 
     pool = Pool(ScriptedConnector(), leak_after=0.01, listeners=[Listener()])
-    detector = pool._watch.leaks
+    detector = parts.leaks(pool)
     assert detector is not None and detector._reaper is None
     conn = borrow(pool)
     assert reported.wait(10)

@@ -17,6 +17,7 @@ from gevent.threadpool import ThreadPool
 from geventpool import Pool
 from geventpool.testing import ScriptedConnector
 from geventpool.testing.leftovers import Leftovers
+from tests import parts
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_loan_is_found_with_the_line_that_borrowed(pool: Pool[Any]) -> None:
         (found,) = leftovers.found()
     assert "pool 'shop': a connection borrowed at" in found and "in borrow " in found
     pool.release(conn)
-    assert leftovers.found() == [] and pool._is_unobserved
+    assert leftovers.found() == [] and parts.is_unobserved(pool)
 
 
 def test_a_loan_whose_line_is_not_known_is_found(pool: Pool[Any]) -> None:

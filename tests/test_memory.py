@@ -25,6 +25,7 @@ from geventpool.testing import (
     check_capacity,
     sweep,
 )
+from tests import parts
 from tests.peers import Echo
 
 
@@ -301,7 +302,7 @@ def test_greenlets_that_ended_are_not_remembered() -> None:
         gevent.spawn(borrow, number % 10 == 0).join()
     pool.release(pool.acquire())
     settle()
-    assert len(pool._holders.by_id) == 1
+    assert len(parts.holders(pool).by_id) == 1
     check_capacity(pool)
 
 
@@ -324,12 +325,12 @@ def test_a_long_lived_greenlet_is_linked_once() -> None:
                 conns = [pool.acquire(), pool.acquire()]
                 for conn in conns:
                     pool.release(conn)
-            counts.append(links_to(pool._holders))
+            counts.append(links_to(parts.holders(pool)))
 
     gevent.spawn(work).get()
     assert counts[0] == counts[1] == counts[2]
     settle()
-    assert links_to(pool._holders) < counts[0]
+    assert links_to(parts.holders(pool)) < counts[0]
 
 
 def test_a_long_lived_greenlet_does_not_collect_the_links_of_pools() -> None:
@@ -390,7 +391,7 @@ def test_nothing_grows_over_many_cycles() -> None:
         settle()
         sizes.append(len(gc.get_objects()))
     assert sizes[2] - sizes[1] < 20, sizes
-    assert pool.size <= 2 and len(pool._holders.by_id) <= 1
+    assert pool.size <= 2 and len(parts.holders(pool).by_id) <= 1
     check_capacity(pool)
 
 
@@ -426,7 +427,7 @@ def test_a_failed_opening_is_not_kept_in_memory() -> None:
     with pytest.raises(OSError, match="handshake failed"):
         pool.acquire()
     settle()
-    assert pool._lifecycle.opener.failure is not None
+    assert parts.opener(pool).failure is not None
     assert refs[0]() is None
 
 

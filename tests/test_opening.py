@@ -26,6 +26,7 @@ from geventpool.testing import (
     pool_greenlets,
     wait_until,
 )
+from tests import parts
 
 
 class Full(Exception):
@@ -216,14 +217,14 @@ def test_an_opening_whose_place_could_not_be_taken_opens_nothing(monkeypatch):
     """The greenlet is there before the place, so that no place can be lost."""
     connector = ScriptedConnector()
     pool = make(connector)
-    pool._ledger.min_connections = 1
+    parts.ledger(pool).min_connections = 1
 
     def fail(entry):
         raise MemoryError
 
-    monkeypatch.setattr(pool._ledger, "reserve", fail)
+    monkeypatch.setattr(parts.ledger(pool), "reserve", fail)
     with pytest.raises(MemoryError):
-        pool._lifecycle.opener.serve(retry=True)
+        parts.opener(pool).serve(retry=True)
     monkeypatch.undo()
     gevent.idle()
     assert not connector.calls
@@ -342,7 +343,7 @@ def test_a_greenlet_of_the_pool_killed_in_its_pause_loses_no_place():
     pool = make(connector, backoff=Backoff(30, maximum=30))
     waiter = gevent.spawn(pool.acquire)
     gevent.idle()
-    pool._lifecycle.workers.kill_all()
+    parts.workers(pool).kill_all()
     assert waiter.get().number == 1
     check(pool)
 
@@ -536,7 +537,7 @@ def test_a_reset_that_takes_long_holds_nobody_up():
     assert second is not first and pool.stats().resetting == 1
     clean.set()
     wait_until(lambda: pool.stats().idle == 1, "reset")
-    assert not pool._lifecycle.ledger.lagging
+    assert not parts.ledger(pool).lagging
 
 
 def test_an_error_that_is_raised_again_closes_no_generator():

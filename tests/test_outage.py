@@ -27,6 +27,7 @@ from geventpool.testing import (
     pool_greenlets,
     sweep,
 )
+from tests import parts
 
 #: Tries without a pause between them.
 AT_ONCE = Backoff(0, maximum=0)
@@ -188,7 +189,7 @@ def test_a_full_server_is_no_outage():
     connector = ScriptedConnector(open=[Full() for _ in range(9)])
     connector.exhausting = (Full,)
     pool = make(connector, failures=1, backoff=NEVER)
-    pool._lifecycle.opener.backoff = Backoff(0, maximum=0, retries=3)
+    parts.opener(pool).backoff = Backoff(0, maximum=0, retries=3)
     assert isinstance(outcome(pool), Full)
     assert not pool.stats().paused
 
@@ -321,7 +322,7 @@ def test_whoever_looks_for_the_server_may_be_killed():
     """The next who asks tries it then."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    pool._lifecycle.opener.search.greenlet.kill()
+    parts.opener(pool).search.greenlet.kill()
     gevent.idle()
     assert outcome(pool) is connector.opened[0]
     check(pool)
@@ -332,15 +333,15 @@ def test_killed_before_it_began_it_is_missed_as_well():
     connector = ScriptedConnector(open=down(1))
     pool = make(connector, failures=1, wait=True, backoff=NEVER)
     waiter = gevent.spawn(outcome, pool)
-    spawn = pool._lifecycle.workers.spawn
+    spawn = parts.workers(pool).spawn
 
     def stillborn(work, *args):
         worker = spawn(work, *args)
-        if work == pool._lifecycle.opener.search._run:
+        if work == parts.opener(pool).search._run:
             worker.kill(block=False)
         return worker
 
-    pool._lifecycle.workers.spawn = stillborn
+    parts.workers(pool).spawn = stillborn
     assert waiter.get() is connector.opened[0]
 
 
@@ -370,7 +371,7 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
     """There is never a second one who looks for the server."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    opener = pool._lifecycle.opener
+    opener = parts.opener(pool)
     searcher = opener.search.greenlet
     opener.breaker.half_open()
     assert outcome(pool) is connector.opened[0]
@@ -398,7 +399,7 @@ def test_closing_ends_the_pause_and_the_line():
     pool.close()
     assert isinstance(waiter.get(), PoolClosedError)
     gevent.idle()
-    assert pool._lifecycle.opener.search.greenlet.dead
+    assert parts.opener(pool).search.greenlet.dead
 
 
 def test_closed_while_it_knocks_the_scout_goes_home():
@@ -496,7 +497,7 @@ def test_a_routine_ping_that_is_lost_makes_suspects_of_the_others():
         clock.advance(20)
     connector.script("ping", ConnectionResetError("gone"))
     suspicions = []
-    pool._lifecycle.revalidate_after = suspicions.append
+    parts.lifecycle(pool).revalidate_after = suspicions.append
     clock.advance(5)
     with pool.connection(), pool.connection():
         pass

@@ -7,6 +7,7 @@ import pytest
 
 from geventpool import CloseReason, ConnectionNotFoundError, Counters, Pool
 from geventpool.testing import ScriptedConnector, check, check_capacity, sweep
+from tests import parts
 
 
 @pytest.fixture
@@ -230,4 +231,4 @@ def test_a_greenlet_in_a_block_is_not_linked(pool):
         )
 
     gevent.spawn(borrow).get()
-    assert not pool._holders.by_id
+    assert not parts.holders(pool).by_id

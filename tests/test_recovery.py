@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -19,6 +20,7 @@ from geventpool import (
 )
 from geventpool._core.ledger import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
+from tests import parts
 from tests.peers import run_script
 
 #: So many of the deepest calls that the interpreter allows are tried.
@@ -143,7 +145,7 @@ def test_an_interrupted_note_of_the_holder_ends_the_loan(
     """The borrower never gets to know its connection."""
     pool = made()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._holders, "register", interrupt)
+        patch.setattr(parts.holders(pool), "register", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.acquire()
     gevent.idle()
@@ -163,12 +165,12 @@ def test_an_interrupted_look_at_an_idle_connection_loses_no_place(
         def interrupted(conn: Any) -> bool:
             raise error
 
-        pool._connector.is_usable = interrupted  # type: ignore[method-assign]
-        pool._probe = pool._lifecycle.probe = interrupted
+        parts.connector(pool).is_usable = interrupted  # type: ignore[method-assign]
+        pool._probe = parts.lifecycle(pool).probe = interrupted
         with pytest.raises(error):
             deed(pool)
         gevent.idle()
-        pool._probe = pool._lifecycle.probe = None
+        pool._probe = parts.lifecycle(pool).probe = None
         check(pool)
         check_capacity(pool)
         assert conn.end == "discarded"
@@ -193,7 +195,7 @@ def test_an_interrupted_release_ends_the_loan(monkeypatch: pytest.MonkeyPatch) -
         pool = made()
         conn = pool.acquire()
         with monkeypatch.context() as patch:
-            patch.setattr(pool._lifecycle, name, interrupt)
+            patch.setattr(parts.lifecycle(pool), name, interrupt)
             # As for a connector that resets sessions.
             pool._release_is_trivial = False
             with pytest.raises(KeyboardInterrupt):
@@ -211,7 +213,7 @@ def test_an_interrupted_release_in_a_helper_ends_the_loan(
     conn = pool.acquire()
     pool.transfer(conn, None)
     with monkeypatch.context() as patch:
-        patch.setattr(pool._lifecycle, "end_loan_normally", interrupt)
+        patch.setattr(parts.lifecycle(pool), "end_loan_normally", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.release(conn)
     gevent.idle()
@@ -223,9 +225,9 @@ def test_what_was_interrupted_is_recovered_before_the_next_one_waits() -> None:
     """Even if the loop could not be told of it."""
     pool = made()
     conn = pool.acquire()
-    (entry,) = pool._ledger.entries.values()
+    (entry,) = parts.ledger(pool).entries.values()
     entry.holder = None
-    pool._ledger.is_torn = True
+    parts.ledger(pool).is_torn = True
     assert pool.acquire(timeout=5) is not conn
     assert conn.end == "discarded"
 
@@ -236,9 +238,9 @@ def test_what_was_interrupted_is_recovered_while_somebody_waits() -> None:
     conn = pool.acquire()
     waiter = gevent.spawn(pool.acquire, timeout=5)
     gevent.idle()
-    (entry,) = pool._ledger.entries.values()
+    (entry,) = parts.ledger(pool).entries.values()
     entry.holder = None
-    pool._ledger.is_torn = True
+    parts.ledger(pool).is_torn = True
     assert waiter.get() is not conn
 
 
@@ -248,7 +250,7 @@ def test_an_entry_that_is_where_it_belongs_is_left_there_unless_nobody_has_it(
 ) -> None:
     """How far the handling came is seen by the state it left."""
     pool = made()
-    ledger = pool._ledger
+    ledger = parts.ledger(pool)
     (conn,) = pool.idle_connections()
     if state is IN_USE:
         assert pool.acquire() is conn
@@ -258,7 +260,7 @@ def test_an_entry_that_is_where_it_belongs_is_left_there_unless_nobody_has_it(
     if state is CLOSING:
         ledger.withdraw(entry, CLOSING)
     ledger.is_torn = True
-    pool._lifecycle.recover()
+    parts.lifecycle(pool).recover()
     if state in (IDLE, IN_USE):
         assert conn.end is None
     else:
@@ -277,7 +279,7 @@ def test_an_interrupted_end_of_a_wait_loses_nothing(
     waiter.kill(ValueError(), block=False)
     pool.release(conn)
     with monkeypatch.context() as patch:
-        patch.setattr(pool._lifecycle, "assign", interrupt)
+        patch.setattr(parts.lifecycle(pool), "assign", interrupt)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     gevent.idle()
     assert conn.end == "discarded" and not pool.stats().waiting
@@ -293,7 +295,7 @@ def test_an_interrupted_step_out_of_the_line_leaves_no_waiter_behind(
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._line.timers, "stop_if_unused", interrupt)
+        patch.setattr(parts.wait_timers(pool), "stop_if_unused", interrupt)
         waiter.kill(ValueError(), block=False)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     assert not pool.stats().waiting
@@ -322,7 +324,9 @@ def test_who_was_served_before_a_close_or_a_fork_gets_no_closed_connection(
 
         waiter = gevent.spawn(result, wait)
         gevent.idle()
-        end = pool._forked if event == "fork" else lambda: pool.close(timeout=0)
+        end = partial(parts.forked, pool)
+        if event != "fork":
+            end = partial(pool.close, timeout=0)
         turn = list(both_orders(lambda: pool.release(conn), end))[order]
         if event == "fork" and order:
             with pytest.raises(ConnectionNotFoundError):
@@ -453,7 +457,7 @@ def test_a_waiter_whose_stack_overflows_leaves_the_pool_whole() -> None:
     waiter.kill(MemoryError(), block=False)
     assert isinstance(waiter.get(), MemoryError)
     gevent.idle()
-    assert not pool._ledger.is_torn
+    assert not parts.ledger(pool).is_torn
     pool.release(conn)
     check_capacity(pool)
 
@@ -467,7 +471,7 @@ def test_an_interruption_right_after_a_wait_loses_no_place(
     waiter = gevent.spawn(result, pool.acquire)
     gevent.idle()
     with monkeypatch.context() as patch:
-        patch.setattr(pool._line.timers, "stop_if_unused", interrupt)
+        patch.setattr(parts.wait_timers(pool), "stop_if_unused", interrupt)
         pool.release(conn)
         assert isinstance(waiter.get(), KeyboardInterrupt)
     gevent.idle()
@@ -477,11 +481,11 @@ def test_an_interruption_right_after_a_wait_loses_no_place(
 def test_a_block_of_changes_that_was_interrupted_is_ended_by_the_recovery() -> None:
     """Its events are delivered, and later ones are not held back without limit."""
     pool = made(is_unobserved=False)
-    listeners = pool._lifecycle.listeners
+    listeners = parts.lifecycle(pool).listeners
     listeners.hold()
     listeners.hold()
-    pool._ledger.is_torn = True
-    pool._lifecycle.recover()
+    parts.ledger(pool).is_torn = True
+    parts.lifecycle(pool).recover()
     before = pool.stats().totals
     acquire(pool)
     after = pool.stats().totals
@@ -493,11 +497,11 @@ def test_a_death_ends_only_loans_that_are_still_its_own() -> None:
     """A stale note of a loan must not close what another greenlet has."""
     pool = made()
     conn = pool.acquire()
-    holder = pool._ledger.entries[id(conn)].holder
+    holder = parts.ledger(pool).entries[id(conn)].holder
     pool.release(conn)
     with pool.connection() as again:
         assert again is conn
-        holder.loan = pool._ledger.entries[id(conn)]
+        holder.loan = parts.ledger(pool).entries[id(conn)]
         pool._holder_died(holder)
         assert again.end is None
     holder.loan = None

@@ -13,6 +13,7 @@ from gevent.event import Event
 from geventpool import Pool, PoolExhaustedError, TooManyWaitingError
 from geventpool._core import refusals as module
 from geventpool.testing import ScriptedConnector
+from tests import parts
 
 
 def refused(pool: Pool[Any]) -> PoolExhaustedError:
@@ -58,9 +59,9 @@ def test_the_cost_of_a_refusal_does_not_depend_on_the_size_of_the_pool(
 
     monkeypatch.setattr(module, "Sighting", Counted)
     pool = Pool(ScriptedConnector(), max_connections=100, max_waiting=0)
-    pool._line.max_waiting = None
+    parts.line(pool).max_waiting = None
     lent = [pool.acquire() for _ in range(100)]
-    pool._line.max_waiting = 0
+    parts.line(pool).max_waiting = 0
     with pytest.raises(TooManyWaitingError) as caught:
         pool.acquire()
     assert len(seen) == str(caught.value).count("held by") == module.NAMED

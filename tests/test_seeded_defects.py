@@ -26,6 +26,7 @@ from gevent.server import StreamServer
 from geventpool import Pool, TcpConnection
 from geventpool._core import idle_holds
 from geventpool.testing import ScriptedConnector
+from tests import parts
 
 FOREVER = 1000.0
 
@@ -279,7 +280,7 @@ def world() -> Iterator[World]:
 def sampled(world: World, program: Callable[[World], None]) -> list[Any]:
     """The lines that are named when some greenlets run the program."""
     pool = world.pool
-    holds = pool._watch.idle_holds
+    holds = parts.idle_holds(pool)
     done, left = Event(), [6 * idle_holds.ENOUGH]
 
     def beat() -> None:
@@ -298,7 +299,7 @@ def sampled(world: World, program: Callable[[World], None]) -> list[Any]:
         assert done.wait(60)
     finally:
         timer.close()
-    found = pool._watch.idle_holds.report()
+    found = parts.idle_holds(pool).report()
     gevent.killall(greenlets)
     return found
 

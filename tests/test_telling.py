@@ -16,6 +16,7 @@ from geventpool import (
 )
 from geventpool._core.ledger import CloseReason
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
+from tests import parts
 
 EVENTS = [
     "opened",
@@ -134,7 +135,7 @@ def test_a_listener_that_is_interrupted_loses_no_place(event, error, hub_errors)
             pool.drop(conn, anyone=True)
         except error:
             pass
-    pool._listeners._audience = ()
+    parts.listeners(pool)._audience = ()
     check_capacity(pool)
     hub_errors.clear()
 

@@ -29,6 +29,7 @@ from geventpool.testing import (
     wait_until,
     watch_now,
 )
+from tests import parts
 from tests.conftest import HubError
 
 Scenario = tuple[Callable[[], object], list[Pool[ScriptedConnection]]]
@@ -227,7 +228,7 @@ def test_a_sweep_is_done_with_all_that_it_begins() -> None:
     clock.rule(pool)
     sweep(pool)
     assert pool.stats().checking == 0
-    verbs = [verb for verb, _ in pool._connector.calls]  # type: ignore[attr-defined]
+    verbs = [verb for verb, _ in parts.connector(pool).calls]  # type: ignore[attr-defined]
     assert verbs.count("ping") == 2
 
 
@@ -250,7 +251,7 @@ def test_the_books_of_a_pool_in_any_state_are_in_order() -> None:
     pool.release(conns[0])
     clock = Clock(1e12)
     clock.rule(pool)
-    pool._lifecycle.sweep()
+    parts.lifecycle(pool).sweep()
     conns[1].needs_reset = True
     pool.release(conns[1])
     pool.release(conns[2])
@@ -269,11 +270,11 @@ def test_the_books_of_a_pool_in_any_state_are_in_order() -> None:
 
 
 def lose(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.max_connections = 0
+    parts.ledger(pool).max_connections = 0
 
 
 def count_twice(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.opening[entry] = None
+    parts.ledger(pool).opening[entry] = None
 
 
 def misplace(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -281,15 +282,15 @@ def misplace(pool: Pool[Any], entry: Entry[Any]) -> None:
 
 
 def open_without_an_end(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.reserve().state = IDLE
+    parts.ledger(pool).reserve().state = IDLE
 
 
 def forget(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.idle_queue.get_nowait()
+    parts.ledger(pool).idle_queue.get_nowait()
 
 
 def stand_idle_twice(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.idle_queue.put_nowait(entry)
+    parts.ledger(pool).idle_queue.put_nowait(entry)
 
 
 def lend_from_the_queue(pool: Pool[Any], entry: Entry[Any]) -> None:
@@ -304,27 +305,27 @@ class Somebody(Waiter[Any]):
 
 
 def sleep_beside(pool: Pool[Any], entry: Entry[Any]) -> None:
-    pool._ledger.add_waiter(Somebody("somebody"))
+    parts.ledger(pool).add_waiter(Somebody("somebody"))
 
 
 def rename(pool: Pool[Any], entry: Entry[Any]) -> None:
-    entries = pool._ledger.entries
+    entries = parts.ledger(pool).entries
     entries[5] = entries.pop(id(entry.conn))
 
 
 def serve_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.add_waiter(Somebody("somebody")).entry = entry
+    parts.ledger(pool).add_waiter(Somebody("somebody")).entry = entry
 
 
 def fail_without_leaving(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.acquire()
-    pool._ledger.add_waiter(Somebody("somebody")).error = OSError()
+    parts.ledger(pool).add_waiter(Somebody("somebody")).error = OSError()
 
 
 def keep_a_loan(pool: Pool[Any], entry: Entry[Any]) -> None:
     pool.release(pool.acquire())
-    (holder,) = pool._holders.by_id.values()
+    (holder,) = parts.holders(pool).by_id.values()
     holder.loan = entry
 
 
@@ -350,13 +351,13 @@ def test_a_mistake_in_the_books_is_found(
 ) -> None:
     """Whatever is entered wrongly, check() does not pass it over."""
     pool = stocked(max_connections=2)
-    (entry,) = pool._ledger.entries.values()
+    (entry,) = parts.ledger(pool).entries.values()
     check(pool)
     wrong(pool, entry)
     with pytest.raises(AssertionError):
         check(pool)
     # With such books no pool can be let go properly.
-    pool._begin(2)
+    parts.begin_anew(pool)
 
 
 def test_every_place_can_be_lent() -> None:
@@ -454,7 +455,7 @@ def test_a_mistake_in_the_books_after_an_interruption_is_found() -> None:
         pool = stocked(max_connections=2)
 
         def run() -> None:
-            pool._ledger.add_waiter(Somebody("nobody"))
+            parts.ledger(pool).add_waiter(Somebody("nobody"))
 
         return run, [pool]
 
@@ -582,8 +583,8 @@ def test_a_pool_at_rest_has_no_greenlet_but_its_reaper() -> None:
     assert pool_greenlets(Pool(ScriptedConnector())) == set()
     pool = stocked()
     gevent.idle()
-    assert pool._lifecycle.reaper is not None
-    assert pool_greenlets(pool) == {pool._lifecycle.reaper._greenlet}
+    assert parts.reaper(pool) is not None
+    assert pool_greenlets(pool) == {parts.reaper(pool)._greenlet}
 
 
 def test_a_raw_greenlet_can_be_the_victim() -> None:

@@ -11,6 +11,7 @@ from gevent.event import Event
 from geventpool import Pool, PoolExhaustedError
 from geventpool._core.wait_timers import TimedWaiter
 from geventpool.testing import ScriptedConnector
+from tests import parts
 
 SOON = 0.02
 
@@ -38,13 +39,13 @@ def patience(pool, timeout=None):
 
 def is_set(pool):
     """Is a timer running that several share?"""
-    return pool._line.timers._timer is not None
+    return parts.wait_timers(pool)._timer is not None
 
 
 def waiting(pool, greenlet):
     """The slot of one who stands in line."""
     gevent.idle()
-    return pool._ledger.waiters[greenlet]
+    return parts.ledger(pool).waiters[greenlet]
 
 
 def test_each_waits_as_long_as_he_asked(pool):
@@ -74,7 +75,7 @@ def test_a_foreign_switch_ends_no_wait(timeout):
     """It would be a refusal without a cause; and the waiter is woken once, later."""
     pool = Pool(ScriptedConnector(), max_connections=1, timeout=60)
     if timeout is None:
-        pool._line.default_limit = pool._line.timeout = None
+        parts.line(pool).default_limit = parts.line(pool).timeout = None
     conn = pool.acquire(reclaim=False)
     waiter = gevent.spawn(
         lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]
@@ -139,7 +140,10 @@ def test_a_timer_set_anew_is_stopped_too(pool):
     gevent.sleep(SOON / 2)
     late = gevent.spawn(pool.acquire)
     early.join()
-    assert is_set(pool) and pool._line.timers._timer is not pool._line.timers._whole
+    assert (
+        is_set(pool)
+        and parts.wait_timers(pool)._timer is not parts.wait_timers(pool)._whole
+    )
     late.kill()
     assert not is_set(pool)
 

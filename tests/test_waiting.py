@@ -16,6 +16,7 @@ from geventpool import (
     TooManyWaitingError,
 )
 from geventpool.testing import Clock, ScriptedConnector, both_orders, check
+from tests import parts
 
 hold_the_hub = get_original("time", "sleep")
 
@@ -271,7 +272,7 @@ def test_retries_bound_the_wait_by_the_pauses_they_would_have_been():
     for retry in (0, 3):
         with pytest.raises(PoolExhaustedError):
             pool.acquire(retry=retry)
-    pool._line.timeout = None
+    parts.line(pool).timeout = None
     with pytest.raises(PoolExhaustedError):
         pool.acquire(retry=3)
     pool.release(conn)

@@ -15,6 +15,7 @@ from gevent.server import StreamServer
 
 from geventpool import Budget, Outage, Pool, PoolExhaustedError, TcpConnection, status
 from geventpool.testing import Clock, ScriptedConnector
+from tests import parts
 from tests.browser.driver import Browser, browser, is_installed
 
 pytestmark = pytest.mark.skipif(
@@ -71,11 +72,11 @@ def pool() -> Iterator[Pool[Any]]:
         while len(pool.lent_connections()) < 3:
             gevent.idle()
         workers.append(gevent.spawn(pool.acquire, None, 60))
-        assert pool._watch.leaks is not None
+        assert parts.leaks(pool) is not None
         clock.advance(7.5)
-        pool._watch.leaks.look()
+        parts.leaks(pool).look()
         for _ in range(40):
-            pool._watch.idle_holds.sample()
+            parts.idle_holds(pool).sample()
         yield pool
         gevent.killall(workers)
         done.set()

@@ -10,6 +10,7 @@ import geventpool.mysql
 import geventpool.redis
 from geventpool import Budget
 from geventpool.django.mysql.options import pool_options
+from tests import parts
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_a_pool_for_redis_takes_a_budget(budget: Budget) -> None:
         geventpool.redis.ConnectionPool(budget=budget),
         geventpool.redis.ConnectionPool.from_url(url),
     ):
-        assert pool.core._budget == budget
+        assert parts.option(pool.core, "budget") == budget
         pool.core.close(timeout=0)
 
 
@@ -36,7 +37,7 @@ def test_a_pool_for_mysql_takes_a_budget(budget: Budget) -> None:
             f"mysql://me@localhost/db?budget={budget.path}:4"
         ),
     ):
-        assert pool._budget == budget
+        assert parts.option(pool, "budget") == budget
         assert pool.max_connections == 4
         pool.close(timeout=0)
 

@@ -24,6 +24,7 @@ from geventpool._core.ledger import IDLE
 from geventpool.budget import files
 from geventpool.options import PoolOptions, from_text
 from geventpool.testing import ScriptedConnector, check, wait_until
+from tests import parts
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_pool_has_no_more_places_than_the_budget(make: Make) -> None:
 def test_two_pools_have_no_more_connections_than_the_budget(make: Make) -> None:
     """Whatever each of them may have; and both are served."""
     one, other = make(), make()
-    connectors = [one._connector, other._connector]
+    connectors = [parts.connector(one), parts.connector(other)]
     most = 0
 
     def use(pool: Any) -> None:
@@ -97,10 +98,10 @@ def test_a_waiter_is_served_by_the_idle_connections_of_another_pool(
     conns = [one.acquire() for _ in range(4)]
     for conn in conns:
         one.release(conn)
-    now = one._clock() + 60
-    for entry in one._ledger.all_in(IDLE):
+    now = parts.ledger(one).clock() + 60
+    for entry in parts.ledger(one).all_in(IDLE):
         entry.used = now - 60 if entry.conn is not conns[2] else now - 90
-    one._rule(lambda: now)
+    parts.set_clock(one, lambda: now)
     conn = other.acquire()
     assert one.idle_connections() == [conns[0], conns[1], conns[3]]
     assert held(budget) == 4
@@ -147,7 +148,7 @@ def test_an_attempt_that_cannot_begin_gives_its_place_back(
     def fails(*args: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(pool._lifecycle.workers, "spawn", fails)
+    monkeypatch.setattr(parts.workers(pool), "spawn", fails)
     with pytest.raises(RecursionError):
         pool.acquire()
     assert held(budget) == 0
@@ -162,7 +163,7 @@ def test_without_a_budget_nothing_changes_if_none_can_begin(
     def fails(*args: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(pool._lifecycle.workers, "spawn", fails)
+    monkeypatch.setattr(parts.workers(pool), "spawn", fails)
     with pytest.raises(RecursionError):
         pool.acquire()
 
@@ -174,12 +175,12 @@ def test_connections_in_use_are_given_when_they_come_back(
     one, other = make(), make()
     conns = [one.acquire() for _ in range(4)]
     waiter = gevent.spawn(other.acquire, reclaim=False)
-    wait_until(lambda: one._lifecycle.leases.most == 3)
-    entry = one._ledger.entries[id(conns[0])]
+    wait_until(lambda: parts.leases(one).most == 3)
+    entry = parts.ledger(one).entries[id(conns[0])]
     assert entry.close_reason is CloseReason.SURPLUS
     one.release(conns[0])
     assert waiter.get(timeout=10) is not None
-    wait_until(lambda: one._lifecycle.leases.most > 4)
+    wait_until(lambda: parts.leases(one).most > 4)
     one.release(conns[1])
     assert one.idle_connections() == [conns[1]]
     check(one)
@@ -190,8 +191,8 @@ def test_what_must_go_anyhow_keeps_its_reason(make: Make) -> None:
     one = make()
     conn = one.acquire()
     one.drain()
-    one._lifecycle.leases.give_used(1)
-    assert one._ledger.entries[id(conn)].close_reason is CloseReason.DRAINED
+    parts.leases(one).give_used(1)
+    assert parts.ledger(one).entries[id(conn)].close_reason is CloseReason.DRAINED
     one.release(conn)
 
 
@@ -257,7 +258,7 @@ def test_minimum_connections_take_nothing_from_others(make: Make) -> None:
     other = make(min_connections=2)
     wait_until(lambda: other.size == 1)
     assert (one.size, other.size) == (3, 1)
-    assert other._lifecycle.leases._seat._timer is None
+    assert parts.leases(other)._seat._timer is None
 
 
 def test_a_server_that_is_looked_for_takes_a_place(make: Make) -> None:
@@ -268,8 +269,8 @@ def test_a_server_that_is_looked_for_takes_a_place(make: Make) -> None:
     with pytest.raises(OSError, match="down"):
         other.acquire()
     conns.append(one.acquire())
-    other._lifecycle.opener._look()
-    assert other._lifecycle.lacking() == 0
+    parts.opener(other)._look()
+    assert parts.lifecycle(other).lacking() == 0
     one.close(timeout=0)
 
 
@@ -290,7 +291,7 @@ def test_a_pool_that_was_forgotten_gives_its_places_back(
 
 def test_a_forgotten_pool_that_leased_nothing_gives_nothing(budget: Budget) -> None:
     """Its finaliser finds no seat."""
-    leases = Pool(ScriptedConnector(), budget=budget)._lifecycle.leases
+    leases = parts.leases(Pool(ScriptedConnector(), budget=budget))
     leases.give_back()
     leases.give_back_soon()
     leases.leave_to(object())
@@ -302,7 +303,7 @@ def test_what_cannot_be_watched_keeps_its_place(make: Make, budget: Budget) -> N
     """A connection that takes no weak reference: the limit is what counts."""
     pool = make()
     pool.acquire(reclaim=False)
-    pool._lifecycle.leases.leave_to(())
+    parts.leases(pool).leave_to(())
     gevent.idle()
     assert held(budget) == 1
 
@@ -311,7 +312,7 @@ def test_a_pool_that_begins_anew_has_no_places(make: Make, budget: Budget) -> No
     """After a fork, and after its event loop was destroyed."""
     pool = make()
     pool.acquire(reclaim=False)
-    pool._forked()
+    parts.forked(pool)
     assert held(budget) == 0
     assert pool.acquire() is not None
     assert held(budget) == 1
@@ -321,7 +322,7 @@ def test_a_loop_that_is_gone_takes_nothing_back(make: Make) -> None:
     """A finaliser may run at the very end."""
     pool = make()
     pool.acquire(reclaim=False)
-    seat = pool._lifecycle.leases._seat
+    seat = parts.leases(pool)._seat
     seat._loop = None
     seat.give_back_soon()
     assert seat.table.fd == -1

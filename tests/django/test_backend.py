@@ -31,6 +31,7 @@ from geventpool import (
 from geventpool.django.mysql import pools as room
 from geventpool.mysql import Connection
 from geventpool.testing import wait_until
+from tests import parts
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
 
@@ -209,7 +210,7 @@ def test_a_server_without_resets_gets_a_rollback(make, monkeypatch):
     """And then what Django wants of a session."""
     wrapper = make({"max_connections": 1, "reset": "session"})
     wrapper.ensure_connection()
-    monkeypatch.setattr(wrapper.pool._connector._reset, "_is_known", False)
+    monkeypatch.setattr(parts.connector(wrapper.pool)._reset, "_is_known", False)
     with wrapper.cursor() as cursor:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
     wrapper.close()

@@ -12,6 +12,7 @@ from django.db import OperationalError
 
 from geventpool.django.mysql import options, upstream
 from geventpool.listeners import Counters
+from tests import parts
 from tests.django.conftest import value
 
 
@@ -43,10 +44,10 @@ def test_several_hosts_may_be_given(make, migrated):
 
 def test_health_checks_are_pings_of_what_was_long_idle(make):
     """Unless the pool is told otherwise."""
-    assert make(CONN_HEALTH_CHECKS=True).pool._lifecycle.expiry.ping_after == 30
+    assert parts.lifecycle(make(CONN_HEALTH_CHECKS=True).pool).expiry.ping_after == 30
     other = make({"ping_after": 5}, CONN_HEALTH_CHECKS=True)
-    assert other.pool._lifecycle.expiry.ping_after == 5
-    assert make().pool._lifecycle.expiry.ping_after is None
+    assert parts.lifecycle(other.pool).expiry.ping_after == 5
+    assert parts.lifecycle(make().pool).expiry.ping_after is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from geventpool import Backoff, Pool, PoolExhaustedError, TcpConnection, Timeout
 from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
+from tests import parts
 from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
@@ -82,7 +83,7 @@ def test_a_step_of_the_clock_ages_nothing(step: float, wall: Wall) -> None:
         )
         conn = ask(pool)
         wall.off += step
-        pool._lifecycle.sweep()
+        parts.lifecycle(pool).sweep()
         pool.drop_expired()
         gevent.idle()
         assert ask(pool) is conn and not conn.is_expired()
@@ -200,7 +201,7 @@ def test_the_adapters_do_not_look_at_the_wall(
     users = [gevent.spawn(use, turn) for turn in range(20)]
     gevent.joinall(users, raise_error=True)
     wait_until(lambda: core.stats().idle == core.size)
-    core._lifecycle.sweep()
+    parts.lifecycle(core).sweep()
     assert 1 <= core.size == core.stats().idle <= 2
     assert sizes() >= 1
     before = set(map(id, core.idle_connections()))

@@ -28,6 +28,7 @@ from geventpool.policies import ENOUGH, Expiry
 from geventpool.redis.cluster import url_of
 from geventpool.redis.options import options_of
 from geventpool.testing import ScriptedConnector
+from tests import parts
 
 fuzz = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
@@ -261,7 +262,7 @@ def test_the_mysql_pool_takes_an_option_or_says_why_not(name: str, value: Any) -
             assert shows(value) in str(error) or isinstance(value, int), error
         return
     # What was taken is what PyMySQL takes: its constructor does not dial.
-    connector = pools[0]._connector
+    connector = parts.connector(pools[0])
     if connector._hosts is None:
         options = {"ssl_disabled": True, **connector._resolved()}
         geventpool.mysql.Connection(
@@ -347,7 +348,7 @@ def test_what_contradicts_itself_is_refused(
 ) -> None:
     """Neither of two is silently preferred; and what is called is asked the same."""
     make = geventpool.mysql.ConnectionPool
-    error = refusal(lambda: make(**options)._connector._resolved())
+    error = refusal(lambda: parts.connector(make(**options))._resolved())
     assert error is not None and words in str(error)
 
 
@@ -355,7 +356,7 @@ def test_a_keyword_wins_over_the_url_by_any_name() -> None:
     """Also by its old one."""
     for name in "db", "database":
         pool = geventpool.mysql.ConnectionPool("mysql://u:p@h/one", **{name: "two"})
-        assert pool._connector._resolved()["database"] == "two"
+        assert parts.connector(pool)._resolved()["database"] == "two"
 
 
 def test_a_name_that_cannot_exist_is_an_error_of_the_resolver() -> None:
@@ -596,7 +597,7 @@ def test_a_redis_url_says_what_was_written_into_it(
     assert said["host"] == host and said["port"] == port and said["db"] == db
     assert said.get("username", "") == user and said.get("password", "") == password
     assert pool.max_connections == options.get("max_connections", 100)
-    assert pool.core._timeout == options.get("timeout", 30.0)
+    assert parts.option(pool.core, "timeout") == options.get("timeout", 30.0)
     if "name" in options:
         assert pool.core.name == options["name"]
     assert said.get("client_name") == options.get("client_name")

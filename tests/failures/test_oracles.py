@@ -11,6 +11,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Outage, PoolExhaustedError
+from tests import parts
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import OurSockets, PatientSockets
 from tests.failures.oracles import BLOCKS, Outcome, broken
@@ -59,7 +60,9 @@ class Greedy(OurSockets):
     def __init__(self, site: Site[Any]) -> None:
         super().__init__(site)
         # Those of the warm-up are gone before the storm.
-        self._more = [type(self.pool)(self.core._connector) for _ in range(LIMIT + 3)]
+        self._more = [
+            type(self.pool)(parts.connector(self.core)) for _ in range(LIMIT + 3)
+        ]
         for pool in self._more:
             pool.release(pool.acquire())
 
@@ -113,13 +116,15 @@ class Disorderly(OurSockets):
 
     def take(self) -> Any:
         conn = super().take()
-        if self.core._ledger.idle == 0:
+        if parts.ledger(self.core).idle == 0:
             # As if somebody had been forgotten beside what is free.
-            self.core._ledger.entries[id(self)] = self.core._ledger.entries[id(conn)]
+            parts.ledger(self.core).entries[id(self)] = parts.ledger(self.core).entries[
+                id(conn)
+            ]
         return conn
 
     def close(self) -> None:
-        self.core._ledger.entries.pop(id(self), None)
+        parts.ledger(self.core).entries.pop(id(self), None)
         super().close()
 
 

@@ -13,6 +13,7 @@ from geventpool.mysql import ConnectionPool, ahead
 from geventpool.mysql.protocol import _info
 from geventpool.mysql.statements import Kind
 from geventpool.testing import interrupt_everywhere, no_switch, wait_until
+from tests import parts
 from tests.mysql.conftest import rows, value
 from tests.mysql.proxy import RESET
 from tests.mysql.test_reset import said, use
@@ -596,7 +597,7 @@ def kinds(make_pool):
     def look(**options):
         pool = make_pool(max_connections=1, **options)
         use(pool)
-        return pool._connector._reset._kinds
+        return parts.connector(pool)._reset._kinds
 
     return look
 

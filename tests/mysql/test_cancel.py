@@ -19,6 +19,7 @@ from geventpool.mysql import ConnectionPool, cancel, interrupted, side_connectio
 from geventpool.mysql.interrupted import Interruptible
 from geventpool.mysql.side_connection import SideConnection
 from geventpool.testing import wait_until
+from tests import parts
 from tests.mysql.conftest import is_running, rows, value
 
 FOREVER = "SELECT SLEEP(30)"
@@ -747,7 +748,7 @@ def test_a_canceller_killed_before_its_reply_costs_both_connections(aside, proxy
     proxy.question = lambda data: b"" if b"KILL" in data else data
     conn = interrupt(pool)
     wait_until(lambda: b"KILL" in b"".join(proxy.asked), "sent")
-    for worker in list(pool._lifecycle.workers._running):
+    for worker in list(parts.running(pool)):
         worker.kill()
     assert not conn.open and pool.size == 0 and pool.side_connections == 0
 

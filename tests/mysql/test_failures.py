@@ -8,6 +8,7 @@ from pymysql import err
 
 from geventpool import Backoff, Outage, PoolExhaustedError, Timeouts
 from geventpool.testing import wait_until, watch_now
+from tests import parts
 from tests.mysql.conftest import is_running, rows, value
 
 
@@ -475,7 +476,7 @@ def test_an_option_of_another_kind_is_no_demotion(make_pool, mariadb_server, tab
 def test_a_pool_that_is_gone_needs_no_renewal(make_pool, table, demote, monkeypatch):
     """The connector outlives its pool for a moment, and calls nobody."""
     pool = make_pool(max_connections=1)
-    pool._connector.on_demotion = lambda: None
+    parts.connector(pool).on_demotion = lambda: None
     conn = pool.acquire()
     demote()
     with pytest.raises(err.OperationalError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from geventpool.mysql.statements import MYSQL, Kind, family
+from tests import parts
 from tests.mysql.conftest import rows
 from tests.mysql.mysql84 import PASSWORD, MySQL84
 from tests.mysql.test_reset import use
@@ -46,7 +47,7 @@ def test_the_switch_of_the_reports_is_the_first_setting(pool, mysql):
 
 def test_a_loan_that_has_left_nothing_is_not_reset(pool, mysql):
     """After a look at views and triggers, within a time that MySQL understands."""
-    assert pool._connector._reset._kinds == frozenset(Kind)
+    assert parts.connector(pool)._reset._kinds == frozenset(Kind)
     for statement in ("SELECT 1", "UPDATE t SET v = 1"):
         with pool.connection() as conn:
             rows(conn, statement)

@@ -28,6 +28,7 @@ from geventpool.mysql import (
     MySQLConnector,
 )
 from geventpool.testing import interrupt_everywhere, switches, wait_until
+from tests import parts
 from tests.mysql.conftest import rows, value
 from tests.peers import Deaf, Unruly
 
@@ -602,8 +603,8 @@ def test_a_pool_is_made_of_a_url(make_pool, mariadb_server):
     with make_pool(mariadb_server.url).connection() as conn:
         assert value(conn, "SELECT DATABASE()") == mariadb_server.database
     pool = ConnectionPool.from_url(mariadb_server.url, database="mysql", user="root")
-    assert pool._connector._options["database"] == "mysql"
-    assert pool._connector._options["user"] == "root"
+    assert parts.connector(pool)._options["database"] == "mysql"
+    assert parts.connector(pool)._options["user"] == "root"
 
 
 def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(
@@ -614,7 +615,7 @@ def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(
     url = f"mysql://{where}/?max_connections=3&max_idle=60&name=shop&charset=latin1"
     pool = make_pool(url, timeout=2)
     assert (pool.max_connections, pool.name) == (3, "shop")
-    assert pool._lifecycle.expiry.max_idle == 60
+    assert parts.lifecycle(pool).expiry.max_idle == 60
     with pool.connection() as conn:
         assert conn.charset == "latin1"
     pool = make_pool(url, max_connections=2, name="mine")

@@ -17,6 +17,7 @@ from geventpool.redis import AutoPipeline, ConnectionPool
 from geventpool.redis.standin import StandIn
 from geventpool.redis.transports import PlainTransport
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.scripted import scripted_redis
 from tests.redis.tools import outcome
@@ -40,7 +41,7 @@ def echoes(client: redis.Redis, number: int) -> list[Any]:
 def own_loans(client: redis.Redis) -> int:
     """How many connections are lent that are not shared."""
     pool = client.connection_pool
-    shared = sum(each.shared is not None for each in pool._sharing._multiplexers)
+    shared = sum(each.shared is not None for each in parts.sharing(pool)._multiplexers)
     return pool.stats().in_use - shared
 
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_sent_is_refused_before_it_is_queued(
         expected = outcome(stock.set, "key", odd)
         assert repr(outcome(shared.set, "key", odd)) == repr(expected)
     stock.close()
-    assert shared.connection_pool._sharing.in_flight() == 0
+    assert parts.sharing(shared.connection_pool).in_flight() == 0
 
 
 def test_a_packer_of_the_users_own_is_used(make_pool: MakePool) -> None:
@@ -281,7 +282,7 @@ def test_a_pipeline_that_does_not_fit_takes_a_connection_of_its_own(
     assert pipe.execute() == [b"a" * 3000]
     assert client.echo("b" * 3000) == b"b" * 3000
     assert own_loans(client) == 0
-    assert pool._sharing._multiplexers[0].shared is None
+    assert parts.sharing(pool)._multiplexers[0].shared is None
 
 
 # Over a connection of its own.
@@ -334,7 +335,7 @@ def test_what_must_not_share_takes_a_connection_of_its_own(
     """And gives it back."""
     multiplexer = None
     shared.ping()
-    multiplexer = shared.connection_pool._sharing._multiplexers[0]
+    multiplexer = parts.sharing(shared.connection_pool)._multiplexers[0]
     sent = len(multiplexer.shared.sent)
     deed(shared)
     assert shared.connection_pool.stats().size == 2
@@ -442,7 +443,7 @@ def test_names_can_be_added_to_the_list_and_taken_from_it(make_pool: MakePool) -
     """Slow scripts hold up the others; commands of modules may be safe."""
     policy = AutoPipeline(share=["time", "config"], never_share=["eval", "GET"])
     client = redis.Redis(connection_pool=make_pool(auto_pipeline=policy))
-    sharing = client.connection_pool._sharing
+    sharing = parts.sharing(client.connection_pool)
     client.ping()
     assert sharing.allows(("CONFIG", "GET", "maxmemory"))
     assert sharing.allows((b"time",))
@@ -458,8 +459,8 @@ def test_a_cache_keeps_connections_for_itself(make_pool: MakePool) -> None:
     """redis-py's cache tells of changed keys by the connection that read them."""
     pool = make_pool(auto_pipeline=True)
     pool.cache = object()
-    assert pool._sharing is not None
-    assert not pool._sharing._start()
+    assert parts.sharing(pool) is not None
+    assert not parts.sharing(pool)._start()
 
 
 def test_connections_of_the_users_own_are_not_shared(make_pool: MakePool) -> None:
@@ -495,7 +496,7 @@ def test_in_the_hub_a_command_is_not_queued(
     found: list[Any] = []
 
     def callback() -> None:
-        found.append(shared.connection_pool._sharing.stand_in())
+        found.append(parts.sharing(shared.connection_pool).stand_in())
 
     callback()
     assert isinstance(found.pop(), StandIn)
@@ -514,7 +515,7 @@ def test_a_greenlet_keeps_to_one_of_several_connections(make_pool: MakePool) -> 
     used: list[set[int]] = []
 
     def work() -> None:
-        sharing = pool._sharing
+        sharing = parts.sharing(pool)
         mine = set()
         for _ in range(5):
             client.ping()
@@ -552,7 +553,7 @@ def test_what_is_under_way_is_bounded() -> None:
         pipe = client.pipeline(transaction=False).get("a").get("b")
         assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")
-        wait_until(lambda: pool._sharing._multiplexers[0].room.waiters)
+        wait_until(lambda: parts.sharing(pool)._multiplexers[0].room.waiters)
         server.sockets[0].sendall(b"+one\r\n")
         wait_until(lambda: len(server.received) == 4)
         server.sockets[0].sendall(b"+two\r\n+three\r\n")
@@ -618,7 +619,7 @@ def test_a_url_can_ask_for_it() -> None:
     url = "redis://localhost?auto_pipeline={}&max_in_flight=7"
     for text, number in (("true", 1), ("on", 1), ("3", 3), ("false", 0), ("0", 0)):
         pool = ConnectionPool.from_url(url.format(text))
-        sharing = pool._sharing
+        sharing = parts.sharing(pool)
         assert (0 if sharing is None else sharing._policy.connections) == number
     with pytest.raises(ValueError, match="auto_pipeline must be true, false or a"):
         ConnectionPool.from_url(url.format("maybe"))
@@ -629,12 +630,12 @@ def test_new_retries_reach_commands_that_share(shared: redis.Redis) -> None:
     shared.connection_pool.set_retry(retry := Retry(NoBackoff(), 0))
     shared.ping()
     shared.connection_pool.set_retry(other := Retry(NoBackoff(), 1))
-    assert shared.connection_pool._sharing.template.retry is other is not retry
+    assert parts.sharing(shared.connection_pool).template.retry is other is not retry
 
 
 def test_redis_py_records_each_command(shared: redis.Redis) -> None:
     """Its metrics ask a connection for host, port and database."""
-    conn = shared.connection_pool._sharing.stand_in
+    conn = parts.sharing(shared.connection_pool).stand_in
     shared.ping()
 
     class Client(redis.Redis):

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from geventpool.redis import ConnectionPool, RedisCluster, internals
 from geventpool.redis.internals import module_of, parser_of
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.clusters import Cluster
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import echo, scripted_redis
@@ -41,7 +42,7 @@ def clustered(cluster: Cluster) -> Iterator[RedisCluster]:
     yield client
     for pool in pools_of(client).values():
         # What interrupted callers have left is read and dropped.
-        wait_until(lambda: pool._sharing.in_flight() == 0)
+        wait_until(lambda: parts.sharing(pool).in_flight() == 0)
         assert not pool.shutdown(5)
     client.close()
 
@@ -61,7 +62,7 @@ def test_every_node_of_a_cluster_shares(clustered: RedisCluster) -> None:
     sizes = [pool.stats().size for pool in pools_of(clustered).values()]
     # Another may have asked for the slots.
     assert all(size <= 2 for size in sizes)
-    shared = [pool._sharing._only for pool in pools_of(clustered).values()]
+    shared = [parts.sharing(pool)._only for pool in pools_of(clustered).values()]
     assert sum(each is not None and each.shared is not None for each in shared) == 3
 
 
@@ -163,10 +164,10 @@ def test_a_connection_to_a_former_master_is_not_shared_any_more(
     client = master_of(ask_sentinels(sentinels), auto_pipeline=True)
     pool = client.connection_pool
     client.set("key", "value")
-    first = pool._sharing._only.shared.conn
+    first = parts.sharing(pool)._only.shared.conn
     pool.proxy.master_address = ("127.0.0.1", 1)
     client.set("key", "other")
-    assert pool._sharing._only.shared.conn is not first
+    assert parts.sharing(pool)._only.shared.conn is not first
     assert pool.stats().size == 1
     client.close()
 
@@ -186,7 +187,7 @@ def test_a_new_token_reaches_the_shared_connection(make_pool: MakePool) -> None:
         client = redis.Redis(connection_pool=pool)
         assert client.get("a") == b"a"
         seen: list[Any] = []
-        conn = pool._sharing._only.shared.conn
+        conn = parts.sharing(pool)._only.shared.conn
         send = conn.send_command
 
         def noted(*args: Any, **options: Any) -> None:
@@ -220,7 +221,7 @@ def test_a_push_is_no_reply_and_reaches_its_handler() -> None:
             if len(seen) == 1:
                 raise ValueError("a handler that fails")
 
-        conn = pool._sharing._only.shared.conn
+        conn = parts.sharing(pool)._only.shared.conn
         parser_of(conn).set_invalidation_push_handler(handler)
         push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\n%b\r\n"
         server.sockets[0].sendall(b"+one\r\n" + push % b"a" + push % b"b" + b"+two\r\n")
@@ -235,12 +236,12 @@ def test_a_connection_marked_for_reconnection_is_replaced(make_pool: MakePool) -
     pool = make_pool(auto_pipeline=True)
     client = redis.Redis(connection_pool=pool)
     client.ping()
-    conn = pool._sharing._only.shared.conn
+    conn = parts.sharing(pool)._only.shared.conn
     if not hasattr(conn, "mark_for_reconnect"):
         pytest.skip("this redis-py marks nothing")
     conn.mark_for_reconnect()
     assert client.ping()
-    assert pool._sharing._only.shared.conn is not conn
+    assert parts.sharing(pool)._only.shared.conn is not conn
     assert pool.stats().size == 1
 
 
@@ -265,7 +266,7 @@ def test_redis_py_s_metrics_see_commands_and_connections(
     assert [each["command_name"] for each in commands] == ["PING", "MULTI"]
     port = pool.connection_kwargs["port"]
     assert {each["server_port"] for each in commands} == {port}
-    pool._sharing.renew()
+    parts.sharing(pool).renew()
     wait_until(lambda: +collector.counts == {"IDLE": 1})
 
 
@@ -310,11 +311,11 @@ def test_redis_py_asks_a_connection_for_nothing_new(
             return getattr(self._stand_in, name)
 
     get, release = ConnectionPool.get_connection, ConnectionPool.release
-    stand_in = pool._sharing.stand_in
+    stand_in = parts.sharing(pool).stand_in
 
     def recorded(self: Any, *args: Any) -> Any:
         # As if the caller were the method itself.
-        return Recording(pool._sharing.stand_in_for_test())
+        return Recording(parts.sharing(pool).stand_in_for_test())
 
     def make() -> Any:
         monkeypatch.setattr(
@@ -322,7 +323,7 @@ def test_redis_py_asks_a_connection_for_nothing_new(
         )
         return stand_in()
 
-    pool._sharing.stand_in_for_test = make
+    parts.sharing(pool).stand_in_for_test = make
     monkeypatch.setattr(ConnectionPool, "get_connection", recorded)
     monkeypatch.setattr(
         ConnectionPool,

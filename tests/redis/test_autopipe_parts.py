@@ -24,6 +24,7 @@ from geventpool.redis.standin import StandIn
 from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import ScriptedRedis, scripted_redis
 from tests.redis.test_autopipe_trouble import (
@@ -61,7 +62,7 @@ def test_an_error_for_many_is_copied_if_it_can_be() -> None:
 
 def stand_in(client: redis.Redis) -> StandIn:
     """What redis-py would get for its next command."""
-    sharing = client.connection_pool._sharing
+    sharing = parts.sharing(client.connection_pool)
     return StandIn(sharing, sharing._only)
 
 
@@ -72,15 +73,15 @@ def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
         assert it.pid == os.getpid()
         if hasattr(redis.Connection, "extract_connection_details"):
             assert it.extract_connection_details()
-        assert it.pack_command("GET", "a") == client.connection_pool._sharing.pack(
-            ("GET", "a")
-        ) or b"".join(it.pack_command("GET", "a")).endswith(b"a\r\n")
+        assert it.pack_command("GET", "a") == parts.sharing(
+            client.connection_pool
+        ).pack(("GET", "a")) or b"".join(it.pack_command("GET", "a")).endswith(b"a\r\n")
         assert not it.should_reconnect()
         it.connect()
         it.disconnect()
         assert client.connection_pool.stats().size == 1
         assert it.retire() is None
-        client.connection_pool._sharing.renew()
+        parts.sharing(client.connection_pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
         assert it.host == "localhost"
         assert it.port == server.port
@@ -99,7 +100,7 @@ def test_a_decoded_reply_cannot_be_had_raw() -> None:
         it = stand_in(client)
         it.send_command("GET", "a")
         assert it.read_response(disable_decoding=True) == b"a"
-        client.connection_pool._sharing.decodes = True
+        parts.sharing(client.connection_pool).decodes = True
         it.send_command("GET", "a")
         with pytest.raises(redis.DataError, match="decoded already"):
             it.read_response(disable_decoding=True)
@@ -156,7 +157,7 @@ def test_a_refusal_is_not_tried_again() -> None:
     with talking(echo, max_connections=2, timeout=0.2) as (client, _):
         pool = client.connection_pool
         pool.set_retry(Retry(NoBackoff(), 5))
-        pool._sharing.renew()
+        parts.sharing(pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
         lent = [pool.get_connection() for _ in range(2)]
         attempts: list[Any] = []
@@ -182,7 +183,7 @@ def test_a_caller_waits_for_a_connection_as_long_as_the_pool_says() -> None:
     """Its time begins when it joins, not when the attempt begins that it joins."""
     with talking(echo, max_connections=2, timeout=0.05) as (client, _):
         pool, queue = client.connection_pool, multiplexer(client)
-        pool._sharing.renew()
+        parts.sharing(pool).renew()
         wait_until(lambda: queue.shared is None)
         lent = [pool.get_connection() for _ in range(2)]
         early = gevent.spawn(outcome, client.get, "early")
@@ -220,7 +221,7 @@ def test_a_connection_that_cannot_be_shared_fails_its_callers(
 
     with talking(echo) as (client, _):
         pool = client.connection_pool
-        pool._sharing.renew()
+        parts.sharing(pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
         with monkeypatch.context() as patch:
             patch.setattr(multiplexer_module, "SharedConnection", fails)
@@ -269,7 +270,7 @@ def test_in_a_child_no_copy_of_a_greenlet_is_woken() -> None:
         queue.shared.conn.disconnect()
         gevent.sleep(0)
         assert not job.dead
-        client.connection_pool._sharing.forget()
+        parts.sharing(client.connection_pool).forget()
         assert in_flight(client) == 0
         server.answer = echo
         assert client.get("b") == b"b"
@@ -287,7 +288,7 @@ def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
         pool = ConnectionPool(port=server.port, protocol=2, auto_pipeline=True)
         client = redis.Redis(connection_pool=pool)
         assert client.get("a") == b"a"
-        sharing, core = pool._sharing, pool.core
+        sharing, core = parts.sharing(pool), pool.core
         conn = core.acquire()
         core.release(conn)
         forgotten = weakref.ref(pool)
@@ -315,7 +316,7 @@ def test_a_policy_holds_for_pipelines_as_well(make_pool: MakePool) -> None:
     policy = AutoPipeline(never_share=["GET"], share=["TIME"])
     client = redis.Redis(connection_pool=make_pool(auto_pipeline=policy))
     client.ping()
-    fits = client.connection_pool._sharing.fits
+    fits = parts.sharing(client.connection_pool).fits
     assert fits([("SET", "a", "1"), ("TIME",)])
     assert fits([("MULTI",), ("TIME",), ("EXEC",)])
     assert not fits([("SET", "a", "1"), ("GET", "a")])
@@ -334,7 +335,7 @@ def test_a_handler_of_pushes_that_fails_costs_no_later_push(
         raise ValueError("a handler that fails")
 
     monkeypatch.setattr(sharing_module, "handle_push", handle)
-    sharing = ConnectionPool(auto_pipeline=True)._sharing
+    sharing = parts.sharing(ConnectionPool(auto_pipeline=True))
     assert sharing is not None
     sharing.pushed(None, "one")
     sharing.pushed(None, "two")

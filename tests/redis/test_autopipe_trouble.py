@@ -20,6 +20,7 @@ from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.replies import reader_of
 from geventpool.redis.transports import PlainTransport
 from geventpool.testing import interrupt_everywhere, wait_until
+from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
 from tests.redis.test_interruption import Stop, fail, kill, time_out
@@ -50,11 +51,11 @@ def talking(
 
 
 def multiplexer(client: redis.Redis) -> Any:
-    return client.connection_pool._sharing._multiplexers[0]
+    return parts.sharing(client.connection_pool)._multiplexers[0]
 
 
 def in_flight(client: redis.Redis) -> int:
-    return client.connection_pool._sharing.in_flight()
+    return parts.sharing(client.connection_pool).in_flight()
 
 
 # Kills.
@@ -188,8 +189,8 @@ def test_an_interruption_anywhere_costs_nothing(
         assert in_flight(client) == 0
         if number % 2:
             # So that opening is interrupted too.
-            pool._sharing.renew()
-    pool._sharing.renew()
+            parts.sharing(pool).renew()
+    parts.sharing(pool).renew()
     wait_until(lambda: multiplexer(client).shared is None)
     assert_all_places(pool)
 
@@ -227,7 +228,7 @@ def test_the_books_of_the_pool_are_in_order_after_every_interruption(
     def afterwards() -> None:
         pool = pools.pop()
         assert redis.Redis(connection_pool=pool).echo("after") == b"after"
-        wait_until(lambda: pool._sharing.in_flight() == 0)
+        wait_until(lambda: parts.sharing(pool).in_flight() == 0)
 
     errors = (gevent.GreenletExit, Stop)
     assert interrupt_everywhere(
@@ -251,7 +252,7 @@ def test_the_greenlet_that_opens_may_be_killed(
 
     with talking(echo, max_connections=2) as (client, server):
         pool, queue = client.connection_pool, multiplexer(client)
-        pool._sharing.renew()
+        parts.sharing(pool).renew()
         wait_until(lambda: queue.shared is None)
         lent = [pool.get_connection() for _ in range(2)]
         monkeypatch.setattr(Multiplexer, "_open_soon", killed)
@@ -618,7 +619,7 @@ def test_a_server_that_is_away_is_told_of_once_for_all() -> None:
     assert all(type(each) is redis.ConnectionError for each in errors)
     # The connection's own, and the pool has one more opened at most.
     assert len(attempts) <= 8
-    assert pool._sharing.in_flight() == 0
+    assert parts.sharing(pool).in_flight() == 0
     pool.shutdown(5)
 
 

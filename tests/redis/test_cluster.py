@@ -17,6 +17,7 @@ from redis.retry import Retry
 from geventpool.redis import ConnectionPool, RedisCluster, RedisPoolExhaustedError
 from geventpool.redis.cluster import url_of
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.clusters import Cluster
 from tests.redis.test_processes import in_child
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
@@ -91,7 +92,7 @@ def test_every_node_has_our_pool_however_it_is_constructed(
         assert type(pool) is kind
         assert pool.core.name == "node"
         assert pool.max_connections == 7
-        assert pool.core._timeout == 1.5
+        assert parts.option(pool.core, "timeout") == 1.5
     assert client.ping(target_nodes=client.ALL_NODES)
     wait_until(lambda: sum(pool.core.size for pool in pools.values()) == 6)
     # Old versions keep one more to the node they began with.

@@ -13,6 +13,7 @@ from geventpool.options import names
 from geventpool.redis import ConnectionPool
 from geventpool.redis.keywords import RedisKeywords, RedisPyKeywords
 from geventpool.redis.options import POOL_OPTIONS
+from tests import parts
 
 
 @pytest.mark.parametrize(
@@ -88,4 +89,4 @@ def test_a_keyword_that_is_near_to_an_option_is_left_to_redis_py(monkeypatch):
 def test_a_url_can_turn_admission_on():
     """True stands for the default policy."""
     pool = ConnectionPool.from_url("redis://127.0.0.1:1/0?admission=true")
-    assert pool.core._admission == Admission()
+    assert parts.option(pool.core, "admission") == Admission()

@@ -30,6 +30,7 @@ from geventpool.redis import (
 from geventpool.redis.errors import translate_error
 from geventpool.redis.internals import default_retry, is_connected
 from geventpool.testing import no_switch, wait_until
+from tests import parts
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 from tests.servers import RedisServer
@@ -900,7 +901,7 @@ def test_a_connection_closed_at_that_moment_is_not_lent(make_pool: MakePool) -> 
     client = redis.Redis(connection_pool=pool)
     assert client.ping()
     conn = pool._available_connections[0]
-    pool._connector.used, pool._connector.until = conn, float("inf")
+    parts.connector(pool).used, parts.connector(pool).until = conn, float("inf")
     conn.disconnect()
     assert pool.get_connection() is not conn
     pool.release(*pool._in_use_connections)

@@ -14,6 +14,7 @@ import geventpool
 from geventpool import ErrorAction, Outage
 from geventpool.redis import ConnectionPool, RedisPoolExhaustedError
 from geventpool.testing import Clock, sweep, wait_until
+from tests import parts
 from tests.redis.conftest import TLS
 from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
@@ -104,7 +105,7 @@ def test_descriptors_of_this_process_may_run_out() -> None:
     """That is fullness too, and passes."""
     error = redis.ConnectionError("Error 24 connecting")
     error.__context__ = OSError(24, "Too many open files")
-    connector = ConnectionPool().core._connector
+    connector = parts.connector(ConnectionPool().core)
     others = redis.ConnectionError("Error 111"), ValueError("max number of clients")
     actions = [connector.classify(each) for each in (error, *others)]
     assert actions == [
@@ -310,7 +311,7 @@ def test_connections_killed_while_idle_are_found_at_once(
     )
     for pool in (plain, secret):
         assert_all_places(pool)
-        watch = pool.core._lifecycle.watch
+        watch = parts.hangups(pool.core)
         watch.arm()
         # Tickets of TLS are no reason to hang up.
         gevent.idle()
@@ -375,7 +376,7 @@ def test_pings_are_answered_or_cost_the_connection(
     assert client.client_id() == first
     after = own_server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"]
     assert after > calls
-    connector = pool.core._connector
+    connector = parts.connector(pool.core)
     conn = pool.get_connection()
     client.execute_command("ACL", "SETUSER", "default", "-ping")
     connector.ping(conn)

@@ -24,6 +24,7 @@ from geventpool import (
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.sqlalchemy.records import interruptions
 from geventpool.testing import Clock, switches
+from tests import parts
 from tests.sqlalchemy.conftest import Connection
 
 
@@ -151,7 +152,7 @@ def test_the_refusal_of_admission_says_why(make_pool):
     waiter = gevent.spawn(pool.connect)
     gevent.idle()
     refusal = PoolOverloadedError("test", 2.0, 3, 1.0)
-    pool.core._control.arrive = lambda *args: refusal
+    parts.admission(pool.core).arrive = lambda *args: refusal
     with pytest.raises(exc.TimeoutError, match="is overloaded: expected wait 2.000 s"):
         pool.connect()
     held.close()
@@ -449,7 +450,7 @@ def test_errors_that_refer_to_each_other_in_a_circle_are_looked_at_once():
 def test_a_connection_for_the_stock_has_no_transaction_open(make_pool, database):
     """A listener that reads begins one, and the connection may be idle for long."""
     pool = make_pool(min_connections=1)
-    pool.core._lifecycle.ensure_reaper()
+    parts.lifecycle(pool.core).ensure_reaper()
     turn()
     assert database.opened[0].told == ["commit"] and pool.checkedin() == 1
 
@@ -464,7 +465,7 @@ def test_a_failing_commit_costs_the_connection_for_the_stock(make_pool, monkeypa
 
     made = []
     pool = make_pool(lambda: Failing(1), min_connections=1)
-    pool.core._lifecycle.ensure_reaper()
+    parts.lifecycle(pool.core).ensure_reaper()
     turn()
     assert len(made) == 1 and pool.core.size == 0
 
@@ -645,7 +646,7 @@ def test_a_helper_that_is_killed_before_it_begins_loses_nothing(make_pool, datab
     conn = pool.connect()
     del conn
     gevent.sleep(0)
-    (helper,) = pool.core._lifecycle.workers._running
+    (helper,) = parts.running(pool.core)
     assert not helper.started or not database.opened[0].told
     helper.kill(block=False)
     pool.connect().close()

@@ -11,6 +11,7 @@ from gevent import socket
 from geventpool import FactoryConnector, Pool, TcpConnection
 from geventpool.dialing import dial, dial_unix
 from geventpool.sockets import terminate
+from tests import parts
 from tests.failures.scenes.table import Scene, Site, covers
 from tests.peers import Echo, tls_contexts, unix_path
 
@@ -188,11 +189,11 @@ def borrowing_while_the_reaper_pings(site: Site) -> Scene:
             now += 0.003
             return now
 
-        before, pool._ledger.clock = pool._ledger.clock, clock
+        before, parts.ledger(pool).clock = parts.ledger(pool).clock, clock
         try:
-            pool._lifecycle.sweep()
+            parts.lifecycle(pool).sweep()
         finally:
-            pool._ledger.clock = before
+            parts.ledger(pool).clock = before
         in_block(pool)
 
     def afterwards() -> None:

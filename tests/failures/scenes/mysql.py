@@ -13,6 +13,7 @@ from pymysql.cursors import SSCursor
 from geventpool import Timeouts
 from geventpool.mysql import Connection, ConnectionPool
 from geventpool.mysql.ahead import packed
+from tests import parts
 from tests.failures.scenes.core import until_idle
 from tests.failures.scenes.table import Scene, Site, covers
 
@@ -194,8 +195,8 @@ def goodbyes_that_wait(site: Site) -> Scene:
     [pool] = scene.pools
 
     def work() -> None:
-        for close in pool._connector.close, Connection.close:
-            conn = pool._connector.open()
+        for close in parts.connector(pool).close, Connection.close:
+            conn = parts.connector(pool).open()
             try:
                 conn._command_owner = None
                 # As if the buffers were full: the system takes the few bytes else.
@@ -227,10 +228,10 @@ def reset_and_pinged_by_hand(site: Site) -> Scene:
     [pool] = scene.pools
 
     def work() -> None:
-        conn = pool._connector.open()
+        conn = parts.connector(pool).open()
         try:
-            pool._connector.ping(conn)
-            pool._connector.reset(conn)
+            parts.connector(pool).ping(conn)
+            parts.connector(pool).reset(conn)
         finally:
             conn.terminate()
 
@@ -243,7 +244,7 @@ def a_loan_before_the_replies_to_the_reset(site: Site) -> Scene:
     [pool] = scene.pools
 
     def work() -> None:
-        conn = pool._connector.open()
+        conn = parts.connector(pool).open()
         try:
             # In the place of a reset whose reply takes long.
             assert conn.send_ahead(packed([(COMMAND.COM_QUERY, b"DO SLEEP(0.002)")]), 1)
@@ -294,6 +295,6 @@ def a_context_for_tls(site: Site) -> Scene:
     [pool] = scene.pools
 
     def work() -> None:
-        pool._connector._tls({"ca": site.file}, lambda options: sum(range(1000)))
+        parts.connector(pool)._tls({"ca": site.file}, lambda options: sum(range(1000)))
 
     return Scene(work, [pool], scene.afterwards)

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from geventpool.redis import ConnectionPool, SentinelConnectionPool
+from tests import parts
 from tests.failures.scenes.core import until_idle
 from tests.failures.scenes.table import Scene, Site, covers
 
@@ -150,7 +151,7 @@ def shutting_down(site: Site) -> Scene:
         gevent.killall([holder])
         assert core.size == 0
 
-    return Scene(core._connector._hooks().shutdown, [], afterwards)
+    return Scene(parts.connector(core)._hooks().shutdown, [], afterwards)
 
 
 class Token:

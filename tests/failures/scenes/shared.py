@@ -9,6 +9,7 @@ import gevent
 
 from geventpool.redis import RedisCluster
 from geventpool.redis.standin import StandIn
+from tests import parts
 from tests.failures.scenes.redis import GET_CONNECTION, redis_scene
 from tests.failures.scenes.table import Scene, Site, covers
 
@@ -83,8 +84,8 @@ def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
     def work(client: Any) -> None:
         client.get("mine")
         pool = client.connection_pool
-        [multiplexer] = pool._sharing._multiplexers
-        stand_in = StandIn(pool._sharing, multiplexer)
+        [multiplexer] = parts.sharing(pool)._multiplexers
+        stand_in = StandIn(parts.sharing(pool), multiplexer)
         try:
             stand_in.send_command("CLIENT", "ID")
             stand_in.disconnect()
@@ -98,7 +99,7 @@ def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
 @covers("redis.sharing.Sharing.acquire")
 def a_connection_to_share(site: Site) -> Scene:
     def work(client: Any) -> None:
-        sharing = client.connection_pool._sharing
+        sharing = parts.sharing(client.connection_pool)
         sharing.give_back(sharing.acquire(5))
 
     return shared_scene(work, site)
