@@ -875,13 +875,15 @@ def test_an_uninterrupted_loan_makes_no_more_calls(pooled):
     for choice in (True, False):
         pool = pooled(max_connections=1, cancel=choice)
         least = 1000
-        # Some are more, where a reply is late.
+        # Some are more, where a reply is late. How often gevent's event loop runs in
+        # between is not counted.
         for _ in range(30):
             calls = 0
 
             def count(frame, event, argument):
                 nonlocal calls
-                calls += event == "call"
+                module = frame.f_globals.get("__name__", "")
+                calls += event == "call" and module.split(".")[0] != "gevent"
 
             with pool.connection() as conn:
                 rows(conn, "SELECT 1")
