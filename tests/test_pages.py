@@ -144,6 +144,16 @@ def test_every_page_is_in_the_contents() -> None:
     there = {
         page.relative_to(docs).with_suffix("").as_posix()
         for page in docs.rglob("*.rst")
-        if "examples" not in page.parts
+        # The pages of the examples are in the contents of their folder.
+        if page.parent.name != "examples" or page.stem == "index"
     }
     assert there - {"index"} == listed
+
+
+def test_every_example_is_in_the_contents() -> None:
+    """Each folder with a program has a page, and each page is listed."""
+    examples = ROOT / "docs" / "examples"
+    index = (examples / "index.rst").read_text()
+    listed = set(re.findall(r"^   ([a-z0-9-]+)$", index, re.MULTILINE))
+    assert {page.stem for page in examples.glob("*.rst")} - {"index"} == listed
+    assert {each.name for each in examples.iterdir() if each.is_dir()} == listed

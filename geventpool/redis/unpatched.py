@@ -79,7 +79,9 @@ class Unpatched(CompatAttributes):
         if self.core.closed:
             raise RedisPoolClosedError(f"Pool {self.core.name!r} is closed")
         if self._thread_pool is None:
-            self._thread_pool = ThreadedPool(self, self._thread_timeout)
+            made = ThreadedPool(self, self._thread_timeout)
+            # Several threads may have made one. They must all use the first.
+            self.__dict__.setdefault("_thread_pool", made)
         return self._thread_pool
 
     def _in_borrowers_thread(self, work: Callable[..., object], *args: Any) -> None:

@@ -24,6 +24,7 @@ from geventpool.redis import (
     RedisPoolExhaustedError,
     cooperation,
 )
+from geventpool.redis.threaded import ThreadedPool
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
@@ -267,6 +268,26 @@ def test_a_process_that_is_patched_later_pools_from_then_on(
     assert early._sock is None
     assert pool._thread_pool._available_connections == []
     assert_all_places(pool)
+
+
+def test_threads_that_use_the_pool_first_share_one_stock_pool(
+    make_pool: MakePool,
+    unpatched: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each would have the whole limit otherwise, and lose connections of others."""
+    pool, first = make_pool(max_connections=2), []
+
+    class Slow(ThreadedPool):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if not first:
+                # Another thread is faster.
+                first.append(None)
+                first.append(pool._decide())
+
+    monkeypatch.setattr("geventpool.redis.unpatched.ThreadedPool", Slow)
+    assert pool._decide() is first[1] is pool._thread_pool
 
 
 def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:

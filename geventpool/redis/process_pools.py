@@ -1,0 +1,67 @@
+"""Pools that libraries share: one for each server and each set of options.
+
+Some libraries make a pool for each of their own objects, and one object for each
+greenlet. The limit of such a pool holds for one greenlet alone. An adapter for such a
+library asks here instead, and gets the pool of the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gevent.lock import RLock
+from gevent.monkey import get_original
+
+from geventpool.patching import is_patched
+
+__all__ = ["ProcessPools"]
+
+P = TypeVar("P")
+
+#: Makes a lock for threads, also where gevent has patched locks.
+allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
+
+
+class ProcessPools:
+    """The pools of this process, by the call that makes them.
+
+    A forked child has pools of the same options. They begin without connections there,
+    as all pools do.
+    """
+
+    def __init__(self) -> None:
+        self._pools: list[tuple[object, Any]] = []
+        self._make_locks()
+        os.register_at_fork(after_in_child=self._make_locks)
+
+    def _make_locks(self) -> None:
+        # Made again in a forked child: a greenlet of the parent may have held one.
+        self._locks: dict[bool, Any] = {True: RLock(), False: allocate_lock()}
+
+    def get(self, make: Callable[..., P], *args: Any, **options: Any) -> P:
+        """Return what ``make(*args, **options)`` has returned at the first such call.
+
+        May switch at the first call, if *make* does. Later calls never switch.
+
+        :param make: makes a pool: a class, or a class method.
+        :param args: compared by value, as the options are. They need not be hashable.
+        :raises Exception: what *make* raises. The next call tries again.
+        """
+        key = (make, args, options)
+        pool: P | None = self._find(key)
+        if pool is None:
+            # Threads without an event loop could wait for a lock of gevent without end.
+            with self._locks[is_patched("socket")]:
+                pool = self._find(key)
+                if pool is None:
+                    pool = make(*args, **options)
+                    self._pools.append((key, pool))
+        return pool
+
+    def _find(self, key: object) -> Any:
+        for known, pool in self._pools:
+            if known == key:
+                return pool
+        return None

@@ -1,0 +1,65 @@
+"""One pool for each server and each set of options."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from geventpool.redis.process_pools import ProcessPools
+from tests.redis.test_processes import in_child
+
+
+def test_the_same_call_gets_the_same_pool() -> None:
+    """Options are compared by value; those of settings are copied by many a library."""
+    pools = ProcessPools()
+
+    def make(*args: object, **options: object) -> object:
+        return object()
+
+    first = pools.get(make, "redis://one", listeners=[1])
+    assert pools.get(make, "redis://one", listeners=[1]) is first
+    assert pools.get(make, "redis://one", listeners=[2]) is not first
+    assert pools.get(make, "redis://two", listeners=[1]) is not first
+    assert pools.get(dict, listeners=[1]) is not first
+
+
+def test_many_first_calls_make_one_pool() -> None:
+    """A pool that opens connections at once would exceed its limit otherwise."""
+    pools = ProcessPools()
+    opened, made = Event(), []
+
+    def make() -> list[int]:
+        opened.wait()
+        made.append(1)
+        return made
+
+    calls = [gevent.spawn(pools.get, make) for _ in range(5)]
+    gevent.idle()
+    opened.set()
+    gevent.joinall(calls, raise_error=True)
+    assert made == [1]
+
+
+def test_a_pool_that_cannot_be_made_is_tried_again() -> None:
+    """The server may have been away."""
+    pools, errors = ProcessPools(), [ConnectionError("away")]
+
+    def make() -> str:
+        if errors:
+            raise errors.pop()
+        return "pool"
+
+    with pytest.raises(ConnectionError):
+        pools.get(make)
+    assert pools.get(make) == "pool"
+
+
+def test_a_forked_child_does_not_wait_for_a_greenlet_of_the_parent() -> None:
+    """The greenlet that makes a pool does not go on in the child."""
+    pools, opened = ProcessPools(), Event()
+    maker = gevent.spawn(pools.get, opened.wait)
+    gevent.idle()
+    assert in_child(lambda: pools.get(str)) == "''"
+    opened.set()
+    maker.get()
