@@ -20,7 +20,8 @@ from geventpool._core.reports import Loan
 from geventpool.admission import Admission
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection
-from geventpool.connector import Connector, ErrorAction, FactoryConnector
+from geventpool.connector import Connector, ErrorAction
+from geventpool.dbapi import DBAPIConnector
 from geventpool.dialing import KeepAlive
 from geventpool.errors import (
     BudgetError,
@@ -32,6 +33,7 @@ from geventpool.errors import (
     PoolOverloadedError,
     TooManyWaitingError,
 )
+from geventpool.factory import FactoryConnector
 from geventpool.labels import Labels, label
 from geventpool.listeners import (
     Counters,
@@ -59,6 +61,7 @@ __all__ = [
     "ConnectionNotFoundError",
     "Connector",
     "Counters",
+    "DBAPIConnector",
     "ErrorAction",
     "FactoryConnector",
     "Failure",

@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Mapping
-from errno import EMFILE, ENFILE
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 from geventpool import sockets
 from geventpool.connection import Connection
 from geventpool.policies import safe_repr
 
-if TYPE_CHECKING:
-    from gevent.socket import socket
-
 __all__ = [
     "Connector",
     "ErrorAction",
-    "FactoryConnector",
-    "as_connector",
     "asked",
+    "descriptor_of",
     "judge",
     "terminate",
 ]
@@ -31,14 +26,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 C = TypeVar("C")
-
-#: Methods that :meth:`Connector.classify` has replaced, and what it returns instead.
-_REPLACED = {
-    "survives": "KEEP",
-    "condemns": "DRAIN",
-    "is_disconnect": "DISCONNECT",
-    "is_exhausted": "BACK_OFF",
-}
 
 
 class ErrorAction(enum.Enum):
@@ -223,170 +210,6 @@ class Connector(Generic[C]):
         return 0
 
 
-class FactoryConnector(Connector[Any]):
-    """A connector for objects that a callable makes, as in gsocketpool.
-
-    For a :class:`~geventpool.connection.Connection`, or any other object whose methods
-    ``open``, ``close``, ``is_connected``, ``is_expired`` and ``ping`` are used if it
-    has them. An object without ``open`` counts as open, so a socket can be used:
-    ``lambda: gevent.socket.create_connection(address)``.
-
-    :param factory: called as ``factory(**options)`` for each connection.
-    :param options: copied now, and never changed; None: none.
-    :raises TypeError: *factory* is not callable, or is a class of connectors; or
-        *options* is no mapping with strings as keys.
-    """
-
-    def __init__(
-        self, factory: Callable[..., Any], options: Mapping[str, Any] | None = None
-    ) -> None:
-        if isinstance(factory, type) and issubclass(factory, Connector):
-            raise TypeError(
-                f"factory must be a Connector, not the class: {factory.__name__}()"
-            )
-        if not callable(factory):
-            raise TypeError(
-                f"factory must be a Connector or something to call, not {factory!r}"
-            )
-        self._factory = factory
-        self._options = _copied(options)
-
-    def __repr__(self) -> str:
-        name = getattr(self._factory, "__qualname__", None) or repr(self._factory)
-        # The options are not shown, because they may contain a password.
-        return f"<{type(self).__name__} {name}>"
-
-    def open(self) -> Any:
-        """Call the factory, and ``open`` of its result if it has one. May switch.
-
-        :raises TypeError: the factory returned None.
-        :raises Exception: raised by the factory or by ``open``. A half-made connection
-            is closed.
-        """
-        conn = self._factory(**self._options)
-        if conn is None:
-            raise TypeError(f"{self!r}: the factory returned None, not a connection")
-        begin = getattr(conn, "open", None)
-        if callable(begin):
-            try:
-                begin()
-            except BaseException:
-                # Nothing else refers to the half-made connection, so it must be closed
-                # here.
-                self.terminate(conn)
-                raise
-        return conn
-
-    def close(self, conn: Any) -> None:
-        """Call its ``close``, unless it is not connected. May switch.
-
-        The socket is closed even if ``close`` fails, or if a file made from the socket
-        would keep it open.
-        """
-        sock = sockets.find_socket(conn)
-        try:
-            # A socket has no closing message, and a closed socket of gevent raises
-            # errors for any attribute.
-            if sock is not conn and _says(conn, "is_connected", True):
-                finish = getattr(conn, "close", None)
-                if callable(finish):
-                    finish()
-        finally:
-            if sock is not None:
-                sockets.terminate(sock)
-
-    def terminate(self, conn: Any) -> bool:
-        """See :func:`terminate`. True for an object without ``close``.
-
-        Never switches.
-        """
-        return terminate(conn) or not callable(getattr(conn, "close", None))
-
-    def ping(self, conn: Any) -> None:
-        """Call its ``ping`` if it has one; otherwise call :meth:`is_usable`.
-
-        May switch.
-
-        :raises Exception: raised by ``ping``, or ConnectionError.
-        """
-        ask = getattr(conn, "ping", None)
-        if callable(ask):
-            ask()
-        else:
-            super().ping(conn)
-
-    def can_ping(self, conn: Any) -> bool:
-        """Whether it has a method ``ping``. Never switches."""
-        return callable(getattr(conn, "ping", None))
-
-    def fileno(self, conn: Any) -> int:
-        """Return the descriptor of its socket, or of its own ``fileno``.
-
-        Never switches.
-        """
-        sock = sockets.find_socket(conn)
-        if sock is None:
-            return _fileno(conn)
-        return sock.fileno()
-
-    def is_usable(self, conn: Any) -> bool:
-        """Whether it is connected, not expired, and its socket quiet. Never switches.
-
-        Missing methods, and a socket that cannot be found, do not count. An object
-        whose methods fail is not usable.
-        """
-        try:
-            if isinstance(conn, Connection):
-                return conn.is_usable()
-            sock = sockets.find_socket(conn)
-            if sock is not None and sock is conn:
-                return sockets.is_quiet(sock)
-            return (
-                _says(conn, "is_connected", True)
-                and not _says(conn, "is_expired", False)
-                and _is_quiet(conn, sock)
-            )
-        except Exception:
-            log.debug("could not tell whether %r is usable", conn, exc_info=True)
-            return False
-
-    def classify(self, error: Exception) -> ErrorAction:
-        """Return BACK_OFF if the process or the system has no descriptor left.
-
-        Otherwise the default. The error of a full server depends on its protocol, so
-        it is not recognised here. Never switches.
-        """
-        if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
-            return ErrorAction.BACK_OFF
-        return super().classify(error)
-
-
-def as_connector(
-    factory: Connector[C] | Callable[..., C], options: Mapping[str, Any] | None = None
-) -> Connector[C]:
-    """Return *factory* if it is a connector, or else a connector for it.
-
-    :param factory: a :class:`Connector`, or a callable for :class:`FactoryConnector`.
-    :param options: the arguments of the callable.
-    :raises TypeError: options were given for a connector; it defines a method that
-        :meth:`Connector.classify` has replaced; or see :class:`FactoryConnector`.
-    """
-    if not isinstance(factory, Connector):
-        return FactoryConnector(factory, options)
-    for name, action in _REPLACED.items():
-        if hasattr(type(factory), name):
-            raise TypeError(
-                f"{safe_repr(factory)} must not define {name}(), which no pool calls: "
-                f"return ErrorAction.{action} from classify()"
-            )
-    if _copied(options):
-        raise TypeError(
-            f"options are for a factory; {factory!r} is a Connector and takes none, "
-            f"but was given {sorted(options or ())}"
-        )
-    return factory
-
-
 def asked(connector: Connector[Any], verb: str, about: object, otherwise: bool) -> bool:
     """Call a method of *connector* that returns a bool; *otherwise* if it fails.
 
@@ -446,14 +269,14 @@ def terminate(conn: Any) -> bool:
 def _severed(conn: Any) -> bool:
     if not callable(getattr(conn, "fileno", None)):
         return False
-    descriptor = _fileno(conn)
+    descriptor = descriptor_of(conn)
     if descriptor >= 0:
         # The object will close this descriptor later, so the number must stay taken.
         sockets.redirect_to_null(descriptor)
     return True
 
 
-def _fileno(conn: Any) -> int:
+def descriptor_of(conn: Any) -> int:
     """Return the descriptor of an unknown object; -1: it has none, or it is closed."""
     # Drivers raise errors of their own for a closed connection.
     try:
@@ -461,26 +284,3 @@ def _fileno(conn: Any) -> int:
     except Exception:
         return -1
     return descriptor if isinstance(descriptor, int) else -1
-
-
-def _says(conn: Any, question: str, otherwise: bool) -> bool:
-    # A method as in gsocketpool, or a property.
-    answer = getattr(conn, question, otherwise)
-    return bool(answer() if callable(answer) else answer)
-
-
-def _is_quiet(conn: Any, sock: socket | None) -> bool:
-    if sock is not None:
-        return sockets.is_quiet(sock)
-    return not callable(getattr(conn, "fileno", None)) or sockets.is_quiet(conn)
-
-
-def _copied(options: Any) -> dict[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict or None, not {options!r}")
-    for key in options:
-        if not isinstance(key, str):
-            raise TypeError(f"options must have names for keys, not {key!r}")
-    return dict(options)

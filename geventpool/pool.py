@@ -34,6 +34,7 @@ from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool import sockets
+from geventpool._core.as_connector import as_connector
 from geventpool._core.context import NO_HOLDER, ConnectionContext
 from geventpool._core.deadlocks import waiting
 from geventpool._core.failures import Failure, describe
@@ -53,7 +54,7 @@ from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default, keep
 from geventpool._core.reports import Loan, loans, name_of, summary
 from geventpool.admission import Admission, AdmissionControl
-from geventpool.connector import Connector, ErrorAction, as_connector, judge
+from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.errors import (
     ConnectionNotFoundError,
     PoolClosedError,

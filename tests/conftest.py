@@ -14,6 +14,7 @@ import gevent  # noqa: E402
 import pytest  # noqa: E402
 from gevent.hub import Hub  # noqa: E402
 
+from tests.postgres import PostgresServer  # noqa: E402
 from tests.servers import MariaDBServer, RedisServer  # noqa: E402
 
 
@@ -62,13 +63,20 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HubError]]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A redis-server for the whole run; whoever changes its settings undoes that."""
+    """A redis-server for the whole run. A test undoes its changes of settings."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDBServer]:
-    """A mariadbd for the whole run; whoever changes its settings undoes that."""
+    """A mariadbd for the whole run. A test undoes its changes of settings."""
     with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A postgres for the whole run. A test undoes its changes of settings."""
+    with PostgresServer() as server:
         yield server

@@ -68,13 +68,29 @@ class Server:
 
     #: The address it is bound to.
     host = "127.0.0.1"
+    #: What ends it in an orderly way.
+    stop_signal = signal.SIGTERM
 
     def __init__(self) -> None:
-        self.path = find_program(self.program, self.package)
+        self.path = self.find()
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="geventpool-"))
         self._process: _Process | None = None
         _open_servers.add(self)
+
+    @classmethod
+    def find(cls) -> str:
+        """
+        The path of the program.
+
+        :raises ServerMissing: if it is not installed.
+        """
+        return find_program(cls.program, cls.package)
+
+    @property
+    def account(self) -> str | None:
+        """The account it runs as; None: that of this process."""
+        return None
 
     def command(self) -> list[str]:
         """The command line that runs the server in the foreground."""
@@ -139,12 +155,12 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """End it in an orderly way (SIGTERM), even if it is paused."""
+        """End it in an orderly way, even if it is paused."""
         if self.running:
-            # A stopped process sees SIGTERM only once it continues.
+            # A stopped process sees the signal only once it continues.
             self.resume()
         if self._process is not None:
-            self._process.stop()
+            self._process.stop(self.stop_signal)
             self._process = None
 
     def kill(self) -> None:
@@ -489,7 +505,7 @@ def _empty_data_folder() -> Path:
     """The folder of a server nobody used yet, made once and copied for each."""
     install = find_program("mariadb-install-db", MariaDBServer.package)
     folder = Path(tempfile.mkdtemp(prefix="geventpool-"))
-    _at_exit(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+    at_exit(functools.partial(shutil.rmtree, folder, ignore_errors=True))
     result = subprocess.run(
         [
             install,
@@ -569,7 +585,11 @@ class _Process(mirakuru.base.Executor):
 
     @property
     def _popen_kwargs(self) -> dict[str, Any]:
-        return {**super()._popen_kwargs, "preexec_fn": _in_own_session}
+        return {
+            **super()._popen_kwargs,
+            "preexec_fn": _in_own_session,
+            "user": self._server.account,
+        }
 
     def __del__(self) -> None:
         # mirakuru would switch to the hub here; _end_open_servers() sees to the rest.
@@ -595,7 +615,7 @@ def _in_own_session() -> None:
 _open_servers: set[Server] = set()
 
 
-def _at_exit(action: Callable[[], None]) -> None:
+def at_exit(action: Callable[[], None]) -> None:
     """Run it when this process ends, but not when a fork of it does."""
     owner = os.getpid()
 
@@ -614,4 +634,4 @@ def _end_open_servers() -> None:
         shutil.rmtree(server.folder, ignore_errors=True)
 
 
-_at_exit(_end_open_servers)
+at_exit(_end_open_servers)

@@ -14,8 +14,10 @@ import pytest
 from gevent import socket
 
 from geventpool import ErrorAction, Pool, dialing
+from geventpool._core.as_connector import as_connector
 from geventpool.connection import Connection, TcpConnection
-from geventpool.connector import Connector, FactoryConnector, as_connector, terminate
+from geventpool.connector import Connector, terminate
+from geventpool.factory import FactoryConnector
 from geventpool.testing import no_switch
 from tests.peers import Echo, Unruly
 

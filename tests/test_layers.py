@@ -24,6 +24,9 @@ CORE: dict[str, set[str]] = {
     "ledger": {"errors", "policies"},
     "connection": {"dialing", "errors", "policies", "sockets"},
     "connector": {"connection", "errors", "policies", "sockets"},
+    "factory": {"connection", "connector", "sockets"},
+    "dbapi": {"connector", "factory"},
+    "as_connector": {"connector", "dbapi", "factory", "policies"},
     "leases": {"budget", "errors", "ledger"},
     "histograms": set(),
     "measured": {"histograms", "ledger"},
@@ -93,6 +96,7 @@ CORE: dict[str, set[str]] = {
         "wait_timers",
     },
     "pool": {
+        "as_connector",
         "admission",
         "context",
         "line",

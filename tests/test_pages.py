@@ -36,7 +36,7 @@ COMMANDS = [
 
 @pytest.fixture
 def addresses(
-    redis_server: Any, mariadb_server: Any, tmp_path: Path
+    redis_server: Any, mariadb_server: Any, postgres_server: Any, tmp_path: Path
 ) -> Iterator[Callable[[str], str]]:
     """Replace the addresses that pages show by those of running servers."""
     with ExitStack() as stack:
@@ -52,6 +52,7 @@ def addresses(
         address = "{user}:{password}@127.0.0.1:{port}/{database}".format(**account)
         ports = {
             "6379": lambda: str(redis_server.port),
+            "5432": lambda: str(postgres_server.port),
             "26379": sentinel,
             "7000": cluster,
         }
