@@ -55,7 +55,7 @@ class Leases(Generic[C]):
         self._seat: Seat | None = None
         #: with more connections than this, those that come back are closed
         self.most = sys.maxsize
-        self._ledger.on_closed = self.give_back
+        self._ledger.on_closed = self.settle
 
     def lease(self, wish: bool) -> bool:
         """Lease a place for a connection that is to be opened.
@@ -65,14 +65,35 @@ class Leases(Generic[C]):
         """
         seat = self._seat
         if seat is None:
-            seat = self._seat = self.budget.seat(self._name)
-            seat.join(self)
+            seat = self.budget.seat(self._name)
+            try:
+                seat.join(self)
+            except BaseException:
+                # Such as a RecursionError.
+                seat.close()
+                raise
+            self._seat = seat
+        if self._ledger.unreturned:
+            self.settle()
         return seat.lease(wish)
 
-    def give_back(self) -> None:
-        """Give up a place. Its descriptor is closed."""
-        if self._seat is not None:
-            self._seat.give_back()
+    def settle(self) -> None:
+        """Give up the places that the ledger counts as unreturned.
+
+        If this fails, they are given up soon.
+        """
+        ledger, seat = self._ledger, self._seat
+        if seat is not None:
+            # There is no call between these lines, so no place is counted twice.
+            seat.ready += ledger.unreturned
+            ledger.unreturned = 0
+            try:
+                seat.give_ready()
+            except BaseException:
+                # Such as a RecursionError. In the hub the stack is nearly empty.
+                seat.loop.run_callback(seat.give_ready)
+                raise
+        ledger.unreturned = 0
 
     def give_back_soon(self) -> None:
         """Give up a place in a turn of the event loop of its own."""

@@ -247,6 +247,9 @@ class Ledger(Generic[C]):
         self.admission: ReturnListener | None = None
         #: called when a connection was closed and its place is free; None: nothing is
         self.on_closed: Callable[[], object] | None = None
+        #: places whose leases are not given back yet, though their connections are
+        #: closed; to note it takes no call, so it works at any depth of the stack
+        self.unreturned = 0
 
     # Counting.
 
@@ -295,7 +298,13 @@ class Ledger(Generic[C]):
             del self.entries[id(entry.conn)]
             if self.on_closed is not None:
                 entry.state = state
-                self.on_closed()
+                self.unreturned += 1
+                # A full stack or memory must not keep the caller from what comes next.
+                # The place is counted, so it is given back at the next occasion.
+                try:
+                    self.on_closed()
+                except (RecursionError, MemoryError):
+                    pass
         entry.state = state
 
     def reserve(self, entry: Entry[C] | None = None) -> Entry[C]:

@@ -162,12 +162,13 @@ class Opener(Generic[C]):
         if self._leases is not None and not self._leases.lease(waiter is not None):
             return None
         # The place is taken last: if spawning fails, only the lease has to be undone.
-        entry: Entry[C] = Entry(waiter)
         try:
+            entry: Entry[C] = Entry(waiter)
             dial = self._workers.spawn(self._work, entry)
         except BaseException:
             if self._leases is not None:
-                self._leases.give_back()
+                self._ledger.unreturned += 1
+                self._leases.settle()
             raise
         # A link and no ``finally``: a greenlet that is killed before it has started
         # runs no line.
@@ -182,7 +183,8 @@ class Opener(Generic[C]):
             self._on_change()
         if self._leases is not None and not hasattr(entry, "conn"):
             # The lease of a connection that was opened is given back by the ledger.
-            self._leases.give_back()
+            self._ledger.unreturned += 1
+            self._leases.settle()
 
     @property
     def _under_way(self) -> int:

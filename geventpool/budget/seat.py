@@ -57,6 +57,9 @@ class Standing(NamedTuple):
 class Client(Protocol):
     """What a seat asks of a pool. None of this switches."""
 
+    def settle(self) -> None:
+        """Give up the places of connections that are closed, if any are left."""
+
     def lacking(self) -> int:
         """How many more places its waiters need."""
 
@@ -126,7 +129,7 @@ class Seat:
         self.clients: WeakSet[Client] = WeakSet()
         self.moved = 0
         self.recovered = 0
-        self._loop = loop
+        self.loop = loop
         self._clock = clock
         self._name = name
         #: when this process last waited or used a place, and since when it waits
@@ -149,7 +152,7 @@ class Seat:
     def _left(self) -> None:
         """In a finaliser."""
         try:
-            self._loop.run_callback_threadsafe(self._close_if_unused)
+            self.loop.run_callback_threadsafe(self._close_if_unused)
         except Exception:
             # The loop is gone, and all connections with it.
             self.close()
@@ -161,8 +164,8 @@ class Seat:
     def _open(self) -> None:
         self.pid = os.getpid()
         self.table = Table(self.path, self.pid)
-        #: leased, and used by no client
-        self._ready = 0
+        #: so many places are leased and used by no client
+        self.ready = 0
         #: a wish failed, and nothing has changed since
         self._blocked = False
         #: the path leads to another file now
@@ -170,18 +173,29 @@ class Seat:
         self._mailbox: Mailbox | None = None
         self._watcher: Any = None
         try:
+            self._open_mailbox()
+            parts = self._refresh()
+            _seats.add(self)
+            # A smaller total is in force at once.
+            self._send(parts, WISH)
+        except BaseException:
+            # Such as a RecursionError. libev ends a process whose watched descriptor
+            # is closed, so the watcher is stopped before the mailbox can be collected.
+            if self._watcher is not None:
+                self._watcher.stop()
+            self.close()
+            raise
+
+    def _open_mailbox(self) -> None:
+        try:
             self._mailbox = Mailbox(self.path, self.table.row)
         except OSError as error:
             log.warning(
                 "budget %s: waiters are not woken, but poll: %s", self.path, error
             )
         else:
-            self._watcher = self._loop.io(self._mailbox.fileno(), 1, ref=False)
+            self._watcher = self.loop.io(self._mailbox.fileno(), 1, ref=False)
             self._watcher.start(_weakly(self._hear))
-        parts = self._refresh()
-        _seats.add(self)
-        # A smaller total is in force at once.
-        self._send(parts, WISH)
 
     def close(self, forked: bool = False) -> None:
         """Give up everything. Never switches.
@@ -195,6 +209,7 @@ class Seat:
                     watcher.stop()
                     watcher.close()
         self._graces.clear()
+        self.ready = 0
         self._timer = self._watcher = None
         self.close_mailbox(unlink=not forked)
         self.table.close()
@@ -220,9 +235,12 @@ class Seat:
         if os.getpid() != self.pid:
             # Forked by something that runs no hooks.
             self.close(forked=True)
+        if self.table.fd < 0:
             self._open()
-        if self._ready:
-            self._ready -= 1
+        if self.ready:
+            # The row may not tell of this place yet.
+            self._refresh()
+            self.ready -= 1
             return True
         if wish and self._blocked:
             return False
@@ -247,29 +265,42 @@ class Seat:
         total = in_force(self.total, parts)
         taken = None
         if may_take(me, parts, total, now):
-            taken = self.table.take(total, now)
+            taken = self._take_place(total, now)
         if taken is None:
             if wish and is_new:
                 self._send(parts, WISH)
             return False
-        self._refresh()
-        if not taken[1]:
-            return True
+        return taken
+
+    def _take_place(self, total: int, now: float) -> bool | None:
+        """Lock a place; False: it can be used later; None: there is none."""
+        before = len(self.table.held)
+        try:
+            taken = self.table.take(total, now)
+            if taken is None:
+                return None
+            self._refresh()
+            if not taken[1]:
+                return True
+            timer = self.loop.timer(GRACE)
+            self._graces.add(timer)
+            timer.start(self._recover, timer)
+        except BaseException:
+            # Such as a RecursionError, which may be raised by any call of a function
+            # of Python. The next who asks has the place, or it is given up.
+            self.ready += len(self.table.held) - before
+            self.loop.run_callback(self.give_ready)
+            raise
         self.recovered += 1
-        timer = self._loop.timer(GRACE)
-        self._graces.add(timer)
-        timer.start(self._recover, timer)
         return False
 
     def _recover(self, timer: Any) -> None:
         """The place of a process that died can be used now. In the hub."""
         timer.close()
         self._graces.discard(timer)
-        self._ready += 1
+        self.ready += 1
         self._serve()
-        while self._ready:
-            self._ready -= 1
-            self.give_back()
+        self.give_ready()
 
     def _is_current(self) -> bool:
         """Whether the path leads to the file that is open."""
@@ -289,28 +320,46 @@ class Seat:
 
     def give_back(self) -> None:
         """Give up a place; its descriptor is closed. Never switches."""
+        self.ready += 1
+        self.give_ready()
+
+    def give_ready(self) -> None:
+        """Give up the places that no client uses. Never switches.
+
+        If it fails, the rest of them stays ready.
+        """
         if os.getpid() != self.pid or not self.table.held:
             # A child has the entries of its parent, and none of its leases.
-            return
+            self.ready = 0
+        while self.ready:
+            self._give_one()
+        self._close_if_unused()
+
+    def _give_one(self) -> None:
         now = self._clock()
         parts = self.table.parts()
         waiter = next_waiter(parts, in_force(self.total, parts), now)
         self._blocked = False
         if waiter is None or waiter.row == self.table.row:
             self.table.give()
-            if waiter is not None:
-                self._loop.run_callback(self._serve)
         else:
             self.table.give(waiter.row, now + MEANT)
-        self._refresh()
-        if waiter is not None:
-            self._send([waiter], FREE)
-        self._close_if_unused()
+        # From here on only hints are written.
+        self.ready -= 1
+        try:
+            self._refresh()
+            if waiter is not None and waiter.row == self.table.row:
+                self.loop.run_callback(self._serve)
+            elif waiter is not None:
+                self._send([waiter], FREE)
+        except BaseException:
+            self.loop.run_callback(self._refresh)
+            raise
 
     def give_back_soon(self) -> None:
         """Give up a place in a turn of the loop of its own. For finalisers."""
         try:
-            self._loop.run_callback_threadsafe(self.give_back)
+            self.loop.run_callback_threadsafe(self.give_back)
         except Exception:
             # The loop is gone, and all connections with it.
             self.close()
@@ -391,7 +440,7 @@ class Seat:
 
     def _keep_ticking(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.timer(RETRY, RETRY)
+            self._timer = self.loop.timer(RETRY, RETRY)
             self._timer.start(self._tick, update=True)
 
     def _tick(self) -> None:
@@ -413,6 +462,13 @@ class Seat:
 
     def _attend(self) -> bool:
         """Give what others need; return whether that has to be repeated."""
+        for client in list(self.clients):
+            client.settle()
+        if self.ready:
+            self.give_ready()
+            if not self.clients and not self.table.held:
+                # It is closed.
+                return False
         parts = self._refresh()
         now = self._clock()
         total = in_force(self.total, parts)

@@ -51,10 +51,12 @@ class Table:
     :raises BudgetError: the file cannot be used, or all rows are taken.
     """
 
+    #: the descriptor of the file; -1: it is not open
+    fd = -1
+
     def __init__(self, path: str, pid: int) -> None:
         self.path = path
         self.pid = pid
-        self.fd = -1
         #: the places that are locked by this object
         self.held: set[int] = set()
         self.fd = open_file(path)
@@ -70,12 +72,13 @@ class Table:
     def close(self) -> None:
         """Close the file: what is held is free, unless a fork has copied it."""
         fd, self.fd = self.fd, -1
-        self.held.clear()
         if fd >= 0:
+            self.held.clear()
             os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def _write(self, offset: int, data: bytes) -> None:
         # It is only a hint: a full disk must not cost a place.
@@ -157,8 +160,9 @@ class Table:
         # The mark goes first: one that is found on a place that is free tells of a
         # death.
         self._mark(number, 0, row + 1, until)
-        self.held.discard(number)
+        # If this fails, the place is still held.
         locks.unlock(self.fd, _PLACE_LOCKS + number)
+        self.held.discard(number)
 
     # Moves.
 

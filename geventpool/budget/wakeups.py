@@ -29,8 +29,19 @@ class Mailbox:
         folder, self._name = os.path.split(path)
         # The addresses of sockets are short: the folder is reached by its descriptor.
         self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
-        self._socket = _socket.socket(_socket.AF_UNIX, kind)
+        try:
+            kind = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+            self._socket = _socket.socket(_socket.AF_UNIX, kind)
+            try:
+                self._bind(row)
+            except BaseException:
+                self._socket.close()
+                raise
+        except BaseException:
+            os.close(self._folder)
+            raise
+
+    def _bind(self, row: int) -> None:
         self._address = self._address_of(row)
         with suppress(FileNotFoundError):
             # Of a process that died.

@@ -292,7 +292,7 @@ def test_a_pool_that_was_forgotten_gives_its_places_back(
 def test_a_forgotten_pool_that_leased_nothing_gives_nothing(budget: Budget) -> None:
     """Its finaliser finds no seat."""
     leases = parts.leases(Pool(ScriptedConnector(), budget=budget))
-    leases.give_back()
+    leases.settle()
     leases.give_back_soon()
     leases.leave_to(object())
     leases.forget()
@@ -323,7 +323,7 @@ def test_a_loop_that_is_gone_takes_nothing_back(make: Make) -> None:
     pool = make()
     pool.acquire(reclaim=False)
     seat = parts.leases(pool)._seat
-    seat._loop = None
+    seat.loop = None
     seat.give_back_soon()
     assert seat.table.fd == -1
 

@@ -23,7 +23,7 @@ class Client:
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.waiting = 0
+        self.waiting = self.settled = 0
         self.idle = self.used = self.leaving = self.promised = 0
         seat.join(self)
 
@@ -37,6 +37,9 @@ class Client:
 
     def standing(self) -> Standing:
         return Standing(self.idle, self.used, self.leaving, self.promised)
+
+    def settle(self) -> None:
+        self.settled += 1
 
     def give_idle(self, number: int) -> int:
         number = min(number, self.idle)
@@ -349,7 +352,7 @@ def test_a_seat_whose_loop_is_gone_is_closed(path: str) -> None:
     seat = Seat(path, 1, 0, gevent.get_hub().loop)
     client: Any = Client(seat)
     client.want(1)
-    seat._loop = None
+    seat.loop = None
     del client
     gc.collect()
     assert read(path)[0] == []
