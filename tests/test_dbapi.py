@@ -164,6 +164,13 @@ def test_a_closed_connection_is_not_lent(pool: Pool[psycopg.Connection]) -> None
         assert again is not conn
 
 
+def test_only_a_connection_at_rest_is_usable() -> None:
+    connector = DBAPIConnector(psycopg.connect)
+    for closed, status in ((True, IDLE), (False, 1), (False, 4)):
+        info = SimpleNamespace(transaction_status=status)
+        assert not connector.is_usable(SimpleNamespace(closed=closed, info=info))
+
+
 def test_an_object_that_cannot_be_asked_is_not_usable() -> None:
     class Torn:
         @property

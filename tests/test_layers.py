@@ -131,6 +131,7 @@ ADAPTERS: dict[str, set[str]] = {
     "sqlalchemy": {"sqlalchemy"},
     "django": {"django", "pymysql"},
     "celery": {"celery", "kombu", "redis"},
+    "peewee": {"peewee"},
     "series": set(),
     "otel": {"opentelemetry"},
     "prometheus": {"prometheus_client"},
@@ -145,6 +146,7 @@ ADAPTERS: dict[str, set[str]] = {
 #: Files that join two adapters, and the other one: optional parts, imported by name.
 NEIGHBOURS: dict[str, set[str]] = {
     "advise/servers.py": {"mysql", "redis"},
+    "peewee.py": {"mysql"},
     "otel.py": {"series"},
     "prometheus.py": {"series"},
     "status/application.py": {"series"},

@@ -50,6 +50,14 @@ def addresses(
         account = mariadb_server.client_options
         shop = "user:password@127.0.0.1:3306/shop"
         address = "{user}:{password}@127.0.0.1:{port}/{database}".format(**account)
+        replaced = {
+            shop: address,
+            '"shop", host': '"{database}", host'.format(**account),
+            'port=3306, user="user", password="password"': (
+                'port={port}, user="{user}", password="{password}"'.format(**account)
+            ),
+            "/run/shop": str(tmp_path),
+        }
         ports = {
             "6379": lambda: str(redis_server.port),
             "5432": lambda: str(postgres_server.port),
@@ -61,7 +69,9 @@ def addresses(
             for port, running in ports.items():
                 if re.search(rf"\b{port}\b", source):
                     source = re.sub(rf"\b{port}\b", running(), source)
-            return source.replace(shop, address).replace("/run/shop", str(tmp_path))
+            for shown, real in replaced.items():
+                source = source.replace(shown, real)
+            return source
 
         yield replace
 
