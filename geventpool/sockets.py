@@ -40,6 +40,9 @@ Address: TypeAlias = "tuple[int, Any]"
 # The base class of gevent's inner sockets and of all native sockets.
 _native_socket: type = monkey.get_original("socket", "socket").__mro__[1]
 
+#: what counts as a socket
+_SOCKETS = (socket.socket, _native_socket)
+
 # The patched poll switches even with a timeout of 0.
 _poll = monkey.get_original("select", "poll")
 #: One poll object for each descriptor number. The kernel keeps no state between two
@@ -119,15 +122,14 @@ def find_socket(thing: Any) -> socket.socket | None:
     Tries the object itself, then its ``sock``, ``_sock`` and ``socket``. An attribute
     that cannot be read is skipped.
     """
-    kinds = (socket.socket, _native_socket)
-    if isinstance(thing, kinds):
+    if isinstance(thing, _SOCKETS):
         return thing  # type: ignore[return-value]
     for name in "sock", "_sock", "socket":
         try:
             found = getattr(thing, name, None)
         except Exception:
             continue  # a property that raises while not connected
-        if isinstance(found, kinds):
+        if found is not None and isinstance(found, _SOCKETS):
             return found  # type: ignore[return-value]
     return None
 
