@@ -409,7 +409,10 @@ class Pool(Generic[C]):
                 holder = self._holders.register(current)
             if reclaim:
                 entry.holder = holder
-                holder.set_loan(entry)
+                if holder.loan is None:
+                    holder.loan = entry
+                else:
+                    holder.set_loan(entry)
             else:
                 entry.holder = ref(current)
         except BaseException:
@@ -431,10 +434,12 @@ class Pool(Generic[C]):
         if self._ledger.is_torn:
             self._lifecycle.recover()
         started = self._clock()
-        entry = self._line.take_idle(started)
+        entry = None if self._waiters else self._line.take_idle(started)
         waited = 0.0
         if entry is None:
             entry = self._wait_for_one(retry, timeout, started)
+            if self._is_unobserved and self._measures is None:
+                return entry
             waited = self._clock() - started
         if not self._is_unobserved:
             self._tell_acquired(entry, waited)

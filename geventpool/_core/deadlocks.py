@@ -31,9 +31,12 @@ def is_deadlocked(
         holder may give a connection back, or if a holder stops waiting before *until*
         because of a shorter timeout. False: all holders wait at this moment.
     """
+    # The first holder nearly always decides.
+    first = next(iter(ledger.entries.values()), None)
+    if first is None or _wait_of_holder(first) is None:
+        return False
     ledgers = [ledger]
     for each in ledgers:
-        # The first holder nearly always decides.
         for entry in each.entries.values():
             waiter = _wait_of_holder(entry)
             if waiter is None:

@@ -268,6 +268,13 @@ class Ledger(Generic[C]):
         return len(self.entries) - self.idle - busy
 
     @property
+    def is_exhausted(self) -> bool:
+        """Whether there is neither an idle connection nor a place for another one."""
+        if len(self.entries) + len(self.opening) < self.max_connections:
+            return False
+        return self.idle_queue.qsize() == len(self.absent) + len(self.away)
+
+    @property
     def has_room(self) -> bool:
         return len(self.entries) + len(self.opening) < self.max_connections
 
@@ -356,17 +363,16 @@ class Ledger(Generic[C]):
         """An entry in use becomes the first waiter's, who is woken for it."""
         if self.admission is not None:
             self.admission.on_return(now)
-        while self.waiters:
-            waiter = next(iter(self.waiters.values()))
+        waiters = self.waiters
+        while waiters:
+            waiter = next(iter(waiters.values()))
+            greenlet = waiter.greenlet
             # The wake-up comes first, because it can fail: then nothing is changed.
             # It may also run a finaliser that serves this waiter. From the next line
             # on there is no call, so nothing can come between.
             waiter.wake()
-            if (
-                waiter.greenlet in self.waiters
-                and self.waiters[waiter.greenlet] is waiter
-            ):
-                del self.waiters[waiter.greenlet]
+            if greenlet in waiters and waiters[greenlet] is waiter:
+                del waiters[greenlet]
                 entry.since = now
                 entry.holder = None
                 entry.block = None
@@ -440,10 +446,9 @@ class Ledger(Generic[C]):
 
     def add_waiter(self, waiter: S) -> S:
         """Put *waiter* at the end of the line; it is returned."""
-        assert waiter.greenlet not in self.waiters, (
-            f"waits already: {waiter.greenlet!r}"
-        )
-        self.waiters[waiter.greenlet] = waiter
+        greenlet = waiter.greenlet
+        assert greenlet not in self.waiters, f"waits already: {greenlet!r}"
+        self.waiters[greenlet] = waiter
         waiter.ledger = self
         return waiter
 

@@ -203,10 +203,11 @@ class Lifecycle(Generic[C]):
             passed = self.probe(entry.conn)
         finally:
             # A probe must not switch. If one does, others may have closed it meanwhile.
-            is_there = entry.state is before
-            if is_there and not passed:
+            if entry.state is not before:
+                passed = False
+            elif not passed:
                 self._see_to_unusable(entry)
-        return passed and is_there
+        return passed
 
     def _see_to_unusable(self, entry: Entry[C]) -> None:
         """Discard an entry, unless it is only waiting for the end of its reset."""

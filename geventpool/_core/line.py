@@ -87,9 +87,7 @@ class Line(Generic[C]):
         return len(self._ledger.waiters) + len(self.pollers)
 
     def take_idle(self, now: float) -> Entry[C] | None:
-        """Return an idle entry, now in use; None: none is fit, or others wait."""
-        if self._ledger.waiters:
-            return None
+        """Return an idle entry, now in use; None: none is fit. Nobody may wait."""
         try:
             entry = self._lifecycle.take_ready(now)
             if entry is not None:
@@ -175,7 +173,7 @@ class Line(Generic[C]):
         try:
             ledger.add_waiter(waiter)
             waiting[current] = waiter
-            if ledger.has_room or ledger.idle:
+            if not ledger.is_exhausted:
                 self._lifecycle.serve()
             elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
@@ -188,7 +186,8 @@ class Line(Generic[C]):
                     kind = PoolDeadlockError
                 ledger.remove_waiter(waiter)
             waiting.pop(current, None)
-            self.timers.stop_if_unused()
+            if not ledger.waiters:
+                self.timers.stop_if_unused()
         except BaseException as error:
             # A kill, a foreign Timeout or a LoopExit; or an error of the pool's own,
             # such as a RecursionError. So the waiter is removed without a call.
@@ -200,11 +199,12 @@ class Line(Generic[C]):
                 ledger.is_torn = True
             self._step_out(waiter)
             raise
-        if waiter.entry is not None:
-            if waiter.entry.waiter is not waiter:
+        entry = waiter.entry
+        if entry is not None:
+            if entry.waiter is not waiter:
                 raise self._lost_at_hand_over()
-            waiter.entry.waiter = None
-            return waiter.entry
+            entry.waiter = None
+            return entry
         if waiter.error is not None:
             if isinstance(waiter.error, PoolExhaustedError):
                 self._listeners.notify("exhausted", self._ledger.clock() - started)
@@ -252,9 +252,10 @@ class Line(Generic[C]):
                 self.pollers.discard(getcurrent())
             if self._ledger.closed:
                 raise self._lost_at_hand_over()
-            entry = self.take_idle(self._ledger.clock())
-            if entry is not None:
-                return entry
+            if not self._ledger.waiters:
+                entry = self.take_idle(self._ledger.clock())
+                if entry is not None:
+                    return entry
             if self._ledger.has_room:
                 return None
         raise self._refusal(PoolExhaustedError, started)
