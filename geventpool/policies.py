@@ -185,11 +185,12 @@ class Outage:
     A short outage is a delay, and during a long one callers fail fast. When *failures*
     attempts to open a connection have failed in a row, the pool pauses: it only probes
     the server, by one attempt at a time. For *grace* seconds from the first failure,
-    waiters go on waiting, and the server is probed every 50 ms. After that, waiters and
-    new callers fail at once with the last error, unless a loan that has just begun may
-    serve them. The server is then probed with the pauses of *backoff*, while
-    connections are requested. The first success ends the pause, and one, two, four...
-    connections are opened at a time again.
+    waiters go on waiting, and the server is probed at least every 50 ms. After that,
+    waiters and new callers fail at once with the last error, unless a loan that has
+    just begun may serve them. The server is probed with the pauses of *backoff*, while
+    connections are requested. By default they are about 1 % of the outage so far, from
+    5 ms to 0.25 s. The first success ends the pause, and one, two, four... connections
+    are opened at a time again.
 
     There is no grace for a server that was never reached, or for an error that is no
     loss of the connection, such as a wrong password. Callers then fail at once.
@@ -209,7 +210,7 @@ class Outage:
     failures: int | None = 3
     grace: float = 3.0
     wait: bool = False
-    backoff: Backoff = Backoff(initial=0.05, maximum=0.25, jitter=0.2)
+    backoff: Backoff = Backoff(0.005, factor=1.01, maximum=0.25, jitter=0.2)
 
     def __post_init__(self) -> None:
         check_optional_int("outage.failures", self.failures, 1)

@@ -758,6 +758,21 @@ class Pool(Generic[C]):
         # an error more would hide the first one.
         self._lifecycle.revalidate_after(error)
 
+    def report_unreachable(self, error: Exception) -> None:
+        """Note that a borrower could not connect its own connection again.
+
+        For drivers that reconnect by themselves. It counts as a failed attempt to open;
+        see :class:`Outage`. Never switches.
+        """
+        self._lifecycle.opener.report_failure(error)
+
+    def report_reachable(self) -> None:
+        """Note that a borrower could connect its own connection again. Never switches.
+
+        It ends an outage as an opened connection does.
+        """
+        self._lifecycle.opener.report_success()
+
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
 

@@ -8,7 +8,14 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Backoff, CloseReason, Outage, Pool, PoolExhaustedError
+from geventpool import (
+    Backoff,
+    CloseReason,
+    Outage,
+    Pool,
+    PoolExhaustedError,
+    PoolListener,
+)
 from geventpool._core import opener
 from geventpool._core.breaker import APART, LOOK, Breaker
 from geventpool._core.server_probe import SHORT_LOAN
@@ -103,7 +110,8 @@ def test_within_the_grace_one_waits_no_longer_than_one_wants_to():
     """The refusal names the last failure as its cause."""
     connector = ScriptedConnector()
     pool, clock = reached(connector, backoff=NEVER)
-    connector.script("open", *down(3))
+    # More than enough: both timers are due in one turn if the loop is held up.
+    connector.script("open", *down(1000))
     with pytest.raises(PoolExhaustedError) as caught:
         pool.acquire(timeout=0.001)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
@@ -325,6 +333,90 @@ def test_who_finds_all_places_taken_waits_as_always():
     assert pool.stats().paused and pool.stats().waiting == 2
     pool.release(conn)
     assert waiter.get() is conn
+
+
+class Reconnecting(ScriptedConnector):
+    """A connector whose connections reconnect by themselves while they are lent.
+
+    A descriptor of -1 means that the connection is lost, None that it cannot be seen.
+    """
+
+    descriptor = -1
+
+    def fileno(self, conn):
+        if self.descriptor is None:
+            raise OSError("no descriptor")
+        return self.descriptor
+
+
+class Told(PoolListener):
+    """Notes the beginning and the end of outages."""
+
+    def __init__(self, notes):
+        self.notes = notes
+
+    def paused(self, error):
+        self.notes.append("paused")
+
+    def resumed(self, seconds):
+        self.notes.append(("resumed", seconds))
+
+
+def all_lent(connector, **options):
+    """A pool whose connections are all lent, the loans, and one that waits."""
+    pool, clock = reached(connector, backoff=NEVER, max_connections=2, **options)
+    loans = [pool.acquire(), pool.acquire()]
+    waiter = gevent.spawn(outcome, pool, 3600)
+    gevent.idle()
+    return pool, clock, loans, waiter
+
+
+def test_what_a_borrower_finds_out_about_the_server_counts():
+    """It may have the last place, so that the pool itself cannot try the server."""
+    connector, told = Reconnecting(), []
+    pool, clock, loans, waiter = all_lent(connector, listeners=[Told(told)])
+    for error in down(3):
+        pool.report_unreachable(error)
+    assert told == ["paused"] and pool.stats().paused
+    gevent.idle()
+    assert not waiter.dead, "it is within the grace"
+    clock.advance(4)
+    assert str(outcome(pool, 3600)) == "[Errno 111] refused 3"
+    assert str(waiter.get()) == "[Errno 111] refused 3"
+    clock.advance(1)
+    pool.report_reachable()
+    assert told == ["paused", ("resumed", 5)] and not pool.stats().paused
+    for conn in loans:
+        pool.release(conn)
+    check_capacity(pool)
+
+
+@pytest.mark.parametrize("descriptor", [5, None])
+def test_a_loan_that_still_has_its_connection_is_waited_for(descriptor):
+    """The outage may be one of new connections alone."""
+    connector = Reconnecting()
+    connector.descriptor = descriptor
+    pool, clock, loans, waiter = all_lent(connector)
+    for error in down(3):
+        pool.report_unreachable(error)
+    clock.advance(4)
+    pool._lifecycle.serve()
+    gevent.idle()
+    assert not waiter.dead
+    connector.descriptor = -1
+    pool.release(loans[0])
+    assert waiter.get() is loans[0]
+    pool.release(loans[1])
+
+
+def test_a_loan_without_a_connection_is_not_waited_for():
+    """However young it is."""
+    connector = Reconnecting()
+    pool, clock, conn, waiters = lost(connector, max_connections=5)
+    waiter = gevent.spawn(outcome, pool, 3600)
+    assert isinstance(waiter.get(), ConnectionRefusedError)
+    assert all(isinstance(waiter.get(), OSError) for waiter in waiters)
+    pool.release(conn)
 
 
 # The stock.

@@ -387,7 +387,10 @@ def test_any_limit_needs_the_time_of_a_use(name):
     [
         (Timeouts(), {"open": 30.0, "ping": 5.0, "reset": 5.0, "close": 5.0}),
         (Outage(), {"failures": 3, "grace": 3.0, "wait": False}),
-        (Outage().backoff, {"initial": 0.05, "maximum": 0.25, "jitter": 0.2}),
+        (
+            Outage().backoff,
+            {"initial": 0.005, "factor": 1.01, "maximum": 0.25, "jitter": 0.2},
+        ),
         (
             Expiry(),
             {

@@ -110,7 +110,9 @@ class Opener(Generic[C]):
         self.successes = 0
         #: the last failure to open and when it was; None after a success
         self.failure: tuple[float, BaseException] | None = None
-        self.search = ServerProbe(ledger, workers, breaker, self._look, on_change)
+        self.search = ServerProbe(
+            ledger, workers, breaker, self._look, on_change, self._cut_test()
+        )
         #: the timer of the next attempt for *min_connections*, and how many have failed
         self._retry: Any = None
         self._missed = 0
@@ -314,6 +316,9 @@ class Opener(Generic[C]):
         self._ledger.opened(entry, conn)
         outage = self.breaker.succeeded(now)
         self._listeners.notify("opened", conn, now - dialled.started)
+        self._tell_resumed(outage)
+
+    def _tell_resumed(self, outage: float | None) -> None:
         if outage is not None:
             self._listeners.notify("resumed", outage)
 
@@ -352,6 +357,17 @@ class Opener(Generic[C]):
             self._listeners.notify("paused", error)
         self._retry_later()
 
+    def report_failure(self, error: Exception) -> None:
+        """A borrower could not connect its connection again. Never switches."""
+        self._note_failure(error)
+        self._failed(error, judge(self._connector, error), self._ledger.clock())
+
+    def report_success(self) -> None:
+        """A borrower has connected its connection again. Never switches."""
+        self.failure = None
+        self._tell_resumed(self.breaker.succeeded(self._ledger.clock()))
+        self._on_change()
+
     def _retry_later(self) -> None:
         """See to it that *min_connections* are opened, if they are not."""
         if self._is_short and self._retry is None:
@@ -377,6 +393,20 @@ class Opener(Generic[C]):
         # In a greenlet of its own: one that hangs does not hold up the next.
         if (dial := self._begin()) is not None:
             gevent.joinall([dial], timeout=SLOW)
+
+    def _cut_test(self) -> Callable[[C], bool] | None:
+        """Return what tells whether a connection has lost its socket; None: nothing."""
+        fileno = self._connector.fileno
+        if type(self._connector).fileno is Connector.fileno:
+            return None
+
+        def is_cut(conn: C) -> bool:
+            try:
+                return fileno(conn) < 0
+            except Exception:
+                return False
+
+        return is_cut
 
     def resume(self) -> None:
         """Let the next caller try the server again, if it could not be reached."""

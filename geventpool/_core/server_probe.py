@@ -28,6 +28,7 @@ class ServerProbe(Generic[C]):
 
     :param look: opens one connection for the waiters. May switch.
     :param on_change: called when waiters may be served or must be refused.
+    :param is_cut: whether a lent connection has lost its socket; None: it is unknown.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class ServerProbe(Generic[C]):
         breaker: Breaker,
         look: Callable[[], object],
         on_change: Callable[[], object],
+        is_cut: Callable[[C], bool] | None,
     ) -> None:
         self._ledger = ledger
         self._on_change = on_change
         self._workers = workers
         self._breaker = breaker
         self._look = look
+        self._is_cut = is_cut
         #: the greenlet that looks for the server
         self.greenlet: gevent.Greenlet[..., Any] | None = None
         #: ends the grace
@@ -78,17 +81,22 @@ class ServerProbe(Generic[C]):
             return True
         if not self._breaker.paused:
             return False
-        if len(self._ledger.entries) >= self._ledger.max_connections:
+        entries = self._ledger.entries.values()
+        if len(entries) >= self._ledger.max_connections:
             # They wait for a loan to end, as always when there are no places left.
-            return True
-        return any(
-            self._ends_soon(entry, now) for entry in self._ledger.entries.values()
-        )
+            return not all(self._is_useless(entry) for entry in entries)
+        return any(self._ends_soon(entry, now) for entry in entries)
+
+    def _is_useless(self, entry: Entry[C]) -> bool:
+        """Whether a loan has lost its connection, and tries to connect it again."""
+        if self._is_cut is None or entry.state is not IN_USE:
+            return False
+        return self._is_cut(entry.conn)
 
     def _ends_soon(self, entry: Entry[C], now: float) -> bool:
         if entry.state is not IN_USE:
             return entry.state is not CLOSING
-        if now - entry.since >= SHORT_LOAN:
+        if now - entry.since >= SHORT_LOAN or self._is_useless(entry):
             return False
         holder = entry.holder() if entry.holder is not None else None
         return holder is None or holder not in self._ledger.waiters

@@ -11,12 +11,13 @@ import os
 import secrets
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     ConnectionError,
     ResponseError,
     TimeoutError,
@@ -25,7 +26,8 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from geventpool.connector import Connector, ErrorAction
-from geventpool.redis.dialling import forbid
+from geventpool.policies import Outage
+from geventpool.redis.dialling import connect_once, forbid
 from geventpool.redis.internals import (
     awaits_auth,
     behind_cache,
@@ -33,6 +35,7 @@ from geventpool.redis.internals import (
     is_connected,
 )
 from geventpool.redis.probe import is_quiet
+from geventpool.redis.retry_pauses import RetryPauses
 from geventpool.sockets import find_socket, terminate
 
 __all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
@@ -70,14 +73,21 @@ class PoolHooks(Protocol):
     def commands_in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""
 
+    def retries_by_default(self) -> bool:
+        """Whether the user has not chosen the retries. Never switches."""
+
+    def reconnected(self, error: Exception | None) -> None:
+        """Note how a borrower's attempt to reconnect has ended; None: well."""
+
 
 class RedisConnector(Connector[Any]):
     """The :class:`~geventpool.Connector` of one ``ConnectionPool``.
 
     :param hooks: the pool for redis-py. Only a weak reference is kept.
+    :param Outage outage: what the pool does while the server cannot be reached.
     """
 
-    def __init__(self, hooks: PoolHooks) -> None:
+    def __init__(self, hooks: PoolHooks, outage: Outage = Outage()) -> None:
         # A weak reference, because the pool refers to the core, and the core to this.
         self._hooks = weakref.ref(hooks)
         #: the connection on which a command has just ended, with its reply read
@@ -86,6 +96,12 @@ class RedisConnector(Connector[Any]):
         self.until = 0.0
         #: ids of connections that may have unread replies, from an interrupted command
         self.unsure: set[int] = set()
+        #: the borrowers whose commands redis-py repeats
+        self.pauses = RetryPauses(outage.backoff, _is_away, self._report)
+        self._waits_in_outage = outage.failures is not None and (
+            outage.wait or outage.grace > 0
+        )
+        self._was_reached = False
 
     def in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""
@@ -105,6 +121,7 @@ class RedisConnector(Connector[Any]):
         started = monotonic()
         hooks.opening()
         conn = hooks.make_connection()
+        self.pauses.cover(behind_cache(conn))
         try:
             self._connect(conn, hooks)
         except BaseException:
@@ -112,13 +129,14 @@ class RedisConnector(Connector[Any]):
             # here.
             self.terminate(conn)
             raise
+        self._was_reached = True
+        self.pauses.reached()
         hooks.opened(conn, monotonic() - started)
         return conn
 
     def _connect(self, conn: Any, hooks: PoolHooks) -> None:
         """Connect with the connection's own retries, and report each failure."""
-        inner = behind_cache(conn)
-        retry = getattr(inner, "retry", None)
+        retry = getattr(behind_cache(conn), "retry", None)
         if not isinstance(retry, Retry):
             # A connection class that is not redis-py's.
             conn.connect()
@@ -131,12 +149,27 @@ class RedisConnector(Connector[Any]):
             # back serve the waiters and make room.
             if _means_full(error):
                 raise error
+            if _is_away(error):
+                self.pauses.failed()
+                if self._leaves_retries_to_core(hooks):
+                    raise error
 
-        inner.retry = Retry(NoBackoff(), 0)
-        try:
-            retry.call_with_retry(conn.connect, failed)
-        finally:
-            inner.retry = retry
+        retry.call_with_retry(partial(connect_once, conn), failed)
+
+    def _leaves_retries_to_core(self, hooks: PoolHooks) -> bool:
+        """Whether the core tries a lost server again, and keeps its waiters.
+
+        It tries more often than redis-py. But retries that the user has chosen may last
+        longer than the grace.
+        """
+        return (
+            self._was_reached and self._waits_in_outage and hooks.retries_by_default()
+        )
+
+    def _report(self, error: Exception | None) -> None:
+        hooks = self._hooks()
+        if hooks is not None:
+            hooks.reconnected(error)
 
     def close(self, conn: Any) -> None:
         # The protocol has no closing message.
@@ -253,6 +286,15 @@ def _is_lost(error: BaseException) -> bool:
     """
     lost = isinstance(error, (ConnectionError, TimeoutError))
     return lost and not isinstance(error, AuthenticationError)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether *error* means that the server cannot be reached."""
+    return (
+        _is_lost(error)
+        and not isinstance(error, BusyLoadingError)
+        and not _means_full(error)
+    )
 
 
 def _means_full(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from redis.retry import Retry
 
 from geventpool.errors import PoolExhaustedError
+from geventpool.redis.connector import RedisConnector
 from geventpool.redis.internals import ReleasedEvent
 from geventpool.redis.loans import Loans
 from geventpool.redis.sharing import Sharing
@@ -25,6 +26,7 @@ class Credentials(Unpatched):
     _sharing: Sharing | None
     _loans: Loans
     _retries_by_default: bool
+    _connector: RedisConnector
 
     def _check_places(self, number: int) -> None:
         if self._sharing is not None:
@@ -39,6 +41,7 @@ class Credentials(Unpatched):
         for conn in (*self._available_connections, *self._in_use_connections):
             # A copy for each, as redis-py makes one for each new connection.
             conn.retry = copy.deepcopy(retry)
+            self._connector.pauses.cover(conn)
         if self._sharing is not None:
             self._sharing.set_retry(retry)
 

@@ -12,13 +12,22 @@ import weakref
 from typing import Any
 
 from gevent.socket import socket as GeventSocket
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, WatchError
 from redis.retry import Retry
 
 from geventpool.redis.errors import TakenBackError
 from geventpool.redis.internals import behind_cache, native_socket_of
 
-__all__ = ["Parting", "allow", "forbid", "forbid_while_watching", "redirect_to_null"]
+__all__ = [
+    "Parting",
+    "allow",
+    "connect_once",
+    "forbid",
+    "forbid_while_watching",
+    "is_restricted",
+    "redirect_to_null",
+]
 
 #: The methods by which redis-py connects.
 CONNECT_METHODS = ("connect", "connect_check_health")
@@ -89,6 +98,31 @@ def allow(conn: Any) -> None:
     known = vars(behind_cache(conn))
     for name in CONNECT_METHODS:
         known.pop(name, None)
+
+
+def is_restricted(conn: Any) -> bool:
+    """Whether *conn* may not reconnect, or not always. Never switches."""
+    known = vars(behind_cache(conn))
+    return any(name in known for name in CONNECT_METHODS)
+
+
+def connect_once(conn: Any) -> None:
+    """Connect *conn*, without its retries. May switch.
+
+    :raises Exception: raised by redis-py.
+    :raises TakenBackError: :func:`forbid` was called meanwhile.
+    """
+    inner = behind_cache(conn)
+    retry, inner.retry = inner.retry, Retry(NoBackoff(), 0)
+    try:
+        conn.connect()
+    finally:
+        if is_restricted(inner):
+            # See forbid(), which has changed the other object.
+            retry.update_retries(0)
+        inner.retry = retry
+    if is_restricted(inner):
+        conn.connect()
 
 
 def redirect_to_null(conn: Any, loop: Any) -> None:

@@ -15,6 +15,7 @@ member                              relied on for
 ``_RESP2Parser._buffer``,           the bytes read but not yet parsed
 ``SocketBuffer._buffer``
 ``handle_push_response()``          acting on an invalidation found in the parser
+``Retry._backoff``                  replaced by one whose pauses can be ended
 ``Connection._should_reconnect``    what ``should_reconnect()`` would say
 ``Connection._re_auth_token``       is an AUTH due after this loan?
 ``CacheProxyConnection._conn``,     the connection behind a client-side cache, and the
@@ -63,6 +64,7 @@ __all__ = [
     "ReleasedEvent",
     "SentinelProxy",
     "awaits_auth",
+    "backoff_of",
     "behind_cache",
     "check_members",
     "default_retry",
@@ -81,6 +83,7 @@ __all__ = [
     "parser_of",
     "put_back",
     "recorder",
+    "set_backoff",
     "socket_of",
     "take_turns",
     "tls_object_of",
@@ -138,6 +141,7 @@ _OF_CLASSES = (
     ("redis.client", "Pipeline.immediate_execute_command"),
     ("redis.client", "Monitor.next_command"),
     ("redis.retry", "Retry.update_retries"),
+    ("redis.retry", "Retry.get_retries"),
 )
 
 
@@ -164,6 +168,16 @@ def default_retry() -> Retry:
     """Return a copy of the retries that ``redis.Redis()`` gives to its own pool."""
     default = inspect.signature(redis.Redis.__init__).parameters["retry"].default
     return copy.deepcopy(default) or Retry(NoBackoff(), 0)
+
+
+def backoff_of(retry: Any) -> Any:
+    """Return the back-off of *retry*."""
+    return retry._backoff
+
+
+def set_backoff(retry: Any, backoff: Any) -> None:
+    """Replace the back-off of *retry*."""
+    retry._backoff = backoff
 
 
 # Connections.

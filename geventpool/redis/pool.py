@@ -142,7 +142,7 @@ class ConnectionPool(Returns):
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
-        self._connector = RedisConnector(self)
+        self._connector = RedisConnector(self, chosen.outage)
         #: the last failure to connect; None: since then, another attempt has begun
         self._failure: Exception | None = None
         self._telemetry = Telemetry(self, chosen.name)
@@ -398,6 +398,17 @@ class ConnectionPool(Returns):
     def failed(self, error: Exception) -> None:
         """Note that an attempt to connect failed. Others may follow."""
         self._failure = copy.copy(error)
+
+    def retries_by_default(self) -> bool:
+        """Whether the user has not chosen the retries. Never switches."""
+        return self._retries_by_default
+
+    def reconnected(self, error: Exception | None) -> None:
+        """Note how a borrower's attempt to reconnect has ended; None: well."""
+        if error is None:
+            self.core.report_reachable()
+        else:
+            self.core.report_unreachable(error)
 
     def commands_in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""

@@ -246,7 +246,7 @@ def test_a_server_that_is_down_is_told_of_in_redis_py_s_words() -> None:
     """Also to a caller whose patience ends before the last retry."""
     with RedisServer() as server:
         pass
-    for options in ({}, {"retry": Retry(ConstantBackoff(1), 100), "timeout": 0.05}):
+    for options in ({}, {"retry": Retry(ConstantBackoff(1), 100), "timeout": 0.5}):
         pool = make_pool(server, **options)
         error = outcome(redis.Redis(connection_pool=pool).ping)
         assert type(error) is redis.ConnectionError
