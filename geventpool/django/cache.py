@@ -19,6 +19,7 @@ Needs Django and redis-py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -88,8 +89,9 @@ class _SharedPools:
         """
         if isinstance(self._class, str):
             self._class = import_string(self._class)
+        make = partial(self._class.from_url, url, **options)
         try:
-            return _pools.get(self._class.from_url, url, **options)
+            return _pools.get((self._class, url, options), make)
         except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{self._where()}: {error}") from error
 

@@ -25,7 +25,7 @@ allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 
 
 class ProcessPools:
-    """The pools of this process, by the call that makes them.
+    """The pools of this process, by their keys.
 
     A forked child has pools of the same options. They begin without connections there,
     as all pools do.
@@ -40,23 +40,21 @@ class ProcessPools:
         # Made again in a forked child: a greenlet of the parent may have held one.
         self._locks: dict[bool, Any] = {True: RLock(), False: allocate_lock()}
 
-    def get(self, make: Callable[..., P], *args: Any, **options: Any) -> P:
-        """Return what ``make(*args, **options)`` has returned at the first such call.
+    def get(self, key: object, make: Callable[[], P]) -> P:
+        """Return the pool for *key*; make it at the first call. May switch then.
 
-        May switch at the first call, if *make* does. Later calls never switch.
-
-        :param make: makes a pool: a class, or a class method.
-        :param args: compared by value, as the options are. They need not be hashable.
+        :param key: says for which server the pool is, and with which options. It is
+            compared by value, and need not be hashable.
+        :param make: makes the pool.
         :raises Exception: what *make* raises. The next call tries again.
         """
-        key = (make, args, options)
         pool: P | None = self._find(key)
         if pool is None:
             # Threads without an event loop could wait for a lock of gevent without end.
             with self._locks[is_patched("socket")]:
                 pool = self._find(key)
                 if pool is None:
-                    pool = make(*args, **options)
+                    pool = make()
                     self._pools.append((key, pool))
         return pool
 

@@ -10,18 +10,13 @@ from geventpool.redis.process_pools import ProcessPools
 from tests.redis.test_processes import in_child
 
 
-def test_the_same_call_gets_the_same_pool() -> None:
-    """Options are compared by value; those of settings are copied by many a library."""
+def test_equal_keys_get_the_same_pool() -> None:
+    """Options are compared by value, because many libraries copy their settings."""
     pools = ProcessPools()
-
-    def make(*args: object, **options: object) -> object:
-        return object()
-
-    first = pools.get(make, "redis://one", listeners=[1])
-    assert pools.get(make, "redis://one", listeners=[1]) is first
-    assert pools.get(make, "redis://one", listeners=[2]) is not first
-    assert pools.get(make, "redis://two", listeners=[1]) is not first
-    assert pools.get(dict, listeners=[1]) is not first
+    first = pools.get(("redis://one", {"listeners": [1]}), object)
+    assert pools.get(("redis://one", {"listeners": [1]}), object) is first
+    assert pools.get(("redis://one", {"listeners": [2]}), object) is not first
+    assert pools.get(("redis://two", {"listeners": [1]}), object) is not first
 
 
 def test_many_first_calls_make_one_pool() -> None:
@@ -34,7 +29,7 @@ def test_many_first_calls_make_one_pool() -> None:
         made.append(1)
         return made
 
-    calls = [gevent.spawn(pools.get, make) for _ in range(5)]
+    calls = [gevent.spawn(pools.get, "key", make) for _ in range(5)]
     gevent.idle()
     opened.set()
     gevent.joinall(calls, raise_error=True)
@@ -51,15 +46,15 @@ def test_a_pool_that_cannot_be_made_is_tried_again() -> None:
         return "pool"
 
     with pytest.raises(ConnectionError):
-        pools.get(make)
-    assert pools.get(make) == "pool"
+        pools.get("key", make)
+    assert pools.get("key", make) == "pool"
 
 
 def test_a_forked_child_does_not_wait_for_a_greenlet_of_the_parent() -> None:
     """The greenlet that makes a pool does not go on in the child."""
     pools, opened = ProcessPools(), Event()
-    maker = gevent.spawn(pools.get, opened.wait)
+    maker = gevent.spawn(pools.get, "key", opened.wait)
     gevent.idle()
-    assert in_child(lambda: pools.get(str)) == "''"
+    assert in_child(lambda: pools.get("other", str)) == "''"
     opened.set()
     maker.get()
