@@ -12,7 +12,7 @@ from geventpool.mysql import ConnectionPool
 __all__ = ["PooledMySQLDatabase"]
 
 
-class PooledMySQLDatabase(peewee.MySQLDatabase):
+class PooledMySQLDatabase(peewee.MySQLDatabase):  # type: ignore[misc]
     """A ``peewee.MySQLDatabase`` whose connections come from a pool.
 
     ::
