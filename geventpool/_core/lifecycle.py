@@ -290,6 +290,17 @@ class Lifecycle(Generic[C]):
                 self.ledger.move(entry, RESETTING)
                 self._resetters.put(entry)
                 return
+        # The most frequent case of assign(), without calling it, because calls cost
+        # more than the rest of a release.
+        if (
+            self.return_is_trivial
+            and entry.close_reason is None
+            and entry.state is IN_USE
+            and not self.ledger.waiters
+        ):
+            entry.state = IDLE
+            self.ledger.idle_queue.put_nowait(entry)
+            return
         self.assign(entry)
 
     def assign(self, entry: Entry[C], probe: bool = True) -> None:
@@ -307,19 +318,13 @@ class Lifecycle(Generic[C]):
                 return
             # Other connections were closed in its place.
             entry.close_reason = None
-        # If a loan leaves nothing to note, the same is done with fewer calls,
-        # because calls cost more than the rest of a release.
-        is_simple = self.return_is_trivial and entry.state is IN_USE
-        if is_simple and not ledger.waiters:
-            entry.state = IDLE
-            ledger.idle_queue.put_nowait(entry)
-            return
         # A waiter does not look at what it is given, so this is the last chance to
         # find that it is closed, or that a reply is unread.
         if probe and ledger.waiters and not self._passes(entry):
             self._replace()
             return
-        if is_simple:
+        if entry.state is IN_USE and ledger.waiters and self.return_is_trivial:
+            # The same as below, with fewer calls.
             ledger.assign_to_waiter(entry, ledger.clock())
             return
         if self.has_age_limits:
