@@ -177,7 +177,7 @@ class ConnectionPool(Returns):
                 chosen.max_lifetime,
             )
         # Bound once, because every command calls them.
-        self._let_others_run = Turns(time.monotonic).let_others_run
+        self._turns = Turns(time.monotonic)
         self._take = self.core.acquire
         self._give_back = self.core.release
 
@@ -249,7 +249,11 @@ class ConnectionPool(Returns):
             stand_in = self._sharing.stand_in()
             if stand_in is not None:
                 return stand_in
-        self._let_others_run()
+        turns = self._turns
+        if turns.unseen:
+            turns.unseen -= 1
+        else:
+            turns.let_others_run()
         conn = self.own_connection()
         kept = False
         try:

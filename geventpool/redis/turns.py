@@ -11,6 +11,8 @@ __all__ = ["Turns"]
 
 #: Seconds of one greenlet's commands in one turn of the event loop, before others run.
 SLICE = 0.0002
+#: So many loans are not looked at after each one that is.
+UNSEEN = 3
 
 
 class Turns:
@@ -29,9 +31,13 @@ class Turns:
         self._greenlet = 0
         self._turn = -1.0
         self._began = 0.0
+        #: so many loans are not looked at before the next one that is; the caller
+        #: counts, because a call for each loan would cost a tenth of it
+        self.unseen = 0
 
     def let_others_run(self) -> None:
         """Let the event loop run if the caller has kept it too long. May switch."""
+        self.unseen = UNSEEN
         # The loop's time changes with each of its turns, also under libuv, which does
         # not count them.
         turn = get_hub().loop.now()
