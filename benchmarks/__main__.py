@@ -1,7 +1,7 @@
 """``python -m benchmarks [WORKLOAD ...]``: run workloads and print their tables.
 
-``python -m benchmarks plot FILE DIR`` draws the figures of a saved run, ``compare OLD
-NEW`` compares two runs, and ``readme`` renews the numbers in the docs.
+With ``--from`` nothing is measured: a run that ``--json`` saved is drawn (``--plots``)
+or shown in the docs (``--page``).
 """
 
 from gevent import monkey
@@ -12,13 +12,14 @@ monkey.patch_all()
 # its queue class when it is imported.
 import argparse  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from rich.console import Console  # noqa: E402
 from rich.text import Text  # noqa: E402
 
-from benchmarks import compare, results  # noqa: E402
+from benchmarks import page, plots, results  # noqa: E402
 from benchmarks.metadata import collect  # noqa: E402
 from benchmarks.progress import bars  # noqa: E402
 from benchmarks.report import Report, show, terminal  # noqa: E402
@@ -27,62 +28,37 @@ from benchmarks.rounds import SCALES, Scale  # noqa: E402
 #: In the order in which they run. Each is a module of this package with a function
 #: ``run(scale: Scale) -> Report``.
 WORKLOADS = (
-    "cycle",
-    "loans",
-    "contention",
-    "scaling",
-    "hangup_cost",
-    "redis",
-    "mysql",
-    "sqlalchemy",
-    "django",
-    "coldstart",
-    "memory",
-    "restart",
-    "overload",
-    "budget",
+    *("cycle", "loans", "contention", "scaling", "memory", "hangup_cost"),
+    *("redis", "mysql", "sqlalchemy", "django", "restart", "overload", "budget"),
 )
-
-#: Other commands, and the module whose ``main`` runs each.
-COMMANDS = {
-    "plot": "plots",
-    "compare": "compare",
-    "readme": "readme",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the named workloads; return 0 if all ran, whether or not targets are met."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in COMMANDS:
-        command = import_module(f"benchmarks.{COMMANDS[given[0]]}")
-        return int(command.main(given[1:]))
-    options = _parser().parse_args(given)
-    unknown = set(options.workloads) - set(WORKLOADS)
-    if unknown:
-        print(
-            f"unknown workload: {', '.join(sorted(unknown))}; there are: "
-            + ", ".join(WORKLOADS)
-        )
-        return 2
+    parser = _parser()
+    options = parser.parse_args(given)
+    console, failed = terminal(), False
     try:
         # A bad file is an error before the measurement, which takes minutes.
-        earlier = options.compare and results.load(options.compare)
-    except (OSError, results.NotARunError) as error:
-        print(error)
-        return 2
-    names = options.workloads or list(WORKLOADS)
-    scale = SCALES["quick" if options.quick else options.scale]
-    console = terminal()
-    run, failed = measured(names, scale, console, given)
-    if options.json:
-        results.save(options.json, run)
-    if options.plots:
-        for path in import_module("benchmarks.plots").draw(run, options.plots):
-            console.print(Text(f"  {path}", style="dim"))
-    if earlier:
-        compare.show(earlier, run, console)
-    return 1 if failed else 0
+        if options.page:
+            page.check(options.page)
+        if options.run:
+            run = results.load(options.run)
+        else:
+            scale = SCALES["quick" if options.quick else options.scale]
+            names = options.workloads or WORKLOADS
+            run, failed = measured(names, scale, console, given)
+        if options.json:
+            results.save(options.json, run)
+        if options.plots:
+            for path in plots.draw(run, options.plots):
+                console.print(str(path), style="dim")
+        if options.page and not failed:
+            page.write(run, options.page)
+    except (OSError, results.NotARunError, page.NoMarksError) as error:
+        parser.error(str(error))
+    return int(failed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,28 +67,34 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "workloads", nargs="*", metavar="WORKLOAD", help=", ".join(WORKLOADS)
-    )
-    parser.add_argument("--quick", action="store_true", help="a few rounds only")
-    parser.add_argument("--scale", choices=SCALES, default="full")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the numbers")
-    parser.add_argument(
-        "--compare", type=Path, metavar="FILE", help="with a run saved before"
-    )
-    parser.add_argument(
-        "--plots", type=Path, metavar="DIR", help="draw figures, as PNG and SVG"
-    )
+    add = parser.add_argument
+    listed = ", ".join(WORKLOADS)
+    add("workloads", nargs="*", type=_workload, metavar="WORKLOAD", help=listed)
+    add("--quick", action="store_true", help="a few rounds only")
+    add("--scale", choices=SCALES, default="full")
+    file = {"type": Path, "metavar": "FILE"}
+    add("--from", dest="run", **file, help="a saved run; nothing is measured")
+    add("--json", **file, help="save the numbers")
+    add("--plots", type=Path, metavar="DIR", help="draw figures, as PNG and SVG")
+    text = "renew the numbers of that page; by default docs/results/benchmarks.rst"
+    add("--page", **file, nargs="?", const=page.PAGE, help=text)
     return parser
 
 
+def _workload(name: str) -> str:
+    if name not in WORKLOADS:
+        known = ", ".join(WORKLOADS)
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of: {known}")
+    return name
+
+
 def measured(
-    names: list[str], scale: Scale, console: Console, arguments: list[str]
-) -> tuple[results.Run, list[str]]:
+    names: Sequence[str], scale: Scale, console: Console, arguments: list[str]
+) -> tuple[results.Run, bool]:
     """Run the workloads and print their reports. May switch.
 
     :param arguments: the command, to be saved with the numbers.
-    :return: the run, and the names of the workloads that could not run.
+    :return: the run, and whether a workload could not run.
     """
     where = collect(arguments)
     versions = where["packages"]
@@ -124,14 +106,9 @@ def measured(
     )
     for warning in where["warnings"]:
         console.print(Text(f"  warning: {warning}", style="yellow"))
-    reports, failed = [], []
-    for name in names:
-        report = _run(name, scale, console)
-        if report is None:
-            failed.append(name)
-        else:
-            reports.append(report)
-    return results.run_of(where, scale.name, reports), failed
+    ran = [_run(name, scale, console) for name in names]
+    reports = [report for report in ran if report is not None]
+    return results.run_of(where, scale.name, reports), len(reports) < len(ran)
 
 
 def _run(name: str, scale: Scale, console: Console) -> Report | None:

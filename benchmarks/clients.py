@@ -33,23 +33,27 @@ GIVEN_UP, GIVE_UP_AFTER = 0.1, 0.02
 class Account:
     """What became of the requests through one pool.
 
-    :ivar answered: replies that carried the tag of the request.
-    :ivar wrong: replies that carried another tag.
+    :ivar wrong: replies that carried another tag than the request.
     :ivar given_up: requests that a ``gevent.Timeout`` of the client ended.
     :ivar errors: requests that failed, by the name of the error.
     :ivar latencies: seconds from the request to its reply, for each reply.
     :ivar pending: when each request without a reply began, by client.
-    :ivar answered_at, failed_at: the time of each, as ``time.monotonic`` returns it.
+    :ivar answered_at: the time of each right reply, as ``time.monotonic`` returns it.
+    :ivar failures: when each failed request began and ended.
     """
 
-    answered: int = 0
     wrong: int = 0
     given_up: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     pending: dict[int, float] = field(default_factory=dict)
     answered_at: list[float] = field(default_factory=list)
-    failed_at: list[float] = field(default_factory=list)
+    failures: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        """Replies that carried the tag of the request."""
+        return len(self.answered_at)
 
     @property
     def failed(self) -> int:
@@ -124,7 +128,7 @@ class Clients:
             # Any: the server is stopped here, and what a pool makes of it is counted.
             limit.close()
             account.errors[type(error).__name__] += 1
-            account.failed_at.append(time.monotonic())
+            account.failures.append((began, time.monotonic()))
             del account.pending[number]
             gevent.sleep(AFTER_ERROR)
         except gevent.Timeout as late:
@@ -132,17 +136,12 @@ class Clients:
                 raise
             account.given_up += 1
         else:
-            self._note(account, reply == tag, began)
+            now = time.monotonic()
+            account.latencies.append(now - began)
+            if reply == tag:
+                account.answered_at.append(now)
+            else:
+                account.wrong += 1
         finally:
             limit.close()
             account.pending.pop(number, None)
-
-    @staticmethod
-    def _note(account: Account, is_right: bool, began: float) -> None:
-        now = time.monotonic()
-        account.latencies.append(now - began)
-        if is_right:
-            account.answered += 1
-            account.answered_at.append(now)
-        else:
-            account.wrong += 1

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import gevent
@@ -18,7 +18,6 @@ from gevent.event import Event
 
 from benchmarks.adapters import PoolAdapter
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Series, best_of, interleave
 
 #: Connections of each pool.
 CONNECTIONS = 10
@@ -187,6 +186,14 @@ def closing(pools: Mapping[str, PoolAdapter]) -> Any:
         yield pools
 
 
+RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))
+P99 = Column("p99", p99, to=("peer",))
+COLUMNS = (
+    Column("CPU each", cpu_each),
+    Column("p50", lambda each: each.latency(0.5)),
+)
+
+
 def compare(
     report: Report,
     title: str,
@@ -197,44 +204,30 @@ def compare(
     *,
     rivals: Sequence[str],
     floor: str | None = None,
-    by: Callable[[Turn], float] = throughput,
-    after: Callable[[Turn], Turn] | None = None,
+    by_p99: bool = False,
+    after: Callable[[Turn], Turn] = lambda done: done,
     columns: Sequence[Column] = (),
     key: str = "",
-) -> tuple[dict[str, Series[Turn]], str | None]:
+) -> Section:
     """Let contestants take turns, and add their table. May switch.
 
     :param rivals: the best of them is the peer that the table compares with.
-    :param by: what makes it the best; less is better for everything but throughput.
+    :param by_p99: whether it is the one with the shortest p99, not with the most
+        requests.
     :param after: completes a turn.
     :param columns: further ones.
-    :return: the series, and the name of the best rival that ran.
     """
-
-    def completed(contestant: Contestant) -> Turn:
-        done = turn(contestant, greenlets, seconds)
-        return after(done) if after else done
-
-    turns = {name: partial(completed, each) for name, each in contestants.items()}
-    series = interleave(turns, rounds, title)
-    sign = 1 if by is throughput else -1
-    best = best_of(series, rivals, lambda each: sign * by(each))
-    section = Section(title, key=key or title, floor=floor, best=best)
-    to_peer = {"to peer": best} if best else {}
-    ratios = {**({"to floor": floor} if floor else {}), **to_peer}
-    shown = [
-        Column("requests/s", throughput, "1/s", True, spread=True, ratios=ratios),
-        Column("CPU each", cpu_each, ratios=to_peer),
-        Column("p50", lambda each: each.latency(0.5), is_measured=False),
-        Column("p99", p99, ratios=to_peer),
-        *columns,
-    ]
-    report.sections.append(section.fill(series, shown))
-    for name, entry in series.items():
-        unserved = max((each.unserved for each in entry.samples), default=0)
-        section.starves(name, unserved, greenlets)
+    turns = {
+        name: lambda each=each: after(turn(each, greenlets, seconds))
+        for name, each in contestants.items()
+    }
+    shown = [P99, RATE, *COLUMNS] if by_p99 else [RATE, *COLUMNS, P99]
+    section = report.compare(
+        title, turns, rounds, [*shown, *columns], key=key, floor=floor, rivals=rivals
+    )
+    section.starves(lambda each: each.unserved, greenlets)
+    for name, entry in section.series.items():
         refused = sum(each.refused for each in entry.samples)
         if refused:
             section.notes.append(f"{name} refused {refused:,} attempts")
-    section.notes += [f"floor: {floor}"] * bool(floor) + [f"peer: {best}"] * bool(best)
-    return series, best
+    return section

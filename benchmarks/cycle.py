@@ -10,51 +10,53 @@ that does nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, RIVALS, PoolAdapter
 from benchmarks.load import GENERATOR, generator
-from benchmarks.report import Column, Report, Section, duration
-from benchmarks.rounds import (
-    Sample,
-    Scale,
-    Series,
-    best_of,
-    calibrated,
-    interleave,
-    ratio_between,
-    timed,
-)
+from benchmarks.report import Column, Report
+from benchmarks.rounds import Sample, Scale, calibrated, timed
 
 LOOP = "the loop alone"
 BLOCK = " with block"
 LIMIT = 10
 
+CYCLES = """
+def cycles(count):
+    for _ in range(count):
+        {body}
+"""
+
 
 def run(scale: Scale) -> Report:
     """Measure one uncontended cycle of every pool. May switch."""
     builders, missing = adapters.installed()
-    builders = {
-        GENERATOR: generator,
-        FLOOR: adapters.ours.gevent_queue_nowait,
-        **builders,
-    }
+    floor = adapters.ours.gevent_queue_nowait
+    builders = {GENERATOR: generator, FLOOR: floor, **builders}
     pools = {name: build(LIMIT) for name, build in builders.items()}
-    try:
-        series = interleave(_turns(pools, scale.slice), scale.rounds, "loans")
-    finally:
-        adapters.close(*pools.values())
+    turns = {LOOP: repeated(_compiled("pass"), scale.slice)}
+    for name, pool in pools.items():
+        turns[name] = repeated(borrowing(pool), scale.slice)
+        if pool.block is not None:
+            turns[name + BLOCK] = repeated(blocks(pool.block), scale.slice)
     report = Report("cycle", "what does borrowing cost when nobody else wants one?")
-    report.sections.append(_section(series, missing))
-    best = best_rival(series)
+    table = report.compare(
+        "uncontended acquire + release",
+        turns,
+        scale.rounds,
+        COLUMNS,
+        key="uncontended",
+        floor=FLOOR,
+        rivals=RIVALS,
+        missing=missing,
+    )
+    adapters.close(*pools.values())
     for name, limit in ((OURS, 6.0), (OURS + BLOCK, 8.0)):
-        over = ratio_between(series, name, FLOOR, each)
+        over = table.over(name, FLOOR, each)
         report.target(f"{name} to the floor", over, limit)
-        if best is not None:
-            over = ratio_between(series, name, best, each)
-            report.target(f"{name} to {best}", over, 0.4)
+        over = table.over(name, table.peer, each)
+        report.target(f"{name} to {table.peer}", over, 0.4)
     return report
 
 
@@ -63,15 +65,10 @@ def each(sample: Sample) -> float:
     return sample.each
 
 
-def _turns(
-    pools: dict[str, PoolAdapter], seconds: float
-) -> dict[str, Callable[[], Sample]]:
-    turns = {LOOP: repeated(_compiled(EMPTY, None), seconds)}
-    for name, pool in pools.items():
-        turns[name] = repeated(borrowing(pool), seconds)
-        if pool.block is not None:
-            turns[name + BLOCK] = repeated(blocks(pool.block), seconds)
-    return turns
+COLUMNS = (
+    Column("each", each, to=("floor", "peer")),
+    Column("CPU each", lambda sample: sample.cpu_each),
+)
 
 
 def repeated(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:
@@ -81,18 +78,17 @@ def repeated(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sa
     """
     counts: list[int] = []
 
+    def counted() -> int:
+        cycles(counts[0])
+        return counts[0]
+
     def turn() -> Sample:
         # Calibrated in the warm-up round, where an error is handled as in any other.
         if not counts:
             counts.append(calibrated(cycles, seconds))
-        return timed(lambda: _counted(cycles, counts[0]))
+        return timed(counted)
 
     return turn
-
-
-def _counted(cycles: Callable[[int], object], count: int) -> int:
-    cycles(count)
-    return count
 
 
 def borrowing(pool: PoolAdapter) -> Callable[[int], None]:
@@ -106,73 +102,19 @@ def borrowing(pool: PoolAdapter) -> Callable[[int], None]:
     take, give = pool.acquire, pool.release
     owner = getattr(take, "__self__", None)
     if owner is None or getattr(give, "__self__", None) is not owner:
-        return lambda count: _cycles(take, give, count)
-    source = CYCLES.format(take=take.__name__, give=give.__name__)
-    return _compiled(source, owner)
+        return _compiled("give(take())", take=take, give=give)
+    body = f"conn = pool.{take.__name__}(); pool.{give.__name__}(conn)"
+    return _compiled(body, pool=owner)
 
 
-def _compiled(source: str, pool: object) -> Callable[[int], None]:
-    names: dict[str, Any] = {"pool": pool}
-    exec(source, names)
-    cycles: Callable[[int], None] = names["cycles"]
-    return cycles
-
-
-CYCLES = """
-def cycles(count):
-    for _ in range(count):
-        conn = pool.{take}()
-        pool.{give}(conn)
-"""
-EMPTY = """
-def cycles(count):
-    for _ in range(count):
-        pass
-"""
-BLOCKS = """
-def cycles(count):
-    for _ in range(count):
-        with pool.{block}() as conn:
-            pass
-"""
-
-
-def _cycles(
-    acquire: Callable[[], object], release: Callable[[object], object], count: int
-) -> None:
-    for _ in repeat(None, count):
-        release(acquire())
-
-
-def blocks(block: Callable[[], object]) -> Callable[[int], None]:
+def blocks(block: Callable[[], Any]) -> Callable[[int], None]:
     """Return the cycle with the ``with`` block of a pool."""
     owner = block.__self__  # type: ignore[attr-defined]
-    return _compiled(BLOCKS.format(block=block.__name__), owner)
+    body = f"with pool.{block.__name__}() as conn: pass"
+    return _compiled(body, pool=owner)
 
 
-def _section(series: dict[str, Series[Sample]], missing: dict[str, str]) -> Section:
-    best = best_rival(series)
-    section = Section("uncontended acquire + release", key="uncontended", floor=FLOOR)
-    section.best = best
-    columns = [
-        Column(
-            "each",
-            each,
-            spread=True,
-            ratios={"to the floor": FLOOR, "to the best peer": best},
-        ),
-        Column("CPU each", lambda sample: sample.cpu_each),
-    ]
-    section.fill(series, columns, missing)
-    alone = series[GENERATOR].spread(each).median
-    section.notes.append(
-        f"{duration(alone)} of each number is the load generator; it can tell "
-        f"{1 / alone:,.0f} cycles a second from more"
-    )
-    section.notes.append("to the best peer: of " + ", ".join(RIVALS))
-    return section
-
-
-def best_rival(series: dict[str, Series[Sample]]) -> str | None:
-    """Return the fastest of the rivals that ran."""
-    return best_of(series, RIVALS, lambda sample: -sample.each)
+def _compiled(body: str, **names: Any) -> Callable[[int], None]:
+    exec(CYCLES.format(body=body), names)
+    cycles: Callable[[int], None] = names["cycles"]
+    return cycles

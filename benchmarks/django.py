@@ -9,7 +9,6 @@ at a server that accepts 60 clients. A request that is refused is sent again.
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +17,11 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 from benchmarks.crowd import CONNECTIONS, Contestant, Turn, compare, throughput
 from benchmarks.report import Column, Report
-from benchmarks.rounds import Scale, Spread, ratio_between
+from benchmarks.rounds import Scale, Spread
 
 OURS = "geventpool"
 OURS_ALWAYS = "geventpool, reset='session'"
@@ -30,10 +30,6 @@ FRESH = "stock, CONN_MAX_AGE=0"
 
 #: Clients that the server accepts. Django's own backend needs one for each request.
 ADMITTED = 60
-
-#: The table that the view reads; the model is made once in a process.
-TABLE = "benchmarks_item"
-_model: Any = None
 
 
 class RefusedError(Exception):
@@ -63,33 +59,29 @@ def _project(server: Any) -> Iterator[Callable[[str], None]]:
     if not conf.settings.configured:
         conf.settings.configure(SECRET_KEY="known to everybody", USE_TZ=True)
         import_module("django").setup()
-    db = import_module("django.db")
-    utils = import_module("django.test.utils")
-    stock = import_module("geventpool.django.mysql.upstream")
+    connections = import_module("django.db").connections
+    override = import_module("django.test.utils").override_settings
     # Django finds a backend by its name. Its own would need MySQLdb.
+    stock = import_module("geventpool.django.mysql.upstream")
     sys.modules["benchmarks.stock_mysql.base"] = stock.base
     databases = _databases(server)
-    db.connections.settings.update(databases)
+    complete = connections.configure_settings({"default": {}, **databases})
+    connections.settings.update({name: complete[name] for name in databases})
+    path = import_module("django.urls").path
+    urls = type("Urls", (), {"urlpatterns": [path("<path:name>", _view)]})
     log = logging.getLogger("django.request")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
-    changes = {
-        "ROOT_URLCONF": __name__,
-        "MIDDLEWARE": [],
-        "ALLOWED_HOSTS": ["*"],
-        "DEBUG": False,
-    }
     try:
-        with utils.override_settings(**changes):
-            _fill(db.connections[OURS])
+        with override(ROOT_URLCONF=urls, MIDDLEWARE=[], ALLOWED_HOSTS=["*"]):
             handler = import_module("django.core.handlers.wsgi").WSGIHandler()
-            yield lambda name: _call(handler, name)
+            yield partial(_call, handler)
     finally:
         log.setLevel(level)
         _end(databases)
         for name in databases:
-            del db.connections[name]
-            del db.connections.settings[name]
+            del connections[name]
+            del connections.settings[name]
 
 
 def _end(names: Iterable[str]) -> None:
@@ -101,80 +93,35 @@ def _end(names: Iterable[str]) -> None:
             connection.close_pool()
 
 
-def _databases(server: Any) -> dict[str, Any]:
+def _databases(server: Any) -> dict[str, dict[str, Any]]:
+    where = {key.upper(): getattr(server, key) for key in ("host", "port", "user")}
+    where.update(NAME=server.database, PASSWORD=server.password)
+
     def database(engine: str, age: int | None, **options: Any) -> dict[str, Any]:
-        return {
-            "ENGINE": engine,
-            "NAME": server.database,
-            "HOST": server.host,
-            "PORT": server.port,
-            "USER": server.user,
-            "PASSWORD": server.password,
-            "CONN_MAX_AGE": age,
-            # PyMySQL would load all trusted certificates at each connect.
-            "OPTIONS": {"ssl_disabled": True, **options},
-        }
+        # PyMySQL would load all trusted certificates at each connect.
+        options = {"ssl_disabled": True, **options}
+        return {**where, "ENGINE": engine, "CONN_MAX_AGE": age, "OPTIONS": options}
 
-    def pooled(**options: Any) -> dict[str, Any]:
-        pool = {"max_connections": CONNECTIONS, **options}
-        return database("geventpool.django.mysql", 0, pool=pool)
-
-    databases = {
-        "default": {},
-        OURS: pooled(),
-        OURS_ALWAYS: pooled(reset="session"),
-        PERSISTENT: database("benchmarks.stock_mysql", None),
-        FRESH: database("benchmarks.stock_mysql", 0),
+    pool = {"max_connections": CONNECTIONS}
+    ours, stock = "geventpool.django.mysql", "benchmarks.stock_mysql"
+    return {
+        OURS: database(ours, 0, pool=pool),
+        OURS_ALWAYS: database(ours, 0, pool={**pool, "reset": "session"}),
+        PERSISTENT: database(stock, None),
+        FRESH: database(stock, 0),
     }
-    handler = import_module("django.db").connections
-    complete: dict[str, Any] = handler.configure_settings(databases)
-    # The default belongs to others.
-    del complete["default"]
-    return complete
-
-
-def _fill(connection: Any) -> None:
-    global _model
-    if _model is None:
-        models = import_module("django.db.models")
-        meta = type("Meta", (), {"app_label": "benchmarks", "db_table": TABLE})
-        body = {
-            "__module__": __name__,
-            "Meta": meta,
-            "id": models.BigAutoField(primary_key=True),
-            "name": models.CharField(max_length=50),
-        }
-        _model = type("Item", (models.Model,), body)
-    with connection.schema_editor() as editor:
-        editor.create_model(_model)
-    _model.objects.using(OURS).create(id=1, name="an item")
-    connection.close()
 
 
 def _view(request: Any, name: str) -> Any:
-    item = _model.objects.using(name).get(pk=1)
-    return import_module("django.http").JsonResponse({"name": item.name})
-
-
-def __getattr__(name: str) -> Any:
-    # This module is also the URL configuration, once Django is there.
-    if name == "urlpatterns":
-        return [import_module("django.urls").path("<path:name>", _view)]
-    raise AttributeError(name)
+    with import_module("django.db").connections[name].cursor() as cursor:
+        cursor.execute("SELECT 'an item'")
+        return import_module("django.http").JsonResponse({"name": cursor.fetchone()[0]})
 
 
 def _call(handler: Any, name: str) -> None:
     statuses: list[str] = []
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": f"/{name}",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": sys.stderr,
-    }
+    environ: dict[str, Any] = {"PATH_INFO": f"/{name}"}
+    setup_testing_defaults(environ)
     response = handler(environ, lambda status, *rest: statuses.append(status))
     for _ in response:
         pass
@@ -192,7 +139,7 @@ def _close_connections() -> None:
 
 
 def _add_ten(report: Report, ask: Callable[[str], None], scale: Scale) -> None:
-    series, _ = compare(
+    table = compare(
         report,
         f"a view with one query, {CONNECTIONS} requests at a time",
         {
@@ -206,7 +153,7 @@ def _add_ten(report: Report, ask: Callable[[str], None], scale: Scale) -> None:
         floor=PERSISTENT,
         key="ten at a time",
     )
-    over = ratio_between(series, OURS, PERSISTENT, throughput)
+    over = table.over(OURS, PERSISTENT, throughput)
     report.target(f"requests/s of {OURS} to {PERSISTENT}", over, 1.0, at_least=True)
 
 
@@ -216,41 +163,42 @@ def _add_many(
     # More than the server could accept, even at the smallest scale.
     greenlets = max(scale.crowd, 2 * ADMITTED)
 
-    def begin(name: str) -> Contestant:
-        return Contestant(
-            [partial(ask, name)], (RefusedError,), _close_connections, warms_up=False
-        )
-
     def counted(turn: Turn) -> Turn:
         done = replace(turn, connections=_most(server))
-        _end((OURS, OURS_ALWAYS))
-        server.ask("FLUSH STATUS")
+        begin()
         return done
 
-    _end((OURS, OURS_ALWAYS))
-    server.ask("FLUSH STATUS")
+    def begin() -> None:
+        _end((OURS, OURS_ALWAYS))
+        server.ask("FLUSH STATUS")
+
+    begin()
     count = "{:,.0f}".format
-    columns = [
-        Column("connections", lambda each: each.connections, "", text=count, pick=max),
-        Column("refused in all", lambda each: each.refused, "", text=count, pick=sum),
-    ]
-    series, _ = compare(
+    table = compare(
         report,
         f"{greenlets} requests at a time, a server that accepts {ADMITTED} clients",
-        {name: begin(name) for name in (OURS, PERSISTENT)},
+        {
+            name: Contestant(
+                [partial(ask, name)], (RefusedError,), _close_connections, False
+            )
+            for name in (OURS, PERSISTENT)
+        },
         greenlets,
         scale.seconds,
         min(scale.rounds, 5),
         rivals=[PERSISTENT],
         after=counted,
-        columns=columns,
+        columns=[
+            Column("connections", lambda turn: turn.connections, "", False, count, max),
+            Column("refused in all", lambda turn: turn.refused, "", False, count, sum),
+        ],
         key="many at a time",
     )
-    report.sections[-1].notes += [
+    table.notes += [
         "refused: answered with 500, because the server is full",
         "connections: the most that the server counted",
     ]
-    samples = series[OURS].samples
+    samples = table.series[OURS].samples
     if samples:
         most = Spread.of([float(max(each.connections for each in samples))])
         refused = Spread.of([float(sum(each.refused for each in samples))])

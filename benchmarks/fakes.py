@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gevent
@@ -70,10 +71,8 @@ class FakeServer:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.dials = 0
-        self.open = 0
-        #: The most connections that were open or being opened at the same time.
-        self.peak = 0
+        #: All dials; those open now, and the most that were, with those being opened.
+        self.dials = self.open = self.peak = 0
 
     def accept(self) -> None:
         """Take the time of a dial. May switch."""
@@ -106,9 +105,8 @@ class SlowFake(Fake):
 
     def disconnect(self, *args: Any) -> None:
         """Close, unless closed."""
-        if self.is_up:
-            self.is_up = False
-            self.server.open -= 1
+        self.server.open -= self.is_up
+        self.is_up = False
 
 
 def slow_fake(seconds: float) -> type[SlowFake]:
@@ -156,14 +154,8 @@ def mysql_fake(kind: type[Fake]) -> type[Fake]:
     class MySQLFake(kind):  # type: ignore[misc,valid-type]
         __slots__ = ("_create_ts", "_pool", "_returned")
 
-        def cursor(self) -> Any:
-            return self
-
-        def get_autocommit(self) -> bool:
-            return True
-
-        def autocommit(self, value: bool) -> None:
-            pass
+        cursor = get_autocommit = lambda self: self
+        autocommit = lambda self, value: None  # noqa: E731
 
         def close(self) -> None:
             # pymysql-pool also closes the cursor of a returned connection, which is
@@ -176,19 +168,14 @@ def mysql_fake(kind: type[Fake]) -> type[Fake]:
     return MySQLFake
 
 
-class _Idle:
-    """The state of a connection that libpq calls idle."""
-
-    transaction_status = 0
-
-
 def postgres_fake(kind: type[Fake]) -> type[Fake]:
     """Add what psycopg_pool asks of the connections of psycopg."""
 
     class PostgresFake(kind):  # type: ignore[misc,valid-type]
         __slots__ = ("_created_at", "_expire_at", "_pool")
 
-        pgconn = _Idle
+        #: In the state that libpq calls idle.
+        pgconn = SimpleNamespace(transaction_status=0)
 
         @classmethod
         def connect(cls, conninfo: str = "", **options: Any) -> Fake:  # type: ignore
@@ -213,7 +200,7 @@ def socket_fake(kind: type[Fake]) -> type[Fake]:
         def __init__(self) -> None:
             super().__init__()
             number = next(numbers)
-            self.number = _silent().fileno() if number < SELECT_LIMIT else number
+            self.number = silent().fileno() if number < SELECT_LIMIT else number
 
         def fileno(self) -> int:
             return self.number
@@ -224,7 +211,7 @@ def socket_fake(kind: type[Fake]) -> type[Fake]:
 _silent_pair: list[socket.socket] = []
 
 
-def _silent() -> socket.socket:
+def silent() -> socket.socket:
     """Return a socket to which nothing is ever sent."""
     if not _silent_pair:
         _silent_pair.extend(socket.socketpair())

@@ -7,14 +7,13 @@ it, and :func:`without_pool` what the same connections could serve without a poo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 
 import gevent
 
 from benchmarks.adapters import Builder, PoolAdapter
-from benchmarks.curves import jain
 from benchmarks.fakes import Fake
 from benchmarks.report import duration
 
@@ -55,9 +54,8 @@ class Load:
     @property
     def title(self) -> str:
         """The load in words."""
-        end = f"for {duration(self.seconds)}"
-        if self.loans is not None:
-            end = f"{self.loans} times each"
+        each = f"{self.loans} times each"
+        end = f"for {duration(self.seconds)}" if self.loans is None else each
         again = "at once" if self.is_greedy else "after a turn of the loop"
         return (
             f"{self.name}: {self.greenlets} greenlets, {self.connections} connections, "
@@ -110,6 +108,12 @@ class Outcome:
     def wait(self, part: float) -> float:
         """Return the wait that this fraction of all waits does not exceed."""
         return self.waits[min(len(self.waits) - 1, int(len(self.waits) * part))]
+
+
+def jain(counts: Sequence[float]) -> float:
+    """Return Jain's index: 1 for equal shares, 1/n if one got all, 0 for nothing."""
+    squares = sum(count * count for count in counts)
+    return float(sum(counts) ** 2 / (len(counts) * squares)) if squares else 0.0
 
 
 class _Borrower:
@@ -193,15 +197,15 @@ def _finish(
     return halfway
 
 
-def turn_of(build: Builder, load: Load) -> Callable[[], Outcome]:
-    """Return a turn that puts the load on a new pool.
+def turn_of(build: Builder, load: Load, *kind: type[Fake]) -> Callable[[], Outcome]:
+    """Return a turn that puts the load on a new pool, which lends fakes of that kind.
 
     A pool that lost connections to the killed greenlets of its last turn would begin
     the next one with fewer.
     """
 
     def turn() -> Outcome:
-        pool = build(load.connections)
+        pool = build(load.connections, *kind)
         try:
             return run_load(pool, load)
         finally:
@@ -210,24 +214,10 @@ def turn_of(build: Builder, load: Load) -> Callable[[], Outcome]:
     return turn
 
 
-class _NoPool:
-    """Lends the same connection to everybody at once."""
-
-    def __init__(self) -> None:
-        self.conn = Fake()
-
-    def acquire(self) -> Fake:
-        """Return the connection."""
-        return self.conn
-
-    def release(self, conn: Fake) -> None:
-        """Do nothing."""
-
-
 def generator(limit: int) -> PoolAdapter:
-    """Build the adapter of no pool at all, see :data:`GENERATOR`."""
-    pool = _NoPool()
-    return PoolAdapter(GENERATOR, pool.acquire, pool.release, lambda: None)
+    """Build no pool at all, see :data:`GENERATOR`."""
+    conn = Fake()
+    return PoolAdapter(GENERATOR, lambda: conn, lambda conn: None, lambda: None)
 
 
 def without_pool(load: Load) -> Outcome:

@@ -22,97 +22,97 @@ from typing import Any
 from gevent import monkey, socket
 
 from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, PoolAdapter
+from benchmarks.adapters import AT_SERVERS, FLOOR, OURS
 from benchmarks.cycle import blocks, borrowing, each, repeated
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Sample, Scale, Series, interleave
 
 LIMIT = 10
 POLLED = "gevent queue, one poll"
-TCP = "geventpool, TcpConnection"
-REDIS = "geventpool.redis, a command's loan"
-MYSQL = "geventpool.mysql, a loan"
+LOAN, COMMAND = "a loan", "a command's loan"
 
 #: A command on a client's own connection; it is subtracted from the other commands.
 OWN = "a command without a pool"
 
-Turns = dict[str, Callable[[], Sample]]
+#: Do as many loans as they are told.
+Cycles = dict[str, Callable[[int], object]]
 
 
 def run(scale: Scale) -> Report:
     """Measure the loans of all kinds in one comparison. May switch."""
     report = Report("loans", "what does a loan of a real connection cost?")
-    turns: Turns = {}
+    cycles: Cycles = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         for kind in (_sockets, _redis, _mysql):
             try:
-                turns.update(stack.enter_context(kind(scale.slice)))
+                cycles.update(stack.enter_context(kind()))
             except Exception as error:
                 # Without one server the others can still be measured.
                 missing[kind.__name__.strip("_")] = f"{type(error).__name__}: {error}"
+        turns = {name: repeated(each, scale.slice) for name, each in cycles.items()}
         series = interleave(turns, scale.rounds, "loans")
     series = dict(_commands_less_own(series))
-    column = Column("each", each, spread=True, ratios={"to the floor": FLOOR})
+    column = Column("each", each, to=("floor",))
     section = Section("a loan of a real connection, nothing sent", key="loans")
     section.floor = FLOOR
     report.sections.append(section.fill(series, [column], missing, "loan"))
     return report
 
 
-def _turn(pool: PoolAdapter, seconds: float) -> Callable[[], Sample]:
-    cycles = blocks(pool.block) if pool.block else borrowing(pool)
-    return repeated(cycles, seconds)
-
-
-@contextmanager
-def _sockets(seconds: float) -> Iterator[Turns]:
-    pools = {
-        FLOOR: adapters.ours.gevent_queue_nowait(LIMIT),
-        OURS: adapters.ours.fake(LIMIT),
-    }
-    with import_module("tests.peers").Echo() as server:
-        options = server.options
-        pools[TCP] = adapters.ours.tcp(LIMIT, **options)
+def _at_server(kind: str, stack: ExitStack, **options: Any) -> Cycles:
+    """Return the loans of all pools for that kind of server."""
+    cycles: Cycles = {}
+    for name, build in AT_SERVERS[kind].items():
         try:
-            pools["gsocketpool, TcpConnection"] = adapters.peers.gsocketpool(
-                LIMIT, **options
-            )
+            pool = build(LIMIT, **options)
         except ImportError:
-            pass
-        turns = {
-            name: repeated(borrowing(each), seconds) for name, each in pools.items()
-        }
-        one, other = socket.socketpair()
-        yield {POLLED: repeated(_polling(one), seconds), **turns}
-        one.close()
-        other.close()
-        adapters.close(*pools.values())
-
-
-def _polling(sock: Any) -> Callable[[int], None]:
-    queue = adapters.ours.gevent_queue_nowait(LIMIT)
-    # gevent's replacement would wait for the event loop.
-    poll = monkey.get_original("select", "poll")()
-    poll.register(sock.fileno(), select.POLLIN)
-    take, give, ask = queue.acquire, queue.release, poll.poll
-
-    def cycles(count: int) -> None:
-        for _ in range(count):
-            conn = take()
-            ask(0)
-            give(conn)
-
+            continue
+        stack.callback(adapters.close, pool)
+        loan = blocks(pool.block) if pool.block else borrowing(pool)
+        cycles[f"{name}, {kind}, {LOAN}"] = loan
     return cycles
 
 
-# Redis
+@contextmanager
+def _sockets() -> Iterator[Cycles]:
+    queue = adapters.ours.gevent_queue_nowait(LIMIT)
+    with ExitStack() as stack:
+        server = stack.enter_context(import_module("tests.peers").Echo())
+        pool = adapters.ours.fake(LIMIT)
+        stack.callback(pool.close)
+        one, other = map(stack.enter_context, socket.socketpair())
+        # gevent's replacement would wait for the event loop.
+        poll = monkey.get_original("select", "poll")()
+        poll.register(one.fileno(), select.POLLIN)
+        take, give, ask = queue.acquire, queue.release, poll.poll
+
+        def polling(count: int) -> None:
+            for _ in range(count):
+                conn = take()
+                ask(0)
+                give(conn)
+
+        yield {
+            FLOOR: borrowing(queue),
+            POLLED: polling,
+            OURS: borrowing(pool),
+            **_at_server("echo", stack, **server.options),
+        }
+        del other
 
 
 @contextmanager
-def _redis(seconds: float) -> Iterator[Turns]:
+def _mysql() -> Iterator[Cycles]:
+    with ExitStack() as stack:
+        server = stack.enter_context(import_module("tests.servers").MariaDBServer())
+        options = {**server.client_options, "autocommit": True}
+        yield _at_server("mysql", stack, **options)
+
+
+@contextmanager
+def _redis() -> Iterator[Cycles]:
     redis = import_module("redis")
-    package = import_module("geventpool.redis")
 
     class Silent(redis.Connection):  # type: ignore[misc]
         """A real connection whose commands are neither sent nor answered."""
@@ -133,36 +133,31 @@ def _redis(seconds: float) -> Iterator[Turns]:
                 return super().read_response(*args, **options)
             return b"value"
 
+    def commands(client: Any) -> Callable[[int], None]:
+        def cycles(count: int) -> None:
+            for _ in range(count):
+                client.get("key")
+
+        return cycles
+
     with import_module("tests.servers").RedisServer() as server:
         options: dict[str, Any] = {"host": server.host, "port": server.port}
-        options.update(connection_class=Silent, max_connections=LIMIT)
+        options.update(connection_class=Silent)
         pools = {
-            REDIS: package.ConnectionPool(**options),
-            "redis Blocking, a command's loan": redis.BlockingConnectionPool(**options),
+            f"{name}, {COMMAND}": build(LIMIT, **options)
+            for name, build in AT_SERVERS["redis"].items()
         }
         own = redis.Redis(
             connection_pool=redis.ConnectionPool(**options),
             single_connection_client=True,
         )
-        clients = {
-            name: redis.Redis(connection_pool=each) for name, each in pools.items()
-        }
-        clients[OWN] = own
         yield {
-            name: repeated(_commanding(client), seconds)
-            for name, client in clients.items()
+            OWN: commands(own),
+            **{name: commands(pool.client) for name, pool in pools.items()},
         }
         own.close()
-        for pool in (own.connection_pool, *pools.values()):
-            pool.disconnect()
-
-
-def _commanding(client: Any) -> Callable[[int], None]:
-    def cycles(count: int) -> None:
-        for _ in range(count):
-            client.get("key")
-
-    return cycles
+        own.connection_pool.disconnect()
+        adapters.close(*pools.values())
 
 
 def _commands_less_own(
@@ -170,7 +165,7 @@ def _commands_less_own(
 ) -> Iterator[tuple[str, Series[Sample]]]:
     own = series.pop(OWN, None)
     for name, entry in series.items():
-        if "command's loan" in name and own is not None and entry.samples:
+        if COMMAND in name and own is not None and entry.samples:
             pairs = zip(entry.samples, own.samples, strict=True)
             samples = [
                 replace(mine, wall=mine.wall - alone.each * mine.count)
@@ -179,21 +174,3 @@ def _commands_less_own(
             yield name, Series(name, samples)
         else:
             yield name, entry
-
-
-# MySQL
-
-
-@contextmanager
-def _mysql(seconds: float) -> Iterator[Turns]:
-    with import_module("tests.servers").MariaDBServer() as server:
-        options = {**server.client_options, "autocommit": True}
-        pools: dict[str, PoolAdapter] = {}
-        for name, build in adapters.AT_SERVERS["mysql"].items():
-            title = MYSQL if name == OURS else f"{name}, a loan"
-            try:
-                pools[title] = build(LIMIT, **options)
-            except ImportError:
-                continue
-        yield {name: _turn(pool, seconds) for name, pool in pools.items()}
-        adapters.close(*pools.values())

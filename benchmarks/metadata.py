@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -22,7 +21,8 @@ import gevent
 #: The packages whose versions are saved with the numbers.
 PACKAGES = (
     *("geventpool", "gevent", "greenlet", "redis", "hiredis", "PyMySQL", "SQLAlchemy"),
-    *("DBUtils", "gsocketpool", "pymysql-pool", "geventhttpclient", "psycopg-pool"),
+    *("Django", "DBUtils", "gsocketpool", "pymysql-pool", "geventhttpclient"),
+    "psycopg-pool",
 )
 
 #: Running tasks per core above which the machine counts as busy.
@@ -39,14 +39,10 @@ def collect(arguments: list[str]) -> dict[str, Any]:
     loop = type(gevent.get_hub().loop)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": platform.machine(),
-        "system": platform.system(),
         "kernel": platform.release(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
         "loop": f"{loop.__module__}.{loop.__qualname__}",
         "packages": {name: _version(name) for name in PACKAGES},
         "command": " ".join(["python -m benchmarks", *arguments]),
@@ -56,11 +52,11 @@ def collect(arguments: list[str]) -> dict[str, Any]:
 
 def cpu_model() -> str:
     """Return the name of the processor."""
-    found = re.search(
-        r"^model name\s*:\s*(.+)$", _read(Path("/proc/cpuinfo")) or "", re.M
-    )
-    name = found.group(1) if found else platform.processor() or platform.machine()
-    return " ".join(name.split())
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return " ".join(value.split())
+    return platform.processor() or platform.machine()
 
 
 def warnings() -> Iterator[str]:
@@ -69,7 +65,7 @@ def warnings() -> Iterator[str]:
     if load > BUSY * cores:
         yield f"the machine is busy with other work: load {load:.1f} on {cores} cores"
     governor = _read(SYS_CPU / "cpu0/cpufreq/scaling_governor")
-    if governor not in (None, "performance"):
+    if governor not in ("", "performance"):
         yield f"the clock frequency changes: governor {governor!r}, not 'performance'"
     if _read(SYS_CPU / "intel_pstate/no_turbo") == "0" or (
         _read(SYS_CPU / "cpufreq/boost") == "1"
@@ -81,11 +77,11 @@ def warnings() -> Iterator[str]:
         yield "Python runs in a debug mode"
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
-        return None
+        return ""
 
 
 def _version(name: str) -> str | None:

@@ -28,7 +28,7 @@ from benchmarks.crowd import (
     throughput,
 )
 from benchmarks.report import Report
-from benchmarks.rounds import Scale, ratio_between
+from benchmarks.rounds import Scale
 
 NO_POOL = "no pool"
 RIVALS = (QUEUE_POOL, POOLED_DB, MYSQL_POOL)
@@ -139,7 +139,7 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
             name: lending(pool, kind.deed if pool.commits else whole)
             for name, pool in pools.items()
         }
-        series, _ = compare(
+        table = compare(
             report,
             f"{kind.title}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
             {NO_POOL: alone, **contestants},
@@ -151,13 +151,13 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
         )
     for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
         if limit is not None:
-            over = ratio_between(series, OURS, other, throughput)
+            over = table.over(OURS, other, throughput)
             report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
 
 
 def _add_waits(report: Report, options: Options, scale: Scale) -> None:
     with pools_of(options) as pools:
-        series, best = compare(
+        table = compare(
             report,
             f"SELECT 1 in autocommit, {scale.crowd} greenlets on {CONNECTIONS} "
             "connections",
@@ -166,9 +166,8 @@ def _add_waits(report: Report, options: Options, scale: Scale) -> None:
             scale.seconds / 2,
             scale.long_rounds,
             rivals=FIRM,
-            by=p99,
+            by_p99=True,
             key="many greenlets",
         )
-    if best is not None:
-        over = ratio_between(series, OURS, best, p99)
-        report.target(f"p99 of {OURS} to {best}", over, 0.2)
+    over = table.over(OURS, table.peer, p99)
+    report.target(f"p99 of {OURS} to {table.peer}", over, 0.2)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,8 +22,8 @@ import gevent
 
 from benchmarks import adapters
 from benchmarks.adapters import OURS, Builder, PoolAdapter
-from benchmarks.report import Column, Report, Section, duration, per_cent
-from benchmarks.rounds import Scale, Series, interleave
+from benchmarks.report import Column, Report, duration, per_cent
+from benchmarks.rounds import Scale
 
 CONNECTIONS = 10
 
@@ -67,7 +66,7 @@ class Request:
     """One request: when it was due, when its reply came in time, was it refused."""
 
     arrived: float
-    replied: float | None = None
+    replied: float = 0.0
     is_refused: bool = False
 
     def run(self, pool: PoolAdapter) -> None:
@@ -85,28 +84,52 @@ class Request:
             self.replied = time.perf_counter()
 
 
+COUNT = "{:,.0f}".format
+
+
+COLUMNS = (
+    Column("goodput", lambda each: each.goodput, "", True, per_cent, to=()),
+    Column("failed", lambda each: each.failed, "", text=per_cent),
+    Column("arrived", lambda each: each.arrived, "", text=COUNT),
+    Column("refused", lambda each: each.refused, "", text=COUNT),
+    Column("CPU each", lambda each: each.cpu_each),
+)
+
+
 def run(scale: Scale) -> Report:
     """Send each rate of requests to every pool. May switch."""
     report = Report("overload", "how much useful work is left under overload?")
     builders, missing = adapters.installed()
-    builders.pop(OURS)
     ours = {
         name: partial(adapters.ours.fake, **more) for name, more in VARIANTS.items()
     }
-    contestants: dict[str, Builder] = {**ours, **builders}
+    contestants: dict[str, Builder] = {**ours, **builders, **ours}
     rates = RATES
     if scale.name == "tiny":
-        rates, contestants = RATES[2:3], dict(list(contestants.items())[:2])
+        rates, contestants = RATES[2:3], {name: contestants[name] for name in VARIANTS}
     seconds = max(2 * scale.seconds, 0.1)
     for rate in rates:
-        turns: dict[str, Callable[[], Flood]] = {
-            name: partial(flood, build, rate, seconds)
-            for name, build in contestants.items()
-        }
-        rounds = max(1, scale.rounds // 5)
-        series = interleave(turns, rounds, f"{rate:g} times the capacity")
-        report.sections.append(_section(series, missing, rate))
-        _add_target(report, series, rate)
+        how = f"{rate:g} times the capacity"
+        table = report.compare(
+            f"{rate:g} times what {CONNECTIONS} connections held {duration(HOLD)} can "
+            f"do, callers give up after {duration(PATIENCE)}",
+            {
+                name: partial(flood, build, rate, seconds)
+                for name, build in contestants.items()
+            },
+            max(1, scale.rounds // 5),
+            COLUMNS,
+            key=f"overload {rate:g}",
+            missing=missing,
+        )
+        text = "goodput: replies in time, of what the connections can serve"
+        table.notes.append(text)
+        if rate > 1.5:
+            goodput = table.spread(ADMISSION, lambda each: each.goodput)
+            report.target(f"goodput at {how}", goodput, GOODPUT, at_least=True)
+        elif rate < 1:
+            failed = table.spread(ADMISSION, lambda each: each.failed)
+            report.target(f"failed at {how}", failed, FAILED)
     return report
 
 
@@ -129,52 +152,11 @@ def flood(build: Builder, rate: float, seconds: float) -> Flood:
     gevent.killall(greenlets)
     adapters.close(pool)
     steady = [each for each in requests if begin <= each.arrived < end]
-    replies = [each.replied for each in requests if each.replied is not None]
-    in_time = sum(begin <= replied < end for replied in replies)
+    in_time = sum(begin <= each.replied < end for each in requests)
     return Flood(
         goodput=in_time / (seconds * CAPACITY),
-        failed=sum(each.replied is None for each in steady) / max(1, len(steady)),
+        failed=sum(not each.replied for each in steady) / max(1, len(steady)),
         arrived=len(steady),
         refused=sum(each.is_refused for each in steady),
         cpu_each=cpu / len(requests),
     )
-
-
-def _section(
-    series: dict[str, Series[Flood]], missing: dict[str, str], rate: float
-) -> Section:
-    section = Section(
-        f"{rate:g} times what {CONNECTIONS} connections held {duration(HOLD)} can do, "
-        f"callers give up after {duration(PATIENCE)}",
-        key=f"overload {rate:g}",
-    )
-    count = "{:,.0f}".format
-    columns = [
-        Column(
-            "goodput",
-            lambda each: each.goodput,
-            "",
-            more_is_better=True,
-            text=per_cent,
-            spread=True,
-        ),
-        Column("failed", lambda each: each.failed, "", text=per_cent),
-        Column("arrived", lambda each: each.arrived, "", text=count, is_measured=False),
-        Column("refused", lambda each: each.refused, "", text=count, is_measured=False),
-        Column("CPU each", lambda each: each.cpu_each),
-    ]
-    section.fill(series, columns, missing)
-    section.notes.append("goodput: replies in time, of what the connections can serve")
-    return section
-
-
-def _add_target(report: Report, series: dict[str, Series[Flood]], rate: float) -> None:
-    if not series[ADMISSION].samples:
-        return
-    if rate > 1.5:
-        goodput = series[ADMISSION].spread(lambda each: each.goodput)
-        title = f"goodput at {rate:g} times the capacity"
-        report.target(title, goodput, GOODPUT, at_least=True)
-    elif rate < 1:
-        failed = series[ADMISSION].spread(lambda each: each.failed)
-        report.target(f"failed at {rate:g} times the capacity", failed, FAILED)

@@ -10,13 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 #: The display and the name of the workload; None: nothing is displayed.
 _display: tuple[Progress, str] | None = None
@@ -29,16 +23,7 @@ def bars(workload: str, console: Console) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("[dim]{task.fields[following]}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, auto_refresh=False
-    ) as display:
+    with Progress(console=console, transient=True, auto_refresh=False) as display:
         _display = display, workload
         try:
             yield
@@ -53,17 +38,14 @@ def step(label: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda following: None
         return
     display, workload = _display
-    task = display.add_task(f"{workload}: {label}", total=total, following="")
+    task = display.add_task(f"{workload}: {label}", total=total)
     done = -1
 
     def tick(following: str) -> None:
         nonlocal done
         done += 1
-        display.update(task, completed=done, following=following)
-        display.refresh()
+        text = f"{workload}: {label}, {done}/{total}: {following}"
+        display.update(task, completed=done, description=text, refresh=True)
 
-    try:
-        yield tick
-    finally:
-        display.remove_task(task)
-        display.refresh()
+    yield tick
+    display.remove_task(task)

@@ -9,11 +9,9 @@ values, beside a connection for each greenlet. The peers are the pools of redis-
 ``ConnectionPool`` refuses when there is no idle connection, and is asked again after
 half a millisecond.
 
-Server and client share the machine, and it matters which cores they run on. On one core
-a reply is mostly there before the client looks for it; on two cores the client must
-wait for it, and everything costs twice as much. The kernel changes its mind during a
-comparison, so both are measured where the system permits. CPU time is that of this
-process, without the server.
+Server and client run on a core each, where the system permits: the kernel would move
+them during a comparison, and on one core a reply is mostly there before the client
+looks for it. CPU time is that of this process, without the server.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from benchmarks.crowd import (
     turn,
 )
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale, interleave_sizes, ratio_between
+from benchmarks.rounds import Scale, interleave_sizes, over
 from tests.servers import RedisServer
 
 #: Our pool with another option.
@@ -51,10 +49,6 @@ SHARED = "geventpool, auto_pipeline"
 
 #: Clients without a pool.
 OWN = "a connection each"
-
-ONE_CORE = "server on the same core"
-TWO_CORES = "server on another core"
-ANYWHERE = "server anywhere"
 
 #: Bytes of a large reply, and seconds for which a blocking command blocks.
 LARGE, BLOCKED = 50_000, 0.005
@@ -80,58 +74,55 @@ SHARED_TARGETS: tuple[tuple[tuple[int, int], str, Any, float, bool], ...] = (
 #: Sends one request. May switch.
 Request = Callable[[redis.Redis], object]
 
+#: One for all greenlets, or one for each.
+Clients = dict[str, list[redis.Redis]]
+
 
 def run(scale: Scale) -> Report:
     """Measure GET, pipelines and the mixture. May switch."""
     if not HIREDIS_AVAILABLE:
         raise RuntimeError("hiredis is not installed: pip install redis[hiredis]")
     report = Report("redis", "what does a pool cost a Redis command?")
-    with RedisServer() as server, _pools(server) as pools, _own(server) as own:
+    with (
+        RedisServer() as server,
+        placed(server),
+        _pools(server) as pools,
+        _own(server) as own,
+    ):
         values = {f"value-{size}": "v" * size for _, size in CASES}
         own[0].mset({"key": "value", "large": "x" * LARGE, **values})
         clients = {name: [pool.client] for name, pool in pools.items()}
         few = {**clients, OWN: own[:CONNECTIONS]}
-        first, *others = _placements()
-        for where in (first, *others):
-            series, _ = _measure(report, scale, server, few, "GET", get, where)
-            over = ratio_between(series, OURS, OWN, throughput)
-            title = "throughput to a connection each"
-            report.target(f"{title}, {where}", over, 0.92, at_least=True)
-            over = ratio_between(series, OURS, BLOCKING, throughput)
-            title = "throughput to redis-py's pool"
-            report.target(f"{title}, {where}", over, 1.6, at_least=True)
-        _measure(report, scale, server, few, "pipelines of 10", pipeline, first)
-        series, _ = _measure(report, scale, server, clients, "GET", get, first)
-        over = ratio_between(series, OURS, BLOCKING, p99)
-        report.target("p99 latency to redis-py's pool", over, 0.1)
-        _measure(report, scale, server, clients, "the mixture", Mixture(), first)
-        _add_cases(report, scale, server, {**clients, OWN: own})
+        table = _measure(report, scale, few, "GET", get)
+        ratio = table.over(OURS, OWN, throughput)
+        report.target("throughput to a connection each", ratio, 0.92, at_least=True)
+        ratio = table.over(OURS, BLOCKING, throughput)
+        report.target("throughput to redis-py's pool", ratio, 1.6, at_least=True)
+        _measure(report, scale, few, "pipelines of 10", pipeline)
+        table = _measure(report, scale, clients, "GET", get)
+        ratio = table.over(OURS, BLOCKING, p99)
+        report.target("p99 latency to redis-py's pool", ratio, 0.1)
+        _measure(report, scale, clients, "the mixture", Mixture())
+        _add_cases(report, scale, {**clients, OWN: own})
     return report
 
 
 def _measure(
-    report: Report,
-    scale: Scale,
-    server: RedisServer,
-    clients: dict[str, list[redis.Redis]],
-    what: str,
-    request: Request,
-    where: str,
-) -> Any:
+    report: Report, scale: Scale, clients: Clients, what: str, request: Request
+) -> Section:
     size = CONNECTIONS if OWN in clients else scale.crowd
-    with placed(server, where):
-        return compare(
-            report,
-            f"{what}: {size} greenlets on {CONNECTIONS} connections, {where}",
-            {name: _sending(each, request) for name, each in clients.items()},
-            size,
-            scale.seconds / 2,
-            scale.rounds,
-            rivals=[BLOCKING],
-            floor=OWN if OWN in clients else None,
-            # The number of greenlets depends on the scale.
-            key=f"{what}, {len(clients)} contestants, {where}",
-        )
+    return compare(
+        report,
+        f"{what}: {size} greenlets on {CONNECTIONS} connections",
+        {name: _sending(each, request) for name, each in clients.items()},
+        size,
+        scale.seconds / 2,
+        scale.rounds,
+        rivals=[BLOCKING],
+        floor=OWN if OWN in clients else None,
+        # The number of greenlets depends on the scale.
+        key=f"{what}, {len(clients)} contestants",
+    )
 
 
 def _sending(clients: list[redis.Redis], request: Request) -> Contestant:
@@ -171,28 +162,20 @@ class Mixture:
         return next(self._next)(client)
 
 
-def _placements() -> tuple[str, ...]:
-    """Return where server and client can be placed on this machine."""
-    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
-        return ONE_CORE, TWO_CORES
-    return (ANYWHERE,)
-
-
 @contextmanager
-def placed(server: RedisServer, where: str) -> Iterator[None]:
-    """Place server and client on one core, on a core each, or anywhere."""
-    if where == ANYWHERE:
+def placed(server: RedisServer) -> Iterator[None]:
+    """Place server and client on a core each, if this can be done."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) == 1:
         yield
         return
     before = os.sched_getaffinity(0)
     first, second = sorted(before)[:2]
     os.sched_setaffinity(0, {first})
-    os.sched_setaffinity(server.pid, {first if where == ONE_CORE else second})
+    os.sched_setaffinity(server.pid, {second})
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
-        os.sched_setaffinity(server.pid, before)
 
 
 def _pools(server: RedisServer) -> Any:
@@ -219,14 +202,8 @@ def _own(server: RedisServer) -> Iterator[list[redis.Redis]]:
         yield clients
 
 
-def _add_cases(
-    report: Report,
-    scale: Scale,
-    server: RedisServer,
-    clients: dict[str, list[redis.Redis]],
-) -> None:
+def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
     """Measure GET by few and many greenlets, each with a connection in one row."""
-    where = _placements()[-1]
     cases = [(min(size, scale.crowd), length) for size, length in CASES]
     turns = {
         (name, case): partial(
@@ -239,16 +216,12 @@ def _add_cases(
         for name, each in clients.items()
         if name != PLAIN
     }
-    with placed(server, where):
-        series = interleave_sizes(turns, scale.long_rounds, "GET by greenlets, bytes")
-    section = Section(f"GET/s by greenlets and bytes, {where}", floor=OWN)
-    section.key = "GET by greenlets and bytes"
-    column = Column(
-        "GET/s", throughput, "1/s", True, text="{:,.0f}".format, ratios={"": OWN}
-    )
+    series = interleave_sizes(turns, scale.long_rounds, "GET by greenlets, bytes")
+    section = Section("GET/s by greenlets and bytes", floor=OWN)
+    column = Column("GET/s", throughput, "1/s", True, to=("floor",))
     report.sections.append(section.fill_sizes(series, column))
     section.notes.append("greenlets, bytes; the ratio: to a connection each")
     for case, other, value, limit, at_least in SHARED_TARGETS:
-        over = ratio_between(series.get(case, {}), SHARED, other, value)
+        ratio = over(series.get(case, {}), SHARED, other, value)
         name = f"{value.__name__} of {SHARED}, {case[0]} greenlets, {case[1]} bytes"
-        report.target(f"{name}, to {other}", over, limit, at_least)
+        report.target(f"{name}, to {other}", ratio, limit, at_least)

@@ -1,31 +1,25 @@
-"""What a workload reports: tables, measures, curves, and targets met or missed.
+"""What a workload reports: tables, figures, and targets met or missed.
 
-It knows how a report looks on a terminal and in a JSON file, and nothing about how the
+It knows how a report looks on a terminal and as plain data, and nothing about how the
 numbers were measured.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.curves import Figure
-from benchmarks.rounds import Series, Spread, is_unsteady
-
-T = TypeVar("T")
+from benchmarks.figures import Figure
+from benchmarks.rounds import WARM_UP, Series, Spread, best_of, interleave, over
 
 #: Width of what is printed into a file, in characters.
-WIDTH = 140
-
-#: A remark names up to so many contestants; of more it tells only the number.
-NAMED = 3
+WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -50,35 +44,25 @@ class Target:
             return self.value.median >= self.limit
         return self.value.median <= self.limit
 
-    @property
-    def is_unclear(self) -> bool:
-        """Whether the limit is within the spread, so that another run may differ."""
-        return self.value.low < self.limit < self.value.high
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One quantity of one contestant, a number for each round: what is compared."""
-
-    contestant: str
-    quantity: str
-    unit: str
-    samples: list[float]
-    more_is_better: bool = False
+    def __str__(self) -> str:
+        relation = ">=" if self.at_least else "<="
+        text = f"{self.name}: {number(self.value.median)} {relation} {self.limit:g}"
+        if self.value.low < self.limit < self.value.high:
+            text += " (the limit is within the spread)"
+        return text
 
 
 @dataclass(frozen=True)
 class Column:
     """One quantity of a table.
 
-    :ivar name: its heading, and its name in comparisons.
+    :ivar name: its heading.
     :ivar value: reads it off a sample.
+    :ivar unit: "s" for times, else empty.
     :ivar text: how a number is written; by default as *unit* suggests.
     :ivar pick: which value stands in the table, of those of all rounds.
-    :ivar spread: whether the spread stands beside it.
-    :ivar ratios: further columns, by heading: the ratio to that contestant.
-    :ivar as_part: write these ratios in per cent.
-    :ivar is_measured: whether it is kept for comparisons.
+    :ivar to: further columns with ratios: to the "floor" of the table, to the best
+        "peer". The spread stands beside it too.
     """
 
     name: str
@@ -87,56 +71,31 @@ class Column:
     more_is_better: bool = False
     text: Callable[[float], str] | None = None
     pick: Callable[[list[float]], float] | None = None
-    spread: bool = False
-    ratios: Mapping[str, str | None] = field(default_factory=dict)
-    as_part: bool = False
-    is_measured: bool = True
-
-    def headings(self) -> list[str]:
-        """Return the headings of all its columns."""
-        return [self.name, *["spread"] * self.spread, *self.ratios]
-
-    def cells(self, entry: Series[Any], series: Mapping[str, Series[Any]]) -> list[str]:
-        """Return the cells of one contestant."""
-        spread = entry.spread(self.value)
-        text = self.text or (duration if self.unit == "s" else number)
-        values = [self.value(sample) for sample in entry.samples]
-        cells = [text(self.pick(values) if self.pick else spread.median)]
-        if self.spread:
-            cells.append(plus_minus(spread) if len(values) > 1 else "one round")
-        for name in self.ratios.values():
-            other = series.get(name or "")
-            if other is None or other.error is not None:
-                cells.append("")
-            elif other is entry:
-                cells.append("1")
-            else:
-                over = entry.over(other, self.value)
-                cells.append(part(over) if self.as_part else ratio(over))
-        return cells
+    to: tuple[str, ...] | None = None
 
 
 @dataclass
 class Section:
     """One table: a title, columns, rows of text, and the same as numbers.
 
-    :ivar key: its name from run to run at any scale; by default the title.
+    :ivar key: its name at any scale; by default the title.
     :ivar floor: the contestant that no pool can beat, if it is in this table.
-    :ivar best: the best of the peers in this run.
+    :ivar peer: the best of the peers in this run.
+    :ivar numbers: of all rounds, by contestant and quantity.
     :ivar failed: contestants without numbers, with the reason.
-    :ivar starved: contestants that left somebody unserved, with the number.
+    :ivar series: what it was filled with.
     """
 
     title: str
+    key: str = ""
+    floor: str | None = None
+    peer: str | None = None
     columns: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    key: str = ""
-    floor: str | None = None
-    best: str | None = None
-    measures: list[Measure] = field(default_factory=list)
+    numbers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    starved: dict[str, str] = field(default_factory=dict)
+    series: Mapping[str, Series[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.key = self.key or self.title
@@ -144,7 +103,7 @@ class Section:
     def fill(
         self,
         series: Mapping[str, Series[Any]],
-        columns: list[Column],
+        columns: Sequence[Column],
         missing: Mapping[str, str] | None = None,
         first: str = "pool",
     ) -> Section:
@@ -153,28 +112,39 @@ class Section:
         :param missing: contestants that could not be built, with the reason.
         :param first: the heading of the names.
         """
+        self.series = series
         self.columns = [first]
         for column in columns:
-            self.columns += column.headings()
+            spread = [] if column.to is None else ["spread"]
+            ratios = [f"to {role}" for role in self._others(column)]
+            self.columns += [column.name, *spread, *ratios]
+        failed = {name: each.error for name, each in series.items() if each.error}
         for name, entry in series.items():
-            if entry.error is not None:
-                self.fails(name, entry.error)
-                continue
-            self.add(
-                name, *(cell for each in columns for cell in each.cells(entry, series))
-            )
-        for name, reason in (missing or {}).items():
-            self.fails(name, reason)
-        for column in columns:
-            if column.is_measured:
-                self.measure(
-                    series,
-                    column.name,
-                    column.value,
-                    column.unit,
-                    column.more_is_better,
-                )
+            if name not in failed:
+                cells = (self._cells(entry, each, each.name) for each in columns)
+                self.add(name, *(text for each in cells for text in each))
+        for name, reason in {**failed, **(missing or {})}.items():
+            self.add(name, "failed")
+            self.failed[name] = reason
         return self
+
+    def _others(self, column: Column) -> dict[str, str]:
+        """Return the contestants that a column compares with, by their role."""
+        roles = {"floor": self.floor, "peer": self.peer}
+        found = {role: roles[role] or "" for role in column.to or ()}
+        return {role: name for role, name in found.items() if name in self.series}
+
+    def _cells(self, entry: Series[Any], column: Column, key: str) -> Iterator[str]:
+        values = [float(column.value(sample)) for sample in entry.samples]
+        self.numbers.setdefault(entry.name, {})[key] = values
+        spread = Spread.of(values)
+        text = column.text or (duration if column.unit == "s" else number)
+        yield text(column.pick(values) if column.pick else spread.median)
+        if column.to is not None:
+            yield f"±{spread.width * 50:.0f} %" if len(values) > 1 else "one round"
+        for name in self._others(column).values():
+            ratio = self.over(entry.name, name, column.value)
+            yield "1" if name == entry.name else times(ratio) if ratio else ""
 
     def fill_sizes(
         self, sizes: Mapping[Any, Mapping[str, Series[Any]]], column: Column
@@ -186,79 +156,54 @@ class Section:
         self.columns = ["pool", *map(_size, sizes)]
         for name in dict.fromkeys(name for series in sizes.values() for name in series):
             cells = []
-            for series in sizes.values():
-                entry = series.get(name)
-                if entry is None:
-                    cells.append("")
-                elif entry.error is not None:
-                    cells.append("failed")
+            for size, self.series in sizes.items():
+                entry = self.series.get(name)
+                if entry is not None and entry.error is not None:
                     self.failed[name] = entry.error
+                    cells.append("failed")
+                elif entry is None:
+                    cells.append("")
                 else:
-                    cells.append(" ".join(column.cells(entry, series)))
+                    cells.append(" ".join(self._cells(entry, column, _size(size))))
             self.add(name, *cells)
-        more = (column.value, column.unit, column.more_is_better)
-        for size, series in sizes.items():
-            self.measure(series, f"{column.name} of {size}", *more)
         return self
+
+    def over(
+        self, name: str, other: str | None, value: Callable[[Any], float]
+    ) -> Spread | None:
+        """Return the ratio of two contestants; None unless both have samples."""
+        return over(self.series, name, other or "", value)
+
+    def spread(self, name: str, value: Callable[[Any], float]) -> Spread | None:
+        """Return the spread of a contestant; None unless it has samples."""
+        entry = self.series[name]
+        return entry.spread(value) if entry.samples else None
 
     def add(self, *cells: str) -> None:
         """Append a row, filled up with empty cells."""
         self.rows.append([*cells, *[""] * (len(self.columns) - len(cells))])
 
-    def fails(self, name: str, reason: str) -> None:
-        """Append a row for a contestant without numbers, and say why below."""
-        self.add(name, "failed")
-        self.failed[name] = reason
-
-    def starves(self, name: str, unserved: float, total: int) -> None:
-        """Say below that a contestant left some greenlets unserved, if it did."""
-        if unserved:
-            self.starved[name] = (
-                f"{unserved:.0f} of {total} greenlets never got a connection"
-            )
-
-    def measure(
-        self,
-        series: Mapping[str, Series[T]],
-        quantity: str,
-        value: Callable[[T], float],
-        unit: str = "s",
-        more_is_better: bool = False,
-    ) -> None:
-        """Keep one quantity of all that ran, round by round, for comparisons."""
-        for name, entry in series.items():
-            if entry.error is None:
-                samples = [float(value(sample)) for sample in entry.samples]
-                self.measures.append(
-                    Measure(name, quantity, unit, samples, more_is_better)
-                )
+    def starves(self, unserved: Callable[[Any], float], total: int) -> None:
+        """Say below which contestants left some greenlets unserved."""
+        for name, entry in self.series.items():
+            most = max((unserved(sample) for sample in entry.samples), default=0)
+            if most:
+                who = f"{most:.0f} of {total} greenlets"
+                self.notes.append(f"{name} starves: {who} never got a connection")
 
     def remarks(self) -> list[str]:
         """Return all that is said below the table."""
-        unsteady: dict[str, list[str]] = {}
-        for measure in self.measures:
-            if is_unsteady(measure.samples):
-                unsteady.setdefault(measure.quantity, []).append(measure.contestant)
+        roles = {"floor": self.floor, "peer": self.peer}
+        shown = [role for role in roles if f"to {role}" in self.columns]
         return [
             *(f"{name} failed: {reason}" for name, reason in self.failed.items()),
-            *(f"{name} starves: {reason}" for name, reason in self.starved.items()),
+            *(f"{role}: {roles[role]}" for role in shown),
             *self.notes,
-            *_unsteady(unsteady),
         ]
 
 
 def _size(size: int | tuple[int, ...]) -> str:
     return f"{size:,}" if isinstance(size, int) else ", ".join(map(_size, size))
-
-
-def _unsteady(found: dict[str, list[str]]) -> list[str]:
-    if not found:
-        return []
-    quantities = [
-        f"{quantity} ({', '.join(names) if len(names) <= NAMED else len(names)})"
-        for quantity, names in found.items()
-    ]
-    return ["varies by more than a tenth from round to round: " + "; ".join(quantities)]
 
 
 @dataclass
@@ -271,6 +216,31 @@ class Report:
     targets: list[Target] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
 
+    def compare(
+        self,
+        title: str,
+        turns: Mapping[str, Callable[[], Any]],
+        rounds: int,
+        columns: Sequence[Column],
+        *,
+        key: str = "",
+        floor: str | None = None,
+        rivals: Sequence[str] = (),
+        missing: Mapping[str, str] | None = None,
+        first: str = "pool",
+        warm_up: int = WARM_UP,
+    ) -> Section:
+        """Let contestants take turns, and add their table. May switch.
+
+        :param rivals: the best of them in the first column is the peer.
+        """
+        series = interleave(turns, rounds, key or title, warm_up)
+        sign = 1 if columns[0].more_is_better else -1
+        peer = best_of(series, rivals, lambda each: sign * columns[0].value(each))
+        section = Section(title, key, floor, peer)
+        self.sections.append(section.fill(series, columns, missing, first))
+        return section
+
     def target(
         self, name: str, value: Spread | None, limit: float, at_least: bool = False
     ) -> None:
@@ -278,25 +248,15 @@ class Report:
         if value is not None:
             self.targets.append(Target(name, value, limit, at_least))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as plain data, with None for what is not a number."""
-        plain = asdict(self)
-        for target, entry in zip(self.targets, plain["targets"], strict=True):
-            entry["is_met"] = target.is_met
-        finite: dict[str, Any] = _finite(plain)
-        return finite
-
-
-def _finite(plain: Any) -> Any:
-    # JSON has neither NaN nor infinity, and a run of ten minutes must not be lost to
-    # one of them.
-    if isinstance(plain, float):
-        return plain if math.isfinite(plain) else None
-    if isinstance(plain, dict):
-        return {key: _finite(value) for key, value in plain.items()}
-    if isinstance(plain, list | tuple):
-        return [_finite(value) for value in plain]
-    return plain
+    def as_plain(self) -> dict[str, Any]:
+        """Return the report as plain data, with what is said of it."""
+        plain = {"question": self.question}
+        sections = [{**vars(each), "remarks": each.remarks()} for each in self.sections]
+        for section in sections:
+            del section["series"]
+        targets = [{"is_met": each.is_met, "text": str(each)} for each in self.targets]
+        figures = list(map(asdict, self.figures))
+        return {**plain, "sections": sections, "targets": targets, "figures": figures}
 
 
 def terminal() -> Console:
@@ -307,40 +267,22 @@ def terminal() -> Console:
 
 def show(report: Report, console: Console) -> None:
     """Print the report's tables, notes and targets."""
-    console.print()
-    console.print(Text(f"{report.workload}: {report.question}", style="bold"))
+    console.print(Text(f"\n{report.workload}: {report.question}", style="bold"))
     for section in report.sections:
         table = Table(
-            title=section.title,
-            title_justify="left",
-            box=box.SIMPLE,
-            pad_edge=False,
-            collapse_padding=True,
+            title=section.title, title_justify="left", box=box.SIMPLE, pad_edge=False
         )
-        for number, column in enumerate(section.columns):
-            justify: JustifyMethod = "right" if number else "left"
-            table.add_column(column, justify=justify, no_wrap=True)
+        for place, column in enumerate(section.columns):
+            table.add_column(column, justify="right" if place else "left", no_wrap=True)
         for row in section.rows:
-            style = "bold" if row[0].startswith("geventpool") else None
-            table.add_row(*row, style=style)
+            is_ours = row[0].startswith("geventpool")
+            table.add_row(*row, style="bold" if is_ours else None)
         console.print(table)
         for note in section.remarks():
             console.print(Text(f"  {note}", style="dim"))
     for target in report.targets:
-        console.print(_verdict(target))
-
-
-def _verdict(target: Target) -> Text:
-    word, style = ("met   ", "green") if target.is_met else ("MISSED", "red")
-    relation = ">=" if target.at_least else "<="
-    text = Text(f"  {word} ", style=style)
-    text.append(
-        f"{target.name}: {number(target.value.median)} {relation} {target.limit:g}",
-        style="default",
-    )
-    if target.is_unclear:
-        text.append(" (the spread reaches beyond the limit)", style="dim")
-    return text
+        word, style = ("met   ", "green") if target.is_met else ("MISSED", "red")
+        console.print(Text(f"  {word} ", style=style).append(str(target), "default"))
 
 
 def number(value: float) -> str:
@@ -358,34 +300,14 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1e9:.0f} ns"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.2f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.1f} ms"
-    return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def milliseconds(seconds: float) -> str:
-    """Write milliseconds without the unit, for narrow columns."""
-    value = seconds * 1000
-    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.3f}"
-
-
-def ratio(spread: Spread) -> str:
+def times(ratio: Spread) -> str:
     """Write a ratio, or "no difference" where its spread includes 1."""
-    if spread.is_no_difference:
-        return "no difference"
-    return f"{number(spread.median)}×"
-
-
-def part(spread: Spread) -> str:
-    """Write a ratio in per cent, or "no difference"."""
-    return "no difference" if spread.is_no_difference else per_cent(spread.median)
+    return "no difference" if ratio.is_no_difference else f"{number(ratio.median)}×"
 
 
 def per_cent(share: float) -> str:
     """Write a fraction in per cent."""
     return f"{share * 100:.0f} %"
-
-
-def plus_minus(spread: Spread) -> str:
-    """Write half the distance of the bounds, as a fraction of the median."""
-    return f"±{spread.width * 50:.0f} %"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curves import Figure
-from benchmarks.report import Measure, Report
+from benchmarks.figures import Figure
+from benchmarks.report import Report
 
 #: Changes when older files can no longer be read.
-FORMAT = 1
+FORMAT = 2
 
 #: A run as it is in a file.
 Run = dict[str, Any]
@@ -26,17 +26,13 @@ def run_of(where: dict[str, Any], scale: str, reports: Sequence[Report]) -> Run:
 
     :param where: the metadata, see :func:`benchmarks.metadata.collect`.
     """
-    workloads = {report.workload: report.as_json() for report in reports}
+    workloads = {report.workload: report.as_plain() for report in reports}
     return {"format": FORMAT, **where, "scale": scale, "workloads": workloads}
 
 
 def save(path: Path, run: Run) -> None:
-    """Write a run.
-
-    :raises OSError: as the file system does.
-    """
-    text = json.dumps(run, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write a run."""
+    path.write_text(json.dumps(run, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Run:
@@ -59,13 +55,3 @@ def figures(run: Run) -> Iterator[Figure]:
     """Yield all figures of a run."""
     for workload in run["workloads"].values():
         yield from map(Figure.of_plain, workload["figures"])
-
-
-def measures(section: dict[str, Any]) -> dict[tuple[str, str], Measure]:
-    """Return the measures of a section without gaps, by contestant and quantity."""
-    found = [Measure(**plain) for plain in section["measures"]]
-    return {
-        (measure.contestant, measure.quantity): measure
-        for measure in found
-        if measure.samples and None not in measure.samples
-    }

@@ -6,15 +6,9 @@ only warms up. Garbage is collected before each turn and never during one. The r
 the median over the rounds with its bounds. Two contestants are compared round by round;
 where the bounds of their ratio include 1, the result is "no difference".
 
-Some methods are those of pyperf: loops are calibrated until the clock can resolve them,
-warm-up values are discarded, a series whose standard deviation exceeds a tenth of its
-mean is called unsteady, and the metadata of the machine is saved with the values.
-pyperf itself is not used: its runner times one benchmark after the other in separate
-workers, so a slow minute affects one contestant only, and on a shared machine that is
-more than the differences to be measured. Its values are also single numbers, while a
-load gives thousands of waits. ``pyperf system tune`` may be run before.
-
-This module knows nothing about pools, tables or files.
+Some methods are those of pyperf: calibrated loops, a warm-up, the rule for a series
+that is unsteady. pyperf itself times one benchmark after the other in separate workers,
+so a slow minute would affect one contestant only.
 """
 
 from __future__ import annotations
@@ -52,20 +46,22 @@ UNSTEADY = 0.1
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: the same workloads at three sizes."""
+    """How much is measured: the same workloads at several sizes.
+
+    :ivar rounds: that are counted.
+    :ivar slice: seconds that one turn of a short, repeatable cycle should take.
+    :ivar seconds: that one turn of a workload under contention takes.
+    :ivar share: the fraction of the full number of connections and waiters.
+    :ivar crowd: greenlets of a load.
+    :ivar greenlets: the largest number of greenlets, where that number varies.
+    """
 
     name: str
-    #: Rounds that are counted.
     rounds: int
-    #: Seconds one turn of a short, repeatable cycle should take.
     slice: float
-    #: Seconds one turn of a workload under contention takes.
     seconds: float
-    #: The fraction of the full number of connections and waiters that is used.
     share: float
-    #: Greenlets of a load.
     crowd: int = 200
-    #: The largest number of greenlets, where that number varies.
     greenlets: int = 1000
 
     @property
@@ -83,7 +79,9 @@ TINY = Scale(
 )
 QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.25, share=0.5)
 FULL = Scale("full", rounds=15, slice=0.03, seconds=1.0, share=1.0)
-SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}
+#: All workloads together take about 20 minutes.
+PAGE = Scale("page", rounds=9, slice=0.01, seconds=0.4, share=0.5)
+SCALES = {scale.name: scale for scale in (TINY, QUICK, PAGE, FULL)}
 
 
 @dataclass(frozen=True)
@@ -118,16 +116,6 @@ class Spread:
     def is_no_difference(self) -> bool:
         """For a ratio: whether the bounds include 1."""
         return self.low <= 1.0 <= self.high
-
-    def over(self, other: Spread) -> Spread:
-        """Return the ratio of two spreads from different runs, both above 0.
-
-        Its bounds are as wide as those of both permit: the ratio is "no difference"
-        exactly where the two overlap.
-        """
-        return Spread(
-            self.median / other.median, self.low / other.high, self.high / other.low
-        )
 
 
 @cache
@@ -196,7 +184,10 @@ def timed(work: Callable[[], int]) -> Sample:
 
 
 def interleave(
-    turns: Mapping[str, Callable[[], T]], rounds: int, label: str = "rounds"
+    turns: Mapping[str, Callable[[], T]],
+    rounds: int,
+    label: str = "rounds",
+    warm_up: int = WARM_UP,
 ) -> dict[str, Series[T]]:
     """Let all contestants take turns, and return their series by name.
 
@@ -206,11 +197,13 @@ def interleave(
     :param turns: what each contestant does in its turn, by name.
     :param rounds: how many rounds are counted.
     :param label: the name of this comparison in the progress display.
+    :param warm_up: how many rounds are discarded first. A turn in a new process needs
+        none.
     """
     series: dict[str, Series[T]] = {name: Series(name) for name in turns}
     names = list(turns)
-    with _only_new_garbage(), step(label, (WARM_UP + rounds) * len(names)) as tick:
-        for number in range(-WARM_UP, rounds):
+    with _only_new_garbage(), step(label, (warm_up + rounds) * len(names)) as tick:
+        for number in range(-warm_up, rounds):
             for name in names:
                 entry = series[name]
                 tick(name)
@@ -281,7 +274,7 @@ def calibrated(cycles: Callable[[int], object], seconds: float) -> int:
         count *= 4
 
 
-def ratio_between(
+def over(
     series: Mapping[str, Series[T]], name: str, other: str, value: Callable[[T], float]
 ) -> Spread | None:
     """Return the ratio of two contestants; None unless both have samples."""

@@ -1,8 +1,8 @@
 """Does a loan cost more when the pool is large or many greenlets wait?
 
-In powers of ten: the number of connections (half of them lent, half idle), the number
-of waiters while they are served, and the number of waiters while they are killed.
-:mod:`benchmarks.memory` measures the memory that they need.
+In powers of ten: the number of connections (half of them lent, half idle), and the
+number of waiters while they are served. :mod:`benchmarks.memory` measures the memory
+that they need.
 
 Many waiters have a cost that no pool can avoid: 50,000 greenlets do not fit into the
 processor's caches. "A bare line" shows that cost: a deque of greenlets that are
@@ -12,14 +12,20 @@ time: many look through all waiters whenever one comes or goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.event import Event
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, PoolAdapter
 from benchmarks.cycle import borrowing, each, repeated
-from benchmarks.report import Column, Report, Section, ratio
+from benchmarks.fakes import Fake
+from benchmarks.report import Column, Report, Section, times
 from benchmarks.rounds import Sample, Scale, Series, Spread, interleave_sizes
-from benchmarks.waiters import BARE, bare_line, killed_turn, served_turn
 
 FEW = 10
 MANY_CONNECTIONS = 10_000
@@ -28,8 +34,14 @@ MANY_WAITERS = 100_000
 #: Peers have fewer waiters than this fraction of the largest number.
 PEERS_SHARE = 0.1
 
-#: Peers whose waiters are served in some order; the others refuse or poll.
+#: Peers whose waiters are not served in some order: they are refused, or poll.
 WITHOUT_WAITERS = ("redis Pool", "gsocketpool", "pymysql-pool")
+
+#: Seconds that serving may take before the pool counts as failed.
+PATIENCE = 60.0
+
+#: The least that waiters can cost.
+BARE = "a bare line"
 
 #: The series of every contestant, by size.
 Grid = dict[int, dict[str, Series[Sample]]]
@@ -53,105 +65,135 @@ def sizes_upto(many: int) -> list[int]:
 
 
 def _add_connections(
-    report: Report,
-    builders: dict[str, Builder],
-    missing: dict[str, str],
-    scale: Scale,
+    report: Report, builders: dict[str, Builder], missing: dict[str, str], scale: Scale
 ) -> None:
-    sizes = sizes_upto(scale.part(MANY_CONNECTIONS))
     turns: dict[tuple[str, int], Callable[[], Sample]] = {}
     pools, lent = [], []
-    for size in sizes:
+    for size in sizes_upto(scale.part(MANY_CONNECTIONS)):
         contestants = {FLOOR: adapters.ours.gevent_queue_nowait, **builders}
         for name, build in contestants.items():
-            pools.append(build(size))
+            pool = build(size)
+            pools.append(pool)
             # One peer takes a lent connection back that nobody refers to any more.
-            lent.append(half_lent(pools[-1], size))
-            turns[name, size] = repeated(borrowing(pools[-1]), scale.slice)
+            conns = [pool.acquire() for _ in range(size)]
+            lent.append(conns[size // 2 :])
+            for conn in conns[: size // 2]:
+                pool.release(conn)
+            turns[name, size] = repeated(borrowing(pool), scale.slice)
+    del conns, conn
     grid = interleave_sizes(turns, scale.rounds, "pools of every size")
     lent.clear()
     adapters.close(*pools)
-    section = _section("acquire + release, by connections, half lent", grid, FLOOR)
-    for name, reason in missing.items():
-        section.fails(name, reason)
-    report.sections.append(section)
-    _add_growth_target(report, grid, "connections")
-
-
-def half_lent(pool: PoolAdapter, size: int) -> list[object]:
-    """Let the pool open *size* connections and keep half of them lent. May switch."""
-    lent = [pool.acquire() for _ in range(size)]
-    for conn in lent[: size // 2]:
-        pool.release(conn)
-    return lent[size // 2 :]
+    title = "acquire + release, by connections, half lent"
+    section = _add_section(report, title, grid, FLOOR, "connections")
+    section.failed.update(missing)
 
 
 def _add_waiters(report: Report, builders: dict[str, Builder], scale: Scale) -> None:
-    sizes = sizes_upto(scale.part(MANY_WAITERS))
-    for what, turn_of in (("served", served_turn), ("killed", killed_turn)):
-        turns = {
-            (name, size): turn_of(build, size, max(2 * size, sizes[-1] // 10))
-            for size in sizes
-            for name, build in _contestants(builders, size, scale)
-        }
-        grid = interleave_sizes(turns, scale.long_rounds, f"waiters {what}")
-        section = _section(f"one waiter {what}, by the number of waiters", grid, BARE)
-        report.sections.append(section)
-        if what == "served":
-            _add_growth_target(report, grid, "waiters")
-            _add_growth_beyond_bare(report, grid)
+    many = scale.part(MANY_WAITERS)
+    sizes = sizes_upto(many)
+    turns: dict[tuple[str, int], Callable[[], Sample]] = {}
+    for size in sizes:
+        contestants: dict[str, Builder] = {BARE: bare_line, OURS: POOLS[OURS]}
+        if size < many * PEERS_SHARE:
+            contestants = {**contestants, FLOOR: adapters.ours.gevent_queue, **builders}
+        for name, build in contestants.items():
+            if name not in WITHOUT_WAITERS:
+                loans = max(2 * size, many // 10)
+                turns[name, size] = served_turn(build, size, loans)
+    grid = interleave_sizes(turns, scale.long_rounds, "waiters served")
+    title = "one waiter served, by the number of waiters"
+    _add_section(report, title, grid, BARE, "waiters")
+    ours, bare = _ends(grid, OURS), _ends(grid, BARE)
+    if ours and bare:
+        # Round by round: what the pool adds to the bare line, with many and with few.
+        rounds = zip(ours[1].samples, bare[1].samples, ours[0].samples, bare[0].samples)
+        added = [(a.each - b.each) / (c.each - d.each) for a, b, c, d in rounds]
+        name = f"growth with {many} waiters of what the pool adds to a bare line"
+        report.target(name, Spread.of(added), 1.5)
 
 
-def _contestants(
-    builders: dict[str, Builder], size: int, scale: Scale
-) -> Iterator[tuple[str, Builder]]:
-    yield BARE, bare_line
-    yield OURS, POOLS[OURS]
-    if size < scale.part(MANY_WAITERS) * PEERS_SHARE:
-        yield FLOOR, adapters.ours.gevent_queue
-        for name, build in builders.items():
-            if name != OURS and name not in WITHOUT_WAITERS:
-                yield name, build
-
-
-# What all kinds of growth share.
-
-
-def _section(title: str, grid: Grid, floor: str) -> Section:
+def _add_section(
+    report: Report, title: str, grid: Grid, floor: str, what: str
+) -> Section:
     section = Section(title, floor=floor).fill_sizes(grid, Column("each", each))
     section.columns.append("growth")
     for row in section.rows:
         ends = _ends(grid, row[0])
-        row.append(ratio(ends[1].over(ends[0], each)) if ends else "")
+        row.append(times(ends[1].over(ends[0], each)) if ends else "")
     section.notes.append("growth: the last number of a row to its first")
-    return section
-
-
-def _ends(grid: Grid, name: str) -> tuple[Series[Sample], Series[Sample]] | None:
-    """Return the series of a contestant with few and with many, if it has both."""
-    ends = [grid[size].get(name) for size in (min(grid), max(grid))]
-    ran = [entry for entry in ends if entry is not None and entry.samples]
-    return (ran[0], ran[1]) if len(ran) == 2 else None
-
-
-def _add_growth_target(report: Report, grid: Grid, what: str) -> None:
+    report.sections.append(section)
     ends = _ends(grid, OURS)
     growth = ends[1].over(ends[0], each) if ends else None
     report.target(f"growth with {max(grid)} {what}", growth, 1.5)
+    return section
 
 
-def _add_growth_beyond_bare(report: Report, grid: Grid) -> None:
-    ours, bare = _ends(grid, OURS), _ends(grid, BARE)
-    if ours is None or bare is None:
-        return
-    # Round by round: what the pool adds to the bare line, with many and with few.
-    values = [
-        [sample.each for sample in entry.samples]
-        for entry in (ours[1], bare[1], ours[0], bare[0])
-    ]
-    added = [
-        (ours_many - bare_many) / (ours_few - bare_few)
-        for ours_many, bare_many, ours_few, bare_few in zip(*values, strict=True)
-    ]
-    name = f"growth with {max(grid)} waiters of what the pool adds to a bare line"
-    report.target(name, Spread.of(added), 1.5)
+def _ends(grid: Grid, name: str) -> list[Series[Sample]]:
+    """Return the series of a contestant with few and with many, if it has both."""
+    ends = [grid[size].get(name) for size in (min(grid), max(grid))]
+    ran = [entry for entry in ends if entry is not None and entry.samples]
+    return ran if len(ran) == 2 else []
+
+
+# Waiters
+
+
+def bare_line(limit: int) -> PoolAdapter:
+    """One connection and a deque of greenlets that are switched to in turn."""
+    waiting: deque[Any] = deque()
+    idle = [Fake()]
+    hub = gevent.get_hub()
+
+    def get() -> Fake:
+        if not idle:
+            waiting.append(gevent.getcurrent())
+            hub.switch()
+        return idle.pop()
+
+    def put(conn: Fake) -> None:
+        idle.append(conn)
+        if waiting:
+            hub.loop.run_callback(waiting.popleft().switch)
+
+    return PoolAdapter(BARE, get, put, lambda: None)
+
+
+def served_turn(build: Builder, count: int, loans: int) -> Callable[[], Sample]:
+    """Return a turn in which that many loans go to that many waiters.
+
+    They wait for the only connection of a pool, and their number stays the same.
+    """
+
+    def turn() -> Sample:
+        pool, done = build(1), Event()
+        left, ended = loans, 0.0
+
+        def wait() -> None:
+            nonlocal left, ended
+            while True:
+                conn = pool.acquire()
+                left -= 1
+                if left <= 0:
+                    ended = ended or time.perf_counter()
+                    done.set()
+                pool.release(conn)
+                if left <= 0:
+                    return
+                # Without this, the bare queue would never serve another greenlet.
+                gevent.sleep(0)
+
+        conn = pool.acquire()
+        greenlets = [gevent.spawn(wait) for _ in range(count)]
+        gevent.idle()
+        try:
+            began = time.perf_counter()
+            pool.release(conn)
+            with gevent.Timeout(PATIENCE):
+                done.wait()
+            return Sample(ended - began, 0.0, loans)
+        finally:
+            gevent.killall(greenlets)
+            pool.close()
+
+    return turn

@@ -1,8 +1,8 @@
 """What does a SQLAlchemy engine gain from GreenletPool, and what does it cost?
 
 Engines that differ only in their ``poolclass``: the throughput of 10 greenlets on 10
-connections to a MariaDB, beside 10 connections without a pool; how long 200 greenlets
-wait; and what borrowing and returning costs without a server.
+connections to a MariaDB, beside 10 connections without a pool, and how long 200
+greenlets wait.
 
 An engine begins a transaction with the first statement and ends it by a ROLLBACK when
 the connection is closed. That is a second round trip for every contestant.
@@ -24,9 +24,8 @@ from benchmarks.crowd import (
     p99,
     throughput,
 )
-from benchmarks.cycle import each, repeated
-from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale, interleave, ratio_between
+from benchmarks.report import Report
+from benchmarks.rounds import Scale
 
 OURS = "GreenletPool"
 STOCK = "QueuePool"
@@ -49,7 +48,7 @@ def run(scale: Scale) -> Report:
 
         _add_throughput(report, url, scale, ask)
         with _pools(url) as pools:
-            series, _ = compare(
+            table = compare(
                 report,
                 f"SELECT 1, {scale.crowd} greenlets on {CONNECTIONS} connections",
                 {name: lending(pool, ask) for name, pool in pools.items()},
@@ -59,9 +58,8 @@ def run(scale: Scale) -> Report:
                 rivals=[STOCK],
                 key="many greenlets",
             )
-        over = ratio_between(series, OURS, STOCK, p99)
+        over = table.over(OURS, STOCK, p99)
         report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
-    _add_bare(report, scale)
     return report
 
 
@@ -107,7 +105,7 @@ def _add_throughput(report: Report, url: str, scale: Scale, ask: Any) -> None:
     owner = engine(url, STOCK)
     own = [owner.connect() for _ in range(CONNECTIONS)]
     with _pools(url) as pools:
-        series, _ = compare(
+        table = compare(
             report,
             f"SELECT 1, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
             {
@@ -123,36 +121,5 @@ def _add_throughput(report: Report, url: str, scale: Scale, ask: Any) -> None:
     for conn in own:
         conn.close()
     owner.dispose()
-    over = ratio_between(series, OURS, STOCK, throughput)
+    over = table.over(OURS, STOCK, throughput)
     report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
-
-
-class _Silent:
-    """A DB-API connection that costs nothing."""
-
-    def rollback(self) -> None:
-        """Do nothing."""
-
-    close = rollback
-
-
-def _add_bare(report: Report, scale: Scale) -> None:
-    engines = {
-        name: engine("sqlite://", name, creator=_Silent, _initialize=False)
-        for name in (OURS, STOCK)
-    }
-    turns = {
-        name: repeated(partial(_loop, one.raw_connection), scale.slice)
-        for name, one in engines.items()
-    }
-    series = interleave(turns, scale.rounds, "a bare loan")
-    for one in engines.values():
-        one.dispose()
-    title = "raw_connection() and close(), connections that cost nothing"
-    column = Column("a loan", each, spread=True, ratios={f"to {STOCK}": STOCK})
-    report.sections.append(Section(title, best=STOCK).fill(series, [column]))
-
-
-def _loop(borrow: Any, loans: int) -> None:
-    for _ in range(loans):
-        borrow().close()

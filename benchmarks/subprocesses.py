@@ -11,14 +11,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
-
-from benchmarks.rounds import Series, step
-
-T = TypeVar("T")
+from typing import Any
 
 #: Where ``benchmarks`` and ``tests`` are found.
 ROOT = Path(__file__).parent.parent
@@ -62,30 +57,6 @@ def run_apart(
     if "error" in answer:
         raise TurnFailed(answer["error"])
     return answer["result"]
-
-
-def take_turns(
-    turns: Mapping[str, Callable[[], T]], rounds: int, label: str
-) -> dict[str, Series[T]]:
-    """Do the same as :func:`benchmarks.rounds.interleave`, without a warm-up.
-
-    A new process has none. May switch.
-    """
-    series: dict[str, Series[T]] = {name: Series(name) for name in turns}
-    names = list(turns)
-    with step(label, rounds * len(names)) as tick:
-        for _ in range(rounds):
-            for name in names:
-                tick(name)
-                entry = series[name]
-                try:
-                    if entry.error is None:
-                        entry.samples.append(turns[name]())
-                except TurnFailed as error:
-                    entry.samples.clear()
-                    entry.error = str(error)
-            names.append(names.pop(0))
-    return series
 
 
 def main(module: str, function: str) -> None:

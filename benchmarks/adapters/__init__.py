@@ -44,16 +44,11 @@ POOLS: dict[str, Builder] = {
 
 #: Every pool by the kind of server that its driver connects to, ours first.
 AT_SERVERS: dict[str, dict[str, Builder]] = {
-    "redis": {
-        OURS: ours.redis,
-        base.BLOCKING: peers.redis_blocking,
-        base.PLAIN: peers.redis_plain,
-    },
-    "mysql": {
-        OURS: ours.mysql,
-        base.QUEUE_POOL: peers.queue_pool,
-        base.POOLED_DB: peers.pooled_db,
-        base.MYSQL_POOL: peers.pymysql_pool,
+    "redis": {OURS: ours.redis}
+    | {name: POOLS[name] for name in (base.BLOCKING, base.PLAIN)},
+    "mysql": {OURS: ours.mysql}
+    | {
+        name: POOLS[name] for name in (base.QUEUE_POOL, base.POOLED_DB, base.MYSQL_POOL)
     },
     "echo": {OURS: ours.tcp, base.GSOCKETPOOL: peers.gsocketpool},
 }
@@ -72,13 +67,10 @@ def installed() -> tuple[dict[str, Builder], dict[str, str]]:
     missing: dict[str, str] = {}
     for name in POOLS:
         try:
-            adapter = fake_pool(name, 1)
-        except ImportError as error:
-            missing[name] = f"not installed ({error})"
+            close(fake_pool(name, 1))
         except Exception as error:
             missing[name] = f"{type(error).__name__}: {error}"
         else:
-            close(adapter)
             found[name] = partial(fake_pool, name)
     return found, missing
 

@@ -29,7 +29,7 @@ POLL = 0.003
 PATIENCE = 3.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class PoolAdapter:
     """One pool, behind the verbs that the workloads use.
 
@@ -37,9 +37,8 @@ class PoolAdapter:
     :ivar refusals: what it raises when it is exhausted; the load then tries again.
     :ivar discard: gives a connection back after an interrupted request; None: *release*
         does that too.
-    :ivar request: sends one request with a tag as a program does, and returns the tag
-        that came back; None for fakes.
-    :ivar stats: the pool's own counts, if it has some: in use, idle, waiting.
+    :ivar talk: sends a tag over a connection, and returns the tag that came back.
+    :ivar request: does the same as a program does, borrowing included; None for fakes.
     :ivar commits: whether *block* commits at a clean end.
     :ivar client: the driver's client that uses the pool, if the driver has one.
     """
@@ -51,10 +50,20 @@ class PoolAdapter:
     block: Callable[[], AbstractContextManager[Any]] | None = None
     refusals: tuple[type[Exception], ...] = ()
     discard: Callable[[Any], object] | None = None
+    talk: Callable[[Any, str], str] | None = None
     request: Callable[[str], str] | None = None
-    stats: Callable[[], tuple[int, int, int]] | None = None
     commits: bool = False
     client: Any = None
+
+    def __post_init__(self) -> None:
+        talk, loan = self.talk, self.block or self.loan
+        if talk is not None:
+
+            def request(tag: str) -> str:
+                with loan() as conn:
+                    return talk(conn, tag)
+
+            self.request = request
 
     @contextmanager
     def loan(self) -> Iterator[Any]:
@@ -88,9 +97,6 @@ class PoolAdapter:
 #: Takes the limit, and then the kind of fakes or the options of the driver.
 Builder = Callable[..., PoolAdapter]
 
-
-# Requests that carry a tag.
-
 #: A query that lasts as long as queries do, so that connections are scarce and not the
 #: CPU time of this process.
 QUERY, QUERY_SECONDS = "SELECT %s, SLEEP(%s)", 0.003
@@ -115,27 +121,8 @@ def echo(conn: Any, tag: str) -> str:
     return reply.decode().rstrip("\n")
 
 
-def through(
-    loan: Callable[[], AbstractContextManager[Any]],
-    talk: Callable[[Any, str], str],
-) -> Callable[[str], str]:
-    def request(tag: str) -> str:
-        with loan() as conn:
-            return talk(conn, tag)
-
-    return request
-
-
-def stats_of(pool: Any) -> Callable[[], tuple[int, int, int]]:
-    def stats() -> tuple[int, int, int]:
-        now = pool.stats()
-        return now.in_use, now.idle, now.waiting
-
-    return stats
-
-
 def redis_adapter(
-    name: str, pool: Any, close: Callable[[], object], stats: Any = None
+    name: str, pool: Any, close: Callable[[], object], **more: Any
 ) -> PoolAdapter:
     """Adapt a pool that ``redis.Redis(connection_pool=...)`` takes."""
     redis = import_module("redis")
@@ -154,6 +141,6 @@ def redis_adapter(
         refusals=(redis.ConnectionError,),
         discard=discard,
         request=lambda tag: client.echo(tag).decode(),
-        stats=stats,
         client=client,
+        **more,
     )

@@ -16,58 +16,41 @@ from benchmarks.adapters.base import (
     echo,
     redis_adapter,
     select,
-    stats_of,
-    through,
 )
 from benchmarks.fakes import Fake, FakeConnector
-
-# Our pools.
 
 
 def fake(limit: int, kind: type[Fake] = Fake, **options: Any) -> PoolAdapter:
     """Our pool with a connector of fakes."""
-    package = import_module("geventpool")
-    pool = package.Pool(FakeConnector(kind), max_connections=limit, **options)
-    return _our_core(package, pool)
+    pool = import_module("geventpool").Pool
+    return adapter(pool(FakeConnector(kind), max_connections=limit, **options))
 
 
 def tcp(limit: int, host: str, port: int, **options: Any) -> PoolAdapter:
     """Our pool of ``TcpConnection``."""
     package = import_module("geventpool")
+    address = {"host": host, "port": port}
     pool = package.Pool(
-        package.TcpConnection,
-        {"host": host, "port": port},
-        max_connections=limit,
-        **options,
+        package.TcpConnection, address, max_connections=limit, **options
     )
-    return _our_core(package, pool)
-
-
-def _our_core(package: Any, pool: Any) -> PoolAdapter:
-    return PoolAdapter(
-        OURS,
-        pool.acquire,
-        pool.release,
-        pool.close,
-        pool.connection,
-        (package.PoolExhaustedError,),
-        pool.drop,
-        through(pool.connection, echo),
-        stats_of(pool),
-    )
+    return adapter(pool, talk=echo)
 
 
 def redis(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.redis`` with its defaults."""
     kind = import_module("geventpool.redis").ConnectionPool
     pool = kind(max_connections=limit, **options)
-    return redis_adapter(OURS, pool, pool.shutdown, stats_of(pool))
+    return redis_adapter(OURS, pool, pool.shutdown)
 
 
 def mysql(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.mysql`` with its defaults, which reset the whole session."""
     kind = import_module("geventpool.mysql").ConnectionPool
     pool = kind(max_connections=limit, **options)
+    return adapter(pool, talk=select, commits=True)
+
+
+def adapter(pool: Any, **more: Any) -> PoolAdapter:
     return PoolAdapter(
         OURS,
         pool.acquire,
@@ -76,13 +59,8 @@ def mysql(limit: int, **options: Any) -> PoolAdapter:
         pool.connection,
         (import_module("geventpool").PoolExhaustedError,),
         pool.drop,
-        through(pool.connection, select),
-        stats_of(pool),
-        commits=True,
+        **more,
     )
-
-
-# The floor.
 
 
 def gevent_queue(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:

@@ -26,35 +26,30 @@ from benchmarks.adapters.base import (
     echo,
     redis_adapter,
     select,
-    through,
 )
 from benchmarks.fakes import Fake, FakeDbApi, mysql_fake, postgres_fake, socket_fake
 
+#: With TLS, PyMySQL reads all trusted certificates at each connect.
+PYMYSQL: dict[str, Any] = {"ssl_disabled": True}
 
-def redis_blocking(
-    limit: int, kind: type[Fake] | None = None, **options: Any
+
+def redis(
+    name: str, kind: str, limit: int, fake: type[Fake] | None = None, **options: Any
 ) -> PoolAdapter:
-    """redis-py's BlockingConnectionPool.
+    """One of redis-py's pools. ``ConnectionPool`` refuses when it is exhausted.
 
     With fakes it speaks protocol 2, which has no maintenance notifications.
+
+    :param kind: its class.
     """
-    return _redis_py(BLOCKING, "BlockingConnectionPool", limit, kind, options)
-
-
-def redis_plain(
-    limit: int, kind: type[Fake] | None = None, **options: Any
-) -> PoolAdapter:
-    """redis-py's ConnectionPool, which refuses at once when it is exhausted."""
-    return _redis_py(PLAIN, "ConnectionPool", limit, kind, options)
-
-
-def _redis_py(
-    name: str, kind: str, limit: int, fake: type[Fake] | None, options: dict[str, Any]
-) -> PoolAdapter:
     if fake is not None:
         options = {"connection_class": fake, "protocol": 2}
     pool = getattr(import_module("redis"), kind)(max_connections=limit, **options)
     return redis_adapter(name, pool, pool.disconnect)
+
+
+redis_blocking = partial(redis, BLOCKING, "BlockingConnectionPool")
+redis_plain = partial(redis, PLAIN, "ConnectionPool")
 
 
 def queue_pool(
@@ -73,18 +68,19 @@ def queue_pool(
     more = {"max_overflow": 0, **(pool_options or {})}
     if kind is not None:
         more = {"reset_on_return": None, "use_lifo": True, **more}
-    connect = kind.dial if kind else _pymysql(options)
+        connect: Any = kind.dial
+    else:
+        connect = partial(import_module("pymysql").connect, **{**PYMYSQL, **options})
     pool = package.pool.QueuePool(connect, pool_size=limit, **more)
-    close = operator.methodcaller("close")
-    # SQLAlchemy's own engine invalidates a connection that was interrupted.
-    discard = operator.methodcaller("invalidate")
-    return _db_api(
+    return PoolAdapter(
         QUEUE_POOL,
         pool.connect,
-        close,
+        operator.methodcaller("close"),
         pool.dispose,
         refusals=(package.exc.TimeoutError,),
-        discard=discard,
+        # As SQLAlchemy's own engine does with a connection that was interrupted.
+        discard=operator.methodcaller("invalidate"),
+        talk=select,
     )
 
 
@@ -103,12 +99,13 @@ def pooled_db(
         module: Any = FakeDbApi(kind)
         more = {"reset": False, "ping": 0, **more}
     else:
-        module, options = import_module("pymysql"), {"ssl_disabled": True, **options}
+        module, options = import_module("pymysql"), {**PYMYSQL, **options}
     pool = import_module("dbutils.pooled_db").PooledDB(
         module, maxconnections=limit, blocking=True, **more, **options
     )
     close = operator.methodcaller("close")
-    return _db_api(POOLED_DB, pool.dedicated_connection, close, pool.close)
+    take = pool.dedicated_connection
+    return PoolAdapter(POOLED_DB, take, close, pool.close, talk=select)
 
 
 def pymysql_pool(
@@ -128,7 +125,7 @@ def pymysql_pool(
     if kind is not None:
         module.Connection = mysql_fake(kind).dial
     else:
-        options = {"ssl_disabled": True, "autocommit": False, **options}
+        options = {**PYMYSQL, "autocommit": False, **options}
     pool = module.ConnectionPool(size=limit, maxsize=limit, con_lifetime=0, **options)
 
     def close() -> None:
@@ -142,7 +139,7 @@ def pymysql_pool(
         put: Callable[[Any], object] = pool._put_connection
     else:
         put = operator.methodcaller("close")
-    return _db_api(
+    return PoolAdapter(
         MYSQL_POOL,
         partial(pool.get_connection, 10, POLL),
         put,
@@ -150,25 +147,8 @@ def pymysql_pool(
         refusals=(module.GetConnectionFromPoolError,),
         # What its own block does with an error that it does not know.
         discard=lambda conn: conn.__exit__(RuntimeError, None, None),
+        talk=select,
     )
-
-
-def _pymysql(options: dict[str, Any]) -> Callable[[], Any]:
-    connect = import_module("pymysql").connect
-    # With TLS, PyMySQL reads all trusted certificates at each connect.
-    return partial(connect, **{"ssl_disabled": True, **options})
-
-
-def _db_api(
-    name: str,
-    acquire: Callable[[], Any],
-    release: Callable[[Any], object],
-    close: Callable[[], object],
-    **more: Any,
-) -> PoolAdapter:
-    bare = PoolAdapter(name, acquire, release, close, **more)
-    request = through(bare.loan, select)
-    return PoolAdapter(name, acquire, release, close, request=request, **more)
 
 
 def gsocketpool(
@@ -195,16 +175,14 @@ def gsocketpool(
                 conn.close()
 
     refusal = import_module("gsocketpool.exceptions").PoolExhaustedError
-    more: Any = {"refusals": (refusal,), "discard": discard}
-    bare = PoolAdapter(GSOCKETPOOL, pool.acquire, pool.release, close, **more)
     return PoolAdapter(
         GSOCKETPOOL,
         pool.acquire,
         pool.release,
         close,
-        pool.connection,
-        request=through(bare.loan, echo),
-        **more,
+        refusals=(refusal,),
+        discard=discard,
+        talk=echo,
     )
 
 

@@ -13,8 +13,8 @@ import gevent  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from benchmarks.demo.show import Show  # noqa: E402
-from benchmarks.demo.stores import LIMIT, Store, echo_store, real_store  # noqa: E402
 from benchmarks.demo.tables import Screen, summary, verdict  # noqa: E402
+from benchmarks.stores import LIMIT, Store, echo_store, real_store  # noqa: E402
 
 #: The shortest demo that has time for its acts, in seconds.
 SHORTEST = 1.0

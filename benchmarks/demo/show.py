@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 
 import gevent
 
-from benchmarks.adapters import PoolAdapter
+from benchmarks.adapters import OURS, PoolAdapter
+from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
 from benchmarks.clients import Account, Clients, percentile
-from benchmarks.demo.stores import LIMIT, Store
+from benchmarks.stores import LIMIT, Store
+
+#: The pool in use today, by the kind of server.
+STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
 
 #: When each of the first three acts ends, as a fraction of the whole.
 CALM, ROUGH, CALM_AGAIN = 0.35, 0.55, 0.65
@@ -92,7 +96,11 @@ class Show:
     ) -> None:
         self.title = title
         self.seconds, self.outage, self.size = seconds, outage, size
-        self.sights = [Sight(store, store.pool(title == "stock")) for store in stores]
+        is_stock = title == "stock"
+        self.sights = [
+            Sight(store, store.pool(STOCK[store.kind] if is_stock else OURS))
+            for store in stores
+        ]
         self.act = "calm"
         self.killed = 0
         self._draw = draw
@@ -108,7 +116,8 @@ class Show:
         pools = [sight.pool for sight in self.sights]
         accounts = [sight.account for sight in self.sights]
         clients = Clients(pools, accounts, self.size)
-        watchers = [gevent.spawn(self._count), gevent.spawn(self._redraw)]
+        watchers = [gevent.spawn(self._count)]
+        watchers.append(gevent.spawn(self._every, lambda: self._draw(self)))
         try:
             self._play(clients)
         finally:
@@ -124,13 +133,12 @@ class Show:
     def _play(self, clients: Clients) -> None:
         self._began = time.monotonic()
         self._until(WARM_UP)
-        for sight in self.sights:
-            sight.look()
+        self._look()
         self._until(CALM)
+        self._look()
         for sight in self.sights:
-            sight.look()
             sight.calm_rate, sight.calm = sight.rate, sight.latencies
-        watching = gevent.spawn(self._look)
+        watching = gevent.spawn(self._every, self._look)
         self._enter("greenlets are killed")
         clients.is_rough = True
         while self.elapsed < ROUGH * self.seconds:
@@ -165,20 +173,18 @@ class Show:
     def _until(self, part: float) -> None:
         gevent.sleep(max(0.0, part * self.seconds - self.elapsed))
 
+    def _look(self) -> None:
+        for sight in self.sights:
+            sight.look()
+
+    def _every(self, work: Callable[[], object]) -> None:
+        while True:
+            gevent.sleep(DRAW_EVERY)
+            work()
+
     def _count(self) -> None:
         while True:
             for sight in self.sights:
                 sight.sockets = sight.store.sockets()
                 sight.peak = max(sight.peak, sight.sockets or 0)
             gevent.sleep(COUNT_EVERY)
-
-    def _look(self) -> None:
-        while True:
-            gevent.sleep(DRAW_EVERY)
-            for sight in self.sights:
-                sight.look()
-
-    def _redraw(self) -> None:
-        while True:
-            gevent.sleep(DRAW_EVERY)
-            self._draw(self)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from benchmarks.clients import percentile
 from benchmarks.demo.show import Show, Sight
-from benchmarks.demo.stores import LIMIT
-from benchmarks.report import duration, milliseconds
+from benchmarks.report import duration
+from benchmarks.stores import LIMIT
 
 #: Seconds between two lines where nothing can be redrawn.
 LINE_EVERY = 2.0
@@ -19,12 +19,12 @@ LINE_EVERY = 2.0
 #: The counts of both tables; see :func:`_counts`.
 COUNTS = ("failed", "wrong")
 
-LIVE = ("", "replies", "per s", "used", "idle", "wait", "p50 ms", "p99 ms", "sockets")
-SUMMARY = ("", "per s", "p50 ms", "p99 ms", "longest")
+LIVE = ("", "replies", "per s", "p50", "p99", "sockets")
+SUMMARY = ("", "per s", "p50", "p99", "longest")
 
 LEGEND = """\
-per s: replies per second; p50, p99: milliseconds from a request to its reply, in the
-first, calm act; longest: of the whole run; failed: requests that raised an error;
+per s: replies per second; p50, p99: time from a request to its reply, in the first,
+calm act; longest: of the whole run; failed: requests that raised an error;
 wrong: replies to another request; sockets: the most that the server had at once;
 places: connections that could be borrowed at once at the end; back: from the server's
 return to the first reply. Failed and wrong count the whole run, as in the table above;
@@ -86,16 +86,12 @@ def table(show: Show) -> Table:
         title += f"  ({show.killed} killed)"
     result = _table(title, (*LIVE, *COUNTS))
     for sight in show.sights:
-        used = ("", "", "")
-        if sight.pool.stats is not None:
-            used = tuple(str(count) for count in sight.pool.stats())
         result.add_row(
             sight.store.name,
             f"{sight.account.answered:,}",
             f"{sight.rate:,.0f}",
-            *used,
-            milliseconds(sight.p(0.5)),
-            milliseconds(sight.p(0.99)),
+            duration(sight.p(0.5)),
+            duration(sight.p(0.99)),
             "down" if sight.sockets is None else f"{sight.sockets}/{LIMIT}",
             *_counts(sight),
         )
@@ -116,20 +112,20 @@ def line(show: Show) -> str:
 
 def summary(shows: Sequence[Show]) -> Table:
     """Return one row for each pool of each show, store by store."""
-    columns = (*SUMMARY, *COUNTS, "sockets", "places", "back ms")
+    columns = (*SUMMARY, *COUNTS, "sockets", "places", "back")
     result = _table("The same clients, the same kills, the same restart", columns)
     for sights in zip(*(show.sights for show in shows), strict=True):
         for show, sight in zip(shows, sights, strict=True):
             result.add_row(
                 f"{sight.store.name}, {show.title}",
                 f"{sight.calm_rate:,.0f}",
-                milliseconds(percentile(sight.calm, 0.5)),
-                milliseconds(percentile(sight.calm, 0.99)),
-                milliseconds(max(sight.whole, default=0.0)),
+                duration(percentile(sight.calm, 0.5)),
+                duration(percentile(sight.calm, 0.99)),
+                duration(max(sight.whole, default=0.0)),
                 *_counts(sight),
                 f"{sight.peak}/{LIMIT}",
                 f"{sight.places}/{LIMIT}",
-                "" if sight.back is None else milliseconds(sight.back),
+                "" if sight.back is None else duration(sight.back),
                 style="bold" if show is shows[0] else None,
             )
     return result

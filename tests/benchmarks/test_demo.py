@@ -14,8 +14,8 @@ from rich.console import Console
 from benchmarks.adapters import PoolAdapter
 from benchmarks.clients import Account, Clients, percentile
 from benchmarks.demo.show import Sight
-from benchmarks.demo.stores import LIMIT, Store
 from benchmarks.demo.tables import COUNTS, summary, table, verdict
+from benchmarks.stores import LIMIT, Store
 from tests.peers import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +61,7 @@ def test_an_error_is_counted_by_its_name() -> None:
 
     account = asked(fail, lambda account: account.failed >= 1)
     assert account.errors == {"ConnectionError": account.failed}
-    assert len(account.failed_at) == account.failed and not account.pending
+    assert len(account.failures) == account.failed and not account.pending
 
 
 def test_a_request_that_the_client_gives_up_is_no_failure() -> None:
@@ -124,7 +124,8 @@ class Shown:
     def __init__(self, **counts: int) -> None:
         self.console = Console(width=130, record=True)
         numbers = {"peak": LIMIT, "places": LIMIT, "wrong": 0, "answered": 5, **counts}
-        account = Account(answered=numbers["answered"], wrong=numbers["wrong"])
+        account = Account(wrong=numbers["wrong"])
+        account.answered_at = [0.0] * numbers["answered"]
         account.errors["OSError"] = 530
         sight = Sight(store_of(), pool_of(str), account)
         sight.peak, sight.places = numbers["peak"], numbers["places"]

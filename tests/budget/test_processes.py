@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmarks.budget import TOTAL, Host, Worker
 from geventpool import Budget
 from geventpool.testing import wait_until
+from tests.budget.host import TOTAL, Host, Worker
 
 
 @pytest.fixture

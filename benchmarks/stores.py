@@ -1,4 +1,4 @@
-"""The servers of the demo, and the pools that connect to each."""
+"""Servers that are stopped and started, and the pools that connect to each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 
 import gevent
 
-from benchmarks.adapters import AT_SERVERS, OURS, PoolAdapter
-from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
+from benchmarks.adapters import AT_SERVERS, PoolAdapter
 
 #: Connections that each pool may have.
 LIMIT = 10
-
-#: The pool in use today, by the kind of server.
-STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,8 @@ class Store:
     start: Callable[[], object]
     close: Callable[[], object]
 
-    def pool(self, is_stock: bool) -> PoolAdapter:
-        """Build our pool or the one in use today, with its defaults."""
-        name = STOCK[self.kind] if is_stock else OURS
+    def pool(self, name: str) -> PoolAdapter:
+        """Build the pool of that name, with its defaults."""
         return AT_SERVERS[self.kind][name](LIMIT, **self.options)
 
     def sockets(self) -> int | None:
@@ -70,26 +65,12 @@ def real_store(name: str) -> Store:
     options = {"host": server.host, "port": server.port}
     if name == "mysql":
         options = {**server.client_options, "autocommit": True}
-    return Store(
-        name,
-        name,
-        options,
-        server.sockets,
-        server.stop,
-        server.start,
-        server.close,
-    )
+    verbs = (server.sockets, server.stop, server.start, server.close)
+    return Store(name, name, options, *verbs)
 
 
 def echo_store(name: str) -> Store:
     """Start an echo server in this process, where *name* is not available."""
     server = import_module("tests.peers").Echo().__enter__()
-    return Store(
-        f"{name} (echo)",
-        "echo",
-        server.options,
-        lambda: int(server.open),
-        server.stop,
-        server.__enter__,
-        server.stop,
-    )
+    verbs = (lambda: int(server.open), server.stop, server.__enter__, server.stop)
+    return Store(f"{name} (echo)", "echo", server.options, *verbs)
