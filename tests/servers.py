@@ -105,6 +105,11 @@ class Server:
                 return False
         return True
 
+    def listens(self) -> bool:
+        """Whether its port takes connections."""
+        with socket.socket() as probe:
+            return probe.connect_ex((self.host, self.port)) == 0
+
     @property
     def unix_socket(self) -> str:
         """The path of the Unix socket it listens on as well."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +95,7 @@ class Program(Server):
     def answers(self) -> bool:
         if self.ready is not None:
             return self.ready in self.log
-        with socket.socket() as probe:
-            return probe.connect_ex((self.host, self.port)) == 0
+        return self.listens()
 
     @property
     def url(self) -> str:
