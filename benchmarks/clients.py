@@ -21,7 +21,7 @@ from benchmarks.adapters import PoolAdapter
 #: Seconds that a client does something else after a reply, at most.
 PAUSE = 0.02
 
-#: Seconds that a client waits after an error.
+#: Seconds that a client waits after an error before it sends the request again.
 AFTER_ERROR = 0.05
 
 #: The fraction of requests in rough times that are given up, and after how many seconds
@@ -35,11 +35,12 @@ class Account:
 
     :ivar wrong: replies that carried another tag than the request.
     :ivar given_up: requests that a ``gevent.Timeout`` of the client ended.
-    :ivar errors: requests that failed, by the name of the error.
-    :ivar latencies: seconds from the request to its reply, for each reply.
+    :ivar errors: attempts that failed, by the name of the error. The client sends the
+        request again.
+    :ivar latencies: seconds from the first attempt of a request to its reply.
     :ivar pending: when each request without a reply began, by client.
     :ivar answered_at: the time of each right reply, as ``time.monotonic`` returns it.
-    :ivar failures: when each failed request began and ended.
+    :ivar failures: when each failed attempt began and ended.
     """
 
     wrong: int = 0
@@ -57,7 +58,7 @@ class Account:
 
     @property
     def failed(self) -> int:
-        """Requests that failed; those that the client gave up did not."""
+        """Attempts that failed; those that the client gave up did not."""
         return self.errors.total()
 
     def latencies_since(self, first: int = 0) -> list[float]:
@@ -116,21 +117,15 @@ class Clients:
             gevent.sleep(self._random.random() * PAUSE)
 
     def _ask(self, pool: PoolAdapter, account: Account, number: int, tag: str) -> None:
-        assert pool.request is not None
+        """Send one request, again and again until there is a reply. May switch."""
         seconds = None
         if self.is_rough and self._random.random() < GIVEN_UP:
             seconds = self._random.random() * GIVE_UP_AFTER
         began = account.pending[number] = time.monotonic()
         limit = gevent.Timeout.start_new(seconds)
         try:
-            reply = pool.request(tag)
-        except Exception as error:
-            # Any: the server is stopped here, and what a pool makes of it is counted.
-            limit.close()
-            account.errors[type(error).__name__] += 1
-            account.failures.append((began, time.monotonic()))
-            del account.pending[number]
-            gevent.sleep(AFTER_ERROR)
+            while (reply := self._try(pool, account, tag)) is None:
+                gevent.sleep(AFTER_ERROR)
         except gevent.Timeout as late:
             if late is not limit:
                 raise
@@ -145,3 +140,16 @@ class Clients:
         finally:
             limit.close()
             account.pending.pop(number, None)
+
+    @staticmethod
+    def _try(pool: PoolAdapter, account: Account, tag: str) -> str | None:
+        """Return the reply to one attempt; None: it failed. May switch."""
+        assert pool.request is not None
+        began = time.monotonic()
+        try:
+            return pool.request(tag)
+        except Exception as error:
+            # Any: the server is stopped here, and what a pool makes of it is counted.
+            account.errors[type(error).__name__] += 1
+            account.failures.append((began, time.monotonic()))
+            return None

@@ -24,7 +24,8 @@ SUMMARY = ("", "per s", "p50", "p99", "longest")
 
 LEGEND = """\
 per s: replies per second; p50, p99: time from a request to its reply, in the first,
-calm act; longest: of the whole run; failed: requests that raised an error;
+calm act; longest: of the whole run, from the first attempt of a request to its reply,
+for a client tries a failed request again; failed: attempts that raised an error;
 wrong: replies to another request; sockets: the most that the server had at once;
 places: connections that could be borrowed at once at the end; back: from the server's
 return to the first reply. Failed and wrong count the whole run, as in the table above;

@@ -61,7 +61,21 @@ def test_an_error_is_counted_by_its_name() -> None:
 
     account = asked(fail, lambda account: account.failed >= 1)
     assert account.errors == {"ConnectionError": account.failed}
-    assert len(account.failures) == account.failed and not account.pending
+    assert len(account.failures) == account.failed
+
+
+def test_a_request_counts_from_its_first_attempt() -> None:
+    """A pool that fails at once must not look quicker than one that waits."""
+    script = [ConnectionError("gone"), None]
+
+    def fail_once(tag: str) -> str:
+        if script and (error := script.pop(0)):
+            raise error
+        return tag
+
+    account = asked(fail_once, lambda account: account.answered >= 1)
+    assert account.failed == 1
+    assert account.latencies[0] >= account.answered_at[0] - account.failures[0][1]
 
 
 def test_a_request_that_the_client_gives_up_is_no_failure() -> None:
