@@ -42,7 +42,7 @@ class Network:
 
     def __init__(self, as_root: bool) -> None:
         self._as_root = as_root
-        self._holders: dict[str, subprocess.Popen[bytes]] = {}
+        self.holders: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Network:
         try:
@@ -58,16 +58,16 @@ class Network:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for holder in self._holders.values():
+        for holder in self.holders.values():
             assert holder.stdin is not None
             holder.stdin.close()
             holder.wait(PATIENCE)
-        self._holders.clear()
+        self.holders.clear()
 
     def inside(self, name: str) -> list[str]:
         """What must stand before a command for it to run in a namespace."""
-        first = next(iter(self._holders.values()))
-        within = ["nsenter", "-t", str(self._holders[name].pid), "-n"]
+        first = next(iter(self.holders.values()))
+        within = ["nsenter", "-t", str(self.holders[name].pid), "-n"]
         if self._as_root:
             return [*within, "--"]
         # All are in the user namespace of the first.
@@ -114,10 +114,10 @@ class Network:
 
     def _hold(self, name: str) -> None:
         make = ["unshare", "-n", "cat"]
-        if not self._as_root and not self._holders:
+        if not self._as_root and not self.holders:
             make = ["unshare", "-U", "-r", "-n", "cat"]
         elif not self._as_root:
-            [first, *_] = self._holders.values()
+            [first, *_] = self.holders.values()
             joined = ["-U", "--preserve-credentials", "--"]
             make = ["nsenter", "-t", str(first.pid), *joined, *make]
         holder = subprocess.Popen(
@@ -128,7 +128,7 @@ class Network:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self._holders[name] = holder
+        self.holders[name] = holder
         deadline = time.monotonic() + PATIENCE
         while not self._is_apart(holder.pid):
             if holder.poll() is not None or time.monotonic() > deadline:
@@ -152,7 +152,7 @@ class Network:
 
     def _connect(self, name: str, prefix: str) -> None:
         """A cable from the router to the client or server, and addresses."""
-        pid = str(self._holders[name].pid)
+        pid = str(self.holders[name].pid)
         cable = ["link", "add", name, "type", "veth", "peer", "name", "out"]
         self.run("router", "ip", *cable, "netns", pid)
         self.run("router", "ip", "addr", "add", f"{prefix}.1/24", "dev", name)

@@ -336,7 +336,7 @@ def test_a_network_that_loses_some_packets_loses_no_reply(
 def test_a_network_leaves_nothing_behind(network: Network) -> None:
     """Its namespaces end with their holders."""
     with Network(network._as_root) as another:
-        pids = [holder.pid for holder in another._holders.values()]
+        pids = [holder.pid for holder in another.holders.values()]
         for pid in pids:
             assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink(
                 "/proc/self/ns/net"

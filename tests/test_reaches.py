@@ -1,0 +1,203 @@
+"""Tests use private members only of the module that they are the tests of."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "geventpool"
+
+#: Modules that a file tests beside those of its own name.
+SUBJECTS: dict[str, tuple[str, ...]] = {
+    "budget/test_pool.py": ("_core/leases.py", "_core/opener.py", "budget/seat.py"),
+    "budget/test_table.py": ("budget/files.py",),
+    "cli/test_doctor.py": (
+        "doctor/process.py",
+        "doctor/program.py",
+        "doctor/servers.py",
+    ),
+    # Executed where "tests" is the folder of another project.
+    "compat/swap_queuepool.py": ("pool.py", "_core/workers.py"),
+    "django/conftest.py": ("django/mysql/pools.py",),
+    "django/test_backend.py": (
+        "django/mysql/pools.py",
+        "mysql/reset.py",
+        "patching.py",
+    ),
+    "django/test_settings.py": ("django/mysql/upstream.py",),
+    # What is interrupted is the inside of these.
+    "failures/scenes/core.py": ("mysql/connector.py",),
+    "failures/scenes/mysql.py": ("mysql/connector.py", "mysql/packets.py"),
+    "failures/scenes/redis.py": ("redis/connector.py", "redis/pool.py"),
+    "failures/scenes/shared.py": ("redis/cluster.py", "redis/sharing.py"),
+    # What a URL says is read where it is used.
+    "failures/test_fuzzing.py": ("mysql/connector.py",),
+    "mysql/test_ahead.py": ("mysql/connector.py", "mysql/reset.py"),
+    "mysql/test_cancel.py": ("mysql/pool.py", "mysql/side_connection.py"),
+    "mysql/test_mysql84.py": ("mysql/connection.py", "mysql/reset.py"),
+    "mysql/test_pool.py": ("mysql/connection.py",),
+    "mysql/test_wire.py": ("mysql/packets.py", "mysql/protocol.py"),
+    "redis/test_autopipe.py": ("redis/sharing.py",),
+    "redis/test_autopipe_clients.py": ("redis/sharing.py",),
+    "redis/test_autopipe_parts.py": (
+        "redis/multiplexer.py",
+        "redis/shared.py",
+        "redis/sharing.py",
+        "redis/standin.py",
+        "redis/transports.py",
+    ),
+    "redis/test_autopipe_trouble.py": (
+        "redis/multiplexer.py",
+        "redis/shared.py",
+        "redis/sharing.py",
+    ),
+    "redis/test_cache.py": ("redis/pool.py",),
+    "redis/test_loans.py": ("redis/pool.py", "redis/returns.py", "redis/unpatched.py"),
+    "redis/test_telemetry.py": ("redis/pool.py",),
+    "redis/test_trouble.py": ("redis/pool.py",),
+    "redis/test_unpatched.py": ("redis/cluster.py",),
+    "sqlalchemy/test_engine.py": ("sqlalchemy/pool.py", "sqlalchemy/record_pool.py"),
+    "test_acquire.py": ("pool.py",),
+    "test_checking.py": ("_core/lifecycle.py",),
+    "test_connector.py": ("connection.py",),
+    "test_deadline.py": ("dialing.py",),
+    "test_disturbance.py": ("pool.py",),
+    "test_expiry.py": ("_core/reaper.py",),
+    "test_fast_paths.py": ("pool.py",),
+    "test_grace.py": ("_core/opener.py", "_core/server_probe.py"),
+    "test_gsocketpool_interface.py": ("connection.py",),
+    "test_leaks.py": ("_core/borrow_sites.py",),
+    "test_outage.py": ("_core/server_probe.py",),
+    "test_recovery.py": ("pool.py",),
+    "test_sockets.py": ("dialing.py",),
+    "test_telling.py": ("listeners.py",),
+    "test_testing.py": ("_core/reaper.py",),
+    "test_threads.py": ("pool.py",),
+}
+
+#: Private names of drivers, which adapters keep as the drivers have them, and of the
+#: standard library.
+FOREIGN = {
+    "os": {"_exit"},
+    "redis": {
+        "_available_connections",
+        "_checkpid",
+        "_connect",
+        "_created_connections",
+        "_in_use_connections",
+        "_lock",
+        "_lock_pid",
+        "_parser",
+        "_sock",
+    },
+    "PyMySQL": {
+        "_force_close",
+        "_read_packet",
+        "_read_query_result",
+        "_read_timeout",
+        "_result",
+        "_write_bytes",
+    },
+    "SQLAlchemy": {"_dialect", "_max_overflow", "_pool"},
+    "gsocketpool": {"_reaper"},
+}
+
+
+def private_names() -> dict[str, set[str]]:
+    """Each private name that the package defines, and the modules that do."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in PACKAGE.rglob("*.py"):
+        where = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = _defined(node)
+            if is_private(name):
+                found[name].add(where)
+    return found
+
+
+def _defined(node: ast.AST) -> str:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return node.name
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.attr
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    return ""
+
+
+def is_private(name: str) -> bool:
+    """Whether it begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def reaches(source: str) -> Iterator[tuple[int, str, str]]:
+    """Each use of a private member of another object: line, expression, name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if not _is_of_itself(node):
+                yield node.lineno, ast.unparse(node), node.attr
+
+
+def own_names(tree: ast.Module) -> Iterator[str]:
+    """Private names that a test file defines itself."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or _is_of_itself(node):
+            yield _defined(node)
+
+
+def _is_of_itself(node: ast.Attribute) -> bool:
+    return ast.unparse(node.value) in ("self", "cls", "super()")
+
+
+def is_subject(module: str, test: str) -> bool:
+    """Whether a test file tests a module: both by path."""
+    stem = Path(test).stem.removeprefix("test_")
+    return Path(module).stem == stem or module in SUBJECTS.get(test, ())
+
+
+NAMES = private_names()
+FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
+
+
+@pytest.mark.parametrize("test", [name for name in FILES if name != "parts.py"])
+def test_a_test_uses_only_private_members_of_its_subject(test: str) -> None:
+    """What others use of a module is public: a change inside it breaks its tests alone.
+
+    A test that needs a part of a pool gets it from ``tests/parts.py``. One that is in
+    truth the test of another module has a row in SUBJECTS.
+    """
+    source = (TESTS / test).read_text()
+    own = set(own_names(ast.parse(source)))
+    foreign = own.union(*FOREIGN.values())
+    used = set()
+    offences = []
+    for line, text, name in reaches(source):
+        modules = NAMES.get(name, set())
+        subjects = {module for module in modules if is_subject(module, test)}
+        used |= subjects
+        if modules and not subjects and name not in foreign:
+            offences.append(f"line {line}: {text} of {' or '.join(sorted(modules))}")
+    assert not offences, "\n".join(offences)
+    unused = set(SUBJECTS.get(test, ())) - used
+    assert not unused, f"the row of {test} names more than it needs: {unused}"
+
+
+def test_the_table_of_subjects_names_files_that_exist() -> None:
+    """A row for a file that was renamed would be without effect."""
+    assert not set(SUBJECTS) - set(FILES)
+    named = {module for row in SUBJECTS.values() for module in row}
+    assert not {module for module in named if not (PACKAGE / module).exists()}
+
+
+def test_private_uses_are_found() -> None:
+    """Of anything but the object itself, wherever it stands."""
+    source = (
+        "self._a\npool._b.c\nmake()._d = 1\npool.__dict__\n_e = pool.f\nself._f = 2\n"
+    )
+    assert {name for _, _, name in reaches(source)} == {"_b", "_d"}
+    assert {*own_names(ast.parse(source)), ""} == {"_e", "_f", ""}
