@@ -9,32 +9,51 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError
+from geventpool._core import wait_timers
 from geventpool._core.wait_timers import TimedWaiter
-from geventpool.testing import ScriptedConnector
+from geventpool.testing import Clock, ScriptedConnector
 from tests import parts
 
-SOON = 0.02
+#: Seconds of the waits that share a timer. Only the clock of the tests reaches them.
+USUAL = 60.0
 
 
 @pytest.fixture
-def pool():
-    """One connection, which is lent; a caller waits *SOON* and no longer."""
-    with Pool(ScriptedConnector(), max_connections=1, timeout=SOON) as pool:
+def clock(monkeypatch):
+    """What the shared timer counts by."""
+    clock = Clock()
+    monkeypatch.setattr(wait_timers, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def pool(clock):
+    """One connection, which is lent; a caller waits *USUAL* and no longer."""
+    with Pool(ScriptedConnector(), max_connections=1, timeout=USUAL) as pool:
         conn = pool.acquire()
         yield pool
         pool.release(conn)
 
 
-def patience(pool, timeout=None):
-    """A greenlet that tells how long it was let wait."""
+def refused(pool, timeout=None):
+    """A greenlet that waits, and is ready when it was refused."""
 
     def ask():
-        began = time.monotonic()
         with pytest.raises(PoolExhaustedError):
             pool.acquire(timeout=timeout)
-        return time.monotonic() - began
 
-    return gevent.spawn(ask)
+    greenlet = gevent.spawn(ask)
+    gevent.idle()
+    return greenlet
+
+
+def pass_time(pool, clock, seconds):
+    """Let so many seconds pass: the shared timer fires, if it is set for that time."""
+    clock.advance(seconds)
+    timers = parts.wait_timers(pool)
+    if timers._timer is not None and timers._due <= clock():
+        timers._on_timeout()
+    gevent.idle()
 
 
 def is_set(pool):
@@ -48,26 +67,40 @@ def waiting(pool, greenlet):
     return parts.ledger(pool).waiters[greenlet]
 
 
-def test_each_waits_as_long_as_he_asked(pool):
+def test_each_waits_as_long_as_it_asked(pool, clock):
     """One timer serves all waiters without a timeout of their own."""
-    first = patience(pool)
-    gevent.sleep(SOON / 2)
-    second = patience(pool)
-    gevent.joinall([first, second])
-    assert first.value >= SOON and second.value >= SOON
-    assert not is_set(pool)
+    first = refused(pool)
+    clock.advance(USUAL / 2)
+    second = refused(pool)
+    pass_time(pool, clock, USUAL / 2)
+    assert first.ready() and not second.ready()
+    pass_time(pool, clock, USUAL / 2 - 1)
+    assert not second.ready()
+    pass_time(pool, clock, 1)
+    assert second.ready() and not is_set(pool)
 
 
-def test_patience_of_ones_own_does_not_change_the_others(pool):
+@pytest.mark.parametrize("timeout", [None, 0.002])
+def test_a_wait_ends_by_the_event_loop(timeout):
+    """The timers are the loop's: here real time passes, as little as can be seen."""
+    with Pool(ScriptedConnector(), max_connections=1, timeout=0.001) as pool:
+        conn = pool.acquire()
+        began = time.monotonic()
+        refused(pool, timeout).join()
+        assert time.monotonic() - began >= 0.001
+        pool.release(conn)
+
+
+def test_a_timeout_of_its_own_does_not_change_the_others(pool, clock):
     """Neither a longer nor a shorter wait in front delays a timeout."""
-    long = patience(pool, timeout=5 * SOON)
-    usual = patience(pool)
-    brief = patience(pool, timeout=SOON / 4)
-    gevent.joinall([brief, usual])
-    assert not long.ready()
-    assert brief.value < SOON <= usual.value
-    long.join()
-    assert long.value >= 5 * SOON
+    long = refused(pool, timeout=50 * USUAL)
+    brief = refused(pool, timeout=0.001)
+    usual = refused(pool)
+    brief.join()
+    assert not long.ready() and not usual.ready()
+    pass_time(pool, clock, USUAL)
+    assert usual.ready() and not long.ready()
+    long.kill()
 
 
 @pytest.mark.parametrize("timeout", [None, 60, 3600])
@@ -122,30 +155,33 @@ def test_who_is_killed_stops_the_timer(pool):
     assert not is_set(pool)
 
 
-def test_the_timer_is_set_anew_for_the_next(pool):
+def test_the_timer_is_set_anew_for_the_next(pool, clock):
     """It was set for a waiter that has left: the first one now has its own time."""
-    gone = gevent.spawn(pool.acquire)
-    gevent.sleep(SOON / 2)
-    patient = patience(pool)
-    gevent.idle()
+    gone = refused(pool)
+    clock.advance(USUAL / 2)
+    patient = refused(pool)
     gone.kill()
-    patient.join()
-    assert patient.value >= SOON
-    assert not is_set(pool)
+    pass_time(pool, clock, USUAL / 2)
+    assert not patient.ready() and is_set(pool)
+    pass_time(pool, clock, USUAL / 2)
+    assert patient.ready() and not is_set(pool)
 
 
-def test_a_timer_set_anew_is_stopped_too(pool):
+def test_a_timer_set_anew_is_stopped_too(pool, clock):
     """Whichever it is that runs."""
-    early = patience(pool)
-    gevent.sleep(SOON / 2)
-    late = gevent.spawn(pool.acquire)
-    early.join()
-    assert (
-        is_set(pool)
-        and parts.wait_timers(pool)._timer is not parts.wait_timers(pool)._whole
-    )
+    early = refused(pool)
+    clock.advance(USUAL / 2)
+    late = refused(pool)
+    pass_time(pool, clock, USUAL / 2)
+    timers = parts.wait_timers(pool)
+    assert early.ready() and is_set(pool) and timers._timer is not timers._whole
     late.kill()
     assert not is_set(pool)
+
+
+def rest():
+    """Wait for some turns of the event loop; False: nothing else switched here."""
+    return Event().wait(0.001)
 
 
 def test_who_is_woken_twice_is_switched_to_once(pool):
@@ -155,7 +191,7 @@ def test_who_is_woken_twice_is_switched_to_once(pool):
     def ask():
         with pytest.raises(PoolExhaustedError):
             pool.acquire()
-        woken.append(Event().wait(SOON))
+        woken.append(rest())
 
     asking = gevent.spawn(ask)
     slot = waiting(pool, asking)
@@ -173,7 +209,7 @@ def test_who_is_woken_and_killed_at_once_is_not_switched_to(pool):
         try:
             pool.acquire()
         except gevent.GreenletExit:
-            words.append(Event().wait(SOON))
+            words.append(rest())
 
     asking = gevent.spawn(ask)
     slot = waiting(pool, asking)

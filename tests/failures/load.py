@@ -27,6 +27,10 @@ RETRY = (0.05, 0.15)
 BEDTIME = PATIENCE + 3 * ANSWER + 2 * SLACK
 
 
+#: Seconds between two looks at the load, where nothing tells of a change.
+PAUSE = 0.01
+
+
 class Interrupt(BaseException):
     """What a signal handler would raise in whoever runs, like KeyboardInterrupt."""
 
@@ -86,6 +90,7 @@ class Load:
         self._over = False
         self._is_unobserved = False
         self._failed_at = 0.0
+        self._served_at_failure = 0
         self._may_go = Event()
         self._may_go.set()
         self._tags = 0
@@ -115,13 +120,21 @@ class Load:
         """
         Go on with nothing in the way, and nobody interrupted, until all goes well.
 
-        That is, without an error for *calm* seconds; or for :data:`BEDTIME` in all.
+        That is, without an error for *calm* seconds, in which as many requests were
+        served as there are borrowers: on a busy machine a second may pass without any.
+        Or for :data:`BEDTIME` in all.
         """
         self._is_unobserved = True
         begun = self._failed_at = time.monotonic()
-        while (now := time.monotonic()) < min(self._failed_at + calm, begun + BEDTIME):
-            gevent.sleep(min(self._failed_at + calm - now, 0.05))
+        self._served_at_failure = self.account.served
+        while time.monotonic() < begun + BEDTIME and not self._is_calm(calm):
+            gevent.sleep(PAUSE)
         self.account.recovery = self._failed_at - begun
+
+    def _is_calm(self, seconds: float) -> bool:
+        served = self.account.served - self._served_at_failure
+        past = time.monotonic() - self._failed_at
+        return past >= seconds and served >= len(self._clients)
 
     def stop(self) -> None:
         """Wait for the last borrower; who still sleeps then is counted, and killed."""
@@ -186,6 +199,7 @@ class Load:
                 kind = kind_of(error)
                 account.errors[kind] = account.errors.get(kind, 0) + 1
                 self._failed_at = time.monotonic()
+                self._served_at_failure = account.served
             del error
             gevent.sleep(self._chance.uniform(*RETRY))
         else:
