@@ -279,7 +279,7 @@ class Unruly(Peer):
 
 class Deaf(Peer):
     """
-    Listens but accepts nothing, and its queue is full: connecting takes for ever.
+    Listens but accepts nothing, and its queue is full: connecting takes forever.
 
     It has no use for ``tls``.
     """

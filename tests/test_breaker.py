@@ -32,7 +32,7 @@ def test_a_success_between_them_breaks_the_row():
 
 
 def test_without_a_number_there_is_no_pause():
-    """failures=None: every failure is somebody's own affair."""
+    """failures=None: a failure concerns its own caller alone."""
     breaker = Breaker(Outage(failures=None), 4)
     assert not any(failing(breaker, 1000))
     assert breaker.limit == 4

@@ -442,7 +442,7 @@ def test_age_is_counted_from_open(echo: Echo) -> None:
 def test_the_lifetime_begins_when_it_is_open(
     echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time that the dial took is none of it."""
+    """The time that the dial took is not part of it."""
     conn = TcpConnection(echo.host, echo.port, lifetime=60)
     conn.clock = clock = Clock()
     dial = dialing.dial
@@ -459,7 +459,7 @@ def test_the_lifetime_begins_when_it_is_open(
 
 
 def test_without_a_lifetime_nothing_expires(echo: Echo) -> None:
-    """None stands for ever, and the default is ten minutes."""
+    """None means no limit, and the default is ten minutes."""
     for_ever = opened(echo, lifetime=None)
     usual = opened(echo)
     for conn in for_ever, usual:
@@ -535,6 +535,6 @@ GOOD: dict[str, Any] = {"host": "127.0.0.1", "port": 80}
 def test_bad_arguments_are_refused_by_name(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """A bad argument is refused at the door: its name, its value, and the rule."""
+    """A bad argument is refused when it is passed, with name, value and rule."""
     with pytest.raises(error, match=message):
         TcpConnection(**options)

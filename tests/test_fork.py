@@ -218,7 +218,7 @@ def test_who_waits_waits_in_the_parent() -> None:
                 gevent.sleep(0.01)
                 assert served == [] and not waiter.dead
                 assert pool.stats().idle == 3
-                # His copy can be ended without harm.
+                # The copy can be ended without harm.
                 waiter.kill()
                 assert pool.stats().idle == 3
 
@@ -333,7 +333,7 @@ def test_it_needs_no_patching() -> None:
 
 
 def test_no_goodbye_is_said_in_the_child() -> None:
-    """It would end the session of the parent: copies are let go without a word."""
+    """A goodbye would end the session of the parent: copies are closed silently."""
     connector = ScriptedConnector(close=[Event()])
     pool = Pool(connector, max_connections=5)
     lent = [pool.acquire() for _ in range(3)]
@@ -353,7 +353,7 @@ def test_no_goodbye_is_said_in_the_child() -> None:
 
 
 def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
-    """Dials, checks, resets, and those for whom they were."""
+    """Dials, checks, resets, and their borrowers."""
     work = Event()
     connector = ScriptedConnector(open=[None, None], ping=[work], reset=[work])
     pool = Pool(connector, max_connections=3, ping_interval=4)

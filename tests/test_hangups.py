@@ -172,7 +172,7 @@ def test_something_to_read_that_means_nothing_costs_no_connection():
 
 @pytest.mark.parametrize("answer", [-1, ValueError("no socket")])
 def test_who_has_no_descriptor_is_not_watched(answer, caplog):
-    """And nobody looks again for him; one who fails to say it is logged."""
+    """And nothing looks for it again; a failure to say so is logged."""
 
     class Blind(Pairs):
         def fileno(self, conn):
@@ -272,7 +272,7 @@ def test_on_libuv_nothing_is_watched():
 
 
 def test_a_descriptor_closed_under_its_watcher_does_no_harm():
-    """A borrower may close what he holds; the number is soon another's."""
+    """A borrower may close what it holds; the number is soon another's."""
     connector = Pairs()
     pool = make(connector)
     with pool.connection() as conn:

@@ -135,7 +135,7 @@ def test_a_greenlet_is_linked_once(office):
     ids=["return", "kill", "error"],
 )
 def test_a_death_is_told_once_and_in_the_hub(office, hub_errors, die):
-    """However the greenlet ends, whoever it owes a loan hears of it."""
+    """However the greenlet ends, the pool that lent to it hears of it."""
     gate = Event()
     target = gevent.spawn(gate.wait)
     holder = office.holders.register(target)
@@ -236,7 +236,7 @@ def test_after_disbanding_nobody_is_known(watch):
 
 
 def test_a_raw_greenlet_that_ended_is_found_by_a_sweep(office):
-    """It has no links; somebody has to look, and leaves those who live alone."""
+    """It has no links; somebody has to look, and leaves the others alone."""
     main = gevent.getcurrent()
     dead, alive = raw(int), raw(main.switch)
     office.holders.register(dead).set_loan("lost")
@@ -247,7 +247,7 @@ def test_a_raw_greenlet_that_ended_is_found_by_a_sweep(office):
 
 
 def test_a_sweep_finds_nothing_twice(office):
-    """Whoever was told of once is forgotten."""
+    """A holder that was told of once is forgotten."""
     dead = raw(int)
     office.holders.register(dead).set_loan("lost")
     office.holders.sweep()

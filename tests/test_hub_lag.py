@@ -76,7 +76,7 @@ def test_a_late_beat_loses_what_it_is_late(ward):
 
 
 def test_an_overdue_beat_counts_before_it_comes(ward):
-    """Whoever asks from the very callback that follows the blocking gets an answer."""
+    """The very callback that follows the blocking gets an answer."""
     ward.pulse.start()
     ward.now += INTERVAL / 2
     assert ward.pulse.measured() == 0

@@ -1,4 +1,4 @@
-"""Every argument is checked at the door: nothing is opened, nothing is lost."""
+"""Every argument is checked when it is passed: nothing is opened, nothing is lost."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_borrower_may_be_interrupted_anywhere(work, prepare, later):
 @pytest.mark.parametrize("prepare", [None, busy, stale, dead])
 @pytest.mark.parametrize("work", [use_in_block, use_and_forget])
 def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_errors):
-    """Whoever kills all greenlets he can find loses no place of the pool."""
+    """To kill all greenlets that can be found loses no place of the pool."""
     pools = []
 
     def scenario():
@@ -119,7 +119,7 @@ def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_err
 
 @pytest.mark.parametrize("later", LATER)
 def test_a_constructor_that_is_interrupted_leaves_nothing_open(later):
-    """Whoever is hit while pre-filling has no pool to close."""
+    """A caller that is hit while pre-filling has no pool to close."""
     made, finished = [], []
 
     def scenario():

@@ -912,7 +912,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_an_idle_one(self):
         assert not (self.ledger.waiters and self.ledger.idle)
-        # Nor one that is checked at its place: whoever joins the line has looked
+        # Nor one that is checked at its place: a new waiter has looked
         # through the whole queue before.
         assert not (self.waiters and self.row)
 

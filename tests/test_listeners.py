@@ -268,7 +268,7 @@ def test_an_audience_without_listeners_is_false():
 
 @pytest.mark.parametrize("wrong", [PoolListener, print, "x", None, 3], ids=repr)
 def test_only_listeners_are_told(wrong):
-    """Anything else is refused at the door, with its value."""
+    """Anything else is refused when it is passed, with its value."""
     with pytest.raises(TypeError) as caught:
         Listeners([PoolListener(), wrong])
     assert str(caught.value) == f"listeners must be PoolListeners, not {wrong!r}"
@@ -285,7 +285,7 @@ def test_listeners_come_as_several(wrong):
 
 
 def test_the_first_counters_speak_for_the_audience():
-    """Whoever gives two gets the counts of one; without any there are none."""
+    """With two the counts are those of one; without any there are no counts."""
     first, second = Counters(), Counters()
     audience = Listeners([PoolListener(), first, second])
     first.opened(CONN, 1.0)

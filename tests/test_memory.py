@@ -54,7 +54,7 @@ def test_a_forgotten_pool_is_collected_and_its_idle_sockets_are_closed() -> None
 
 
 def test_a_forgotten_pool_leaves_its_borrowers_alone() -> None:
-    """What is lent is the borrower's, and stays open as long as he wants."""
+    """What is lent is the borrower's, and stays open as long as it wants."""
     with Echo() as echo:
         pool = Pool(TcpConnection, echo.options, initial_connections=2)
         conn = pool.acquire()
@@ -122,7 +122,7 @@ def test_a_pool_that_was_never_made_can_be_collected() -> None:
 
 
 def test_a_pool_somebody_waits_for_is_not_forgotten() -> None:
-    """A borrower in a block keeps the pool as long as he needs it."""
+    """A borrower in a block keeps the pool as long as it needs it."""
     connector = ScriptedConnector()
     done = Event()
 
@@ -204,7 +204,7 @@ def parked(pool: Pool[Any]) -> greenlet.greenlet:
 
 
 def test_the_collection_of_a_greenlet_gives_its_place_back() -> None:
-    """Whom nobody can wake any more holds no connection."""
+    """A greenlet that nothing can wake any more holds no connection."""
     connector = ScriptedConnector()
     pool = Pool(connector, max_connections=1, initial_connections=1)
     sleeper = parked(pool)

@@ -161,7 +161,7 @@ def test_an_opening_that_dies_loses_no_place(error, hub_errors):
     try:
         conn = waiter.get()
     except KeyboardInterrupt:
-        # The hub passes it on to the main greenlet, whoever it hit.
+        # The hub passes it on to the main greenlet, wherever it was raised.
         conn = waiter.get()
     hub_errors.clear()
     assert conn.number == 1
@@ -499,7 +499,7 @@ def test_initial_connections_are_there_when_the_constructor_returns():
 
 
 def test_a_constructor_that_is_killed_ends_its_dials_at_once():
-    """Whoever is killed while pre-filling has no pool to close."""
+    """A caller that is killed while pre-filling has no pool to close."""
     gate = Event()
     connector = ScriptedConnector(open=[None, gate, gate])
     victim = gevent.spawn(make, connector, initial_connections=3)

@@ -43,7 +43,7 @@ def test_the_stock_part_is_used_after_one_warning_for_each_adapter() -> None:
 
 @pytest.mark.usefixtures("unpatched")
 def test_the_switch_makes_it_an_error_that_says_what_is_missing() -> None:
-    """For whoever would rather not start than block."""
+    """For programs that would rather not start than block."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(NotPatchedError, match="not patched socket") as caught:

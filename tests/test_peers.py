@@ -113,7 +113,7 @@ def test_a_late_answer_comes_when_it_may() -> None:
 
 
 def test_nobody_gets_through_to_a_deaf_port() -> None:
-    """Connecting to a deaf peer takes for ever."""
+    """Connecting to a deaf peer takes forever."""
     with Deaf() as deaf, pytest.raises(TimeoutError):
         socket.create_connection(deaf.address, timeout=0.01)
 

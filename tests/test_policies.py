@@ -116,7 +116,7 @@ def test_an_optional_whole_number_has_a_minimum_too():
 
 @pytest.mark.parametrize("value", [*NOT_NUMBERS, 1.0, math.nan])
 def test_a_whole_number_must_be_an_int(value):
-    """A bool is none, nor a float that happens to be whole."""
+    """A bool is not one, nor a float that happens to be whole."""
     with pytest.raises(TypeError, match="^max_waiting must be a whole number"):
         check_int("max_waiting", value)
 
@@ -334,7 +334,7 @@ def test_the_lifetime_is_drawn_anew_each_time():
 
 
 def test_without_a_lifetime_nothing_expires():
-    """None is for ever."""
+    """None means no limit."""
     assert Expiry().expires(1000) == math.inf
     assert Expiry().ready_until(math.inf, 0, 0) == math.inf
 

@@ -277,7 +277,7 @@ def test_a_sweep_may_stop_it(reap):
 
 
 def test_a_killed_reaper_says_so(reap):
-    """Whoever looks can put another in its place."""
+    """The one that looks can put another in its place."""
     pond = Pond()
     reaper = reap(pond)
     gevent.idle()

@@ -141,7 +141,7 @@ def test_a_foreign_connection_is_refused(pool):
 
 
 def test_a_stale_release_does_not_end_the_loan_of_the_next_borrower(pool):
-    """Whoever gave back before cannot give back again for somebody else."""
+    """A borrower that has released cannot release for somebody else."""
     stale = pool.acquire()
     pool.release(stale)
 
@@ -252,7 +252,7 @@ def test_a_block_is_entered_once_at_a_time(pool):
 
 
 def test_an_idle_connection_can_be_dropped(pool):
-    """It takes leave politely."""
+    """It is closed politely."""
     with pool.connection() as conn:
         pass
     with switches() as seen:
@@ -302,7 +302,7 @@ def test_a_used_connection_is_reset_before_the_next_loan(pool, connector):
 
 
 def test_a_connection_that_cannot_be_reset_is_closed(pool, connector, counters):
-    """It goes, and its place serves whoever waits."""
+    """It goes, and its place serves a waiter."""
     connector.script("reset", OSError("broken"), OSError("broken"))
     lent = [pool.acquire(), pool.acquire()]
     waiter = gevent.spawn(pool.acquire)

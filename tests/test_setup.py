@@ -20,7 +20,7 @@ def test_types_are_published() -> None:
 
 
 def test_the_core_needs_gevent_alone() -> None:
-    """Whoever installs no extra gets gevent and nothing else."""
+    """An installation without extras has gevent and nothing else."""
     requirements = metadata.requires("geventpool") or []
     core = [each for each in requirements if "extra ==" not in each]
     assert [each.partition(">=")[0] for each in core] == ["gevent"]

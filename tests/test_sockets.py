@@ -229,7 +229,7 @@ def test_somebody_elses_timeout_passes_through() -> None:
 
 
 def test_a_kill_while_connecting_leaves_no_descriptor() -> None:
-    """Whoever is killed while dialling leaves nothing behind."""
+    """A greenlet that is killed while dialling leaves nothing behind."""
     with Deaf() as deaf:
         dialler = gevent.spawn(dial, deaf.host, deaf.port, timeout=5)
         gevent.idle()
@@ -238,7 +238,7 @@ def test_a_kill_while_connecting_leaves_no_descriptor() -> None:
 
 
 def test_a_kill_in_the_handshake_leaves_no_descriptor() -> None:
-    """Whoever is killed in a handshake leaves nothing behind."""
+    """A greenlet that is killed in a handshake leaves nothing behind."""
     with Unruly("silent") as peer:
         dialler = gevent.spawn(dial, peer.host, peer.port, ssl=tls_contexts()[1])
         peer.wait_accepted(1)
@@ -517,7 +517,7 @@ def test_a_closed_socket_is_not_quiet(pair: Pair) -> None:
 
 
 def test_a_reset_is_noise_and_the_error_stays() -> None:
-    """A look takes no error off the socket: whoever reads next still gets it."""
+    """A look takes no error off the socket: the next reader still gets it."""
     here, there = gevent_tcp()
     abort(there)
     until_readable(here)

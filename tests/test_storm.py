@@ -199,7 +199,7 @@ class Storm:
         try:
             self.work(conn, tag)
         except BaseException:
-            # In mid-reply, perhaps; whoever has no block must say so himself.
+            # In mid-reply, perhaps; a borrower without a block must say so itself.
             self.pool.drop(conn)
             raise
         self.pool.release(conn)

@@ -234,7 +234,7 @@ def test_a_pool_that_is_forgotten_in_another_thread_lets_go_in_its_own(
 
 
 def test_another_thread_may_look(thread: Callable[[Callable[[], Any]], Any]) -> None:
-    """Reports are made for whoever asks."""
+    """Reports are made for any thread that asks."""
     pool = Pool(ScriptedConnector(), name="home")
     conn = pool.acquire()
     assert thread(lambda: repr(pool)) == repr(pool)

@@ -57,7 +57,7 @@ def test_a_waiter_is_served_before_a_newcomer():
 
 
 def test_a_greedy_greenlet_gets_no_more_than_the_others():
-    """Who borrows again at once takes turns with those who wait."""
+    """A borrower that borrows again at once takes turns with the waiters."""
     pool = make()
     turns = {name: 0 for name in "abc"}
 
@@ -75,7 +75,7 @@ def test_a_greedy_greenlet_gets_no_more_than_the_others():
 
 
 def test_a_waiter_who_gives_up_leaves_the_line():
-    """Nobody is served after he has gone."""
+    """No waiter is served after it has left."""
     pool = make()
     conn = pool.acquire()
     gone = gevent.spawn(pool.acquire)

@@ -431,7 +431,7 @@ def test_a_failed_health_check_costs_the_connection(make, monkeypatch):
     wrapper = make(CONN_HEALTH_CHECKS=True)
     wrapper.ensure_connection()
     first = wrapper.connection
-    # Between two requests it is kept by whoever says so.
+    # Between two requests only a caller that asks for it keeps it.
     wrapper.close_at = None
     wrapper.close_if_unusable_or_obsolete()
     assert wrapper.connection is first

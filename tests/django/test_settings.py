@@ -88,7 +88,7 @@ def test_what_fails_while_the_pool_is_made_fails_as_connecting(make):
 
 
 def test_a_mysqlclient_stays_what_it_is(monkeypatch):
-    """It is found by whoever imports it, before and after."""
+    """Every importer finds it, before and after."""
     for name in ("MySQLdb", "MySQLdb.constants"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     theirs = sys.modules["MySQLdb"]

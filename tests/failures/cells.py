@@ -113,7 +113,7 @@ def words(outcome: Outcome) -> str:
     parts = [what for what in broken(outcome) if "asleep" not in what]
     if account.asleep:
         # They are why places are missing, more often than not; so they come first.
-        parts.insert(0, f"{account.asleep} asleep for ever")
+        parts.insert(0, f"{account.asleep} asleep forever")
     if outcome.places == outcome.answers == LIMIT:
         parts.insert(0, f"all {LIMIT} places")
     errors = account.failed

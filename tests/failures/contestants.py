@@ -43,13 +43,13 @@ class Contestant:
     #: So many dials at a time it promises; None: it promises nothing.
     max_connecting: ClassVar[int | None] = None
 
-    #: Does the borrower connect, in a time that is not part of his patience?
+    #: Does the borrower connect, in a time that is not part of its timeout?
     connects_in_borrower: ClassVar[bool] = False
 
     #: Does it let borrowers wait while the server is away?
     is_patient: ClassVar[bool] = False
 
-    #: The pool, for those who look into it.
+    #: The pool, for the oracles that look into it.
     pool: Any
 
     def __init__(self, site: Site[Any]) -> None:

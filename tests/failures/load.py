@@ -1,5 +1,5 @@
 """
-The load: greenlets that borrow, ask and give back, and those who interrupt them.
+The load: greenlets that borrow, ask and give back, and others that interrupt them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.failures.contestants import ANSWER, PATIENCE, Contestant, kind_of
 #: wait for each other.
 SLACK = 0.25
 
-#: Seconds from a borrower's failure to his next try, from and to.
+#: Seconds from a borrower's failure to its next try, from and to.
 RETRY = (0.05, 0.15)
 
-#: Seconds after which a borrower who has neither an answer nor an error is asleep: he
+#: Seconds after which a borrower that has neither an answer nor an error is asleep: it
 #: may have waited for a connection, and for the answers on it.
 BEDTIME = PATIENCE + 3 * ANSWER + 2 * SLACK
 
@@ -32,7 +32,7 @@ PAUSE = 0.01
 
 
 class Interrupt(BaseException):
-    """What a signal handler would raise in whoever runs, like KeyboardInterrupt."""
+    """What a signal handler would raise anywhere, like KeyboardInterrupt."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Account:
 
     @property
     def failed(self) -> int:
-        """How many requests failed; refusals are none."""
+        """How many requests failed. Refusals are not failures."""
         return sum(self.errors.values())
 
 

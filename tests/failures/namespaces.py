@@ -82,11 +82,11 @@ class Network:
         self._forward(True)
 
     def silence(self) -> None:
-        """Lose every packet without a word, as a firewall does that has forgotten."""
+        """Drop every packet silently, as a firewall does that has forgotten."""
         self._forward(False)
 
     def unplug(self) -> None:
-        """Pull the server's cable: whoever asks the router hears of it."""
+        """Pull the server's cable: the router tells each sender of it."""
         self.run("router", "ip", "link", "set", "server", "down")
 
     def lose(self, share: int) -> None:

@@ -151,7 +151,7 @@ class Outcome:
 
 
 def replies_reach_their_borrower(outcome: Outcome) -> str | None:
-    """Every reply carries the tag of whoever asked."""
+    """Every reply carries the tag of its question."""
     wrong = outcome.account.wrong
     return f"{len(wrong)} wrong replies" if wrong else None
 
@@ -182,7 +182,7 @@ def nothing_dead_is_lent(outcome: Outcome) -> str | None:
 def nobody_sleeps(outcome: Outcome) -> str | None:
     """Nobody is left waiting, and nobody waits beside an idle connection."""
     asleep = outcome.account.asleep
-    return f"{asleep} asleep for ever" if asleep else None
+    return f"{asleep} asleep forever" if asleep else None
 
 
 def the_books_are_in_order(outcome: Outcome) -> str | None:
@@ -194,7 +194,7 @@ def deadlines_are_kept(outcome: Outcome) -> str | None:
     """
     An acquire ends within its time, :data:`load.SLACK`, and the delay of the loop.
 
-    Where the borrower himself connects, as SQLAlchemy would have it, his patience is
+    Where the borrower connects, as SQLAlchemy would have it, its timeout is
     for a place alone, and the driver's time-outs come on top.
     """
     waited = outcome.account.longest_wait
@@ -204,7 +204,7 @@ def deadlines_are_kept(outcome: Outcome) -> str | None:
 
 
 def patience_is_not_cut_short(outcome: Outcome) -> str | None:
-    """Nobody is told that the pool is exhausted before his time is over."""
+    """Nobody is told that the pool is exhausted before its timeout."""
     account = outcome.account
     if not outcome.waits or account.soonest_refusal >= PATIENCE - SLACK:
         return None
@@ -243,7 +243,7 @@ def dials_keep_their_limit(outcome: Outcome) -> str | None:
 
 
 def patience_pays(outcome: Outcome) -> str | None:
-    """A restart costs those who wait one request for each connection, at most."""
+    """A restart costs the waiters one request for each connection, at most."""
     failed = outcome.account.failed
     if not outcome.is_patient or outcome.storm != "restart" or failed <= LIMIT:
         return None

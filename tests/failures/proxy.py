@@ -3,7 +3,7 @@ A TCP proxy for loopback that does harm on demand.
 
 Everything passes until a :class:`Fault` is set, for the connections that are open, for
 those to come, or for both; and set again, while bytes are on their way. It runs in
-greenlets of this process, so whoever stands before it must be cooperative too.
+greenlets of this process, so its client must be cooperative too.
 
     with Proxy("127.0.0.1", server.port) as proxy:
         proxy.disturb(Fault(delay=0.05))
@@ -184,7 +184,7 @@ class Proxy(Peer):
 
     def talk(self, sock: Any) -> None:
         if self.fault.mute:
-            # Until the client goes away, whatever he says.
+            # Until the client goes away, whatever it says.
             while sock.recv(CHUNK):
                 pass
             return

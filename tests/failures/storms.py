@@ -43,7 +43,7 @@ class Scene:
     """
     What the weather acts on.
 
-    :param float seconds: how long it shall last, about.
+    :param float seconds: how long it is to last, about.
     """
 
     site: Site[Any]
@@ -101,7 +101,7 @@ def reset(scene: Scene) -> None:
 
 
 def silence(scene: Scene) -> None:
-    """The other side vanishes without a word, for longer than anybody waits."""
+    """The other side vanishes silently, for longer than anybody waits."""
     deadline = time.monotonic() + scene.seconds
     while time.monotonic() < deadline:
         for link in scene.some_links(0.5):
@@ -274,7 +274,7 @@ def rage(
     """
     outcome = Outcome(storm.name, getattr(make, "name", str(make)), seed)
     warm_up(make, site)
-    # What is there already is none of ours: not to be looked at, again and again.
+    # What is there already need not be looked at, again and again.
     gc.collect()
     gc.freeze()
     try:
@@ -300,7 +300,7 @@ def warm_up(make: Callable[[Site[Any]], Contestant], site: Site[Any]) -> None:
     del contestant
     gc.collect()
     site.proxy.wait_open(0)
-    # The side connection shall be there before and after; this may find it dead.
+    # The side connection must be there before and after; this may find it dead.
     while site.connections() is None:
         gevent.sleep(0.01)
 

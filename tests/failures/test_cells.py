@@ -40,7 +40,7 @@ def outcome(**more: Any) -> Outcome:
         ),
         (
             outcome(account=Account(wrong=[("a", "b")] * 12, asleep=2)),
-            f"all {LIMIT} places, 2 asleep for ever, 12 wrong replies, 0 errors",
+            f"all {LIMIT} places, 2 asleep forever, 12 wrong replies, 0 errors",
         ),
         (outcome(given_up="hung, given up after 30 s"), "hung, given up after 30 s"),
     ],
@@ -102,7 +102,7 @@ def test_one_cell_runs_in_a_process_of_its_own(
         ),
         (
             outcome(account=Account(wrong=[("a", "b")] * 35, asleep=2)),
-            "35 wrong replies, 2 asleep for ever, 0",
+            "35 wrong replies, 2 asleep forever, 0",
         ),
         (outcome(given_up="hung, given up after 30 s"), "hung, given up after 30 s"),
     ],

@@ -109,7 +109,7 @@ def test_ages_are_told_by_the_clock_that_is_never_put_back(wall: Wall) -> None:
 
 
 def test_deadlines_are_kept_while_the_clock_jumps(wall: Wall) -> None:
-    """A borrower waits as long as he said, neither a day nor not at all."""
+    """A borrower waits for its timeout, neither a day nor not at all."""
     wall.restless = True
     pool = Pool(ScriptedConnector(), max_connections=1, timeout=0.05)
     lent = pool.acquire()
@@ -248,7 +248,7 @@ def test_a_limit_that_begins_late_is_as_long_as_any() -> None:
 
 
 def test_who_is_served_while_the_loop_is_blind_is_served() -> None:
-    """His time was over before anybody could wake him; so was the holder's loan."""
+    """Its timeout was over before anybody could wake it; so was the holder's loan."""
     pool = Pool(ScriptedConnector(), max_connections=1)
     lent = pool.acquire()
     waiter = gevent.spawn(pool.acquire, timeout=0.03, reclaim=False)

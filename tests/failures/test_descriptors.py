@@ -25,7 +25,7 @@ COMMON = dict(max_connections=4, timeout={timeout}, backoff=BACKOFF)
 hoard = []
 
 def exhaust(left=0):
-    # Whatever is imported or looked up late shall not need one.
+    # Nothing that is imported or looked up late may need one.
     while True:
         try:
             hoard.append(os.open(os.devnull, os.O_RDONLY))
@@ -92,7 +92,7 @@ limit()
 before = descriptors()
 exhaust()
 
-# None is there: who waits is told why when his time is over, and not before.
+# None is available: a waiter is told why at its timeout, and not before.
 began = time.monotonic()
 try:
     use(1)
@@ -110,7 +110,7 @@ gevent.sleep(0.05)
 assert core.size == 0, core
 check(core)
 
-# One who waits is served as soon as there is one.
+# A waiter is served as soon as there is one.
 waiting = gevent.spawn(use, 2)
 gevent.sleep(0.05)
 assert not waiting.dead

@@ -165,7 +165,7 @@ def all_is_well(kind: Kind, pool: Any) -> None:
 def test_a_borrower_waits_no_longer_than_he_said(
     kind: Kind, resolver: Resolver
 ) -> None:
-    """His deadline counts, and what he began serves the next one."""
+    """Its deadline counts, and what it began serves the next one."""
     pool = kind.pool()
     for _ in range(3):
         assert isinstance(within(0.05, kind.use, pool), kind.errors)
@@ -267,7 +267,7 @@ def _ares(port: int) -> Any:
 
 
 def test_a_server_of_names_that_says_nothing_holds_no_pool() -> None:
-    """Deadlines and limits hold whoever looks the name up: here gevent's c-ares."""
+    """Deadlines and limits hold for each resolver: here gevent's c-ares."""
     hub = gevent.get_hub()
     usual = hub.resolver
     with Echo() as echo, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:

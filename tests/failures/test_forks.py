@@ -122,7 +122,7 @@ def child():
     theirs = {user.value for user in users}
     assert not theirs & mine, (theirs, mine)
     assert 1 <= core.size <= 3
-    # The copy of the one who waits is not woken by anything here.
+    # The copy of the waiter is not woken by anything here.
     assert not waiting.ready()
     check(core)
     check_capacity(core)

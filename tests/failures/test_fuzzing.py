@@ -186,7 +186,7 @@ def test_a_pause_is_a_time_that_a_timer_takes(
 def test_what_keep_alive_takes_a_socket_takes(
     idle: int, interval: int, count: int
 ) -> None:
-    """The system refuses nothing later that was let through at the door."""
+    """The system refuses nothing later that the check let through."""
     try:
         options = list(KeepAlive(idle, interval, count).options())
     except ValueError:
@@ -247,7 +247,7 @@ def test_the_pool_takes_an_option_or_says_why_not(name: str, value: Any) -> None
 @example(value="a\0b")
 @example(value="\ud800")
 def test_the_mysql_pool_takes_an_option_or_says_why_not(name: str, value: Any) -> None:
-    """Every option, ours and PyMySQL's; not when it is used, but at the door."""
+    """Every option, ours and PyMySQL's; when it is passed, not when it is used."""
     pools: list[Any] = []
 
     def make() -> Any:
@@ -389,7 +389,7 @@ def test_a_host_is_read_as_it_is_written(host: Host) -> None:
 @example("", 1)
 @example(5, 1)
 def test_a_host_takes_a_name_and_a_port(name: Any, port: Any) -> None:
-    """Or says which of the two is none."""
+    """Or says which of the two it is not."""
     error = refusal(lambda: Host(name, port))
     assert error is None or "a host's " in str(error)
 
@@ -625,7 +625,7 @@ def test_a_node_of_a_cluster_is_found_by_the_url_made_for_it(
 
 
 def test_all_that_pymysql_takes_is_taken() -> None:
-    """The rules at the door are no stricter than what is behind it."""
+    """The rules of the check are no stricter than what is behind it."""
     for name in "utf8mb4", "latin1", "":
         assert not name or charset_by_name(name)
         for password in "", "ÿ", b"\xff\0", None, lambda: "later":

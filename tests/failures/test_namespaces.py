@@ -35,7 +35,7 @@ from geventpool.dialing import KeepAlive
 from geventpool.testing import check, check_capacity, wait_until
 
 #: Seconds in which everything ends on the busiest machine. Without its limits of one
-#: and two seconds it would last for minutes, or for ever.
+#: and two seconds it would last for minutes, or forever.
 MOST = 30
 
 host, port = sys.argv[1], int(sys.argv[2])
@@ -68,7 +68,7 @@ def cut_off(begin, is_waiting, fault):
         tell("mend")
 
 def succeeds(work):
-    # Whoever asks at once may still be told what was the last thing heard.
+    # An early request may still get the error that was noted last.
     try:
         work()
     except Exception:
@@ -349,7 +349,7 @@ def test_mysql_clients_get_over_a_network_that_was_away(
 def test_a_network_that_loses_some_packets_loses_no_reply(
     network: Network, redis_far: FarRedis
 ) -> None:
-    """What is lost is sent again; everybody gets his own reply, if late."""
+    """What is lost is sent again; every request gets its own reply, if late."""
     try:
         network.lose(0)
     except Failed as failure:

@@ -73,7 +73,7 @@ class Greedy(OurSockets):
 
 
 class Sleepy(OurSockets):
-    """Somebody waits for ever, and is not served."""
+    """One borrower waits forever, and is not served."""
 
     count = 0
 
@@ -221,7 +221,7 @@ SLOW = Storm("slow", "slow dials", slow_dials)
         (Good, QUIET, None),
         (Mixed, QUIET, "wrong replies"),
         (Greedy, QUIET, f"{LIMIT + LIMIT + 3} sockets for {LIMIT}"),
-        (Sleepy, QUIET, "1 asleep for ever"),
+        (Sleepy, QUIET, "1 asleep forever"),
         (Leaky, QUIET, f"3 of {LIMIT} places lost"),
         (Deadly, QUIET, "dead connections lent"),
         (Disorderly, QUIET, "assert"),
@@ -246,7 +246,7 @@ def test_whoever_breaks_a_rule_is_found_out(
     monkeypatch.setattr(oracles, "LINGERING", 0.05)
     if make is not Good:
         monkeypatch.setattr(storms, "SETTLING", 0.1)
-    # Not for those who are right to wait for a moment.
+    # Not for contestants that are right to wait for a moment.
     if storm is QUIET:
         monkeypatch.setattr(load, "BEDTIME", 0.3)
     if make in (Deadly, Disorderly):

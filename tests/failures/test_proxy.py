@@ -171,7 +171,7 @@ def test_a_slow_reader_stops_the_sender(dial: Dial, proxy: Proxy) -> None:
 
 
 def test_a_refusal_is_the_kernel_s(dial: Dial, proxy: Proxy) -> None:
-    """Nobody listens; those who are connected already stay so."""
+    """Nobody listens; connections that are open stay open."""
     sock = dial()
     exchange(sock, b"hello")
     proxy.refuse()

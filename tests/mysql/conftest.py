@@ -45,7 +45,7 @@ def table(mariadb_server: MariaDBServer) -> Iterator[str]:
         f"CREATE OR REPLACE TABLE {name} (i INT PRIMARY KEY, v INT) ENGINE=InnoDB"
     )
     yield name
-    # Whoever still holds a lock on it has been heard.
+    # A session that still holds a lock on it has been heard.
     mariadb_server.hang_up()
     mariadb_server.ask(f"SET STATEMENT lock_wait_timeout=5 FOR DROP TABLE {name}")
 

@@ -40,7 +40,7 @@ class Proxy(Peer):
 
     def talk(self, sock: Any) -> None:
         beyond = socket.create_connection((self.server.host, self.server.port))
-        # A client that is not listened to shall notice soon.
+        # A client that is not listened to is to notice soon.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         back = gevent.spawn(self._pass, beyond, sock, lambda data: self.answer(data))
         try:

@@ -222,7 +222,7 @@ def test_what_was_committed_by_hand_is_not_committed_again(through, proxy, table
 
 
 def test_a_failed_commit_is_the_blocks_error(through, proxy, table):
-    """Whoever leaves the block without an error may rely on the commit."""
+    """A block that ends without an error has committed."""
     pool = through()
     with pytest.raises(err.OperationalError):
         with pool.connection() as conn:
@@ -529,7 +529,7 @@ def test_a_stale_close_does_not_end_the_next_ones_loan(make_pool):
 
 
 def test_a_dead_holders_connection_is_closed(make_pool):
-    """Whoever dies without giving back loses the connection; its place is free."""
+    """A borrower that ends without a release loses the connection, not the place."""
     pool = make_pool(max_connections=1)
     conn = gevent.spawn(pool.acquire).get()
     with pool.connection() as another:

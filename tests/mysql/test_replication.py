@@ -101,7 +101,7 @@ def test_writers_follow_the_primary_to_its_successor(make_pool, pair):
     before = len(written)
     wait_until(lambda: len(written) > before + 50, "written after")
     old = pair.replica
-    # It comes back as one who has been told that he is a replica now.
+    # It comes back as a server that was told to be a replica now.
     old.options["read_only"] = 1
     old.start()
     said = old.ask("SELECT COUNT(*) FROM geventpool.log")

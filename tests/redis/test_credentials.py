@@ -75,7 +75,7 @@ def pool(server: RedisServer, provider: Tokens) -> Iterator[ConnectionPool]:
 
 
 def users(server: RedisServer) -> list[str]:
-    """As whom the server knows its clients."""
+    """The names by which the server knows its clients."""
     return sorted(each["user"] for each in server.clients())
 
 
@@ -101,7 +101,7 @@ def test_a_new_token_reaches_every_connection(
 def test_nobody_gets_a_connection_that_is_being_authenticated(
     server: RedisServer, provider: Tokens, pool: ConnectionPool
 ) -> None:
-    """Whoever waits for one in use gets it after its AUTH."""
+    """A waiter for one in use gets it after its AUTH."""
     pool.max_connections = 1
     client = redis.Redis(connection_pool=pool, credential_provider=provider)
     lent = pool.get_connection()

@@ -22,7 +22,7 @@ NO_RETRY = Retry(NoBackoff(), 0)
 
 
 class Stop(Exception):
-    """Thrown into whoever is interrupted."""
+    """Thrown into the greenlet that is interrupted."""
 
 
 def kill(victim: gevent.Greenlet) -> None:

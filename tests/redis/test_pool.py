@@ -180,7 +180,7 @@ def test_it_is_true(make_pool: MakePool) -> None:
 
 
 def test_a_pool_is_a_pool_of_redis_py(make_pool: MakePool) -> None:
-    """For whoever asks with isinstance()."""
+    """For callers that ask with isinstance()."""
     assert isinstance(make_pool(), redis.ConnectionPool)
 
 
@@ -262,7 +262,7 @@ def test_old_arguments_are_ignored(make_pool: MakePool) -> None:
 
 
 def test_a_time_out_is_both_libraries_error(make_pool: MakePool) -> None:
-    """Whoever catches the one or the other, catches it."""
+    """Either base class catches it."""
     pool = make_pool(max_connections=1, timeout=0.01, initial_connections=1)
     client = redis.Redis(connection_pool=pool)
     conn = pool.get_connection()
@@ -461,7 +461,7 @@ def test_release_works_in_the_hub(make_pool: MakePool) -> None:
 
 
 def test_a_closed_connection_is_not_kept(make_pool: MakePool) -> None:
-    """Its place is free at once, and whoever waits gets a new one."""
+    """Its place is free at once, and a waiter gets a new one."""
     pool = make_pool(max_connections=1)
     conn = pool.get_connection()
     waiter = gevent.spawn(pool.get_connection)

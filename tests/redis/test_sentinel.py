@@ -140,7 +140,7 @@ def test_a_connection_to_a_former_master_is_not_kept(replicated: Replicated) -> 
 def test_idle_connections_go_when_a_new_master_is_found(
     replicated: Replicated,
 ) -> None:
-    """By whoever asks: the others are closed within the same dial."""
+    """By the first that asks: the others are closed within the same dial."""
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels))
@@ -236,7 +236,7 @@ def test_a_connection_whose_pool_is_gone_has_nothing_to_close() -> None:
 
 
 def test_other_errors_close_no_idle_connections(replicated: Replicated) -> None:
-    """Only a master that says it is none any more does."""
+    """Only a server that says it is no longer a master does."""
     _, sentinels = replicated
     client = master_of(ask_sentinels(sentinels), max_connections=2)
     pool = client.connection_pool

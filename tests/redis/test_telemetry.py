@@ -101,7 +101,7 @@ def test_a_refusal_is_recorded(make_pool: MakePool, collector: Collector) -> Non
 def test_a_pool_that_ends_takes_its_counts_along(
     redis_server: Any, collector: Collector
 ) -> None:
-    """Or the gauges would show connections for ever."""
+    """Or the gauges would show connections forever."""
     pool = ConnectionPool(port=redis_server.port)
     assert redis.Redis(connection_pool=pool).ping()
     assert +collector.counts == {"IDLE": 1}

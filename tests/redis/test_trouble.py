@@ -186,7 +186,7 @@ def test_a_restart_under_load_is_survived_with_retries(
 def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
     own_server: RedisServer,
 ) -> None:
-    """Who waits in line waits on, if the pool was told so."""
+    """A waiter waits on, if the pool was told so."""
     pool = make_pool(
         own_server,
         max_connections=10,
@@ -220,7 +220,7 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
 def test_after_a_loss_idle_connections_are_pinged_first(
     own_server: RedisServer,
 ) -> None:
-    """Those that cannot be seen to be dead shall cost nobody an error."""
+    """Connections that cannot be seen to be dead cost nobody an error."""
     pool = make_pool(own_server, max_connections=2, retry=Retry(NoBackoff(), 0))
     client = redis.Redis(connection_pool=pool)
     assert_all_places(pool)
@@ -363,7 +363,7 @@ def test_a_password_that_is_changed_takes_effect(own_server: RedisServer) -> Non
 def test_pings_are_answered_or_cost_the_connection(
     own_server: RedisServer, option: str
 ) -> None:
-    """A refused PING is an answer too; silence is none."""
+    """A refused PING is an answer too; silence is not."""
     pool = make_pool(own_server, **{option: 60})
     clock = Clock()
     clock.rule(pool.core)

@@ -447,7 +447,7 @@ def test_other_drivers_are_refused():
 
 
 def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):
-    """Its connections are none of ours."""
+    """Its connections are not ours."""
     engine = make_engine(
         creator=lambda: pymysql.connect(**mariadb_server.client_options)
     )

@@ -23,5 +23,5 @@ ALLOWED_HOSTS = ["*"]
 SECRET_KEY = "known to everybody"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
-# The loggers of whoever runs this are not ours to set up.
+# The loggers of the program that runs this are not ours to set up.
 LOGGING_CONFIG = None
