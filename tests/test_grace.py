@@ -400,7 +400,7 @@ def test_a_loan_that_still_has_its_connection_is_waited_for(descriptor):
     for error in down(3):
         pool.report_unreachable(error)
     clock.advance(4)
-    pool._lifecycle.serve()
+    parts.lifecycle(pool).serve()
     gevent.idle()
     assert not waiter.dead
     connector.descriptor = -1

@@ -14,6 +14,7 @@ PACKAGE = TESTS.parent / "geventpool"
 
 #: Modules that a file tests beside those of its own name.
 SUBJECTS: dict[str, tuple[str, ...]] = {
+    "budget/test_failing.py": ("budget/seat.py",),
     "budget/test_pool.py": ("_core/leases.py", "_core/opener.py", "budget/seat.py"),
     "budget/test_table.py": ("budget/files.py",),
     "cli/test_doctor.py": (

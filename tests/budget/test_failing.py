@@ -17,6 +17,7 @@ from geventpool import Budget, Pool, PoolError
 from geventpool._core import leases
 from geventpool.budget import locks, seat, sharing, table, wakeups
 from geventpool.testing import ScriptedConnector, exhaust_stack_everywhere, wait_until
+from tests import parts
 from tests.conftest import HubError
 
 #: Whose functions fail.
@@ -134,7 +135,7 @@ def test_a_place_that_could_not_be_given_back_is_used_by_the_next(
     budget = Budget(tmp_path / "b", 1)
     with Pool(ScriptedConnector(), budget=budget) as pool:
         conn = pool.acquire()
-        ledger = pool._ledger
+        ledger = parts.ledger(pool)
         on_closed = ledger.on_closed
 
         def fail() -> None:
