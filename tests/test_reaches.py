@@ -59,9 +59,10 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     ),
     "redis/test_cache.py": ("redis/pool.py",),
     "redis/test_loans.py": ("redis/pool.py", "redis/returns.py", "redis/unpatched.py"),
+    "redis/test_pool.py": ("redis/connector.py",),
     "redis/test_telemetry.py": ("redis/pool.py",),
     "redis/test_trouble.py": ("redis/pool.py",),
-    "redis/test_unpatched.py": ("redis/cluster.py",),
+    "redis/test_unpatched.py": ("redis/cluster.py", "redis/compat_attributes.py"),
     "sqlalchemy/test_engine.py": ("sqlalchemy/pool.py", "sqlalchemy/record_pool.py"),
     "test_acquire.py": ("pool.py",),
     "test_checking.py": ("_core/lifecycle.py",),
@@ -106,6 +107,7 @@ FOREIGN = {
     },
     "SQLAlchemy": {"_dialect", "_max_overflow", "_pool"},
     "gsocketpool": {"_reaper"},
+    "kombu": {"_size"},
 }
 
 

@@ -19,6 +19,7 @@ from kombu.transport import redis as kombu_redis
 import geventpool.celery as hook
 from geventpool.redis import ConnectionPool
 from geventpool.redis.process_pools import ProcessPools
+from tests import parts
 from tests.servers import RedisServer
 
 MOST = 3
@@ -196,4 +197,4 @@ def test_another_call_replaces_the_options(server, pools):
         assert isinstance(connection.transport, kombu_redis.Transport)
         pool = connection.default_channel.pool
         assert pool.core.max_connections == 4
-        assert pool.core._timeout == 30
+        assert parts.option(pool.core, "timeout") == 30
