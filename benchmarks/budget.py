@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import signal
+import statistics
 import sys
 import time
 from contextlib import ExitStack
@@ -156,8 +157,9 @@ def wander(seconds: float) -> int:
     print(
         f"{seconds:g} s, {WORKERS} workers, total {TOTAL}, {len(freed)} kills: "
         f"at most {most} open at once, {loans} loans, {dials / seconds:.0f} dials/s, "
-        f"{len(failed)} failed {failed[:1]}, leases of a killed worker free after at "
-        f"most {max(freed) * 1e3:.0f} ms; {stats.recovered} taken over"
+        f"{len(failed)} failed {failed[:1]}, leases of a killed worker free after "
+        f"{statistics.median(freed) * 1e3:.0f} ms (median), at most "
+        f"{max(freed) * 1e3:.0f} ms; {stats.moved} moved"
     )
     return int(most > TOTAL)
 

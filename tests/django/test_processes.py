@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import gevent
 import pytest
@@ -22,7 +19,8 @@ from geventpool.testing import wait_until
 from tests.compat.environment import REPOSITORY
 from tests.django.conftest import where
 from tests.django.project.models import Account
-from tests.servers import MariaDBServer, Server, find_program
+from tests.servers import MariaDBServer, find_program
+from tests.web import WebServer
 
 LIMIT = 4
 WEB = "web"
@@ -51,38 +49,6 @@ def environment(server: MariaDBServer, **more: str) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         **more,
     }
-
-
-class WebServer(Server):
-    """A process that serves the project on a port of its own."""
-
-    program = "env"
-    package = "coreutils"
-
-    def __init__(self, words: list[str], variables: dict[str, str]) -> None:
-        super().__init__()
-        self.words = words
-        self.variables = variables
-
-    def command(self) -> list[str]:
-        settings = [f"{name}={value}" for name, value in self.variables.items()]
-        words = [word.format(address=f"{self.host}:{self.port}") for word in self.words]
-        return [self.path, *settings, sys.executable, *words]
-
-    def answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((self.host, self.port)) == 0
-
-    def get(self, path: str) -> tuple[int, Any]:
-        """The status and the answer to one request, on a connection of its own."""
-        client = http.client.HTTPConnection(self.host, self.port, timeout=30)
-        try:
-            client.request("GET", path)
-            response = client.getresponse()
-            body = response.read()
-        finally:
-            client.close()
-        return response.status, json.loads(body) if response.status == 200 else body
 
 
 def gunicorn(server: MariaDBServer, *words: str, **variables: str) -> WebServer:
