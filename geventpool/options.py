@@ -106,8 +106,15 @@ def _listeners(name: str, value: Any) -> tuple[PoolListener, ...]:
 
 
 def _budget(name: str, value: Any) -> Budget | None:
+    if isinstance(value, str):
+        try:
+            return Budget.from_text(value)
+        except ValueError as error:
+            raise ValueError(f"{name}={safe_repr(value)}: {error}") from None
     if value is not None and not isinstance(value, Budget):
-        raise TypeError(f"{name} must be a Budget or None, not {safe_repr(value)}")
+        raise TypeError(
+            f"{name} must be a Budget, its text form or None, not {safe_repr(value)}"
+        )
     return value
 
 
@@ -230,9 +237,9 @@ class PoolOptions:
         Outage(), Outage, "what is done while the server cannot be reached"
     )
 
-    budget: Budget | None = option(
+    budget: Budget | str | None = option(
         None,
-        "a Budget, or None",
+        "a Budget, NAME:TOTAL, or None",
         _budget,
         "budget",
         "one limit for all processes of the host",
@@ -268,10 +275,11 @@ class PoolOptions:
                     f"{name} must be at most max_connections "
                     f"({self.max_connections!r}), not {number!r}"
                 )
-            if self.budget is not None and number > self.budget.total:
+            shared = self.shared_budget
+            if shared is not None and number > shared.total:
                 raise ValueError(
                     f"{name} must be at most the total of the budget "
-                    f"({self.budget.total!r}), not {number!r}"
+                    f"({shared.total!r}), not {number!r}"
                 )
 
         if self.admission is not None and not self.handoff:
@@ -287,6 +295,11 @@ class PoolOptions:
         """
         own = {each.name: getattr(self, each.name) for each in fields(PoolOptions)}
         return {**own, **others}
+
+    @property
+    def shared_budget(self) -> Budget | None:
+        """The budget, which has no text form any more."""
+        return self.budget if isinstance(self.budget, Budget) else None
 
     @property
     def expiry(self) -> Expiry:
@@ -322,7 +335,7 @@ class MoreKeywords(TypedDict, total=False):
     listeners: Iterable[PoolListener]
     timeouts: Timeouts
     outage: Outage
-    budget: Budget | None
+    budget: Budget | str | None
     admission: Admission | bool | None
 
 
@@ -387,7 +400,8 @@ TEXT_FORMS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "boolean": ("true or false", _boolean),
     "switch": ("true, false or a whole number", _switch),
     "text": ("text", str),
-    "budget": ("NAME:TOTAL or NAME:TOTAL:RESERVE", Budget.from_text),
+    # The check of the option reads it, and says what is wrong.
+    "budget": ("NAME:TOTAL or NAME:TOTAL:RESERVE", str),
 }
 
 

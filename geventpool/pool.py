@@ -132,8 +132,9 @@ class Pool(Generic[C]):
     :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
         take.
     :param Outage outage: what is done while the server cannot be reached.
-    :param budget: a :class:`~geventpool.Budget` that all processes of the host share;
-        then *max_connections* is at most its *total*. None: no such limit.
+    :param budget: a :class:`~geventpool.Budget` that all processes of the host share,
+        or ``"NAME:TOTAL"``; then *max_connections* is at most its *total*. None: no
+        such limit.
     :param admission: an :class:`~geventpool.Admission`, or True for its defaults:
         callers that cannot be served in time are refused at once, and so are some of
         those that wait without a time limit of their own when too many wait. None,
@@ -212,7 +213,7 @@ class Pool(Generic[C]):
             lifo=chosen.lifo,
             reaps=chosen.reap_expired_connections,
             reap_interval=chosen.sweep_interval,
-            budget=chosen.budget,
+            budget=chosen.shared_budget,
             name=self.name,
         )
 
@@ -225,7 +226,7 @@ class Pool(Generic[C]):
             handoff=chosen.handoff,
         )
 
-        self._budget = chosen.budget
+        self._budget = chosen.shared_budget
         #: what is measured in this process; None: nothing
         self._measures: Measures | None = Measures() if is_default() else None
         self._admission = chosen.admission

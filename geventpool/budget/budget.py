@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import time
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from geventpool.errors import BudgetError
 from geventpool.policies import check_int, safe_repr
 
 __all__ = ["Budget", "BudgetShare", "BudgetStats"]
+
+#: Longer numbers than this are out of any range.
+_FORM = re.compile(r"([^:]+):([0-9]{1,9})(?::([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,21 @@ class Budget:
     def from_text(cls, text: str) -> Budget:
         """The budget that is written ``NAME:TOTAL`` or ``NAME:TOTAL:RESERVE``.
 
+        :param text: a name or path without a ``:``, and one or two numbers of the
+            digits 0 to 9; without spaces.
+        :raises TypeError: *text* is no string.
         :raises ValueError: it is not written so, or a value is out of its range.
         :raises BudgetError: as for the constructor.
         """
-        name, *numbers = text.split(":")
-        if len(numbers) not in (1, 2) or not all(each.isdecimal() for each in numbers):
+        if not isinstance(text, str):
+            raise TypeError(f"a budget must be a string here, not {safe_repr(text)}")
+        form = _FORM.fullmatch(text)
+        if form is None:
             raise ValueError(
-                f"a budget is written NAME:TOTAL or NAME:TOTAL:RESERVE, not {text!r}"
+                "a budget must be NAME:TOTAL or NAME:TOTAL:RESERVE, with whole numbers "
+                f"and no ':' in NAME, not {safe_repr(text)}"
             )
-        return cls(name, *map(int, numbers))
+        return cls(form[1], *(int(each) for each in form.group(2, 3) if each))
 
     @property
     def name(self) -> str:

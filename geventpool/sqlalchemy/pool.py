@@ -106,7 +106,8 @@ class GreenletPool(QueuePool):
     :param listeners: :class:`~geventpool.PoolListener` objects. Their methods get
         records.
     :param Timeouts timeouts: time limits of the pool's own greenlets.
-    :param Budget budget: one limit for all processes of the host; None: none.
+    :param budget: a :class:`~geventpool.Budget`, or ``"NAME:TOTAL"``: one limit for all
+        processes of the host; None: none.
     :param admission: refuse callers early under overload, by an
         :class:`~geventpool.Admission`; True: with its defaults. None, False: no.
     :param Outage outage: what borrowers do while the server cannot be reached: they
@@ -144,7 +145,7 @@ class GreenletPool(QueuePool):
         listeners: Iterable[PoolListener] = (),
         timeouts: Timeouts = Timeouts(),
         outage: Outage = Outage(),
-        budget: Budget | None = None,
+        budget: Budget | str | None = None,
         admission: Admission | bool | None = None,
         unpatched: str = STOCK,
         **kw: Any,

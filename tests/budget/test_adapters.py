@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 import geventpool.mysql
 import geventpool.redis
 from geventpool import Budget
 from geventpool.django.mysql.options import pool_options
+from geventpool.sqlalchemy import GreenletPool
 from tests import parts
 
 
@@ -44,5 +46,16 @@ def test_a_pool_for_mysql_takes_a_budget(budget: Budget) -> None:
 
 def test_a_pool_for_django_takes_a_budget(budget: Budget) -> None:
     """Among the other options of the pool, in the settings."""
-    settings = {"OPTIONS": {"pool": {"budget": budget}}, "CONN_HEALTH_CHECKS": False}
-    assert pool_options("default", settings)["budget"] is budget
+    for value in (budget, f"{budget.path}:4"):
+        options = {"pool": {"budget": value}}
+        settings = {"OPTIONS": options, "CONN_HEALTH_CHECKS": False}
+        assert pool_options("default", settings)["budget"] in (budget, value)
+
+
+def test_an_engine_takes_a_budget(budget: Budget) -> None:
+    """As an object and as text."""
+    for value in (budget, f"{budget.path}:4"):
+        engine = create_engine(
+            "mysql+pymysql://127.0.0.1:1/", poolclass=GreenletPool, budget=value
+        )
+        assert engine.pool.core._budget == budget  # type: ignore[attr-defined]

@@ -55,14 +55,60 @@ def test_a_system_without_such_locks_is_refused(
         Budget(tmp_path / "b", 1)
 
 
-def test_a_budget_can_be_written_in_a_url(tmp_path: Path) -> None:
+def test_a_budget_can_be_written_as_text(tmp_path: Path) -> None:
     """Name, total and reserve, with colons."""
     path = tmp_path / "b"
     assert Budget.from_text(f"{path}:40") == Budget(path, 40)
     assert Budget.from_text(f"{path}:40:3") == Budget(path, 40, 3)
-    for text in (f"{path}", f"{path}:x", f"{path}:1:1:1"):
-        with pytest.raises(ValueError, match="a budget is written NAME:TOTAL"):
-            Budget.from_text(text)
+    assert Budget.from_text(f"{path}:040:0") == Budget(path, 40, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "shop", "shop:", ":40", "shop:x", "shop:4:x", "shop:4:", "shop::4"),
+        *(
+            "shop:1:1:1",
+            "shop:-1",
+            "shop:+1",
+            "shop:4.0",
+            "shop: 4",
+            "shop:4 ",
+            "a:b:4",
+        ),
+        *("shop:\u0664\u0660", "shop:" + 5000 * "9", "shop:4\n"),
+    ],
+)
+def test_a_text_that_is_no_budget_is_refused(text: str) -> None:
+    """With the rule, and the text in it."""
+    rule = (
+        "a budget must be NAME:TOTAL or NAME:TOTAL:RESERVE, with whole numbers and no"
+    )
+    with pytest.raises(ValueError, match=rule) as caught:
+        Budget.from_text(text)
+    assert repr(text)[:20] in str(caught.value)
+    assert len(str(caught.value)) < 1200
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shop:0", "total must be a whole number of at least 1, not 0"),
+        ("shop:16385", "total must be at most 16384, not 16385"),
+        ("shop:4:5", r"reserve must be at most total \(4\), not 5"),
+        ("sh op:4", "name must be a path with a '/', or at most 64 letters"),
+    ],
+)
+def test_a_text_with_values_out_of_range_names_the_value(text: str, told: str) -> None:
+    """As the constructor does."""
+    with pytest.raises(ValueError, match=told):
+        Budget.from_text(text)
+
+
+def test_only_a_string_is_text() -> None:
+    """A number would be a total without a name."""
+    with pytest.raises(TypeError, match="a budget must be a string here, not 40"):
+        Budget.from_text(40)  # type: ignore[arg-type]
 
 
 def test_the_stats_show_each_process(tmp_path: Path) -> None:

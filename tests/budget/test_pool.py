@@ -337,14 +337,31 @@ def test_more_connections_from_the_start_than_the_budget_has_are_refused(
             PoolOptions.of("Pool()", {name: 5, "budget": budget})
 
 
-def test_a_budget_is_a_budget_or_text_of_a_url(budget: Budget) -> None:
-    """The text names file and total."""
-    with pytest.raises(TypeError, match="budget must be a Budget or None, not 40"):
-        PoolOptions(budget=40)  # type: ignore[arg-type]
-    assert from_text("budget", f"{budget.path}:4") == budget
+def test_a_budget_is_a_budget_or_its_text(budget: Budget) -> None:
+    """The text names file and total; it is for URLs and settings."""
+    text = f"{budget.path}:4"
+    assert PoolOptions(budget=text).shared_budget == budget
+    assert from_text("budget", text) == text
     assert from_text("budget", "none") is None
-    with pytest.raises(ValueError, match="budget must be NAME:TOTAL"):
-        from_text("budget", "shop")
+    with Pool(ScriptedConnector(), budget=text) as pool:
+        pool.acquire()
+        assert held(budget) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "told"),
+    [
+        (40, TypeError, "budget must be a Budget, its text form or None, not 40"),
+        ("shop", ValueError, "budget='shop': a budget must be NAME:TOTAL or"),
+        ("shop:0", ValueError, "budget='shop:0': total must be a whole number"),
+    ],
+)
+def test_what_is_no_budget_is_refused(
+    value: Any, error: type[Exception], told: str
+) -> None:
+    """The message names option, value and rule."""
+    with pytest.raises(error, match=told):
+        Pool(ScriptedConnector(), budget=value)
 
 
 def test_a_folder_that_has_no_room_is_named(
