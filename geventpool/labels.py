@@ -2,22 +2,23 @@
 
 ::
 
-    labels = geventpool.Labels()
-    pool = Pool(..., listeners=[labels])
-
-    with geventpool.label("checkout"):
+    with pool.label("checkout"):
         with pool.connection() as conn:
             ...
 
-A label belongs to the context (:mod:`contextvars`). gevent starts each greenlet with an
-empty context, so a greenlet begins without a label.
+    pool.stats().labels
+
+:func:`label` labels the loans of all pools that have a :class:`Labels` among their
+listeners. A label belongs to the context (:mod:`contextvars`). gevent starts each
+greenlet with an empty context, so a greenlet begins without a label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from geventpool._core.ledger import CloseReason
@@ -25,14 +26,21 @@ from geventpool._core.reports import LabelCounts
 from geventpool.listeners import PoolListener
 from geventpool.policies import check_int, safe_repr
 
-__all__ = ["Labels", "label", "labels_of"]
+__all__ = ["Labels", "check_label", "find_labels", "label", "labels_of"]
 
 #: The label of loans for which there is no other, and of those beyond the bound.
 NONE, OTHERS = "(none)", "(others)"
 #: A label is shown up to so many characters.
 LENGTH = 60
 
+#: What names the label of a loan.
+Source = str | Callable[[], str | None]
+
 _current: ContextVar[str | None] = ContextVar("geventpool.label", default=None)
+#: The labels of single pools, by the identity of their :class:`Labels`.
+_of_pools: ContextVar[Mapping[int, Source]] = ContextVar(
+    "geventpool.label.pools", default=MappingProxyType({})
+)
 
 
 @contextmanager
@@ -76,6 +84,21 @@ class Labels(PoolListener):
         #: the label of each connection on loan, by its identity
         self._lent: dict[int, str] = {}
 
+    @contextmanager
+    def label(self, name: Source) -> Iterator[None]:
+        """Label the loans of this pool that begin in a block. Never switches.
+
+        It can be used as a decorator too. Inside, it precedes :func:`label`.
+
+        :param name: a string; or a callable without arguments that names each loan, as
+            *of* does.
+        """
+        token = _of_pools.set({**_of_pools.get(), id(self): name})
+        try:
+            yield
+        finally:
+            _of_pools.reset(token)
+
     def acquired(self, conn: Any, waited: float) -> None:
         name = self._name()
         self._lent[id(conn)] = name
@@ -94,7 +117,8 @@ class Labels(PoolListener):
         self._lent.pop(id(conn), None)
 
     def _name(self) -> str:
-        name = self._of()
+        source = _of_pools.get().get(id(self), self._of)
+        name = source() if callable(source) else source
         if type(name) is not str:
             return NONE
         name = name[:LENGTH]
@@ -124,9 +148,23 @@ class Labels(PoolListener):
         return tuple(sorted(self._counts.values(), key=lambda each: -each.used))
 
 
+def check_label(name: Any) -> None:
+    """See that *name* can name loans.
+
+    :raises TypeError: it is neither a string nor a callable.
+    """
+    if not isinstance(name, str) and not callable(name):
+        raise TypeError(
+            f"a label must be a string or a callable, not {safe_repr(name)}"
+        )
+
+
+def find_labels(listeners: Iterable[PoolListener]) -> Labels | None:
+    """The first :class:`Labels` among *listeners*; None: there is none."""
+    return next((each for each in listeners if isinstance(each, Labels)), None)
+
+
 def labels_of(listeners: Iterable[PoolListener]) -> tuple[LabelCounts, ...]:
     """The counts of the first :class:`Labels` among *listeners*."""
-    for listener in listeners:
-        if isinstance(listener, Labels):
-            return listener.report()
-    return ()
+    labels = find_labels(listeners)
+    return () if labels is None else labels.report()

@@ -273,6 +273,11 @@ class Listeners:
         """Whether there is neither a listener nor a recorder."""
         return not self._audience
 
+    def add(self, listener: PoolListener) -> None:
+        """Notify *listener* too from now on, after the others. Never switches."""
+        self.listeners = (*self.listeners, listener)
+        self._audience = (*self._audience, listener)
+
     def set_recorder(self, recorder: PoolListener) -> None:
         """Notify *recorder* of all events but loans, before the listeners.
 

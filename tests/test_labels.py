@@ -115,6 +115,86 @@ def test_the_number_of_labels_is_bounded() -> None:
         }
 
 
+@pytest.fixture
+def plain(clock: Clock) -> Iterator[Pool[Any]]:
+    """A pool without listeners."""
+    with Pool(ScriptedConnector(), max_connections=1) as pool:
+        clock.rule(pool)
+        yield pool
+
+
+def test_a_pool_labels_its_own_loans(plain: Pool[Any], clock: Clock) -> None:
+    """Without a listener being given: the first label adds it."""
+    early = plain.acquire()
+    with plain.label("checkout"):
+        plain.release(early)
+        with plain.connection():
+            clock.advance(3)
+        conn = plain.acquire()
+        clock.advance(2)
+        plain.release(conn)
+        conn = plain.acquire()
+    with plain.label("search"):
+        with pytest.raises(PoolExhaustedError):
+            plain.acquire(timeout=0)
+    plain.release(conn)
+    assert counts(plain) == {
+        "checkout": LabelCounts("checkout", loans=3, used=5.0),
+        "search": LabelCounts("search", refused=1),
+    }
+
+
+def test_a_label_of_a_pool_is_not_one_of_others(pool: Pool[Any]) -> None:
+    """And it precedes that of all pools; blocks may be nested."""
+    with Pool(ScriptedConnector()) as other:
+        with label("all"), pool.label("outer"), other.label("other"):
+            with pool.label("inner"):
+                pool.release(pool.acquire())
+            pool.release(pool.acquire())
+            other.release(other.acquire())
+        assert set(counts(pool)) == {"inner", "outer"}
+        assert set(counts(other)) == {"other"}
+
+
+def test_a_callable_may_name_the_loans_of_a_block(plain: Pool[Any]) -> None:
+    """It is called at each loan, in the greenlet that borrows."""
+    names = ["a", "b"]
+    with plain.label(lambda: names.pop(0)):
+        plain.release(plain.acquire())
+        plain.release(plain.acquire())
+    assert set(counts(plain)) == {"a", "b"}
+
+
+def test_a_label_can_be_a_decorator(plain: Pool[Any]) -> None:
+    """A view is a function."""
+
+    @plain.label("view")
+    def view() -> None:
+        with plain.connection():
+            pass
+
+    view(), view()
+    assert counts(plain)["view"].loans == 2
+
+
+def test_a_label_that_is_no_name_is_refused(plain: Pool[Any]) -> None:
+    """And nothing listens because of it."""
+    with pytest.raises(TypeError, match="must be a string or a callable, not 3"):
+        plain.label(3)  # type: ignore[arg-type]
+    assert plain.stats().labels == () and not plain._listeners
+
+
+def test_a_labelled_pool_still_measures(plain: Pool[Any]) -> None:
+    """Its recorder hears of events as before."""
+    plain.measure()
+    with plain.label("a"):
+        plain.release(plain.acquire())
+    plain.drop(plain.acquire())
+    measured = plain.stats().measured
+    assert measured is not None
+    assert measured.use.count == 2 and sum(measured.closed.values()) == 1
+
+
 def test_a_pool_without_labels_has_no_counts() -> None:
     """It is an option."""
     with Pool(ScriptedConnector()) as pool:

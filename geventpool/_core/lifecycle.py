@@ -154,6 +154,10 @@ class Lifecycle(Generic[C]):
         #: nothing to be done when a connection comes back but to note it
         self.return_is_trivial = self.is_unobserved and not self.has_age_limits
 
+    def observe(self) -> None:
+        """Notify the listeners of loans too: there are some now. Never switches."""
+        self.is_unobserved = self.return_is_trivial = False
+
     # Lending and taking back.
 
     def take_ready(self, now: float, checks: int | None = None) -> Entry[C] | None:
