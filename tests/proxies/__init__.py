@@ -1,0 +1,1 @@
+"""Pools behind proxies that operators put before servers: haproxy and twemproxy."""
