@@ -36,7 +36,7 @@ def main(url: str, requests: int = 200) -> None:
     for status, number in statuses.items():
         print(f"status {status}: {number} of {requests} requests")
     parts = urlsplit(url)
-    print(get(f"{parts.scheme}://{parts.netloc}/connections")[1])
+    print(get(f"{parts.scheme}://{parts.netloc}/connections")[1].strip())
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class Program(Server):
 
     def command(self) -> list[str]:
         chosen = variables(self.example, **self.more)
+        # gunicorn has a control socket there.
+        chosen["HOME"] = str(self.folder)
         settings = [f"{name}={value}" for name, value in chosen.items()]
         place = f"--chdir={EXAMPLES / self.example}"
         return [self.path, "-i", place, *settings, sys.executable, *self.words]

@@ -43,8 +43,8 @@ def web(settings: dict[str, str]) -> Iterator[Program]:
 
 def test_the_servers_see_the_limits_of_two_workers(web):
     """Fifty requests at once wait in line for few connections, and all are served."""
-    said = run("", "load.py", f"{web.url}/buy/tea", "200")
-    assert "status 200: 200 of 200 requests" in said, web.log
+    said = run("", "load.py", f"{web.url}/buy/tea", "100")
+    assert "status 200: 100 of 100 requests" in said, web.log
     seen = json.loads(said.splitlines()[-1])
     for name in ("mysql", "cache", "pages"):
         assert 1 <= seen[name] <= 2 * MOST
