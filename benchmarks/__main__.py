@@ -17,11 +17,9 @@ from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from rich.console import Console  # noqa: E402
-from rich.text import Text  # noqa: E402
 
 from benchmarks import page, plots, results  # noqa: E402
 from benchmarks.metadata import collect  # noqa: E402
-from benchmarks.progress import bars  # noqa: E402
 from benchmarks.report import Report, show, terminal  # noqa: E402
 from benchmarks.rounds import SCALES, Scale  # noqa: E402
 
@@ -42,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # A bad file is an error before the measurement, which takes minutes.
         if options.page:
-            page.check(options.page)
+            page.replaced(options.page.read_text(encoding="utf-8"), "")
         if options.run:
             run = results.load(options.run)
         else:
@@ -97,15 +95,12 @@ def measured(
     :return: the run, and whether a workload could not run.
     """
     where = collect(arguments)
-    versions = where["packages"]
     console.print(
-        Text(
-            f"{where['cpu']}, {where['cores']} cores; Python {where['python']}, "
-            f"gevent {versions['gevent']}; scale {scale.name}: {scale.rounds} rounds"
-        )
+        f"{where['cpu']}, {where['cores']} cores; Python {where['python']}, gevent "
+        f"{where['packages']['gevent']}; scale {scale.name}: {scale.rounds} rounds"
     )
     for warning in where["warnings"]:
-        console.print(Text(f"  warning: {warning}", style="yellow"))
+        console.print(f"  warning: {warning}", style="yellow")
     ran = [_run(name, scale, console) for name in names]
     reports = [report for report in ran if report is not None]
     return results.run_of(where, scale.name, reports), len(reports) < len(ran)
@@ -114,8 +109,7 @@ def measured(
 def _run(name: str, scale: Scale, console: Console) -> Report | None:
     try:
         workload = import_module(f"benchmarks.{name}")
-        with bars(name, console):
-            report: Report = workload.run(scale)
+        report: Report = workload.run(scale)
     except Exception as error:
         # A workload whose server or package is missing must not stop the others.
         console.print(f"{name}: could not run: {type(error).__name__}: {error}")

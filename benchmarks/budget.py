@@ -26,8 +26,7 @@ from tests.budget.host import TOTAL, Host, Worker
 
 WORKERS = 8
 
-SHARED = "geventpool, one budget"
-APART = "geventpool, eight pools of 5"
+SHARED, APART = "geventpool, one budget", "geventpool, eight pools of 5"
 SINGLE = "geventpool, one pool of 40"
 
 

@@ -31,17 +31,12 @@ from benchmarks.load import (
     Load,
     Outcome,
     generator,
+    jain,
     turn_of,
     without_pool,
 )
 from benchmarks.report import Column, Report, Section, duration, per_cent
-from benchmarks.rounds import (
-    Scale,
-    Series,
-    Spread,
-    interleave_sizes,
-    over,
-)
+from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over
 
 #: Numbers of greenlets, and the fraction of the seconds of a load that one turn takes.
 GREENLETS = (1, 3, 10, 30, 100, 300, 1000)
@@ -92,7 +87,11 @@ def throughput(outcome: Outcome) -> float:
 
 def p99(outcome: Outcome) -> float:
     """Return the 99th percentile of the waits."""
-    return outcome.p99
+    return outcome.wait(0.99)
+
+
+def _left_out(outcome: Outcome) -> int:
+    return outcome.served.count(0)
 
 
 RATE = Column("loans/s", throughput, "1/s", True, text="{:,.0f}".format, to=("floor",))
@@ -101,10 +100,10 @@ COLUMNS = (
     Column("p50 wait", lambda each: each.wait(0.5)),
     Column("p99 wait", p99, to=("floor",)),
     Column("longest wait", lambda each: each.wait(1)),
-    Column("fairness", lambda each: each.fairness, "", more_is_better=True),
-    Column("unserved", lambda each: each.unserved, "", text="{:.0f}".format),
+    Column("fairness", lambda each: jain(each.halfway), "", more_is_better=True),
+    Column("unserved", _left_out, "", text="{:.0f}".format),
     Column("refused", lambda each: each.refused, ""),
-    Column("CPU each", lambda each: each.cpu_each),
+    Column("CPU each", lambda each: each.cpu / max(1, sum(each.served))),
 )
 
 
@@ -126,7 +125,7 @@ def _compare(
         "unserved: greenlets without a loan; refused: attempts that were refused; the "
         "generator alone lends to everybody at once, so its waits mean nothing"
     )
-    table.starves(lambda each: each.unserved, load.greenlets)
+    table.starves(_left_out, load.greenlets)
     return table
 
 
@@ -170,7 +169,7 @@ def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
     last = max(curve)
     for column in (replace(RATE, to=None), COLUMNS[-1]):
         how = f"{CONNECTIONS} connections held {duration(HOLD)}, by greenlets"
-        section = Section(f"{column.name}, {how}", key=column.name, floor=POSSIBLE)
+        section = Section(f"{column.name}, {how}", column.name, POSSIBLE)
         report.sections.append(section.fill_sizes(curve, column))
     lines: dict[str, dict[float, Spread]] = {}
     for size, series in curve.items():

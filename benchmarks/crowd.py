@@ -1,14 +1,14 @@
 """Greenlets that send requests to a real server again and again, and what they saw.
 
 The workloads of the drivers differ in their contestants and requests, and share the
-turn, the table and the percentiles.
+turn, the tables and the percentiles.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from benchmarks import adapters
 from benchmarks.adapters import PoolAdapter
 from benchmarks.report import Column, Report, Section
+from benchmarks.rounds import Scale
 
 #: Connections of each pool.
 CONNECTIONS = 10
@@ -64,16 +66,6 @@ class Turn:
     unserved: int = 0
     connections: int = 0
 
-    @property
-    def throughput(self) -> float:
-        """Requests per second."""
-        return len(self.latencies) / self.wall
-
-    @property
-    def cpu_each(self) -> float:
-        """CPU seconds of this process per request."""
-        return self.cpu / max(1, len(self.latencies))
-
     @cached_property
     def waits(self) -> list[float]:
         """The latency at any moment, sorted.
@@ -83,7 +75,7 @@ class Turn:
         Gil Tene's: a latency longer than everybody's fair interval represents the
         requests that would have been sent during it.
         """
-        fair = self.greenlets / self.throughput if self.latencies else 1.0
+        fair = self.greenlets / throughput(self) if self.latencies else 1.0
         waits = list(self.latencies)
         for latency in self.latencies:
             missed = int(latency / fair)
@@ -96,14 +88,17 @@ class Turn:
 
 
 def throughput(turn: Turn) -> float:
-    return turn.throughput
+    """Return the requests per second."""
+    return len(turn.latencies) / turn.wall
 
 
 def cpu_each(turn: Turn) -> float:
-    return turn.cpu_each
+    """Return the CPU seconds of this process per request."""
+    return turn.cpu / max(1, len(turn.latencies))
 
 
 def p99(turn: Turn) -> float:
+    """Return the 99th percentile of the latencies."""
     return turn.latency(0.99)
 
 
@@ -120,110 +115,96 @@ def lending(pool: PoolAdapter, talk: Callable[[Any], object]) -> Contestant:
 
 def turn(contestant: Contestant, greenlets: int, seconds: float) -> Turn:
     """Let so many greenlets send requests for some time. May switch."""
-    crowd = _Crowd(contestant, greenlets)
-    return crowd.run(seconds)
+    done = Turn(0.0, 0.0, greenlets)
+    warm, begin, clock = Event(), Event(), time.perf_counter
+    end, ready = 0.0, 0
 
-
-class _Crowd:
-    def __init__(self, contestant: Contestant, size: int) -> None:
-        self._contestant = contestant
-        self._latencies: list[float] = []
-        self._refused = self._warm = 0
-        self._end = 0.0
-        self._is_warm, self._begin = Event(), Event()
-        self._greenlets = [gevent.spawn(self._work, number) for number in range(size)]
-
-    def run(self, seconds: float) -> Turn:
-        if self._contestant.warms_up:
-            self._is_warm.wait(PATIENCE)
-        cpu, began = time.process_time(), time.perf_counter()
-        self._end = began + seconds
-        self._begin.set()
-        gevent.joinall(self._greenlets, timeout=PATIENCE + seconds, raise_error=True)
-        unserved = sum(not each.ready() for each in self._greenlets)
-        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-        size = len(self._greenlets)
-        gevent.killall(self._greenlets)
-        return Turn(wall, cpu, size, self._latencies, self._refused, unserved)
-
-    def _work(self, number: int) -> None:
-        requests, clock = self._contestant.requests, time.perf_counter
-        request = requests[number % len(requests)]
-        try:
-            if self._contestant.warms_up:
-                self._send(request)
-            self._warm += 1
-            if self._warm == len(self._greenlets):
-                self._is_warm.set()
-            self._begin.wait()
-            while True:
-                began = clock()
-                self._send(request)
-                self._latencies.append(clock() - began)
-                if clock() >= self._end:
-                    return
-        finally:
-            # An error here must not keep the others waiting.
-            self._is_warm.set()
-            self._contestant.at_end()
-
-    def _send(self, request: Callable[[], object]) -> None:
+    def send(request: Callable[[], object]) -> None:
         while True:
             try:
                 request()
                 return
-            except self._contestant.refusals:
-                self._refused += 1
+            except contestant.refusals:
+                done.refused += 1
                 gevent.sleep(AGAIN)
+
+    def work(number: int) -> None:
+        nonlocal ready
+        request = contestant.requests[number % len(contestant.requests)]
+        try:
+            if contestant.warms_up:
+                send(request)
+            ready += 1
+            if ready == greenlets:
+                warm.set()
+            begin.wait()
+            while True:
+                began = clock()
+                send(request)
+                done.latencies.append(clock() - began)
+                if clock() >= end:
+                    return
+        finally:
+            # An error here must not keep the others waiting.
+            warm.set()
+            contestant.at_end()
+
+    working = [gevent.spawn(work, number) for number in range(greenlets)]
+    if contestant.warms_up:
+        warm.wait(PATIENCE)
+    cpu, began = time.process_time(), clock()
+    end = began + seconds
+    begin.set()
+    gevent.joinall(working, timeout=PATIENCE + seconds, raise_error=True)
+    done.unserved = sum(not each.ready() for each in working)
+    done.wall, done.cpu = clock() - began, time.process_time() - cpu
+    gevent.killall(working)
+    return done
 
 
 @contextmanager
-def closing(pools: Mapping[str, PoolAdapter]) -> Any:
+def closing(pools: Mapping[str, PoolAdapter]) -> Iterator[Mapping[str, PoolAdapter]]:
     """Close the pools at the end of the block. May switch."""
-    with ExitStack() as stack:
-        for pool in pools.values():
-            stack.callback(pool.close)
-        yield pools
+    yield pools
+    adapters.close(*pools.values())
 
 
 RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))
 P99 = Column("p99", p99, to=("peer",))
-COLUMNS = (
-    Column("CPU each", cpu_each),
-    Column("p50", lambda each: each.latency(0.5)),
-)
+COLUMNS = (Column("CPU each", cpu_each), Column("p50", lambda each: each.latency(0.5)))
 
 
 def compare(
     report: Report,
-    title: str,
+    scale: Scale,
+    what: str,
     contestants: Mapping[str, Contestant],
-    greenlets: int,
-    seconds: float,
-    rounds: int,
-    *,
-    rivals: Sequence[str],
-    floor: str | None = None,
-    by_p99: bool = False,
+    greenlets: int = CONNECTIONS,
     after: Callable[[Turn], Turn] = lambda done: done,
     columns: Sequence[Column] = (),
-    key: str = "",
+    **more: Any,
 ) -> Section:
     """Let contestants take turns, and add their table. May switch.
 
-    :param rivals: the best of them is the peer that the table compares with.
-    :param by_p99: whether it is the one with the shortest p99, not with the most
-        requests.
+    With more greenlets than connections, the best peer is that with the shortest p99.
+
     :param after: completes a turn.
     :param columns: further ones.
+    :param more: of :meth:`~benchmarks.report.Report.compare`.
     """
+    is_crowded = greenlets > CONNECTIONS
     turns = {
-        name: lambda each=each: after(turn(each, greenlets, seconds))
+        name: lambda each=each: after(turn(each, greenlets, scale.seconds / 4))
         for name, each in contestants.items()
     }
-    shown = [P99, RATE, *COLUMNS] if by_p99 else [RATE, *COLUMNS, P99]
     section = report.compare(
-        title, turns, rounds, [*shown, *columns], key=key, floor=floor, rivals=rivals
+        f"{what}, {greenlets} greenlets on {CONNECTIONS} connections",
+        turns,
+        scale.long_rounds if is_crowded else scale.rounds,
+        [*((P99, RATE) if is_crowded else (RATE, P99)), *COLUMNS, *columns],
+        # The number of greenlets depends on the scale.
+        key=f"{what}, {'many' if is_crowded else 'few'}",
+        **more,
     )
     section.starves(lambda each: each.unserved, greenlets)
     for name, entry in section.series.items():

@@ -67,7 +67,7 @@ def each(sample: Sample) -> float:
 
 COLUMNS = (
     Column("each", each, to=("floor", "peer")),
-    Column("CPU each", lambda sample: sample.cpu_each),
+    Column("CPU each", lambda sample: sample.cpu / sample.count),
 )
 
 

@@ -139,20 +139,13 @@ def _close_connections() -> None:
 
 
 def _add_ten(report: Report, ask: Callable[[str], None], scale: Scale) -> None:
-    table = compare(
-        report,
-        f"a view with one query, {CONNECTIONS} requests at a time",
-        {
-            name: Contestant([partial(ask, name)], at_end=_close_connections)
-            for name in (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
-        },
-        CONNECTIONS,
-        scale.seconds / 2,
-        scale.rounds,
-        rivals=[FRESH],
-        floor=PERSISTENT,
-        key="ten at a time",
-    )
+    names = (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
+    contestants = {
+        name: Contestant([partial(ask, name)], at_end=_close_connections)
+        for name in names
+    }
+    more: Any = {"rivals": [FRESH], "floor": PERSISTENT, "first": "backend"}
+    table = compare(report, scale, "a view with one query", contestants, **more)
     over = table.over(OURS, PERSISTENT, throughput)
     report.target(f"requests/s of {OURS} to {PERSISTENT}", over, 1.0, at_least=True)
 
@@ -164,36 +157,29 @@ def _add_many(
     greenlets = max(scale.crowd, 2 * ADMITTED)
 
     def counted(turn: Turn) -> Turn:
-        done = replace(turn, connections=_most(server))
+        rows = server.ask("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
         begin()
-        return done
+        # One of them is the one that asks.
+        return replace(turn, connections=int(rows[0][1]) - 1)
 
     def begin() -> None:
         _end((OURS, OURS_ALWAYS))
         server.ask("FLUSH STATUS")
 
     begin()
-    count = "{:,.0f}".format
-    table = compare(
-        report,
-        f"{greenlets} requests at a time, a server that accepts {ADMITTED} clients",
-        {
-            name: Contestant(
-                [partial(ask, name)], (RefusedError,), _close_connections, False
-            )
-            for name in (OURS, PERSISTENT)
-        },
-        greenlets,
-        scale.seconds,
-        min(scale.rounds, 5),
-        rivals=[PERSISTENT],
-        after=counted,
-        columns=[
-            Column("connections", lambda turn: turn.connections, "", False, count, max),
-            Column("refused in all", lambda turn: turn.refused, "", False, count, sum),
-        ],
-        key="many at a time",
-    )
+    contestants = {
+        name: Contestant(
+            [partial(ask, name)], (RefusedError,), _close_connections, warms_up=False
+        )
+        for name in (OURS, PERSISTENT)
+    }
+    what = f"a server that accepts {ADMITTED} clients"
+    columns = [
+        Column("connections", lambda turn: turn.connections, ""),
+        Column("refused", lambda turn: turn.refused, ""),
+    ]
+    crowd = (greenlets, counted, columns)
+    table = compare(report, scale, what, contestants, *crowd, first="backend")
     table.notes += [
         "refused: answered with 500, because the server is full",
         "connections: the most that the server counted",
@@ -204,10 +190,3 @@ def _add_many(
         refused = Spread.of([float(sum(each.refused for each in samples))])
         report.target(f"connections of {OURS} at the server", most, CONNECTIONS)
         report.target(f"requests {OURS} refused", refused, 0.0)
-
-
-def _most(server: Any) -> int:
-    """Return the largest number of clients since the last flush of the status."""
-    rows = server.ask("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
-    # One of them is the one that asks.
-    return int(rows[0][1]) - 1

@@ -24,7 +24,7 @@ WATCHED = "watched as it is"
 
 #: What observes a pool, by its row: the options of the pool.
 OBSERVERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "observed by Counters": lambda: {"listeners": [Counters()]},
+    "observed by Counters": lambda: {"listeners": [Counters()]}
 }
 
 #: Seconds that watching, and an observer, may add to a loan.

@@ -85,26 +85,6 @@ class Outcome:
         """Loans per second."""
         return sum(self.served) / self.seconds
 
-    @property
-    def unserved(self) -> int:
-        """Greenlets without any loan."""
-        return self.served.count(0)
-
-    @property
-    def cpu_each(self) -> float:
-        """CPU seconds of the whole process per loan."""
-        return self.cpu / max(1, sum(self.served))
-
-    @property
-    def fairness(self) -> float:
-        """Jain's index: 1 if all were served alike, 1/n if one got everything."""
-        return jain(self.halfway)
-
-    @property
-    def p99(self) -> float:
-        """The 99th percentile of the waits."""
-        return self.wait(0.99)
-
     def wait(self, part: float) -> float:
         """Return the wait that this fraction of all waits does not exceed."""
         return self.waits[min(len(self.waits) - 1, int(len(self.waits) * part))]
@@ -132,7 +112,6 @@ class _Borrower:
         acquire, release = self.pool.acquire, self.pool.release
         hold, is_greedy = self.load.hold, self.load.is_greedy
         clock, sleep = time.perf_counter, gevent.sleep
-        refusals = self.pool.refusals
         turns = repeat(None) if self.load.loans is None else range(self.load.loans)
         for _ in turns:
             began = self.waiting_since = clock()
@@ -140,7 +119,7 @@ class _Borrower:
                 try:
                     conn = acquire()
                     break
-                except refusals:
+                except self.pool.refusals:
                     # Try again after the time of one loan.
                     self.refused += 1
                     sleep(hold)
@@ -197,15 +176,15 @@ def _finish(
     return halfway
 
 
-def turn_of(build: Builder, load: Load, *kind: type[Fake]) -> Callable[[], Outcome]:
-    """Return a turn that puts the load on a new pool, which lends fakes of that kind.
+def turn_of(build: Builder, load: Load) -> Callable[[], Outcome]:
+    """Return a turn that puts the load on a new pool.
 
     A pool that lost connections to the killed greenlets of its last turn would begin
     the next one with fewer.
     """
 
     def turn() -> Outcome:
-        pool = build(load.connections, *kind)
+        pool = build(load.connections)
         try:
             return run_load(pool, load)
         finally:

@@ -19,11 +19,12 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from gevent import monkey, socket
+from gevent import monkey
 
 from benchmarks import adapters
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS
 from benchmarks.cycle import blocks, borrowing, each, repeated
+from benchmarks.fakes import silent
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Sample, Scale, Series, interleave
 
@@ -41,22 +42,16 @@ Cycles = dict[str, Callable[[int], object]]
 def run(scale: Scale) -> Report:
     """Measure the loans of all kinds in one comparison. May switch."""
     report = Report("loans", "what does a loan of a real connection cost?")
-    cycles: Cycles = {}
-    missing: dict[str, str] = {}
     with ExitStack() as stack:
-        for kind in (_sockets, _redis, _mysql):
-            try:
-                cycles.update(stack.enter_context(kind()))
-            except Exception as error:
-                # Without one server the others can still be measured.
-                missing[kind.__name__.strip("_")] = f"{type(error).__name__}: {error}"
+        kinds = [stack.enter_context(kind()) for kind in (_sockets, _redis, _mysql)]
+        cycles = {name: each for kind in kinds for name, each in kind.items()}
         turns = {name: repeated(each, scale.slice) for name, each in cycles.items()}
         series = interleave(turns, scale.rounds, "loans")
     series = dict(_commands_less_own(series))
     column = Column("each", each, to=("floor",))
     section = Section("a loan of a real connection, nothing sent", key="loans")
     section.floor = FLOOR
-    report.sections.append(section.fill(series, [column], missing, "loan"))
+    report.sections.append(section.fill(series, [column], first="loan"))
     return report
 
 
@@ -64,10 +59,7 @@ def _at_server(kind: str, stack: ExitStack, **options: Any) -> Cycles:
     """Return the loans of all pools for that kind of server."""
     cycles: Cycles = {}
     for name, build in AT_SERVERS[kind].items():
-        try:
-            pool = build(LIMIT, **options)
-        except ImportError:
-            continue
+        pool = build(LIMIT, **options)
         stack.callback(adapters.close, pool)
         loan = blocks(pool.block) if pool.block else borrowing(pool)
         cycles[f"{name}, {kind}, {LOAN}"] = loan
@@ -76,30 +68,22 @@ def _at_server(kind: str, stack: ExitStack, **options: Any) -> Cycles:
 
 @contextmanager
 def _sockets() -> Iterator[Cycles]:
-    queue = adapters.ours.gevent_queue_nowait(LIMIT)
+    queue, pool = adapters.ours.gevent_queue_nowait(LIMIT), adapters.ours.fake(LIMIT)
+    # gevent's replacement would wait for the event loop.
+    poll = monkey.get_original("select", "poll")()
+    poll.register(silent().fileno(), select.POLLIN)
+    take, give, ask = queue.acquire, queue.release, poll.poll
+
+    def polling(count: int) -> None:
+        for _ in range(count):
+            conn = take()
+            ask(0)
+            give(conn)
+
     with ExitStack() as stack:
         server = stack.enter_context(import_module("tests.peers").Echo())
-        pool = adapters.ours.fake(LIMIT)
-        stack.callback(pool.close)
-        one, other = map(stack.enter_context, socket.socketpair())
-        # gevent's replacement would wait for the event loop.
-        poll = monkey.get_original("select", "poll")()
-        poll.register(one.fileno(), select.POLLIN)
-        take, give, ask = queue.acquire, queue.release, poll.poll
-
-        def polling(count: int) -> None:
-            for _ in range(count):
-                conn = take()
-                ask(0)
-                give(conn)
-
-        yield {
-            FLOOR: borrowing(queue),
-            POLLED: polling,
-            OURS: borrowing(pool),
-            **_at_server("echo", stack, **server.options),
-        }
-        del other
+        loans = _at_server("echo", stack, **server.options)
+        yield {FLOOR: borrowing(queue), POLLED: polling, OURS: borrowing(pool), **loans}
 
 
 @contextmanager

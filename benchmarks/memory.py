@@ -1,9 +1,8 @@
 """How much memory does a pool need for each idle connection?
 
-Each number is measured in a process of its own, as Python's allocator counts
-(tracemalloc). Connections are fakes of a few bytes, and the same number of fakes
-without a pool is subtracted: the result is what the pool adds. A socket with the
-buffers of its driver takes many times that.
+Python's allocator counts (tracemalloc). Connections are fakes of a few bytes, and the
+same number of fakes without a pool is subtracted: the result is what the pool adds. A
+socket with the buffers of its driver takes many times that.
 """
 
 from __future__ import annotations
@@ -22,13 +21,9 @@ from benchmarks.adapters.ours import gevent_queue
 from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report
 from benchmarks.rounds import Scale
-from benchmarks.subprocesses import run_apart
 
 #: Connections at full scale.
 COUNT = 10_000
-
-#: Seconds that one measurement may take before its pool counts as hung.
-PATIENCE = 30.0
 
 
 def run(scale: Scale) -> Report:
@@ -38,8 +33,7 @@ def run(scale: Scale) -> Report:
     names = [FLOOR, OURS] if scale.name == "tiny" else [FLOOR, *builders]
     count = scale.part(COUNT)
     turns: dict[str, Callable[[], float]] = {
-        name: partial(run_apart, __name__, "weigh", PATIENCE, name=name, count=count)
-        for name in names
+        name: partial(weigh, name, count) for name in names
     }
     table = report.compare(
         f"bytes for an idle connection, of {count}",
@@ -49,7 +43,6 @@ def run(scale: Scale) -> Report:
         key="memory, idle",
         floor=FLOOR,
         missing=missing,
-        warm_up=0,
     )
     table.notes.append("allocated: by Python, beyond the connection itself")
     report.target("bytes per idle connection", table.spread(OURS, float), 1024)

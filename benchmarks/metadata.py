@@ -1,8 +1,7 @@
 """On which machine and with what the numbers were measured.
 
-The warnings are those of pyperf's ``system show`` that can be found from inside and
-that matter to ratios: a clock frequency that changes, a busy machine, an interpreter
-with a tracer.
+The warnings are those of pyperf's ``system show`` that matter to ratios: a clock
+frequency that changes, a busy machine, an interpreter with a tracer.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +44,7 @@ def collect(arguments: list[str]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "loop": f"{loop.__module__}.{loop.__qualname__}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": dict(versions()),
         "command": " ".join(["python -m benchmarks", *arguments]),
         "warnings": list(warnings()),
     }
@@ -67,14 +67,8 @@ def warnings() -> Iterator[str]:
     governor = _read(SYS_CPU / "cpu0/cpufreq/scaling_governor")
     if governor not in ("", "performance"):
         yield f"the clock frequency changes: governor {governor!r}, not 'performance'"
-    if _read(SYS_CPU / "intel_pstate/no_turbo") == "0" or (
-        _read(SYS_CPU / "cpufreq/boost") == "1"
-    ):
-        yield "the clock may be faster for some time: turbo boost is on"
     if sys.gettrace() is not None or sys.getprofile() is not None:
         yield "a tracer or profiler is active"
-    if sys.flags.dev_mode or "PYTHONMALLOC" in os.environ:
-        yield "Python runs in a debug mode"
 
 
 def _read(path: Path) -> str:
@@ -84,8 +78,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def versions() -> Iterator[tuple[str, str]]:
+    """Yield the installed packages that matter, and their versions."""
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)

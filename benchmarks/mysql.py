@@ -93,7 +93,7 @@ def run(scale: Scale) -> Report:
 
 
 def pools_of(options: Options) -> Any:
-    """Yield all contestants with a pool, and close them at the end of the block."""
+    """Yield all pools, and close them at the end of the block."""
     pools: dict[str, PoolAdapter] = {
         name: build(CONNECTIONS, **options)
         for name, build in AT_SERVERS["mysql"].items()
@@ -134,21 +134,12 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
     options = {**options, "autocommit": kind.autocommit}
     whole = kind.deed if kind.autocommit else committing(kind.deed)
     with pools_of(options) as pools, without_pool(options, whole) as alone:
-        contestants = {
+        contestants = {NO_POOL: alone}
+        for name, pool in pools.items():
             # Our block commits at its end.
-            name: lending(pool, kind.deed if pool.commits else whole)
-            for name, pool in pools.items()
-        }
-        table = compare(
-            report,
-            f"{kind.title}, {CONNECTIONS} greenlets on {CONNECTIONS} connections",
-            {NO_POOL: alone, **contestants},
-            CONNECTIONS,
-            scale.seconds / 8,
-            scale.rounds,
-            rivals=RIVALS,
-            floor=NO_POOL,
-        )
+            contestants[name] = lending(pool, kind.deed if pool.commits else whole)
+        floor = {"floor": NO_POOL, "rivals": RIVALS}
+        table = compare(report, scale, kind.title, contestants, **floor)
     for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
         if limit is not None:
             over = table.over(OURS, other, throughput)
@@ -157,17 +148,8 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
 
 def _add_waits(report: Report, options: Options, scale: Scale) -> None:
     with pools_of(options) as pools:
-        table = compare(
-            report,
-            f"SELECT 1 in autocommit, {scale.crowd} greenlets on {CONNECTIONS} "
-            "connections",
-            {name: lending(pool, ask) for name, pool in pools.items()},
-            scale.crowd,
-            scale.seconds / 2,
-            scale.long_rounds,
-            rivals=FIRM,
-            by_p99=True,
-            key="many greenlets",
-        )
+        contestants = {name: lending(pool, ask) for name, pool in pools.items()}
+        what = (KINDS[0].title, contestants, scale.crowd)
+        table = compare(report, scale, *what, rivals=FIRM)
     over = table.over(OURS, table.peer, p99)
     report.target(f"p99 of {OURS} to {table.peer}", over, 0.2)

@@ -40,10 +40,6 @@ RATES = (0.8, 1.2, 2.0, 4.0)
 ADMISSION = f"{OURS}, admission=True"
 VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
 
-#: The targets with overload: the least goodput. Without overload: the most
-#: requests that may fail.
-GOODPUT, FAILED = 0.9, 0.01
-
 
 @dataclass(frozen=True)
 class Flood:
@@ -84,14 +80,11 @@ class Request:
             self.replied = time.perf_counter()
 
 
-COUNT = "{:,.0f}".format
-
-
 COLUMNS = (
     Column("goodput", lambda each: each.goodput, "", True, per_cent, to=()),
     Column("failed", lambda each: each.failed, "", text=per_cent),
-    Column("arrived", lambda each: each.arrived, "", text=COUNT),
-    Column("refused", lambda each: each.refused, "", text=COUNT),
+    Column("arrived", lambda each: each.arrived, ""),
+    Column("refused", lambda each: each.refused, ""),
     Column("CPU each", lambda each: each.cpu_each),
 )
 
@@ -126,10 +119,10 @@ def run(scale: Scale) -> Report:
         table.notes.append(text)
         if rate > 1.5:
             goodput = table.spread(ADMISSION, lambda each: each.goodput)
-            report.target(f"goodput at {how}", goodput, GOODPUT, at_least=True)
+            report.target(f"goodput at {how}", goodput, 0.9, at_least=True)
         elif rate < 1:
             failed = table.spread(ADMISSION, lambda each: each.failed)
-            report.target(f"failed at {how}", failed, FAILED)
+            report.target(f"failed at {how}", failed, 0.01)
     return report
 
 

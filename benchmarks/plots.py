@@ -45,15 +45,8 @@ SPARE = ("#44AA99", "h", "-")
 #: Inches and dots per inch, and characters per line of the legend.
 SIZE, DOTS, LEGEND = (9.0, 4.8), 100, 28
 
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    # No random names: a picture changes only when its numbers do.
-    "svg.hashsalt": "geventpool",
-}
+#: No random names: a picture changes only when its numbers do.
+STYLE: Any = {"axes.grid": True, "grid.color": "#E4E4E4", "svg.hashsalt": "geventpool"}
 
 #: Seconds; shorter waits are drawn as this, for 0 has no place on a logarithmic axis.
 FASTEST = 1e-5

@@ -92,37 +92,33 @@ def run(scale: Scale) -> Report:
         values = {f"value-{size}": "v" * size for _, size in CASES}
         own[0].mset({"key": "value", "large": "x" * LARGE, **values})
         clients = {name: [pool.client] for name, pool in pools.items()}
-        few = {**clients, OWN: own[:CONNECTIONS]}
-        table = _measure(report, scale, few, "GET", get)
+        clients[OWN] = own[:CONNECTIONS]
+        measure = partial(_measure, report, scale)
+        table = measure("GET", get, clients, floor=OWN)
         ratio = table.over(OURS, OWN, throughput)
         report.target("throughput to a connection each", ratio, 0.92, at_least=True)
         ratio = table.over(OURS, BLOCKING, throughput)
         report.target("throughput to redis-py's pool", ratio, 1.6, at_least=True)
-        _measure(report, scale, few, "pipelines of 10", pipeline)
-        table = _measure(report, scale, clients, "GET", get)
+        measure("pipelines of 10", pipeline, clients, floor=OWN)
+        del clients[OWN]
+        table = measure("GET", get, clients, greenlets=scale.crowd)
         ratio = table.over(OURS, BLOCKING, p99)
         report.target("p99 latency to redis-py's pool", ratio, 0.1)
-        _measure(report, scale, clients, "the mixture", Mixture())
+        measure("the mixture", mixture(), clients, greenlets=scale.crowd)
         _add_cases(report, scale, {**clients, OWN: own})
     return report
 
 
 def _measure(
-    report: Report, scale: Scale, clients: Clients, what: str, request: Request
+    report: Report,
+    scale: Scale,
+    what: str,
+    request: Request,
+    clients: Clients,
+    **more: Any,
 ) -> Section:
-    size = CONNECTIONS if OWN in clients else scale.crowd
-    return compare(
-        report,
-        f"{what}: {size} greenlets on {CONNECTIONS} connections",
-        {name: _sending(each, request) for name, each in clients.items()},
-        size,
-        scale.seconds / 2,
-        scale.rounds,
-        rivals=[BLOCKING],
-        floor=OWN if OWN in clients else None,
-        # The number of greenlets depends on the scale.
-        key=f"{what}, {len(clients)} contestants",
-    )
+    contestants = {name: _sending(each, request) for name, each in clients.items()}
+    return compare(report, scale, what, contestants, rivals=[BLOCKING], **more)
 
 
 def _sending(clients: list[redis.Redis], request: Request) -> Contestant:
@@ -143,23 +139,17 @@ def pipeline(client: redis.Redis) -> object:
     return commands.execute()
 
 
-class Mixture:
-    """What an application sends, in a random order that is always the same."""
-
-    def __init__(self) -> None:
-        kinds: list[Request] = [lambda client: client.set("written", "value")] * WRITES
-        kinds += [pipeline] * PIPELINES
-        kinds += [lambda client: client.get("large")] * LARGE_READS
-        kinds += [
-            lambda client: client.blpop(["nothing"], timeout=BLOCKED)
-        ] * BLOCKING_COMMANDS
-        kinds += [get] * (100 - len(kinds))
-        Random(5).shuffle(kinds)
-        self._next = cycle(kinds)
-
-    def __call__(self, client: redis.Redis) -> object:
-        """Send the next request. May switch."""
-        return next(self._next)(client)
+def mixture() -> Request:
+    """Return what sends what an application sends, in a random order that is fixed."""
+    kinds: list[Request] = [lambda client: client.set("written", "value")] * WRITES
+    kinds += [pipeline] * PIPELINES
+    kinds += [lambda client: client.get("large")] * LARGE_READS
+    block: Request = lambda client: client.blpop(["nothing"], timeout=BLOCKED)  # noqa: E731
+    kinds += [block] * BLOCKING_COMMANDS
+    kinds += [get] * (100 - len(kinds))
+    Random(5).shuffle(kinds)
+    following = cycle(kinds)
+    return lambda client: next(following)(client)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ numbers were measured.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from benchmarks.figures import Figure
 from benchmarks.rounds import WARM_UP, Series, Spread, best_of, interleave, over
@@ -60,7 +60,6 @@ class Column:
     :ivar value: reads it off a sample.
     :ivar unit: "s" for times, else empty.
     :ivar text: how a number is written; by default as *unit* suggests.
-    :ivar pick: which value stands in the table, of those of all rounds.
     :ivar to: further columns with ratios: to the "floor" of the table, to the best
         "peer". The spread stands beside it too.
     """
@@ -70,7 +69,6 @@ class Column:
     unit: str = "s"
     more_is_better: bool = False
     text: Callable[[float], str] | None = None
-    pick: Callable[[list[float]], float] | None = None
     to: tuple[str, ...] | None = None
 
 
@@ -139,7 +137,7 @@ class Section:
         self.numbers.setdefault(entry.name, {})[key] = values
         spread = Spread.of(values)
         text = column.text or (duration if column.unit == "s" else number)
-        yield text(column.pick(values) if column.pick else spread.median)
+        yield text(spread.median)
         if column.to is not None:
             yield f"±{spread.width * 50:.0f} %" if len(values) > 1 else "one round"
         for name in self._others(column).values():
@@ -202,10 +200,6 @@ class Section:
         ]
 
 
-def _size(size: int | tuple[int, ...]) -> str:
-    return f"{size:,}" if isinstance(size, int) else ", ".join(map(_size, size))
-
-
 @dataclass
 class Report:
     """All that one run of a workload reports."""
@@ -261,17 +255,16 @@ class Report:
 
 def terminal() -> Console:
     """Return the console for reports, wide enough for the tables if it is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, markup=False, highlight=False)
 
 
 def show(report: Report, console: Console) -> None:
     """Print the report's tables, notes and targets."""
-    console.print(Text(f"\n{report.workload}: {report.question}", style="bold"))
+    console.print(f"\n{report.workload}: {report.question}", style="bold")
     for section in report.sections:
-        table = Table(
-            title=section.title, title_justify="left", box=box.SIMPLE, pad_edge=False
-        )
+        look = {"title_justify": "left", "box": box.SIMPLE, "pad_edge": False}
+        table = Table(title=section.title, **look)
         for place, column in enumerate(section.columns):
             table.add_column(column, justify="right" if place else "left", no_wrap=True)
         for row in section.rows:
@@ -279,16 +272,18 @@ def show(report: Report, console: Console) -> None:
             table.add_row(*row, style="bold" if is_ours else None)
         console.print(table)
         for note in section.remarks():
-            console.print(Text(f"  {note}", style="dim"))
+            console.print(f"  {note}", style="dim")
     for target in report.targets:
         word, style = ("met   ", "green") if target.is_met else ("MISSED", "red")
-        console.print(Text(f"  {word} ", style=style).append(str(target), "default"))
+        console.print(f"  {word} {target}", style=style)
 
 
 def number(value: float) -> str:
-    """Write a number in three significant digits, without an exponent."""
-    if value == 0:
-        return "0"
+    """Write a whole number as it is, and any other in three significant digits."""
+    return f"{value:,.0f}" if float(value).is_integer() else _significant(value)
+
+
+def _significant(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
@@ -303,9 +298,15 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def _size(size: int | tuple[int, ...]) -> str:
+    return f"{size:,}" if isinstance(size, int) else ", ".join(map(_size, size))
+
+
 def times(ratio: Spread) -> str:
     """Write a ratio, or "no difference" where its spread includes 1."""
-    return "no difference" if ratio.is_no_difference else f"{number(ratio.median)}×"
+    return (
+        "no difference" if ratio.is_no_difference else f"{_significant(ratio.median)}×"
+    )
 
 
 def per_cent(share: float) -> str:

@@ -42,13 +42,12 @@ def load(path: Path) -> Run:
     :raises OSError: the file cannot be read.
     """
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        found = run["format"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise NotARunError(f"{path} was not written by --json: {error!r}") from None
-    if found != FORMAT:
-        raise NotARunError(f"{path} has format {found!r}; this reads {FORMAT}")
-    return dict(run)
+        run: Run = json.loads(path.read_text(encoding="utf-8"))
+        if run["format"] == FORMAT:
+            return run
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise NotARunError(f"{path} was not written by --json in format {FORMAT}")
 
 
 def figures(run: Run) -> Iterator[Figure]:

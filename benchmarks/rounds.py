@@ -6,26 +6,22 @@ only warms up. Garbage is collected before each turn and never during one. The r
 the median over the rounds with its bounds. Two contestants are compared round by round;
 where the bounds of their ratio include 1, the result is "no difference".
 
-Some methods are those of pyperf: calibrated loops, a warm-up, the rule for a series
-that is unsteady. pyperf itself times one benchmark after the other in separate workers,
-so a slow minute would affect one contestant only.
+pyperf itself times one benchmark after the other in separate workers, so a slow minute
+would affect one contestant only.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from math import comb
 from typing import Generic, TypeVar
 
 import gevent
-
-from benchmarks.progress import step
+from rich.progress import Progress
 
 T = TypeVar("T")
 #: A size: a number, or a tuple of numbers.
@@ -36,9 +32,6 @@ WARM_UP = 1
 
 #: With fewer rounds a spread says little.
 FEWEST = 5
-
-#: Probability that the true median is outside of the bounds.
-DOUBT = 0.05
 
 #: A standard deviation above this fraction of the mean is unsteady (pyperf's rule).
 UNSTEADY = 0.1
@@ -88,9 +81,8 @@ SCALES = {scale.name: scale for scale in (TINY, QUICK, PAGE, FULL)}
 class Spread:
     """A median and its bounds.
 
-    The bounds are the quartiles. With few values they are further apart: as far as it
-    takes for the true median to be between them with a probability of 95 %, for any
-    distribution (by the binomial law). With fewer than six values they include all.
+    The bounds are the quartiles. With few values they are as far apart as it takes for
+    the true median to be between them with a probability of 95 %.
     """
 
     median: float
@@ -104,7 +96,8 @@ class Spread:
             return cls(values[0], values[0], values[0])
         ordered = sorted(values)
         low, median, high = statistics.quantiles(ordered, n=4, method="inclusive")
-        aside = _outside(len(ordered))
+        # By the normal approximation of the binomial law.
+        aside = max(0, int((len(values) - 1 - 1.96 * len(values) ** 0.5) / 2))
         return cls(median, min(low, ordered[aside]), max(high, ordered[-1 - aside]))
 
     @property
@@ -116,17 +109,6 @@ class Spread:
     def is_no_difference(self) -> bool:
         """For a ratio: whether the bounds include 1."""
         return self.low <= 1.0 <= self.high
-
-
-@cache
-def _outside(count: int) -> int:
-    """How many values to leave out at each end; see Spread."""
-    chance, aside = 0.5**count, 0
-    while True:
-        chance += comb(count, aside + 1) * 0.5**count
-        if 2 * chance > DOUBT:
-            return aside
-        aside += 1
 
 
 def is_unsteady(values: Sequence[float]) -> bool:
@@ -148,11 +130,6 @@ class Sample:
     def each(self) -> float:
         """Seconds per cycle."""
         return self.wall / self.count
-
-    @property
-    def cpu_each(self) -> float:
-        """CPU seconds of the whole process per cycle."""
-        return self.cpu / self.count
 
 
 @dataclass
@@ -195,34 +172,32 @@ def interleave(
     May switch.
 
     :param turns: what each contestant does in its turn, by name.
-    :param rounds: how many rounds are counted.
     :param label: the name of this comparison in the progress display.
-    :param warm_up: how many rounds are discarded first. A turn in a new process needs
-        none.
+    :param warm_up: how many rounds are discarded first.
     """
     series: dict[str, Series[T]] = {name: Series(name) for name in turns}
     names = list(turns)
-    with _only_new_garbage(), step(label, (warm_up + rounds) * len(names)) as tick:
-        for number in range(-warm_up, rounds):
-            for name in names:
-                entry = series[name]
-                tick(name)
-                if entry.error is None:
-                    _take(entry, turns[name], counts=number >= 0)
-            names.append(names.pop(0))
-    return series
-
-
-@contextmanager
-def _only_new_garbage() -> Iterator[None]:
     # Objects from before the first turn are not scanned before each turn: that would
     # take longer than many a turn, and fill the processor's caches.
     gc.collect()
     gc.freeze()
     try:
-        yield
+        # Drawn between two turns and never during one: a display that refreshes itself
+        # would, on patched threads, run in the middle of a measurement.
+        with Progress(
+            auto_refresh=False, transient=True, disable=not sys.stdout.isatty()
+        ) as bars:
+            bar = bars.add_task(label, total=(warm_up + rounds) * len(names))
+            for number in range(-warm_up, rounds):
+                for name in names:
+                    what = f"{label}: {name}"
+                    bars.update(bar, advance=1, description=what, refresh=True)
+                    if series[name].error is None:
+                        _take(series[name], turns[name], counts=number >= 0)
+                names.append(names.pop(0))
     finally:
         gc.unfreeze()
+    return series
 
 
 def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
@@ -230,16 +205,15 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
     gc.disable()
     try:
         sample = turn()
+        if counts:
+            entry.samples.append(sample)
     # A peer may fail in any way, also by a timeout of ours, which is a BaseException.
     # The table then says so, and the others continue.
     except (Exception, gevent.Timeout) as error:
         entry.samples.clear()
         entry.error = f"{type(error).__name__}: {error}"
-        return
     finally:
         gc.enable()
-    if counts:
-        entry.samples.append(sample)
 
 
 def interleave_sizes(
@@ -285,9 +259,7 @@ def over(
 
 
 def best_of(
-    series: Mapping[str, Series[T]],
-    names: Iterable[str],
-    value: Callable[[T], float],
+    series: Mapping[str, Series[T]], names: Iterable[str], value: Callable[[T], float]
 ) -> str | None:
     """Return the contestant of these with the highest median; None if none ran."""
     ran = [series[name] for name in names if name in series]

@@ -24,7 +24,7 @@ from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, PoolAdapter
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.fakes import Fake
-from benchmarks.report import Column, Report, Section, times
+from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Sample, Scale, Series, Spread, interleave_sizes
 
 FEW = 10
@@ -117,11 +117,6 @@ def _add_section(
     report: Report, title: str, grid: Grid, floor: str, what: str
 ) -> Section:
     section = Section(title, floor=floor).fill_sizes(grid, Column("each", each))
-    section.columns.append("growth")
-    for row in section.rows:
-        ends = _ends(grid, row[0])
-        row.append(times(ends[1].over(ends[0], each)) if ends else "")
-    section.notes.append("growth: the last number of a row to its first")
     report.sections.append(section)
     ends = _ends(grid, OURS)
     growth = ends[1].over(ends[0], each) if ends else None

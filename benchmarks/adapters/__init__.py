@@ -1,8 +1,8 @@
 """Every pool that is compared, behind one interface: :class:`PoolAdapter`.
 
 Each function of ``ours`` and ``peers`` sets one pool up as its documentation recommends
-for this load. With *kind* it lends fake connections of that kind, so that only the pool
-is measured; without, it lends connections of its driver to the server that the options
+for this load. With *fakes* it lends fake connections, so that only the pool is
+measured; without, it lends connections of its driver to the server that the options
 name. Bound methods of the pool are taken where there are some: nothing stands between
 the clock and the pool.
 
@@ -21,7 +21,6 @@ from functools import partial
 
 from benchmarks.adapters import base, ours, peers
 from benchmarks.adapters.base import FLOOR, OURS, Builder, PoolAdapter
-from benchmarks.fakes import Fake
 
 __all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "PoolAdapter"]
 __all__ += ["close", "fake_pool", "installed", "ours", "peers"]
@@ -54,11 +53,9 @@ AT_SERVERS: dict[str, dict[str, Builder]] = {
 }
 
 
-def fake_pool(
-    name: str, limit: int, kind: type[Fake] = Fake, **options: object
-) -> PoolAdapter:
+def fake_pool(name: str, limit: int, **options: object) -> PoolAdapter:
     """Build one of :data:`POOLS` with fakes."""
-    return POOLS[name](limit, kind, **options)
+    return POOLS[name](limit, fakes=True, **options)
 
 
 def installed() -> tuple[dict[str, Builder], dict[str, str]]:

@@ -94,7 +94,7 @@ class PoolAdapter:
         return len(lent)
 
 
-#: Takes the limit, and then the kind of fakes or the options of the driver.
+#: Takes the limit, and then whether to lend fakes, or the options of the driver.
 Builder = Callable[..., PoolAdapter]
 
 #: A query that lasts as long as queries do, so that connections are scarce and not the

@@ -20,10 +20,10 @@ from benchmarks.adapters.base import (
 from benchmarks.fakes import Fake, FakeConnector
 
 
-def fake(limit: int, kind: type[Fake] = Fake, **options: Any) -> PoolAdapter:
+def fake(limit: int, fakes: bool = True, **options: Any) -> PoolAdapter:
     """Our pool with a connector of fakes."""
     pool = import_module("geventpool").Pool
-    return adapter(pool(FakeConnector(kind), max_connections=limit, **options))
+    return adapter(pool(FakeConnector(), max_connections=limit, **options))
 
 
 def tcp(limit: int, host: str, port: int, **options: Any) -> PoolAdapter:
@@ -51,6 +51,7 @@ def mysql(limit: int, **options: Any) -> PoolAdapter:
 
 
 def adapter(pool: Any, **more: Any) -> PoolAdapter:
+    """Adapt one of our pools."""
     return PoolAdapter(
         OURS,
         pool.acquire,
@@ -63,23 +64,23 @@ def adapter(pool: Any, **more: Any) -> PoolAdapter:
     )
 
 
-def gevent_queue(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+def gevent_queue(limit: int, fakes: bool = True) -> PoolAdapter:
     """A bare gevent queue, filled beforehand: no pool can cost less.
 
     Its acquire is the one that may wait; without contention that costs the same.
     """
-    queue = _filled_queue(limit, kind)
+    queue = _filled_queue(limit)
     return PoolAdapter(FLOOR, queue.get, queue.put_nowait, lambda: None)
 
 
-def gevent_queue_nowait(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+def gevent_queue_nowait(limit: int) -> PoolAdapter:
     """The floor of the uncontended cycle: ``get_nowait`` and ``put_nowait``."""
-    queue = _filled_queue(limit, kind)
+    queue = _filled_queue(limit)
     return PoolAdapter(FLOOR, queue.get_nowait, queue.put_nowait, lambda: None)
 
 
-def _filled_queue(limit: int, kind: type[Fake]) -> gevent.queue.LifoQueue[Fake]:
+def _filled_queue(limit: int) -> gevent.queue.LifoQueue[Fake]:
     queue: gevent.queue.LifoQueue[Fake] = gevent.queue.LifoQueue()
     for _ in range(limit):
-        queue.put_nowait(kind.dial())
+        queue.put_nowait(Fake())
     return queue

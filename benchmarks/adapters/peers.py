@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
@@ -27,14 +27,14 @@ from benchmarks.adapters.base import (
     redis_adapter,
     select,
 )
-from benchmarks.fakes import Fake, FakeDbApi, mysql_fake, postgres_fake, socket_fake
+from benchmarks.fakes import Fake, FakeDbApi, MySQLFake, PostgresFake, SocketFake
 
 #: With TLS, PyMySQL reads all trusted certificates at each connect.
 PYMYSQL: dict[str, Any] = {"ssl_disabled": True}
 
 
 def redis(
-    name: str, kind: str, limit: int, fake: type[Fake] | None = None, **options: Any
+    name: str, kind: str, limit: int, fakes: bool = False, **options: Any
 ) -> PoolAdapter:
     """One of redis-py's pools. ``ConnectionPool`` refuses when it is exhausted.
 
@@ -42,8 +42,8 @@ def redis(
 
     :param kind: its class.
     """
-    if fake is not None:
-        options = {"connection_class": fake, "protocol": 2}
+    if fakes:
+        options = {"connection_class": Fake, "protocol": 2}
     pool = getattr(import_module("redis"), kind)(max_connections=limit, **options)
     return redis_adapter(name, pool, pool.disconnect)
 
@@ -54,7 +54,7 @@ redis_plain = partial(redis, PLAIN, "ConnectionPool")
 
 def queue_pool(
     limit: int,
-    kind: type[Fake] | None = None,
+    fakes: bool = False,
     pool_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> PoolAdapter:
@@ -66,9 +66,9 @@ def queue_pool(
     # It logs a traceback whenever a greenlet is killed while it gives back.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     more = {"max_overflow": 0, **(pool_options or {})}
-    if kind is not None:
+    if fakes:
         more = {"reset_on_return": None, "use_lifo": True, **more}
-        connect: Any = kind.dial
+        connect: Any = Fake
     else:
         connect = partial(import_module("pymysql").connect, **{**PYMYSQL, **options})
     pool = package.pool.QueuePool(connect, pool_size=limit, **more)
@@ -86,7 +86,7 @@ def queue_pool(
 
 def pooled_db(
     limit: int,
-    kind: type[Fake] | None = None,
+    fakes: bool = False,
     pool_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> PoolAdapter:
@@ -95,8 +95,8 @@ def pooled_db(
     :param pool_options: of the pool; *options* are PyMySQL's.
     """
     more = dict(pool_options or {})
-    if kind is not None:
-        module: Any = FakeDbApi(kind)
+    if fakes:
+        module: Any = FakeDbApi
         more = {"reset": False, "ping": 0, **more}
     else:
         module, options = import_module("pymysql"), {**PYMYSQL, **options}
@@ -108,9 +108,7 @@ def pooled_db(
     return PoolAdapter(POOLED_DB, take, close, pool.close, talk=select)
 
 
-def pymysql_pool(
-    limit: int, kind: type[Fake] | None = None, **options: Any
-) -> PoolAdapter:
+def pymysql_pool(limit: int, fakes: bool = False, **options: Any) -> PoolAdapter:
     """pymysql-pool, which polls as often and as long as it permits.
 
     Its lifetime is switched off: it counts whole seconds.
@@ -122,27 +120,23 @@ def pymysql_pool(
     module: Any = module_from_spec(found)
     found.loader.exec_module(module)
     module.logger.setLevel(logging.CRITICAL)
-    if kind is not None:
-        module.Connection = mysql_fake(kind).dial
+    if fakes:
+        module.Connection = MySQLFake
     else:
         options = {**PYMYSQL, "autocommit": False, **options}
     pool = module.ConnectionPool(size=limit, maxsize=limit, con_lifetime=0, **options)
 
     def close() -> None:
-        while kind is None and pool.available_num:
+        while not fakes and pool.available_num:
             conn = pool.get_connection(0)
             conn._pool = None
             conn.close()
 
-    if kind is not None:
-        # What the connection's own close() comes down to.
-        put: Callable[[Any], object] = pool._put_connection
-    else:
-        put = operator.methodcaller("close")
     return PoolAdapter(
         MYSQL_POOL,
         partial(pool.get_connection, 10, POLL),
-        put,
+        # What the connection's own close() comes down to.
+        pool._put_connection if fakes else operator.methodcaller("close"),
         close,
         refusals=(module.GetConnectionFromPoolError,),
         # What its own block does with an error that it does not know.
@@ -151,14 +145,12 @@ def pymysql_pool(
     )
 
 
-def gsocketpool(
-    limit: int, kind: type[Fake] | None = None, **address: Any
-) -> PoolAdapter:
+def gsocketpool(limit: int, fakes: bool = False, **address: Any) -> PoolAdapter:
     """gsocketpool, which looks for a free connection every tenth of a second."""
     package = import_module("gsocketpool")
-    if kind is not None:
+    if fakes:
         # Its reaper has nothing to do for fakes, and would outlive the pool.
-        pool = package.Pool(kind, max_connections=limit, reap_expired_connections=False)
+        pool = package.Pool(Fake, max_connections=limit, reap_expired_connections=False)
     else:
         pool = package.Pool(package.TcpConnection, address, max_connections=limit)
 
@@ -169,39 +161,32 @@ def gsocketpool(
 
     def close() -> None:
         # It has none; its finaliser does this.
-        if kind is None:
+        if not fakes:
             pool._reaper.kill()
             for conn in [*pool._pool, *pool._using]:
                 conn.close()
 
     refusal = import_module("gsocketpool.exceptions").PoolExhaustedError
-    return PoolAdapter(
-        GSOCKETPOOL,
-        pool.acquire,
-        pool.release,
-        close,
-        refusals=(refusal,),
-        discard=discard,
-        talk=echo,
-    )
+    more: dict[str, Any] = {"refusals": (refusal,), "discard": discard, "talk": echo}
+    return PoolAdapter(GSOCKETPOOL, pool.acquire, pool.release, close, **more)
 
 
-def http_pool(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+def http_pool(limit: int, fakes: bool = True) -> PoolAdapter:
     """geventhttpclient's pool, which asks ``select`` about each socket it lends."""
     package = import_module("geventhttpclient.connectionpool")
-    sockets = socket_fake(kind)
+    numbers = itertools.count()
 
     class Pool(package.ConnectionPool):  # type: ignore[misc]
         """With fakes for sockets."""
 
         def _create_socket(self) -> Any:
-            return sockets.dial()
+            return SocketFake(numbers)
 
     pool = Pool("localhost", 0, "localhost", 0, size=limit)
     return PoolAdapter(HTTP_POOL, pool.get_socket, pool.return_socket, pool.close)
 
 
-def psycopg_pool(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
+def psycopg_pool(limit: int, fakes: bool = True) -> PoolAdapter:
     """psycopg_pool with a fixed size; its workers and locks are those of gevent.
 
     :raises RuntimeError: nothing is monkey-patched, so it would block the event loop.
@@ -210,7 +195,7 @@ def psycopg_pool(limit: int, kind: type[Fake] = Fake) -> PoolAdapter:
         raise RuntimeError("needs gevent.monkey.patch_all()")
     package = import_module("psycopg_pool")
     pool = package.ConnectionPool(
-        connection_class=postgres_fake(kind), min_size=limit, max_size=limit, open=True
+        connection_class=PostgresFake, min_size=limit, max_size=limit, open=True
     )
     return PoolAdapter(
         PSYCOPG_POOL,

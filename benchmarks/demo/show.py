@@ -15,17 +15,15 @@ import gevent
 
 from benchmarks.adapters import OURS, PoolAdapter
 from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
-from benchmarks.clients import Account, Clients, percentile
+from benchmarks.clients import Account, Clients
 from benchmarks.stores import LIMIT, Store
 
 #: The pool in use today, by the kind of server.
 STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
 
-#: When each of the first three acts ends, as a fraction of the whole.
-CALM, ROUGH, CALM_AGAIN = 0.35, 0.55, 0.65
-
-#: The fraction in which the pools may fill before the first act is measured.
-WARM_UP = 0.1
+#: When each of the first three acts ends, as a fraction of the whole; and until when
+#: the pools may fill before the first act is measured.
+CALM, ROUGH, CALM_AGAIN, WARM_UP = 0.35, 0.55, 0.65, 0.1
 
 #: Seconds between two kills, between two counts of sockets, between two displays.
 KILL_EVERY, COUNT_EVERY, DRAW_EVERY = 0.01, 0.1, 0.25
@@ -39,8 +37,7 @@ class Sight:
     """What is seen of one store and its pool.
 
     :ivar sockets, peak: what the server counts now (None: it is down), and at most.
-    :ivar rate, latencies: replies per second, and seconds of each, since the last look.
-    :ivar calm_rate, calm: the same in the first act.
+    :ivar calm_rate, calm: replies per second, and seconds of each, in the first act.
     :ivar whole: the seconds of all requests, those without an end included.
     :ivar back: seconds from the server's return to the first reply; None: no restart.
     :ivar places: connections that could be borrowed at once at the end.
@@ -51,29 +48,11 @@ class Sight:
     account: Account = field(default_factory=Account)
     sockets: int | None = 0
     peak: int = 0
-    rate: float = 0.0
-    latencies: list[float] = field(default_factory=list)
     calm_rate: float = 0.0
     calm: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     back: float | None = None
     places: int = 0
-
-    _answered: int = 0
-    _seen: int = 0
-    _looked: float = field(default_factory=time.monotonic)
-
-    def look(self) -> None:
-        """Take rate and latencies since the last look."""
-        now, account = time.monotonic(), self.account
-        self.rate = (account.answered - self._answered) / max(1e-9, now - self._looked)
-        self.latencies = account.latencies_since(self._seen)
-        self._answered, self._seen = account.answered, len(account.latencies)
-        self._looked = now
-
-    def p(self, part: float) -> float:
-        """Return a percentile of the latencies since the last look."""
-        return percentile(self.latencies, part)
 
 
 class Show:
@@ -116,8 +95,7 @@ class Show:
         pools = [sight.pool for sight in self.sights]
         accounts = [sight.account for sight in self.sights]
         clients = Clients(pools, accounts, self.size)
-        watchers = [gevent.spawn(self._count)]
-        watchers.append(gevent.spawn(self._every, lambda: self._draw(self)))
+        watchers = [gevent.spawn(self._count), gevent.spawn(self._redraw)]
         try:
             self._play(clients)
         finally:
@@ -133,12 +111,13 @@ class Show:
     def _play(self, clients: Clients) -> None:
         self._began = time.monotonic()
         self._until(WARM_UP)
-        self._look()
+        before = [len(sight.account.latencies) for sight in self.sights]
+        began = self.elapsed
         self._until(CALM)
-        self._look()
-        for sight in self.sights:
-            sight.calm_rate, sight.calm = sight.rate, sight.latencies
-        watching = gevent.spawn(self._every, self._look)
+        for first, sight in zip(before, self.sights, strict=True):
+            sight.calm = sight.account.latencies_since(first)
+            replies = len(sight.account.latencies) - first
+            sight.calm_rate = replies / (self.elapsed - began)
         self._enter("greenlets are killed")
         clients.is_rough = True
         while self.elapsed < ROUGH * self.seconds:
@@ -150,7 +129,6 @@ class Show:
         self._until(CALM_AGAIN)
         self._restart(self.sights[0])
         self._until(1.0)
-        watching.kill()
 
     def _restart(self, sight: Sight) -> None:
         self._enter(f"{sight.store.name} is down")
@@ -173,18 +151,14 @@ class Show:
     def _until(self, part: float) -> None:
         gevent.sleep(max(0.0, part * self.seconds - self.elapsed))
 
-    def _look(self) -> None:
-        for sight in self.sights:
-            sight.look()
-
-    def _every(self, work: Callable[[], object]) -> None:
-        while True:
-            gevent.sleep(DRAW_EVERY)
-            work()
-
     def _count(self) -> None:
         while True:
             for sight in self.sights:
                 sight.sockets = sight.store.sockets()
                 sight.peak = max(sight.peak, sight.sockets or 0)
             gevent.sleep(COUNT_EVERY)
+
+    def _redraw(self) -> None:
+        while True:
+            gevent.sleep(DRAW_EVERY)
+            self._draw(self)

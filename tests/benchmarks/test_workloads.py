@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -10,18 +11,24 @@ from typing import Any
 import gevent
 import pytest
 from gevent import socket
-from gevent.monkey import get_original
 
 from benchmarks import adapters, loans
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS, POOLS, PoolAdapter, fake_pool
 from benchmarks.clients import Account
-from benchmarks.fakes import SELECT_LIMIT, Fake, slow_fake, socket_fake
+from benchmarks.fakes import SELECT_LIMIT, Fake, SocketFake
+from benchmarks.memory import weigh
 from benchmarks.overload import flood
-from benchmarks.redis import Mixture
+from benchmarks.redis import mixture
 from benchmarks.report import Report
-from benchmarks.restart import BEFORE, GRACE, count_dials, judge
-from benchmarks.rounds import TINY, Sample, Series, interleave
-from benchmarks.subprocesses import TurnFailed, run_apart
+from benchmarks.restart import (
+    BEFORE,
+    GRACE,
+    TurnFailedError,
+    apart,
+    count_dials,
+    judge,
+)
+from benchmarks.rounds import TINY, Sample, Series
 from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
@@ -37,8 +44,8 @@ BUILDERS = {FLOOR: adapters.ours.gevent_queue} | {
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_pool_lends_up_to_its_limit_and_takes_back(name: str) -> None:
     """As many as permitted at once, each a different one, and all of them again."""
-    kind = slow_fake(0.0)
-    pool = BUILDERS[name](3, kind)
+    before = Fake.dialled
+    pool = BUILDERS[name](3)
     for _ in range(2):
         with gevent.Timeout(PATIENCE):
             lent = [pool.acquire() for _ in range(3)]
@@ -47,7 +54,7 @@ def test_every_pool_lends_up_to_its_limit_and_takes_back(name: str) -> None:
             pool.release(conn)
         del conn
         lent.clear()
-    assert kind.server.dials == kind.server.peak == 3
+    assert Fake.dialled == before + 3
     assert pool.available(3, 1.0) == 3
     pool.close()
 
@@ -79,10 +86,10 @@ def _asked(pool: PoolAdapter) -> object:
 def test_a_pool_that_cannot_be_built_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reason, and the others are built."""
 
-    def absent(*args: object) -> PoolAdapter:
+    def absent(*args: object, **options: object) -> PoolAdapter:
         raise ImportError("no such thing")
 
-    def broken(*args: object) -> PoolAdapter:
+    def broken(*args: object, **options: object) -> PoolAdapter:
         raise KeyError("lost")
 
     monkeypatch.setattr(
@@ -118,29 +125,12 @@ def test_a_place_that_is_lost_is_missing() -> None:
     pool.close()
 
 
-def test_a_dial_takes_its_time_and_is_counted() -> None:
-    """In all, open, and open at once; one that is interrupted is not open."""
-    kind = slow_fake(0.01)
-    conns = [gevent.spawn(kind.dial) for _ in range(2)]
-    killed = gevent.spawn(kind.dial)
-    gevent.sleep(0)
-    killed.kill()
-    first, _second = (each.get() for each in conns)
-    first.connect()
-    server = kind.server
-    assert (server.dials, server.open, server.peak) == (3, 2, 3)
-    first.close()
-    first.close()
-    assert server.open == 1 and slow_fake(0.0).server.open == 0
-
-
 def test_a_descriptor_beyond_select_is_numbered_so() -> None:
     """The first thousand have no input; those after them cannot be asked about."""
     import select
 
-    sockets = [socket_fake(Fake).dial()]
-    kind = socket_fake(Fake)
-    sockets += [kind.dial() for _ in range(SELECT_LIMIT + 1)]
+    numbers = itertools.count()
+    sockets = [SocketFake(numbers) for _ in range(SELECT_LIMIT + 1)]
     assert select.select([sockets[0]], [], [], 0) == ([], [], [])
     with pytest.raises(ValueError):
         select.select([sockets[-1]], [], [], 0)
@@ -183,46 +173,23 @@ def test_every_pool_at_a_server_brings_the_right_reply(
 # Turns in processes of their own
 
 
-def doubled(number: int) -> dict[str, int]:
-    """For a process: an answer that took a turn of the loop."""
-    gevent.sleep(0)
-    return {"answer": 2 * number}
-
-
-def broken() -> None:
-    """For a process: a pool that fails."""
-    raise KeyError("lost")
-
-
-def silent() -> None:
-    """For a process: a pool that hangs where no greenlet can run."""
-    get_original("time", "sleep")(60)
-
-
-def ended() -> None:
-    """For a process: a pool that ends it."""
-    import os
-
-    os.kill(os.getpid(), 9)
-
-
-def test_a_turn_that_fails_or_dies_is_reported_and_the_others_continue() -> None:
-    """With the reason of each."""
-    turns = {
-        "broken": partial(run_apart, __name__, "broken", PATIENCE),
-        "ended": partial(run_apart, __name__, "ended", PATIENCE),
-        "good": partial(run_apart, __name__, "doubled", PATIENCE, number=4),
-    }
-    series = interleave(turns, 1, "turns", warm_up=0)
-    assert series["broken"].error == "TurnFailed: KeyError: 'lost'"
-    assert series["ended"].error == "TurnFailed: its process ended without a result"
-    assert series["good"].samples == [{"answer": 8}]
-
-
-def test_a_turn_that_hangs_is_ended_at_its_limit() -> None:
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise KeyError", "its process ended without a result"),
+        ("import os; os.kill(os.getpid(), 9)", "its process ended without a result"),
+        ("import time; time.sleep(60)", "hung: no result within 0.5 s"),
+    ],
+)
+def test_a_turn_that_fails_or_hangs_is_reported(code: str, reason: str) -> None:
     """Also one in which no greenlet can run."""
-    with pytest.raises(TurnFailed, match="hung: no result within 0.5 s"):
-        run_apart(__name__, "silent", 0.5)
+    with pytest.raises(TurnFailedError, match=reason):
+        apart(["-c", code], 0.5, "/")
+
+
+def test_the_last_line_of_a_process_is_its_answer() -> None:
+    """Whatever else it prints."""
+    assert apart(["-c", "print('a'); print('[1]')"], PATIENCE, "/") == [1]
 
 
 # The workloads
@@ -263,7 +230,7 @@ def test_under_overload_no_pool_replies_to_all_in_time() -> None:
 
 def test_memory_is_what_a_pool_adds() -> None:
     """Some hundred bytes for an idle connection."""
-    each = run_apart("benchmarks.memory", "weigh", PATIENCE, name=OURS, count=200)
+    each = weigh(OURS, 200)
     assert 50 < each < 2000
 
 
@@ -293,9 +260,9 @@ def test_the_mixture_is_what_it_says() -> None:
             return lambda *args, **kwargs: self
 
     client, again = Client(), Client()
-    for each, mixture in ((client, Mixture()), (again, Mixture())):
+    for each, send in ((client, mixture()), (again, mixture())):
         for _ in range(100):
-            mixture(each)  # type: ignore[arg-type]
+            send(each)  # type: ignore[arg-type]
     assert client.calls == again.calls
     assert client.calls.count("set") == 20 and client.calls.count("blpop") == 1
     assert client.calls.count("execute") == 10
