@@ -32,6 +32,8 @@ class Call:
     since = 0.0
     #: the number of connections that ended before a byte of it was sent
     tries = 0
+    #: the reply, or the list of replies if there are several
+    replies: Any = None
 
     def __init__(self, data: bytes, count: int, units: int) -> None:
         self.data = data
@@ -39,8 +41,8 @@ class Call:
         self.units = units
         #: the number of missing replies
         self.left = count
-        #: the reply, or the list of replies if there are several
-        self.replies: Any = None if count == 1 else []
+        if count != 1:
+            self.replies = []
 
 
 def copy_of(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from sys import exc_info
 from time import monotonic
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ __all__ = ["Multiplexer", "Source"]
 
 #: Bytes for which a call takes one unit of room. A command takes at least one.
 UNIT = 16 * 1024
+#: So many callers go on before the event loop handles its sockets.
+MOST = 50
 
 
 class Source(Protocol):
@@ -82,7 +85,9 @@ class Multiplexer:
         """Set the initial state, at construction and in a forked child."""
         self._pid = os.getpid()
         self.out: deque[Call] = deque()
-        self.waking = 0
+        #: calls whose callers the hub will switch to
+        self.ready: deque[Call] = deque()
+        self._is_waking = False
         #: the present connection; None: none is open
         self.shared: SharedConnection | None = None
         self._is_scheduled = False
@@ -115,7 +120,7 @@ class Multiplexer:
             if shared is None:
                 call.since = monotonic()
                 self.schedule()
-            elif shared.sent or self.waking or shared.is_blocked:
+            elif shared.sent or self.ready or shared.is_blocked:
                 self.schedule()
             else:
                 self._write_now(shared, call)
@@ -205,15 +210,37 @@ class Multiplexer:
     def wake(self, call: Call) -> None:
         """Let the hub switch to the caller, if it waits. Never switches."""
         if call.waiter is not None:
-            self.waking += 1
-            self._loop.run_callback(self.resume, call)
+            self.ready.append(call)
+            self._wake_ready()
 
-    def resume(self, call: Call) -> None:
-        """Switch to the caller, if it still waits. Runs in the hub."""
-        self.waking -= 1
-        waiter, call.waiter = call.waiter, None
-        if waiter is not None:
-            waiter.switch()
+    def _wake_ready(self) -> None:
+        """Let the hub switch to the callers in *ready*. Never switches."""
+        if not self._is_waking:
+            self._is_waking = True
+            self._loop.run_callback(self._resume_soon)
+
+    def _resume_soon(self) -> None:
+        self._is_waking = False
+        self.resume()
+
+    def resume(self) -> None:
+        """Switch to the callers in *ready* that still wait. Runs in the hub.
+
+        If there are many, the event loop handles its sockets in between.
+        """
+        ready = self.ready
+        if len(ready) > MOST:
+            self._wake_ready()
+        for _ in range(min(len(ready), MOST)):
+            call = ready.popleft()
+            waiter, call.waiter = call.waiter, None
+            if waiter is not None:
+                try:
+                    waiter.switch()
+                except BaseException:  # pragma: no cover (counted for the greenlet)
+                    # A greenlet without error handling of its own, whose parent is the
+                    # hub.
+                    self.hub.handle_error(waiter, *exc_info())
 
     def _fail(self, call: Call, error: BaseException) -> None:
         self.room.give_back(call.units)
@@ -334,6 +361,9 @@ class Multiplexer:
         for call in shared.sent:
             self._fail(call, error)
         shared.sent.clear()
+        if self.ready:
+            # The reading may have been interrupted after a reply.
+            self._wake_ready()
         self._source.drop(shared.conn, error)
         if shared.taker is not None:
             shared.taker.set(None)

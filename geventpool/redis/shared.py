@@ -48,13 +48,13 @@ class Owner(Protocol):
     hub: Any
     #: calls of which no byte was written
     out: deque[Call]
-    #: the number of callers that the hub will switch to
-    waking: int
+    #: calls whose callers the hub will switch to
+    ready: deque[Call]
     #: the room that unanswered calls take
     room: Room
 
-    def resume(self, call: Call) -> None:
-        """Switch to the caller. Runs in the hub."""
+    def resume(self) -> None:
+        """Switch to the callers in *ready*. Runs in the hub, and does not raise."""
 
     def wake(self, call: Call) -> None:
         """Let the hub switch to the caller, if it waits."""
@@ -89,9 +89,6 @@ class SharedConnection:
         self.sent: deque[Call] = deque()
         #: the unwritten bytes of the last of them
         self._rest: Any = b""
-        #: the call of the last reply, whose caller is resumed without a turn of the
-        #: loop
-        self._last_call: Call | None = None
         #: whether it has ended
         self.is_lost = False
         #: whether nothing more is written, because it will be given back
@@ -107,7 +104,6 @@ class SharedConnection:
         self._renew_at = now + renew_after
         loop = owner.hub.loop
         self._loop = loop
-        self._run_callback = loop.run_callback
         self._readable = loop.io(self._transport.fileno(), 1)
         self._writable = loop.io(self._transport.fileno(), 2)
         self._readable.start(self._on_readable)
@@ -149,15 +145,9 @@ class SharedConnection:
 
     def _write_queued(self) -> None:
         out = self._owner.out
-        now = monotonic()
-        batch = []
-        size = 0
-        while out and size < TURN:
-            call = out.popleft()
-            call.since = now
-            batch.append(call)
-            size += len(call.data)
+        batch = self._next_batch(out)
         data = batch[0].data if len(batch) == 1 else b"".join([c.data for c in batch])
+        size = len(data)
         taken = 0
         try:
             taken = self._transport.send(data)
@@ -176,6 +166,22 @@ class SharedConnection:
             self._wait_for_socket()
         if out and not self.is_blocked:
             self._owner.schedule()
+
+    def _next_batch(self, out: deque[Call]) -> list[Call]:
+        """Take the calls that are written in this turn of the loop out of the queue."""
+        now = monotonic()
+        if len(out) == 1:
+            out[0].since = now
+            return [out.popleft()]
+        size = 0
+        for number, call in enumerate(out, 1):
+            call.since = now
+            size += len(call.data)
+            if size >= TURN:
+                return [out.popleft() for _ in range(number)]
+        batch = list(out)
+        out.clear()
+        return batch
 
     def _note_written(self, batch: list[Call], taken: int) -> None:
         """Note which calls of a batch were written by its first *taken* bytes."""
@@ -215,10 +221,10 @@ class SharedConnection:
         self._read()
         if self.is_retiring:
             self._finish_if_due()
-        call = self._last_call
-        if call is not None:
-            self._last_call = None
-            self._owner.resume(call)
+        if self._owner.ready:
+            # In this callback and not in one for each, because a callback costs as much
+            # as parsing a reply.
+            self._owner.resume()
 
     def _read(self) -> bool:
         """Read at most one buffer; False: nothing was readable, or it has ended."""
@@ -252,8 +258,8 @@ class SharedConnection:
         sent = self.sent
         owner = self._owner
         # Calling methods for each reply would cost as much as parsing it.
-        room = owner.room
-        while not self.is_lost:
+        ready, room = owner.ready, owner.room
+        while True:
             try:
                 reply = gets()
             except InvalidResponse:
@@ -266,6 +272,8 @@ class SharedConnection:
                 return
             if type(reply) is push:
                 owner.pushed(self.conn, reply)
+                if self.is_lost:
+                    return
                 continue
             if not sent:
                 raise InvalidResponse("Protocol Error: a reply to no command")
@@ -274,23 +282,19 @@ class SharedConnection:
                 raise InvalidResponse(f"Protocol Error: not the reply awaited: {reply}")
             if call.count == 1:
                 call.replies = reply
+                call.left = 0
             else:
                 call.replies.append(reply)
                 call.since = self._arrived
-            call.left -= 1
-            if not call.left:
-                sent.popleft()
-                room.free += call.units
-                if room.waiters:
-                    room.serve()
-                if call.waiter is not None and call.error is None:
-                    owner.waking += 1
-                    if sent or owner.waking > 1:
-                        self._run_callback(owner.resume, call)
-                    else:
-                        # The only waiting caller is resumed directly, which saves a
-                        # turn of the loop.
-                        self._last_call = call
+                call.left -= 1
+                if call.left:
+                    continue
+            sent.popleft()
+            room.free += call.units
+            if room.waiters:
+                room.serve()
+            if call.waiter is not None:
+                ready.append(call)
 
     # Time.
 
@@ -310,6 +314,8 @@ class SharedConnection:
         due = self._look_at_time()
         if not self.is_lost and not self._finish_if_due():
             self._start_timer(min(due, self._period()))
+        if self._owner.ready:
+            self._owner.resume()
 
     def _look_at_time(self) -> float:
         """Fail late calls; return the seconds until the next may be late."""
@@ -330,18 +336,11 @@ class SharedConnection:
         for _ in range(LAST_READS):
             if not self._read():
                 break
-        self._pass_on_last()
         return REST if self.is_lost else self._give_up_late(limit)
 
     def _oldest(self) -> float:
         """Return the time since which the oldest unanswered call waits."""
         return self.sent[0].since if self.sent else self._blocked_since
-
-    def _pass_on_last(self) -> None:
-        call, self._last_call = self._last_call, None
-        if call is not None:
-            self._owner.waking -= 1
-            self._owner.wake(call)
 
     def _give_up_late(self, limit: float) -> float:
         if self.is_quiet and not self.is_blocked:
@@ -390,7 +389,6 @@ class SharedConnection:
             self._close_watchers()
             self.is_lost = True
             self._rest = b""
-            self._pass_on_last()
             self._owner.lost(self, error)
 
     def _disconnect(self, *args: Any, **kwargs: Any) -> None:

@@ -132,8 +132,8 @@ class Sharing:
         self._hub: Any = None
         #: a connection that is never connected, for properties that all share
         self.template: Any = None
-        #: returns the bytes of a command
-        self.pack: Callable[[Any], bytes] = self._pack_slowly
+        #: packs a command of *names*, or raises TypeError because of an argument
+        self.fast_pack: Callable[[Any], bytes] = self.pack
         self._is_possible: bool | None = None
         self.decodes = False
         self._pushes: deque[tuple[Any, Any]] = deque()
@@ -183,9 +183,7 @@ class Sharing:
             self._is_possible = False
             return False
         self.decodes = template.encoder.decode_responses
-        fast_pack = fast_packer_of(template)
-        if fast_pack is not None:
-            self.pack = self._packing_with(fast_pack)
+        self.fast_pack = fast_packer_of(template) or self.pack
         hub = get_hub()
         self._multiplexers = [
             Multiplexer(self, self._max_in_flight, hub)
@@ -220,29 +218,12 @@ class Sharing:
         units = max(count, -(-size // UNIT))
         return size <= self.max_size and units <= self._max_in_flight
 
-    def _pack_slowly(self, args: Sequence[Any]) -> bytes:
+    def pack(self, args: Sequence[Any]) -> bytes:
         """Return the bytes of a command, as redis-py packs it.
 
         :raises redis.DataError: an argument is of a type that cannot be sent.
         """
         return b"".join(self.template.pack_command(*args))
-
-    def _packing_with(self, fast_pack: Any) -> Callable[[Any], bytes]:
-        """Return a function that packs with hiredis, if it takes all arguments."""
-        names, pack_slowly = self.names, self._pack_slowly
-
-        def pack(args: Sequence[Any]) -> bytes:
-            if args[0] in names:
-                try:
-                    packed: bytes = fast_pack(args)
-                    return packed
-                except TypeError:
-                    # An argument that redis-py converts, or refuses with its own
-                    # message.
-                    pass
-            return pack_slowly(args)
-
-        return pack
 
     # The interface for a stand-in.
 

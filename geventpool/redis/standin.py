@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["StandIn"]
 
 
+#: types of replies that may be, or begin with, an error
+_MAY_RAISE = (Exception, list)
+
+
 class Packed(list[Any]):
     """The bytes of a pipeline that may go over a shared connection."""
 
@@ -57,6 +61,10 @@ class StandIn:
     def __init__(self, sharing: Sharing, multiplexer: Multiplexer) -> None:
         self._sharing = sharing
         self._multiplexer = multiplexer
+        #: the retries of redis-py, the same for all
+        self.retry = sharing.template.retry
+        #: the number of the database
+        self.db = sharing.template.db
 
     # Sending.
 
@@ -67,15 +75,23 @@ class StandIn:
         """
         if self._own is None:
             sharing = self._sharing
-            if args[0] in sharing.names or sharing.allows(args):
+            data = None
+            if args[0] in sharing.names:
+                try:
+                    data = sharing.fast_pack(args)
+                except TypeError:
+                    # An argument that redis-py converts, or refuses with its own
+                    # message.
+                    data = sharing.pack(args)
+            elif sharing.allows(args):
                 data = sharing.pack(args)
-                if len(data) <= sharing.max_size:
-                    try:
-                        self._call = self._multiplexer.send(data, 1)
-                    except PoolError as error:
-                        self._refusal = error
-                        raise
-                    return
+            if data is not None and len(data) <= sharing.max_size:
+                try:
+                    self._call = self._multiplexer.send(data, 1)
+                except PoolError as error:
+                    self._refusal = error
+                    raise
+                return
             self._promote(args)
         self._own.send_command(*args, **options)
 
@@ -123,6 +139,8 @@ class StandIn:
         except Exception as error:
             self._refusal = error
             raise
+        self.retry = self._own.retry
+        self.db = self._own.db
         self._sharing.prepare(self._own, args)
 
     # Receiving.
@@ -152,7 +170,7 @@ class StandIn:
         if call.count > 1:
             reply = reply[self._index]
             self._index += 1
-        if isinstance(reply, (Exception, list)):
+        if isinstance(reply, _MAY_RAISE):
             first = reply[0] if type(reply) is list and reply else reply
             # redis-py's parsers raise the first item of an array only if it is a
             # ConnectionError.
@@ -190,12 +208,12 @@ class StandIn:
 
     def retire(self) -> Any:
         """End the loan; return the connection of its own, or None. Never switches."""
-        call = self._call
-        if call is not None:
-            self._call = None
-            if call.left:
-                self._multiplexer.abandon(call)
-        own, self._own = self._own, None
+        call, self._call = self._call, None
+        if call is not None and call.left:
+            self._multiplexer.abandon(call)
+        own = self._own
+        if own is not None:
+            self._own = None
         return own
 
     def _abandon(self) -> None:
@@ -209,16 +227,6 @@ class StandIn:
     def pid(self) -> int:
         """The id of this process."""
         return os.getpid()
-
-    @property
-    def retry(self) -> Any:
-        """The retries of redis-py, the same for all."""
-        return self._sharing.template.retry if self._own is None else self._own.retry
-
-    @property
-    def db(self) -> Any:
-        """The number of the database."""
-        return self._sharing.template.db if self._own is None else self._own.db
 
     @property
     def host(self) -> Any:
