@@ -132,6 +132,7 @@ ADAPTERS: dict[str, set[str]] = {
     "django": {"django", "pymysql"},
     "celery": {"celery", "kombu", "redis"},
     "peewee": {"peewee"},
+    "socketio": {"socketio", "redis"},
     "series": set(),
     "otel": {"opentelemetry"},
     "prometheus": {"prometheus_client"},
@@ -147,6 +148,7 @@ ADAPTERS: dict[str, set[str]] = {
 NEIGHBOURS: dict[str, set[str]] = {
     "advise/servers.py": {"mysql", "redis"},
     "peewee.py": {"mysql"},
+    "socketio.py": {"redis"},
     "otel.py": {"series"},
     "prometheus.py": {"series"},
     "status/application.py": {"series"},
