@@ -5,5 +5,5 @@ pool at work. One file is one workload, and its docstring is the question that i
 answers. A workload is a module with a function ``run(scale: Scale) -> Report``.
 
 ``rounds`` has the method, ``report`` the tables and targets, ``adapters`` the pools.
-``results`` saves runs, ``compare`` compares them, ``plots`` draws them.
+``results`` saves runs, ``plots`` draws them, ``page`` shows them in the docs.
 """

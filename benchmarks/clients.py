@@ -70,12 +70,6 @@ class Account:
         return self.latencies[first:] + [now - began for began in self.pending.values()]
 
 
-def percentile(values: Sequence[float], part: float) -> float:
-    """Return the value that this fraction does not exceed; 0 for no values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
-
-
 class Clients:
     """So many greenlets, each of which sends requests to all pools in turn.
 

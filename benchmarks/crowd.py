@@ -19,7 +19,7 @@ from gevent.event import Event
 from benchmarks import adapters
 from benchmarks.adapters import PoolAdapter
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale
+from benchmarks.rounds import Scale, percentile
 
 #: Connections of each pool.
 CONNECTIONS = 10
@@ -68,7 +68,7 @@ class Turn:
 
     @cached_property
     def waits(self) -> list[float]:
-        """The latency at any moment, sorted.
+        """The latency at any moment.
 
         A greenlet that waits sends nothing else meanwhile. So a pool that serves a few
         quickly and starves the others has very few long latencies. The correction is
@@ -80,11 +80,7 @@ class Turn:
         for latency in self.latencies:
             missed = int(latency / fair)
             waits += [latency - fair * each for each in range(1, missed + 1)]
-        return sorted(waits) or [self.wall]
-
-    def latency(self, part: float) -> float:
-        """Return the latency that this fraction does not exceed."""
-        return self.waits[min(len(self.waits) - 1, int(part * len(self.waits)))]
+        return waits or [self.wall]
 
 
 def throughput(turn: Turn) -> float:
@@ -99,7 +95,7 @@ def cpu_each(turn: Turn) -> float:
 
 def p99(turn: Turn) -> float:
     """Return the 99th percentile of the latencies."""
-    return turn.latency(0.99)
+    return percentile(turn.waits, 0.99)
 
 
 def lending(pool: PoolAdapter, talk: Callable[[Any], object]) -> Contestant:
@@ -171,7 +167,10 @@ def closing(pools: Mapping[str, PoolAdapter]) -> Iterator[Mapping[str, PoolAdapt
 
 RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))
 P99 = Column("p99", p99, to=("peer",))
-COLUMNS = (Column("CPU each", cpu_each), Column("p50", lambda each: each.latency(0.5)))
+COLUMNS = (
+    Column("CPU each", cpu_each),
+    Column("p50", lambda each: percentile(each.waits, 0.5)),
+)
 
 
 def compare(
@@ -193,8 +192,9 @@ def compare(
     :param more: of :meth:`~benchmarks.report.Report.compare`.
     """
     is_crowded = greenlets > CONNECTIONS
+    seconds = scale.seconds / (2 if is_crowded else 4)
     turns = {
-        name: lambda each=each: after(turn(each, greenlets, scale.seconds / 4))
+        name: lambda each=each: after(turn(each, greenlets, seconds))
         for name, each in contestants.items()
     }
     section = report.compare(

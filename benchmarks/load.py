@@ -67,7 +67,7 @@ class Load:
 class Outcome:
     """What became of a load.
 
-    :ivar waits: seconds of each wait, sorted; a wait that did not end is counted as
+    :ivar waits: seconds of each wait; a wait that did not end is counted as
         long as it lasted, so that a pool cannot hide that it starves some.
     :ivar served: loans of each greenlet.
     :ivar halfway: the same when fairness is judged.
@@ -84,10 +84,6 @@ class Outcome:
     def throughput(self) -> float:
         """Loans per second."""
         return sum(self.served) / self.seconds
-
-    def wait(self, part: float) -> float:
-        """Return the wait that this fraction of all waits does not exceed."""
-        return self.waits[min(len(self.waits) - 1, int(len(self.waits) * part))]
 
 
 def jain(counts: Sequence[float]) -> float:
@@ -149,7 +145,7 @@ def run_load(pool: PoolAdapter, load: Load) -> Outcome:
         return Outcome(
             max(each.ended or now for each in borrowers) - began,
             spent,
-            sorted(waits),
+            waits,
             _served(borrowers),
             halfway,
             sum(each.refused for each in borrowers),

@@ -16,8 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gevent
-
 #: The packages whose versions are saved with the numbers.
 PACKAGES = (
     *("geventpool", "gevent", "greenlet", "redis", "hiredis", "PyMySQL", "SQLAlchemy"),
@@ -36,14 +34,11 @@ def collect(arguments: list[str]) -> dict[str, Any]:
 
     :param arguments: what followed ``python -m benchmarks``.
     """
-    loop = type(gevent.get_hub().loop)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "kernel": platform.release(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "loop": f"{loop.__module__}.{loop.__qualname__}",
         "packages": dict(versions()),
         "command": " ".join(["python -m benchmarks", *arguments]),
         "warnings": list(warnings()),

@@ -27,9 +27,9 @@ import gevent
 from gevent import socket
 
 from benchmarks.adapters import AT_SERVERS, OURS
-from benchmarks.clients import Account, Clients, percentile
+from benchmarks.clients import Account, Clients
 from benchmarks.report import Column, Report, duration
-from benchmarks.rounds import Scale
+from benchmarks.rounds import Scale, percentile
 from benchmarks.stores import LIMIT, real_store
 
 #: The kinds of servers, and what each replies to. MariaDB greets without it.

@@ -118,6 +118,12 @@ def is_unsteady(values: Sequence[float]) -> bool:
     return statistics.stdev(values) > UNSTEADY * abs(statistics.fmean(values))
 
 
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the value that this fraction does not exceed; 0 for no values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
+
+
 @dataclass(frozen=True)
 class Sample:
     """One turn of one contestant: wall and CPU seconds, and the number of cycles."""

@@ -10,8 +10,6 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
-from gevent import monkey
-
 from benchmarks.adapters.base import (
     BLOCKING,
     GSOCKETPOOL,
@@ -114,9 +112,7 @@ def pymysql_pool(limit: int, fakes: bool = False, **options: Any) -> PoolAdapter
     Its lifetime is switched off: it counts whole seconds.
     """
     # A module of our own, so that another class can stand for PyMySQL's connection.
-    found = find_spec("pymysqlpool")
-    if found is None or found.loader is None:
-        raise ImportError("No module named 'pymysqlpool'")
+    found: Any = find_spec("pymysqlpool")
     module: Any = module_from_spec(found)
     found.loader.exec_module(module)
     module.logger.setLevel(logging.CRITICAL)
@@ -187,12 +183,7 @@ def http_pool(limit: int, fakes: bool = True) -> PoolAdapter:
 
 
 def psycopg_pool(limit: int, fakes: bool = True) -> PoolAdapter:
-    """psycopg_pool with a fixed size; its workers and locks are those of gevent.
-
-    :raises RuntimeError: nothing is monkey-patched, so it would block the event loop.
-    """
-    if not monkey.is_module_patched("threading"):
-        raise RuntimeError("needs gevent.monkey.patch_all()")
+    """psycopg_pool with a fixed size; its workers and locks are those of gevent."""
     package = import_module("psycopg_pool")
     pool = package.ConnectionPool(
         connection_class=PostgresFake, min_size=limit, max_size=limit, open=True

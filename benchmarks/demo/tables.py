@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.clients import percentile
 from benchmarks.demo.show import Show, Sight
 from benchmarks.report import duration
+from benchmarks.rounds import percentile
 from benchmarks.stores import LIMIT
 
 #: Seconds between two lines where nothing can be redrawn.

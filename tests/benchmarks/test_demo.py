@@ -12,9 +12,10 @@ from gevent.event import Event
 from rich.console import Console
 
 from benchmarks.adapters import PoolAdapter
-from benchmarks.clients import Account, Clients, percentile
+from benchmarks.clients import Account, Clients
 from benchmarks.demo.show import Sight
 from benchmarks.demo.tables import summary, verdict
+from benchmarks.rounds import percentile
 from benchmarks.stores import LIMIT, Store
 from tests.peers import PATIENCE
 
