@@ -186,16 +186,16 @@ class PoolOptions:
         "at least 0, or None",
         check_optional_int,
         "integer",
-        "how many may wait; one more is refused at once; None: any number",
+        "how many may wait; the next is refused at once; None: any number",
     )
     max_lifetime: float | None = _duration(
-        None, "a connection that is so old is replaced; less up to 5 % at random"
+        None, "a connection of this age is replaced; up to 5 % earlier, at random"
     )
     max_idle: float | None = _duration(
-        None, "a connection that was unused for so long is closed"
+        None, "a connection that was unused for this time is closed"
     )
     ping_after: float | None = _duration(
-        None, "one that was unused for so long is pinged before the loan; 0: always"
+        None, "one that was unused for this time is pinged before a loan; 0: always"
     )
     ping_interval: float | None = _duration(
         None, "idle connections are pinged at this interval"
@@ -207,23 +207,23 @@ class PoolOptions:
         True, "lend the most recently used connection; False: the least recently used"
     )
     backoff: Backoff = _value(
-        Backoff(), Backoff, "the pauses while the server refuses because it is full"
+        Backoff(), Backoff, "the pauses between attempts while the server is full"
     )
     handoff: bool = _flag(
         True, "a returned connection goes to the longest waiter; False: waiters poll"
     )
     owner_only: bool = _flag(
-        False, "nobody but its holder gives a connection taken by acquire() back"
+        False, "a connection from acquire() is released by its holder only"
     )
     reclaim: bool = _flag(
-        True, "a greenlet that ends loses the connections that it holds"
+        True, "connections that an ended greenlet still held are closed"
     )
     leak_after: float | None = option(
         None,
         "seconds, above 0, or None",
         _optional_above_zero,
         "number",
-        "a loan that lasts longer is reported, with the line that borrowed",
+        "a loan that lasts longer is reported once, with the line that borrowed",
     )
     listeners: Iterable[PoolListener] = option(
         (), "PoolListener objects", _listeners, "", "they are told what happens"
