@@ -24,6 +24,8 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.os import fork_gevent as fork
 from geventpool import *
+from geventpool.testing import wait_until
+from tests.pauses import time_for_mistakes, turns
 
 # The patched fork() and waitpid() now and then miss a child that ends at once.
 waitpid = get_original("os", "waitpid")
@@ -177,7 +179,7 @@ def test_a_dial_under_way_is_the_parents() -> None:
             def child():
                 assert pool.size == 0, pool
                 may_open.set()
-                gevent.sleep(0.01)
+                turns()
                 assert pool.size == 0, pool
                 assert seeker.value is None
                 with pool.connection() as conn:
@@ -215,7 +217,7 @@ def test_who_waits_waits_in_the_parent() -> None:
                 mine = [pool.acquire() for _ in range(3)]
                 for conn in mine:
                     pool.release(conn)
-                gevent.sleep(0.01)
+                turns()
                 assert served == [] and not waiter.dead
                 assert pool.stats().idle == 3
                 # The copy can be ended without harm.
@@ -250,23 +252,20 @@ def test_the_parents_reaper_does_not_work_in_the_child() -> None:
                     return False
 
             pool = Pool(Watched, {options}, 1, reap_interval=0.001)
-            while not looked:
-                gevent.sleep(0.001)
+            wait_until(lambda: looked)
 
             def child():
                 del looked[:]
-                gevent.sleep(0.02)
+                time_for_mistakes()
                 assert looked == [], "the parent's reaper is at work"
                 with pool.connection() as conn:
                     ask(conn, b"child")
                 del looked[:]
-                while not looked:
-                    gevent.sleep(0.001)
+                wait_until(lambda: looked)
 
             in_child(child)
             del looked[:]
-            while not looked:
-                gevent.sleep(0.001)
+            wait_until(lambda: looked)
             pool.close()
             print("done")
             """.replace("{options}", repr(echo.options)),

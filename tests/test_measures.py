@@ -25,6 +25,7 @@ from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS, Distribution, Histogram
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool.testing import Clock, ScriptedConnector, wait_until
+from tests.pauses import hang, turns
 
 
 @pytest.fixture()
@@ -141,7 +142,7 @@ def end_by_error(pool):
 def end_by_kill(pool):
     def hold():
         with pool.connection():
-            gevent.sleep(60)
+            hang()
 
     holder = gevent.spawn(hold)
     wait_until(lambda: pool.stats().in_use)
@@ -377,7 +378,7 @@ def test_counts_do_not_drift_in_a_storm():
     with measured_pool(max_connections=3) as pool:
         for _ in range(40):
             crowd = [gevent.spawn(attempt) for _ in range(25)]
-            gevent.sleep(0.001)
+            turns(rng.randrange(4))
             gevent.killall(rng.sample(crowd, 10))
             gevent.joinall(crowd)
         wait_until(lambda: not pool.stats().in_use)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 
-import gevent
 import pytest
 
 pytest.importorskip("prometheus_client")
@@ -20,6 +19,7 @@ from geventpool import Budget, Pool, prometheus
 from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS
 from geventpool.testing import ScriptedConnector, wait_until
+from tests.pauses import turns
 from tests.telemetry import busy_pool, isolated
 
 POOL = "db_client_connection_pool_name"
@@ -189,7 +189,7 @@ def cells(monkeypatch):
         # The greenlet of a process that is another one ends.
         prometheus._files._keep_writing(-1)
         monkeypatch.setattr(prometheus.os, "getpid", lambda: -2)
-        gevent.sleep(0.01)
+        turns()
 
 
 def test_counts_are_written_by_a_greenlet_once_a_pool_is_used(cells, monkeypatch):
@@ -266,11 +266,7 @@ SERVER = """
         return float(line[0].split()[-1]) if line else None
 
     def until(ready):
-        for _ in range(1000):
-            if ready():
-                return
-            gevent.sleep(0.01)
-        raise AssertionError(text())
+        wait_until(ready, "the counts are written")
 
     USE = 'db_client_connection_use_time_seconds_count'
     IDLE = 'db_client_connection_count{db_client_connection_pool_name="p",'

@@ -14,6 +14,7 @@ from geventpool import Pool, PoolExhaustedError, TooManyWaitingError
 from geventpool._core import refusals as module
 from geventpool.testing import ScriptedConnector
 from tests import parts
+from tests.pauses import hang
 
 
 def refused(pool: Pool[Any]) -> PoolExhaustedError:
@@ -81,7 +82,7 @@ def test_what_cannot_be_shown_spoils_no_refusal() -> None:
     from geventpool import ConnectionNotFoundError
 
     pool = Pool(ScriptedConnector(), max_connections=1)
-    holder = gevent.spawn(lambda shy: (pool.acquire(), gevent.sleep(60)), Shy())
+    holder = gevent.spawn(lambda shy: (pool.acquire(), hang()), Shy())
     gevent.idle()
     assert "held by <Greenlet" in str(refused(pool))
     with pytest.raises(ConnectionNotFoundError, match="Shy that cannot be shown"):

@@ -17,6 +17,7 @@ from geventpool import (
 from geventpool._core.ledger import CloseReason
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests import parts
+from tests.pauses import hang, turns
 
 EVENTS = [
     "opened",
@@ -143,14 +144,14 @@ def test_a_listener_that_is_interrupted_loses_no_place(event, error, hub_errors)
 @pytest.mark.parametrize("event", ["acquired", "released", "closed", "opened"])
 def test_a_listener_that_switches_loses_no_place(event):
     """It should not; but a time-out that strikes in it must not cost a connection."""
-    pool = make(ScriptedConnector(), lambda pool: gevent.sleep(0.001), event)
+    pool = make(ScriptedConnector(), lambda pool: turns(2), event)
 
     def work():
-        for _ in range(10):
-            with gevent.Timeout(0.003, False):
+        for turn in range(10):
+            with gevent.Timeout(0.001 * (turn % 4), False):
                 try:
                     with pool.connection():
-                        gevent.sleep(0.0005)
+                        turns(1)
                 except PoolExhaustedError:
                     pass
 
@@ -226,7 +227,7 @@ def test_an_entry_that_is_gone_is_not_passed_on_by_an_interrupted_listener():
 
     def sleep(pool):
         asleep.set()
-        gevent.sleep(60)
+        hang()
 
     connector = ScriptedConnector()
     pool = make(connector, sleep, "acquired")

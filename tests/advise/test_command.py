@@ -16,6 +16,7 @@ from geventpool.advise import command
 from geventpool.advise.load import measure
 from geventpool.advise.servers import AddressError, MySQLTarget, RedisTarget
 from geventpool.advise.sizing import Capacity
+from tests.pauses import hang, sample
 from tests.servers import MariaDBServer, RedisServer, free_port
 
 SECRET = "s3cr3t-w0rd"
@@ -145,7 +146,7 @@ def test_a_redis_is_measured_within_its_bounds(capsys: Capture) -> None:
             nonlocal most
             while True:
                 most = max(most, server.sockets())
-                gevent.sleep(0.02)
+                sample()
 
         watcher = gevent.spawn(watch)
         given, told = asked(capsys, "--redis", url)
@@ -287,7 +288,7 @@ def test_a_size_without_any_loan_is_an_error() -> None:
 
     class Busy:
         def acquire(self) -> Any:
-            gevent.sleep(60)
+            hang()
 
         ask = release = acquire  # type: ignore[assignment]
 

@@ -17,6 +17,7 @@ from benchmarks.demo.show import Sight
 from benchmarks.demo.tables import summary, verdict
 from benchmarks.rounds import percentile
 from benchmarks.stores import LIMIT, Store
+from tests.pauses import hang
 from tests.peers import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -83,7 +84,7 @@ def test_a_request_that_the_client_gives_up_is_no_failure() -> None:
     """The timeout is the client's own."""
 
     def never(tag: str) -> str:
-        gevent.sleep(60)
+        hang()
         return tag
 
     account = asked(never, lambda account: account.given_up >= 1, 30, is_rough=True)

@@ -32,6 +32,7 @@ from benchmarks.rounds import (
     timed,
 )
 from benchmarks.scaling import bare_line, served_turn
+from tests.pauses import hang
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -119,7 +120,7 @@ def test_a_time_limit_in_a_turn_is_a_failure_too() -> None:
 
     def starve() -> None:
         with gevent.Timeout(0.001):
-            gevent.sleep(60)
+            hang()
 
     assert "Timeout" in (interleave({"a": starve}, rounds=1)["a"].error or "")
 

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 
 import gevent
 
+from tests.pauses import sample
 from tests.servers import free_port
 
 __all__ = ["Browser", "browser", "is_installed"]
@@ -155,4 +156,4 @@ def _wait_until_ready(url: str) -> None:
                 with urlopen(url, timeout=PATIENCE):
                     return
             except OSError:
-                gevent.sleep(0.05)
+                sample(0.05)

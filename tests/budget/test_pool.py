@@ -25,6 +25,7 @@ from geventpool.budget import files
 from geventpool.options import PoolOptions, from_text
 from geventpool.testing import ScriptedConnector, check, wait_until
 from tests import parts
+from tests.pauses import turns
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_two_pools_have_no_more_connections_than_the_budget(make: Make) -> None:
         for _ in range(5):
             with pool.connection():
                 most = max(most, sum(len(each.now_open) for each in connectors))
-                gevent.sleep(0.001)
+                turns(2)
 
     users = [gevent.spawn(use, pool) for pool in (one, other) for _ in range(5)]
     gevent.joinall(users, timeout=20, raise_error=True)

@@ -16,6 +16,7 @@ from geventpool import BudgetError
 from geventpool.budget import seat as module
 from geventpool.budget.seat import Seat, Standing
 from geventpool.budget.table import read
+from geventpool.testing import wait_until
 
 
 class Client:
@@ -88,9 +89,7 @@ def make(path: str) -> Iterator[Make]:
 
 def until(condition: Callable[[], Any]) -> None:
     """Let the loop run until *condition* holds."""
-    with gevent.Timeout(10):
-        while not condition():
-            gevent.sleep(0.001)
+    wait_until(condition)
 
 
 def test_all_places_of_a_budget_are_for_one_that_wants_them(make: Make) -> None:

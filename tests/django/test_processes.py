@@ -19,6 +19,7 @@ from geventpool.testing import wait_until
 from tests.compat.environment import REPOSITORY
 from tests.django.conftest import where
 from tests.django.project.models import Account
+from tests.pauses import sample
 from tests.servers import MariaDBServer, find_program
 from tests.web import WebServer
 
@@ -78,7 +79,7 @@ def watching(server: MariaDBServer) -> Iterator[list[int]]:
     def watch() -> None:
         while True:
             seen.append(web_connections(server))
-            gevent.sleep(0.02)
+            sample()
 
     watcher = gevent.spawn(watch)
     try:

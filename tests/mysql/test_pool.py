@@ -30,6 +30,7 @@ from geventpool.mysql import (
 from geventpool.testing import interrupt_everywhere, switches, wait_until
 from tests import parts
 from tests.mysql.conftest import rows, value
+from tests.pauses import hang
 from tests.peers import Deaf, Unruly
 
 
@@ -758,9 +759,7 @@ def test_a_configure_that_fails_is_a_failure_to_open(make_pool, mariadb_server):
 
 def test_a_configure_that_hangs_meets_the_limit(make_pool):
     """Like all that the pool does for a connection it has a time limit."""
-    pool = make_pool(
-        configure=lambda conn: gevent.sleep(9), timeouts=Timeouts(open=0.05)
-    )
+    pool = make_pool(configure=hang, timeouts=Timeouts(open=0.05))
     with pytest.raises(TimeoutError, match="opening took longer"):
         pool.acquire()
 
@@ -776,7 +775,7 @@ def test_a_reset_of_ones_own(make_pool):
     assert cleaned[0] is conn
 
 
-@pytest.mark.parametrize("clean", [lambda conn: 1 // 0, lambda conn: gevent.sleep(9)])
+@pytest.mark.parametrize("clean", [lambda conn: 1 // 0, hang])
 def test_a_reset_that_fails_or_hangs_costs_the_connection(make_pool, clean):
     """The next borrower gets a new one."""
     pool = make_pool(max_connections=1, reset=clean, timeouts=Timeouts(reset=0.05))
@@ -854,7 +853,7 @@ def test_a_check_that_hangs_meets_the_limit_and_the_deadline(make_pool):
     """The borrower's time is one for all attempts."""
     pool = make_pool(
         max_connections=1,
-        check=lambda conn: gevent.sleep(9),
+        check=hang,
         timeouts=Timeouts(ping=0.03),
     )
     # If each attempt had the whole time, there would be no end.
@@ -885,7 +884,7 @@ def test_a_check_can_be_interrupted(make_pool, error):
 
     def check(conn):
         checking.set()
-        gevent.sleep(9)
+        hang()
 
     pool = make_pool(max_connections=1, check=check)
     borrower = gevent.Greenlet(outcome, pool.acquire)

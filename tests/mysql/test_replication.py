@@ -13,6 +13,7 @@ from geventpool import dialing
 from geventpool.mysql import NoServerError
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
+from tests.pauses import sample
 from tests.servers import MariaDBServer
 
 
@@ -88,10 +89,10 @@ def test_writers_follow_the_primary_to_its_successor(make_pool, pair):
                     rows(conn, f"INSERT INTO log VALUES ({number})")
             except err.MySQLError as error:
                 failed.append(error)
-                gevent.sleep(0.01)
+                sample()
             else:
                 written.add(number)
-                gevent.sleep(0.001)
+                sample(0.001)
 
     writers = [gevent.spawn(write) for _ in range(5)]
     wait_until(lambda: len(written) > 50, "written before")

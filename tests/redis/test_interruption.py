@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
 from geventpool.testing import wait_until
+from tests.pauses import hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, interrupted_everywhere
 
@@ -184,7 +185,7 @@ def test_a_finaliser_in_the_hub_gives_back(make_pool: MakePool) -> None:
     def hold() -> None:
         pipe = client.pipeline()
         pipe.watch("key")
-        gevent.sleep(1000)
+        hang()
 
     for _ in range(3):
         holder = gevent.spawn(hold)

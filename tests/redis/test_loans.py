@@ -29,6 +29,7 @@ from geventpool.redis.dialling import (
 )
 from geventpool.redis.loans import Loans, OwnedLoan, Special
 from geventpool.testing import wait_until
+from tests.pauses import hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
@@ -515,7 +516,7 @@ def test_an_error_since_the_loan_began_ends_the_connection_at_any_depth(
 
     def late(conn: Any) -> None:
         conn.send_command("BLPOP", "nothing", "0.05")
-        gevent.sleep(1)
+        hang()
 
     with gevent.Timeout(0.01, False):
         ways(pool)[way](late)

@@ -6,7 +6,6 @@ import gc
 import pickle
 import queue
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -31,6 +30,7 @@ from geventpool.redis.errors import translate_error
 from geventpool.redis.internals import default_retry, is_connected
 from geventpool.testing import no_switch, wait_until
 from tests import parts
+from tests.pauses import hang
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 from tests.servers import RedisServer
@@ -538,7 +538,7 @@ def test_a_raw_loan_left_by_an_error_is_not_kept(make_pool: MakePool) -> None:
         try:
             conn.send_command("BLPOP", "nothing", "0.05")
             with gevent.Timeout(0.01):
-                gevent.sleep(1)
+                hang()
         finally:
             pool.release(conn)
     assert pool.stats().size == 0
@@ -751,7 +751,7 @@ def test_a_limit_of_the_core_is_redis_py_s_time_out(
 
     class Slow(Dummy):
         def connect(self) -> None:
-            time.sleep(10)
+            hang()
 
     pool = ConnectionPool(
         connection_class=Slow, timeouts=geventpool.Timeouts(open=0.01), timeout=5

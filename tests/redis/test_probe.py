@@ -9,7 +9,6 @@ import termios
 from collections.abc import Iterator
 from typing import Any
 
-import gevent
 import pytest
 import redis
 from gevent.server import StreamServer
@@ -19,6 +18,7 @@ from geventpool.redis.connector import FRESH_SECONDS
 from geventpool.redis.frames import are_pushes
 from geventpool.redis.probe import is_quiet
 from geventpool.testing import no_switch, wait_until
+from tests.pauses import hang
 from tests.redis.conftest import TLS
 from tests.servers import RedisServer
 
@@ -54,7 +54,7 @@ class Peer:
     def _serve(self, sock: Any, address: object) -> None:
         self.sock = sock
         # The server closes the socket when this returns.
-        gevent.sleep(1000)
+        hang()
 
     def say(self, data: bytes) -> None:
         """Send *data* and see that it has arrived."""

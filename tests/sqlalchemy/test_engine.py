@@ -21,6 +21,7 @@ from geventpool.sqlalchemy import GreenletPool, record_pool, reset_server_sessio
 from geventpool.sqlalchemy.records import Record, stop_streaming
 from geventpool.testing import wait_until
 from tests.mysql.conftest import is_running
+from tests.pauses import hang
 from tests.sqlalchemy.conftest import core, through
 
 Base = declarative_base()
@@ -491,7 +492,7 @@ def test_a_kill_between_two_rows_of_a_stream_reads_no_more(make_engine, resets):
                 read = raw._read_packet
                 raw._read_packet = lambda: packets.append(1) or read()
                 reading.set()
-                gevent.sleep(1000)
+                hang()
 
     victim = gevent.spawn(use)
     reading.wait()

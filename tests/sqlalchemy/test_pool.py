@@ -25,6 +25,7 @@ from geventpool.sqlalchemy import GreenletPool
 from geventpool.sqlalchemy.records import interruptions
 from geventpool.testing import Clock, switches
 from tests import parts
+from tests.pauses import hang
 from tests.sqlalchemy.conftest import Connection
 
 
@@ -329,7 +330,7 @@ def test_a_connection_is_not_kept_after_a_kill(make_pool, database):
 
     def use():
         with pool.connect():
-            gevent.sleep(1000)
+            hang()
 
     holder = gevent.spawn(use)
     gevent.idle()
@@ -354,7 +355,7 @@ def test_no_goodbye_is_said_after_a_kill(make_pool):
 
     def use():
         with pool.connect():
-            gevent.sleep(1000)
+            hang()
 
     holder = gevent.spawn(use)
     gevent.idle()
@@ -607,7 +608,7 @@ def test_a_greenlet_that_forgets_and_ends_well_costs_no_connection(make_pool, da
 def hold(pool, ready):
     conn = pool.connect()
     ready.set()
-    gevent.sleep(1000)
+    hang()
     conn.close()
 
 
@@ -615,7 +616,7 @@ def hold_and_forget(pool, ready):
     conn = pool.connect()
     ready.set()
     try:
-        gevent.sleep(1000)
+        hang()
     finally:
         del conn
 

@@ -1,0 +1,48 @@
+"""Waiting in tests: by events and by turns of the event loop, seldom by time.
+
+Where only time helps it is here, once, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import gevent
+from gevent.event import Event
+
+__all__ = ["hang", "sample", "time_for_mistakes", "turns"]
+
+
+def hang(*args: object) -> NoReturn:
+    """Wait until interrupted. May switch.
+
+    :param args: ignored, so that it can stand for a function that takes some.
+    """
+    while True:
+        Event().wait()
+
+
+def turns(number: int = 5) -> None:
+    """Let the event loop run so many times, and all that is ready with it. May switch.
+
+    For what must not happen, if it would happen without a timer.
+    """
+    for _ in range(number):
+        gevent.idle()
+
+
+def time_for_mistakes() -> None:
+    """Wait for a moment. May switch.
+
+    For what must not happen, if only a timer would make it happen. A busy machine may
+    let a mistake pass, and fails no test.
+    """
+    gevent.sleep(0.02)
+
+
+def sample(seconds: float = 0.01) -> None:
+    """Wait until the next look at something that tells nobody of its changes.
+
+    May switch. A busy machine looks less often, and fails no test.
+    """
+    gevent.sleep(seconds)
