@@ -10,7 +10,7 @@ from typing import NoReturn
 import gevent
 from gevent.event import Event
 
-__all__ = ["hang", "sample", "time_for_mistakes", "turns"]
+__all__ = ["hang", "real_time", "sample", "time_for_mistakes", "turns"]
 
 
 def hang(*args: object) -> NoReturn:
@@ -44,5 +44,14 @@ def sample(seconds: float = 0.01) -> None:
     """Wait until the next look at something that tells nobody of its changes.
 
     May switch. A busy machine looks less often, and fails no test.
+    """
+    gevent.sleep(seconds)
+
+
+def real_time(seconds: float) -> None:
+    """Let so much time pass. May switch.
+
+    For what counts by the system's time alone: timers of the event loop, limits of
+    servers, and measurements of durations, where these are what is tested.
     """
     gevent.sleep(seconds)

@@ -227,12 +227,13 @@ SCENARIO = """
     import sys
     from contextlib import ExitStack
     import gevent
+    from gevent.event import Event
     from gevent.exceptions import BlockingSwitchOutError
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
     from geventpool import Pool, PoolListener
     from geventpool.otel import GeventPoolInstrumentor
-    from geventpool.testing import ScriptedConnector
+    from geventpool.testing import ScriptedConnector, wait_until
 
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
@@ -267,14 +268,17 @@ SCENARIO = """
 
     if sys.argv[2] == "hub":
         # A collection is under way when the hub closes what a dead greenlet held.
+        told = Event()
+
         def collect():
             with storage._lock:
-                gevent.sleep(0.2)
+                told.wait()
 
         gevent.spawn(collect)
         gevent.sleep(0)
         gevent.spawn(pool.acquire).join()
-        gevent.sleep(0.05)
+        wait_until(lambda: outcomes if naive else pool.size == 0)
+        told.set()
     else:
         # A finaliser runs inside the SDK, and gives a connection back.
         def finalise():
@@ -288,7 +292,7 @@ SCENARIO = """
                 pool.drop(conn)
 
         gevent.spawn(finalise).join()
-    gevent.sleep(0.3)
+    wait_until(lambda: outcomes if naive else closed())
     print(outcomes if naive else closed())
 """
 

@@ -75,6 +75,7 @@ def work(port: int, limit: int, budget: str | None = None) -> None:
     from gevent.fileobject import FileObject
 
     from geventpool import Budget, Pool, TcpConnection
+    from tests.pauses import real_time, sample
 
     pool = Pool(
         TcpConnection,
@@ -95,11 +96,11 @@ def work(port: int, limit: int, budget: str | None = None) -> None:
                 with pool.connection() as conn:
                     conn.send(b"x")
                     conn.recv(1)
-                    gevent.sleep(HOLD)
+                    real_time(HOLD)
                 loans += 1
             except Exception as error:
                 failed.append(repr(error))
-                gevent.sleep(0.1)
+                sample(0.1)
         running.discard(number)
 
     for line in FileObject(sys.stdin.buffer, "rb"):

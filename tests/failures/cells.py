@@ -140,6 +140,8 @@ def details(outcome: Outcome) -> str:
         lines.append(f"  {count:6} x {kind}")
     for asked, said in account.wrong[:5]:
         lines.append(f"  asked {asked!r}, was answered {said!r}")
+    for kind in outcome.undocumented or ():
+        lines.append(f"  {account.examples.get(kind, kind)}")
     for what in outcome.descriptors:
         lines.append(f"  descriptor {what}")
     for what in broken(outcome):

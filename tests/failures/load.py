@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import gevent
 from gevent.event import Event
 
 from tests.failures.contestants import ANSWER, PATIENCE, Contestant, kind_of
+from tests.pauses import sample
 
 #: Seconds beyond its deadline that an acquire may take, and beyond it once more the
 #: greatest delay of the event loop during the storm: the greenlets of one busy loop
@@ -25,10 +27,6 @@ RETRY = (0.05, 0.15)
 #: Seconds after which a borrower that has neither an answer nor an error is asleep: it
 #: may have waited for a connection, and for the answers on it.
 BEDTIME = PATIENCE + 3 * ANSWER + 2 * SLACK
-
-
-#: Seconds between two looks at the load, where nothing tells of a change.
-PAUSE = 0.01
 
 
 class Interrupt(BaseException):
@@ -47,6 +45,8 @@ class Account:
     soonest_refusal: float = BEDTIME
     #: other errors, by kind
     errors: dict[str, int] = field(default_factory=dict)
+    #: the traceback of the first of each kind
+    examples: dict[str, str] = field(default_factory=dict)
     #: seconds from the end of the trouble to the last error of anybody
     recovery: float = 0.0
     #: tag and reply, where they differ
@@ -110,7 +110,7 @@ class Load:
         self._may_go.clear()
         deadline = time.monotonic() + BEDTIME
         while self._busy and time.monotonic() < deadline:
-            gevent.sleep(0.01)
+            sample()
 
     def go_on(self) -> None:
         """Let requests begin again."""
@@ -128,7 +128,7 @@ class Load:
         begun = self._failed_at = time.monotonic()
         self._served_at_failure = self.account.served
         while time.monotonic() < begun + BEDTIME and not self._is_calm(calm):
-            gevent.sleep(PAUSE)
+            sample()
         self.account.recovery = self._failed_at - begun
 
     def _is_calm(self, seconds: float) -> bool:
@@ -197,6 +197,8 @@ class Load:
                 account.soonest_refusal = min(account.soonest_refusal, waited)
             else:
                 kind = kind_of(error)
+                if kind not in account.errors:
+                    account.examples[kind] = traceback.format_exc()
                 account.errors[kind] = account.errors.get(kind, 0) + 1
                 self._failed_at = time.monotonic()
                 self._served_at_failure = account.served

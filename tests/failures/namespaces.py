@@ -15,6 +15,7 @@ import subprocess
 import time
 from typing import Any
 
+from tests.pauses import sample
 from tests.servers import MariaDBServer, RedisServer
 
 __all__ = ["FarMariaDB", "FarRedis", "Network", "why_not"]
@@ -134,7 +135,7 @@ class Network:
             if holder.poll() is not None or time.monotonic() > deadline:
                 assert holder.stderr is not None
                 raise Failed(f"{' '.join(make)}: {holder.stderr.read().decode()}")
-            time.sleep(0.005)
+            sample(0.005)
         assert holder.stderr is not None
         holder.stderr.close()
 

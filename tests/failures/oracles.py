@@ -23,6 +23,7 @@ from gevent.event import Event
 from tests.failures.contestants import PATIENCE, Contestant
 from tests.failures.load import SLACK, Account
 from tests.failures.sites import LIMIT, Site
+from tests.pauses import sample
 
 #: Seconds for which a server's count above the limit may be the past's: it learns of
 #: the end of a connection when it next looks at its socket, and a query that was killed
@@ -72,7 +73,7 @@ class Footprint:
         """The same, once it does not change by itself any more. May switch."""
         last = cls.take()
         for _ in range(100):
-            gevent.sleep(0.01)
+            sample()
             now = cls.take()
             if not now.left_since(last) and not last.left_since(now):
                 break
@@ -310,7 +311,7 @@ class Watch:
             count = self._site.proxy.pool_sockets()
             outcome.seen_by_proxy = max(outcome.seen_by_proxy, count)
             outcome.books = outcome.books or self._contestant.books()
-            gevent.sleep(0.003)
+            sample(0.003)
 
     def _watch_server(self) -> None:
         outcome = self._outcome
@@ -319,7 +320,7 @@ class Watch:
             if count is not None:
                 outcome.samples += 1
                 outcome.seen_by_server = max(outcome.seen_by_server, count)
-            gevent.sleep(0.02)
+            sample(0.02)
 
     def _lasting_count(self) -> int | None:
         """The server's count, once it is within the limit or has lasted above it."""
@@ -331,7 +332,7 @@ class Watch:
                 deadline = now + LINGERING
             elif now > deadline:
                 break
-            gevent.sleep(0.01)
+            sample()
         return count
 
     def _count(self) -> int | None:
@@ -369,7 +370,7 @@ def lend_all(contestant: Contestant, outcome: Outcome) -> None:
     ]
     deadline = time.monotonic() + PATIENCE
     while len(answers) < LIMIT and time.monotonic() < deadline:
-        gevent.sleep(0.005)
+        sample(0.005)
     outcome.places, outcome.answers = len(places), sum(answers)
     may_end.set()
     gevent.joinall(borrowers, timeout=1)

@@ -24,6 +24,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.monkey import get_original
 
+from tests.pauses import real_time, sample
 from tests.peers import Peer, reset_on_close
 
 #: The two ways through a proxy: what clients send, and what they are sent.
@@ -145,7 +146,7 @@ class Proxy(Peer):
             with suppress(OSError):
                 super()._accept()
             # The descriptors of this process may have run out.
-            gevent.sleep(0.001)
+            sample(0.001)
 
     def reset_all(self) -> None:
         """Close every connection with a reset, at once."""
@@ -321,7 +322,7 @@ class Link:
         step = self._bite(way)
         for start in range(0, len(data), step):
             if self.fault.trickle is not None:
-                gevent.sleep(0.001)
+                real_time(0.001)
             yield data[start : start + step]
 
 

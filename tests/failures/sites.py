@@ -9,11 +9,11 @@ import random
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-import gevent
 from gevent import socket
 from gevent.lock import BoundedSemaphore
 
 from tests.failures.proxy import Proxy
+from tests.pauses import sample
 from tests.servers import MariaDBServer, RedisServer, Server
 
 V = TypeVar("V", bound=Server)
@@ -195,7 +195,7 @@ class MariaDBSite(Site[MariaDBServer]):
                 # the connection that was closed a moment ago.
                 if not attempts_left:
                     raise
-                gevent.sleep(0.02)
+                sample(0.02)
             else:
                 break
         with self._turn:

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
-
 from tests.failures.contestants import ANSWER, Contestant
 from tests.failures.load import Load
 from tests.failures.oracles import Footprint, Outcome, Watch, described, lend_all
 from tests.failures.proxy import DOWN, UP, Fault
 from tests.failures.sites import Site
+from tests.pauses import real_time, sample
 
 #: Seconds that a driver may need for a connection: to connect, and for each of the
 #: packets of a handshake.
@@ -56,7 +55,7 @@ class Scene:
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline:
             yield
-            gevent.sleep(pause * (0.5 + self.chance.random()))
+            real_time(pause * (0.5 + self.chance.random()))
 
     def some_links(self, part: float) -> list[Any]:
         """About *part* of the connections that go through the proxy now."""
@@ -109,9 +108,9 @@ def silence(scene: Scene) -> None:
         scene.site.proxy.disturb(
             Fault(silent=scene.chance.random() < 0.5), present=False
         )
-        gevent.sleep(1.5 * ANSWER)
+        real_time(1.5 * ANSWER)
         scene.site.proxy.calm()
-        gevent.sleep(0.05)
+        real_time(0.05)
 
 
 def trickle(scene: Scene) -> None:
@@ -125,7 +124,7 @@ def refuse(scene: Scene) -> None:
     for _ in scene.while_it_lasts(0.1):
         scene.site.proxy.refuse()
         scene.site.proxy.reset_all()
-        gevent.sleep(0.1 + 0.2 * scene.chance.random())
+        real_time(0.1 + 0.2 * scene.chance.random())
         scene.site.proxy.calm()
 
 
@@ -133,7 +132,7 @@ def mute(scene: Scene) -> None:
     """Connections are accepted and never answered; those there were are reset."""
     scene.site.proxy.disturb(Fault(mute=True), present=False)
     scene.site.proxy.reset_all()
-    gevent.sleep(max(scene.seconds, 1.5 * ANSWER))
+    real_time(max(scene.seconds, 1.5 * ANSWER))
 
 
 def drop(scene: Scene) -> None:
@@ -149,22 +148,22 @@ def drop(scene: Scene) -> None:
 
 def restart(scene: Scene) -> None:
     """The server is stopped, is away for a moment, and starts again."""
-    gevent.sleep(scene.seconds / 4)
+    real_time(scene.seconds / 4)
     # Nobody listens where there is no server.
     scene.site.proxy.refuse()
     scene.site.server.stop()
-    gevent.sleep(scene.seconds / 4)
+    real_time(scene.seconds / 4)
     scene.site.server.start()
     scene.site.proxy.calm()
-    gevent.sleep(scene.seconds / 2)
+    real_time(scene.seconds / 2)
 
 
 def freeze(scene: Scene) -> None:
     """The server is stopped with its sockets open, and continues."""
     scene.site.server.pause()
-    gevent.sleep(max(scene.seconds / 2, 1.5 * ANSWER))
+    real_time(max(scene.seconds / 2, 1.5 * ANSWER))
     scene.site.server.resume()
-    gevent.sleep(scene.seconds / 2)
+    real_time(scene.seconds / 2)
 
 
 def kill_all(scene: Scene) -> None:
@@ -183,16 +182,16 @@ def idle(scene: Scene) -> None:
     """The server closes what is idle for a second, and nobody asks for two."""
     scene.load.pause()
     scene.site.hang_up_idle()
-    gevent.sleep(ON_THE_WAY)
+    real_time(ON_THE_WAY)
     scene.load.go_on()
-    gevent.sleep(0.2)
+    real_time(0.2)
     scene.load.pause()
     deadline = time.monotonic() + 4
     while scene.site.connections() != 0 and time.monotonic() < deadline:
-        gevent.sleep(0.05)
-    gevent.sleep(ON_THE_WAY)
+        sample(0.05)
+    real_time(ON_THE_WAY)
     scene.load.go_on()
-    gevent.sleep(scene.seconds / 2)
+    real_time(scene.seconds / 2)
 
 
 def full(scene: Scene) -> None:
@@ -200,9 +199,9 @@ def full(scene: Scene) -> None:
     scene.load.pause()
     scene.site.serve_few()
     scene.site.hang_up()
-    gevent.sleep(ON_THE_WAY)
+    real_time(ON_THE_WAY)
     scene.load.go_on()
-    gevent.sleep(scene.seconds)
+    real_time(scene.seconds)
 
 
 # What happens to borrowers
@@ -210,7 +209,7 @@ def full(scene: Scene) -> None:
 
 def kills(scene: Scene) -> None:
     """Nothing is wrong but the borrowers, who are interrupted wherever they are."""
-    gevent.sleep(scene.seconds)
+    real_time(scene.seconds)
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ def warm_up(make: Callable[[Site[Any]], Contestant], site: Site[Any]) -> None:
     site.proxy.wait_open(0)
     # The side connection must be there before and after; this may find it dead.
     while site.connections() is None:
-        gevent.sleep(0.01)
+        sample()
 
 
 def _through(
@@ -321,7 +320,7 @@ def _through(
     outcome.account = load.account
     watch = Watch(site, contestant, outcome)
     try:
-        gevent.sleep(CALM_BEFORE)
+        real_time(CALM_BEFORE)
         storm.weather(Scene(site, load, site.chance, seconds))
     finally:
         site.put_right()
@@ -347,7 +346,7 @@ def _wait_for_what_is_left(before: Footprint, outcome: Outcome) -> None:
     """Note what still is not back where it was, after some time to get there."""
     deadline = time.monotonic() + SETTLING
     while True:
-        gevent.sleep(0.01)
+        sample()
         now = Footprint.take()
         outcome.left = now.left_since(before)
         if not outcome.left:

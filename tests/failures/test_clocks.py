@@ -19,6 +19,7 @@ from geventpool.mysql import ConnectionPool as MySQLPool
 from geventpool.redis import ConnectionPool as RedisPool
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests import parts
+from tests.pauses import turns
 from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
@@ -101,9 +102,7 @@ def test_ages_are_told_by_the_clock_that_is_never_put_back(wall: Wall) -> None:
     pool = Pool(connector, max_connections=3, max_idle=0.03, reap_interval=0.01)
     with pool.connection() as conn:
         pass
-    with gevent.Timeout(5):
-        while conn.end is None:
-            gevent.sleep(0.005)
+    wait_until(lambda: conn.end is not None)
     assert pool.size == 0
     pool.close(timeout=5)
 
@@ -235,7 +234,7 @@ def test_a_limit_that_begins_late_is_as_long_as_any() -> None:
 
     class Slow(ScriptedConnector):
         def open(self) -> Any:
-            gevent.sleep(0.03)
+            turns(3)
             return super().open()
 
     pool = Pool(Slow(), max_connections=1, timeouts=Timeouts(open=0.1), timeout=5)

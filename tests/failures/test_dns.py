@@ -233,8 +233,7 @@ def test_closing_ends_while_a_name_is_being_asked_for(
     for limit, timeout in (20.0, 0.05), (20.0, 0.0), (0.05, None):
         pool = kind.pool(timeout=5, timeouts=Timeouts(open=limit))
         borrower = gevent.spawn(within, 0.2, kind.use, pool)
-        gevent.sleep(0.01)
-        assert kind.core(pool).stats().opening == 1
+        wait_until(lambda: kind.core(pool).stats().opening == 1)
         within(0.05, kind.core(pool).close, timeout)
         assert kind.core(pool).size == 0
         assert isinstance(borrower.get(), Exception)

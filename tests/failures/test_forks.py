@@ -18,7 +18,8 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.os import fork_gevent as fork
 from geventpool import *
-from geventpool.testing import check, check_capacity
+from geventpool.testing import check, check_capacity, wait_until
+from tests.pauses import turns
 
 # The patched fork() and waitpid() now and then miss a child that ends at once.
 waitpid = get_original("os", "waitpid")
@@ -109,9 +110,11 @@ MID_REPLY = """
 mine = {quick("warm")}
 if "holding" in globals():
     bar("parent")
+busy = core.stats().in_use
 waiting = gevent.spawn(slow, "parent")
-# Until the question has arrived there.
-gevent.sleep(0.2)
+wait_until(lambda: core.stats().in_use > busy)
+# Until the question is on its way.
+turns(30)
 assert not waiting.ready(), waiting
 
 def child():
@@ -136,7 +139,8 @@ gevent.joinall(users, raise_error=True)
 assert not waiting.ready(), "the children took the answer, or the session"
 answer("parent")
 assert waiting.get(timeout=10) == "parent"
-gevent.sleep(0.05)
+wait_until(lambda: not core.stats().in_use)
+turns()
 check(core)
 check_capacity(core)
 core.close(timeout=5)

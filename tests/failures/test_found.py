@@ -9,6 +9,7 @@ import pytest
 
 from geventpool import Pool, PoolExhaustedError
 from geventpool.testing import ScriptedConnector
+from tests.pauses import real_time
 
 
 def test_a_wait_is_not_shortened_by_the_waits_before_it() -> None:
@@ -17,7 +18,7 @@ def test_a_wait_is_not_shortened_by_the_waits_before_it() -> None:
     for _ in range(4):
         conn = pool.acquire()
         waiter = gevent.spawn(lambda: pool.release(pool.acquire()))
-        gevent.sleep(0.09)
+        real_time(0.09)
         pool.release(conn)
         waiter.get()
     pool.acquire()

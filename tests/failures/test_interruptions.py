@@ -39,6 +39,7 @@ from tests.failures.scenes import ROWS, Row, Scene, Site
 from tests.failures.scenes.core import echo_scene
 from tests.failures.scenes.mysql import mysql_scene, value
 from tests.failures.scenes.redis import redis_scene
+from tests.pauses import hang
 from tests.peers import open_sockets
 
 #: What was thrown in the run that is under way; its tracebacks tell what was hit.
@@ -275,7 +276,7 @@ def _listen(pool: Pool[Any]) -> None:
 def _wait(pool: Pool[Any]) -> None:
     def hold() -> None:
         with pool.connection():
-            gevent.sleep(5)
+            hang()
 
     holder = gevent.spawn(hold)
     gevent.sleep(0)

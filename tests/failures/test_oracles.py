@@ -18,6 +18,7 @@ from tests.failures.oracles import BLOCKS, Outcome, broken
 from tests.failures.proxy import CALM, Fault
 from tests.failures.sites import LIMIT, Site
 from tests.failures.storms import STORMS, Scene, Storm, rage
+from tests.pauses import real_time
 
 MakeSite = Callable[[str], Site[Any]]
 
@@ -132,7 +133,7 @@ class Late(OurSockets):
     """Takes its time with an acquire."""
 
     def take(self) -> Any:
-        gevent.sleep(0.2)
+        real_time(0.2)
         return super().take()
 
 
@@ -200,14 +201,14 @@ class KeepsThings(OurSockets):
 
 def no_weather(scene: Scene) -> None:
     """Nothing happens."""
-    gevent.sleep(0.05)
+    real_time(0.05)
 
 
 def slow_dials(scene: Scene) -> None:
     """Connections are lost, and new ones take long."""
     scene.site.proxy.disturb(Fault(delay=0.01))
     scene.site.proxy.reset_all()
-    gevent.sleep(0.1)
+    real_time(0.1)
     scene.site.proxy.disturb(CALM)
 
 

@@ -11,6 +11,7 @@ from gevent import socket
 from geventpool import FactoryConnector, Pool, TcpConnection
 from geventpool.dialing import dial, dial_unix
 from geventpool.sockets import terminate
+from geventpool.testing import wait_until
 from tests import parts
 from tests.failures.scenes.table import Scene, Site, covers
 from tests.peers import Echo, tls_contexts, unix_path
@@ -204,8 +205,7 @@ def borrowing_while_the_reaper_pings(site: Site) -> Scene:
 
 def until_idle(pool: Pool[Any]) -> None:
     """Wait for the pool's greenlets; they may have been killed."""
-    while pool.stats().resetting:
-        gevent.sleep(0.001)
+    wait_until(lambda: not pool.stats().resetting)
 
 
 class Speaking(FactoryConnector):

@@ -29,8 +29,8 @@ def an_engine(site: Site) -> Scene:
         connect_args={"ssl_disabled": True},
     )
     pool: Any = engine.pool
-    event.listen(engine, "close", lambda *_: gevent.sleep(0.001))
-    event.listen(engine, "checkin", lambda *_: gevent.sleep(0.001))
+    event.listen(engine, "close", lambda *_: gevent.sleep(0))
+    event.listen(engine, "checkin", lambda *_: gevent.sleep(0))
 
     def work() -> None:
         for _ in range(2):
