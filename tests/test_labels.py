@@ -181,7 +181,7 @@ def test_a_label_that_is_no_name_is_refused(plain: Pool[Any]) -> None:
     """And nothing listens because of it."""
     with pytest.raises(TypeError, match="must be a string or a callable, not 3"):
         plain.label(3)  # type: ignore[arg-type]
-    assert plain.stats().labels == () and not plain._listeners
+    assert plain.stats().labels == () and not parts.listeners(plain)
 
 
 def test_a_labelled_pool_still_measures(plain: Pool[Any]) -> None:

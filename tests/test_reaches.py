@@ -57,6 +57,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "redis/shared.py",
         "redis/sharing.py",
     ),
+    "redis/test_autopipe_waking.py": ("redis/shared.py",),
     "redis/test_cache.py": ("redis/pool.py",),
     "redis/test_loans.py": ("redis/pool.py", "redis/returns.py", "redis/unpatched.py"),
     "redis/test_pool.py": ("redis/connector.py",),

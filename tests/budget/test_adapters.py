@@ -58,4 +58,4 @@ def test_an_engine_takes_a_budget(budget: Budget) -> None:
         engine = create_engine(
             "mysql+pymysql://127.0.0.1:1/", poolclass=GreenletPool, budget=value
         )
-        assert engine.pool.core._budget == budget  # type: ignore[attr-defined]
+        assert parts.option(engine.pool.core, "budget") == budget  # type: ignore[attr-defined]
