@@ -8,7 +8,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test check bench bench-page compat soak test-versions matrix
+.PHONY: help demo test check bench results compat soak test-versions matrix
 .PHONY: mutants docs release-check clean browser-test
 
 help:
@@ -16,7 +16,7 @@ help:
 	@echo "make test    check, run all tests, measure their coverage"
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
-	@echo "make bench-page   measure again what docs/results/benchmarks.rst shows"
+	@echo "make results measure again what docs/results shows, in 25 minutes"
 	@echo "make docs    build the documentation and check its links"
 	@echo "make mutants put mistakes into the code and see the tests notice (JOBS=2)"
 	@echo "make compat  drivers' own tests, with their pools and with ours"
@@ -36,9 +36,10 @@ bench:
 	@.ci/setup $(VENV) bench required
 	@$(RUN) benchmarks $(ARGS)
 
-bench-page:
+results:
 	@.ci/setup $(VENV) bench optional
-	@$(RUN) benchmarks --scale page --page $(ARGS)
+	@$(RUN) benchmarks --scale page --page
+	@$(RUN) tests.failures --page docs/results/failures.rst
 
 check:
 	@.ci/setup $(VENV) dev optional

@@ -26,7 +26,7 @@ from benchmarks.rounds import SCALES, Scale  # noqa: E402
 #: In the order in which they run. Each is a module of this package with a function
 #: ``run(scale: Scale) -> Report``.
 WORKLOADS = (
-    *("cycle", "loans", "contention", "scaling", "memory", "hangup_cost"),
+    *("cycle", "loans", "contention", "scaling", "hangup_cost"),
     *("redis", "mysql", "sqlalchemy", "django", "restart", "overload", "budget"),
 )
 

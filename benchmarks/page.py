@@ -19,9 +19,11 @@ from benchmarks.plots import draw
 from benchmarks.results import Run
 from benchmarks.rounds import is_unsteady
 
+#: The marks of a part that is measured.
+BEGIN, END = ".. measured: begin", ".. measured: end"
+
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "benchmarks.rst"
-BEGIN, END = ".. benchmarks: begin", ".. benchmarks: end"
-COMMAND = "make bench-page"
+COMMAND = "make results"
 
 #: The figures of the page, and where they and the numbers are, relative to it.
 PICTURES = ("waits-job", "throughput")

@@ -1,8 +1,9 @@
 """Does a loan cost more when the pool is large or many greenlets wait?
 
 In powers of ten: the number of connections (half of them lent, half idle), and the
-number of waiters while they are served. :mod:`benchmarks.memory` measures the memory
-that they need.
+number of waiters while they are served. Then the memory that a pool adds to an idle
+connection, as Python's allocator counts (tracemalloc). A socket with the buffers of its
+driver takes many times that.
 
 Many waiters have a cost that no pool can avoid: 50,000 greenlets do not fit into the
 processor's caches. "A bare line" shows that cost: a deque of greenlets that are
@@ -12,9 +13,12 @@ time: many look through all waiters whenever one comes or goes.
 
 from __future__ import annotations
 
+import gc
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -53,6 +57,7 @@ def run(scale: Scale) -> Report:
     builders, missing = adapters.installed()
     _add_connections(report, builders, missing, scale)
     _add_waiters(report, builders, scale)
+    _add_memory(report, builders, missing, scale)
     return report
 
 
@@ -192,3 +197,51 @@ def served_turn(build: Builder, count: int, loans: int) -> Callable[[], Sample]:
             pool.close()
 
     return turn
+
+
+# Memory
+
+
+def _add_memory(
+    report: Report, builders: dict[str, Builder], missing: dict[str, str], scale: Scale
+) -> None:
+    count = scale.part(MANY_CONNECTIONS)
+    contestants = {FLOOR: adapters.ours.gevent_queue, **builders}
+    table = report.compare(
+        f"bytes for an idle connection, of {count}, beyond the connection itself",
+        {name: partial(weigh, build, count) for name, build in contestants.items()},
+        max(1, scale.rounds // 7),
+        [Column("allocated", float, "B", to=("floor",))],
+        key="memory",
+        floor=FLOOR,
+        missing=missing,
+    )
+    report.target("bytes per idle connection", table.spread(OURS, float), 1024)
+
+
+def weigh(build: Builder, count: int) -> float:
+    """Return the bytes that a pool adds to each of so many connections. May switch."""
+
+    def filled(size: int) -> PoolAdapter:
+        pool = build(size)
+        for conn in [pool.acquire() for _ in range(size)]:
+            pool.release(conn)
+        gevent.idle()
+        return pool
+
+    # What is made once is not counted.
+    adapters.close(filled(2))
+    used, pool = _traced(lambda: filled(count))
+    alone, _ = _traced(lambda: [Fake() for _ in range(count)])
+    adapters.close(pool)
+    return (used - alone) / count
+
+
+def _traced(make: Callable[[], Any]) -> tuple[int, Any]:
+    gc.collect()
+    tracemalloc.start()
+    made = make()
+    gc.collect()
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return used, made

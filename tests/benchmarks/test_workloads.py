@@ -16,7 +16,6 @@ from benchmarks import adapters, loans
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS, POOLS, PoolAdapter, fake_pool
 from benchmarks.clients import Account
 from benchmarks.fakes import SELECT_LIMIT, Fake, SocketFake
-from benchmarks.memory import weigh
 from benchmarks.overload import flood
 from benchmarks.redis import mixture
 from benchmarks.report import Report
@@ -29,6 +28,7 @@ from benchmarks.restart import (
     judge,
 )
 from benchmarks.rounds import TINY, Sample, Series
+from benchmarks.scaling import weigh
 from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
@@ -230,7 +230,7 @@ def test_under_overload_no_pool_replies_to_all_in_time() -> None:
 
 def test_memory_is_what_a_pool_adds() -> None:
     """Some hundred bytes for an idle connection."""
-    each = weigh(OURS, 200)
+    each = weigh(adapters.ours.fake, 200)
     assert 50 < each < 2000
 
 
@@ -272,7 +272,6 @@ def test_the_mixture_is_what_it_says() -> None:
     "name",
     [
         "loans",
-        "memory",
         "mysql",
         "overload",
         "redis",

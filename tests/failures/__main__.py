@@ -4,14 +4,18 @@ The table of storms: a row for each, a column for each pool.
     python -m tests.failures                    everything, some minutes
     python -m tests.failures restart            one row
     python -m tests.failures kills --pool mysql --seed 3
+
+With ``--page FILE`` the tables replace those between the marks of a page.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from textwrap import fill
 
+from benchmarks import page
 from tests.failures import cells
 from tests.failures.oracles import Outcome, broken
 from tests.failures.peers import CONTESTANTS
@@ -50,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rst", action="store_true", help="reStructuredText alone")
     parser.add_argument("--markdown", action="store_true", help="Markdown alone")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write into this")
     parser.add_argument(
         "--json", action="store_true", help="one cell, in this process, as JSON"
     )
@@ -68,6 +73,9 @@ def main(words: list[str] | None = None) -> int:
         outcome = cells.run_here(storms[0], pools[0], **options)
         print(cells.to_json(outcome))
         return 0
+    if args.page:
+        # Bad marks are an error before the measurement, which takes minutes.
+        page.replaced(args.page.read_text(encoding="utf-8"), "")
     is_quiet = args.rst or args.markdown
     outcomes: dict[tuple[str, str], Outcome] = {}
     for storm in storms:
@@ -78,12 +86,16 @@ def main(words: list[str] | None = None) -> int:
                 print(f"{storm} {pool}: {cells.words(outcome)}", file=sys.stderr)
             else:
                 print(cells.details(outcome), flush=True)
-    print("\n" + fill(LEGEND, 88))
     draw = markdown if args.markdown else rst
+    tables = []
     for site in SITES:
         columns = [name for name in pools if CONTESTANTS[name].site == site]
         if columns:
-            print("\n" + draw(*_table(storms, columns, outcomes)))
+            tables.append(draw(*_table(storms, columns, outcomes)))
+    print("\n" + "\n\n".join([fill(LEGEND, 88), *tables]))
+    if args.page:
+        text = page.replaced(args.page.read_text("utf-8"), "\n\n".join(tables))
+        args.page.write_text(text, encoding="utf-8")
     ours = [
         outcome
         for (_, pool), outcome in outcomes.items()

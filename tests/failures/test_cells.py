@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import docutils.core
 import pytest
 from docutils import nodes
 
+from benchmarks import page
 from tests.failures import __main__ as program
 from tests.failures import cells, soak, tables
 from tests.failures.contestants import OurSockets
@@ -159,6 +161,32 @@ def test_the_table_has_columns_of_both_sites() -> None:
     sites = [CONTESTANTS[name].site for name in program.COLUMNS]
     assert sites == ["redis"] * 5 + ["mysql"] * 6
     assert len(set(program.COLUMNS)) == len(sites)
+
+
+def test_the_tables_of_a_page_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those between its marks; a page without marks is refused before anything runs."""
+    made: list[str] = []
+
+    def run_apart(storm: str, pool: str, **options: Any) -> Outcome:
+        made.append(pool)
+        return replace(outcome(), storm=storm, pool=pool)
+
+    monkeypatch.setattr(cells, "run_apart", run_apart)
+    written = tmp_path / "page.rst"
+    written.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    words = ["kills", "--pool", "redis", "--pool", "mysql", "--page", str(written)]
+    assert program.main(words) == 0
+    text = written.read_text()
+    assert (
+        text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    )
+    assert text.count("\nkills  0\n") == 2 and made == ["redis", "mysql"]
+    written.write_text("no marks")
+    with pytest.raises(page.NoMarksError):
+        program.main(words)
+    assert len(made) == 2
 
 
 class Forgetful(OurSockets):
