@@ -104,6 +104,27 @@ class Connector(Generic[C]):
 
     # Called anywhere, the hub included. These must never switch.
 
+    #: Whether what :meth:`open` returns gets its connection later, from the borrower.
+    connects_later = False
+
+    def open_at_once(self) -> C | None:
+        """Make a connection for a caller of ``acquire`` that found none idle.
+
+        For connections that need no round trip, or that the borrower connects. Never
+        switches. Default: None, and :meth:`open` is called in a greenlet of the pool.
+        """
+        return None
+
+    def holder_died(self, conn: C) -> bool:
+        """Called in the hub when the greenlet that holds *conn* has ended.
+
+        Never switches.
+
+        :return: True: the connector ends the loan. Default: False, and the pool closes
+            the connection.
+        """
+        return False
+
     def begin_cancel(self, conn: C) -> bool:
         """Prepare :meth:`cancel` if the server may be at work for this connection.
 

@@ -37,6 +37,7 @@ __all__ = [
     "MoreKeywords",
     "PoolKeywords",
     "PoolOptions",
+    "described",
     "documented",
     "from_text",
     "names",
@@ -433,6 +434,30 @@ def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> An
 
 
 # The signature.
+
+
+T = TypeVar("T", bound=type)
+
+
+def described(kind: type[PoolOptions], *without: str) -> Callable[[T], T]:
+    """Add the options to the docstring of a class, as its parameters.
+
+    :param kind: the class of the options.
+    :param without: the names of options that the class does not take.
+    """
+
+    def decorate(target: T) -> T:
+        lines = [
+            "    :param {}: {rule}: {meaning}.".format(each.name, **each.metadata)
+            for each in fields(kind)
+            if each.name not in without
+        ]
+        if target.__doc__ is not None:
+            before, colon, after = target.__doc__.partition("    :raises ")
+            target.__doc__ = before + "\n".join(lines) + "\n" + colon + after
+        return target
+
+    return decorate
 
 
 def documented(

@@ -24,7 +24,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from geventpool import __version__
-from geventpool._core.histograms import BOUNDS, Distribution
+from geventpool.extension import BOUNDS, Distribution
 from geventpool.series import (
     HISTOGRAMS,
     POOL_NAME,

@@ -1,74 +1,57 @@
-"""The pool: who gets a connection, and when one is opened, checked, cleaned and closed.
+"""The pool: lends connections to greenlets, and takes them back.
 
-The only module that waits. ``ledger.py`` says what is; ``lifecycle.py`` opens, checks,
-cleans and closes; this lends and takes back. Two thoughts carry it:
+This file has the public class, the fast paths of a loan, and the choice of the path.
+The rest is in ``_core``: ``ledger.py`` holds the state, ``lifecycle.py`` opens, checks,
+resets and closes, ``line.py`` waits, ``claims.py`` ends loans. Two rules:
 
-* The borrower's wait is the single switch point of :meth:`Pool.acquire`; whatever else
-  may switch is done by greenlets that the stock owns. So a kill or a
-  ``gevent.Timeout`` can only hit what it was aimed at.
-* A connection that comes back goes straight to whoever has waited longest. A gevent
-  queue only *schedules* the wake-up of a waiter, and lets every running greenlet
-  overtake him until then.
+* The wait of the borrower is the only switch point of :meth:`Pool.acquire`. Everything
+  else that may switch is done by greenlets of the pool. So a kill or a
+  ``gevent.Timeout`` cannot interrupt anything but the greenlet that it is meant for.
+* A returned connection goes straight to the longest waiter. A gevent queue would only
+  *schedule* that waiter, and any running greenlet could overtake it until it runs.
 
-A method without *May switch* in its description is atomic under gevent; so there is no
+A method without *May switch* in its description is atomic under gevent. So there is no
 lock.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
 import os
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
-from operator import attrgetter
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
-import gevent
 from gevent import get_hub, getcurrent
 from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
-from geventpool import sockets
+from geventpool._core import registry
 from geventpool._core.as_connector import as_connector
+from geventpool._core.claims import Claims
 from geventpool._core.context import NO_HOLDER, ConnectionContext
 from geventpool._core.deadlocks import waiting
-from geventpool._core.failures import Failure, describe
+from geventpool._core.failures import Failure
 from geventpool._core.holders import Holder, Holders
-from geventpool._core.home import Home, thread_of
-from geventpool._core.ledger import (
-    IDLE,
-    IN_USE,
-    CloseReason,
-    Entry,
-    State,
-    anyone,
-)
+from geventpool._core.home import Home
+from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, anyone
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default, keep
-from geventpool._core.reports import Loan, loans, name_of, summary
+from geventpool._core.reports import Loan, loans, summary
+from geventpool._core.shutdown import shut_down
+from geventpool._core.snapshot import last_failure, loans_under_way, stats_of
 from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, ErrorAction, judge
-from geventpool.errors import (
-    ConnectionNotFoundError,
-    PoolClosedError,
-)
-from geventpool.labels import Labels, check_label, find_labels, labels_of
+from geventpool.errors import PoolClosedError
+from geventpool.extension import Extension
+from geventpool.labels import Labels, check_label, find_labels
 from geventpool.listeners import Listeners, PoolStats
-from geventpool.options import MoreKeywords, PoolOptions, documented
-from geventpool.policies import (
-    check_int,
-    check_optional_seconds,
-    check_seconds,
-    safe_repr,
-)
+from geventpool.options import MoreKeywords, PoolOptions, described, documented
+from geventpool.policies import check_int, check_optional_seconds, check_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,74 +60,30 @@ __all__ = ["ConnectionContext", "Pool", "pools"]
 
 C = TypeVar("C")
 
-log = logging.getLogger("geventpool")
 
-_numbers = itertools.count(1)
-_pools: weakref.WeakSet[Pool[Any]] = weakref.WeakSet()
-_name = attrgetter("name")
+def pools() -> list[Pool[Any]]:
+    """The open pools of this process, sorted by name. Never switches."""
+    return registry.open_pools()
 
 
+@described(PoolOptions)
 class Pool(Generic[C]):
     """A pool of connections for the greenlets of one event loop.
 
+    Each option below has the same name in every adapter; ``docs/reference/options.rst``
+    has their rules and defaults.
+
     :param factory: a :class:`~geventpool.Connector`; or any callable:
-        ``factory(**options)`` gives an object with ``open``, ``close``,
+        ``factory(**options)`` returns an object with ``open``, ``close``,
         ``is_connected`` and ``is_expired``, such as a :class:`~geventpool.Connection`.
     :param options: keyword arguments for *factory*; None: none.
-    :param int initial_connections: opened before the constructor returns, which then
-        *may switch* and raises what opening raised. Default 0.
-    :param int max_connections: the server never sees more sockets of this pool, those
-        being opened and closed included. At least 1; default 200.
-    :param bool reap_expired_connections: close expired, too long idle and dead idle
-        connections in the background. They are never lent in either case.
-    :param float reap_interval: seconds between two looks at the idle connections.
-    :param str name: for messages; default ``pool-1``, ``pool-2``...
-    :param int min_connections: kept open in the background; 0: none.
-    :param timeout: seconds an acquirer waits at most, for everything together; None:
-        without end. 0: do not wait. Default 30.
-    :param max_waiting: so many may wait; one more gets
-        :exc:`~geventpool.TooManyWaitingError`. None: any number.
-    :param max_lifetime: seconds from a connection's opening to its replacement, less
-        up to 5 % at random; None: no limit. It is never closed while in use.
-        Set it below the server's or the network's own limit.
-    :param max_idle: seconds unused after which a connection is closed, unless
-        *min_connections* would be left; None: no limit.
-    :param ping_after: a connection unused for so many seconds is sent a round trip
-        before it is lent; None: never; 0: always.
-    :param ping_interval: idle connections are sent a round trip every so many seconds;
-        this does not make them less idle; None: never.
-    :param int max_connecting: so many connections are opened at a time. More than a
-        few only help a server that is far away; returned connections serve the line
-        meanwhile. Default 4.
-    :param bool lifo: lend the most recently used connection first, so that the surplus
-        ages. False: the least recently used.
-    :param Backoff backoff: the pauses while the *server* refuses because it is full,
-        and with *handoff* False while the pool is.
-    :param bool handoff: a returned connection goes to the longest waiter. False: they
-        poll, as gsocketpool's do.
-    :param bool owner_only: a connection taken by :meth:`acquire` is given back by the
-        greenlet that holds it and by no other. False: also by a greenlet that has never
-        taken one by :meth:`acquire` itself, such as a worker that it was handed to.
-    :param bool reclaim: a greenlet that dies with a connection it took by
-        :meth:`acquire` loses it: the connection is closed and its place is free.
-    :param leak_after: seconds after which a loan is reported once, to the log and to
-        listeners, with the line that borrowed and the line of its holder; None: never.
-    :param listeners: :class:`~geventpool.PoolListener` objects.
-    :param Timeouts timeouts: seconds that opening, pinging, resetting and closing may
-        take.
-    :param Outage outage: what is done while the server cannot be reached.
-    :param budget: a :class:`~geventpool.Budget` that all processes of the host share,
-        or ``"NAME:TOTAL"``; then *max_connections* is at most its *total*. None: no
-        such limit.
-    :param admission: an :class:`~geventpool.Admission`, or True for its defaults:
-        callers that cannot be served in time are refused at once, and so are some of
-        those that wait without a time limit of their own when too many wait. None,
-        False: everybody may wait.
-    :raises TypeError: an argument is of the wrong kind.
+    :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of its range.
+    :raises Exception: raised while *initial_connections* were opened. With any of them
+        the constructor waits for them, and then *may switch*.
     """
 
-    # What each loan touches is found faster here than among forty attributes.
+    # A loan finds these faster than among forty attributes.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -168,8 +107,8 @@ class Pool(Generic[C]):
         "_line",
     )
 
-    #: what opens is a connection; False: a place for one
-    _lends_connections = True
+    #: what adapters may do with the pool; see :class:`~geventpool.extension.Extension`
+    extension: Extension[C]
 
     @documented(PoolOptions)
     def __init__(
@@ -182,8 +121,9 @@ class Pool(Generic[C]):
         reap_interval: float = 180,
         **more: Unpack[MoreKeywords],
     ) -> None:
-        self._connector = as_connector(factory, options)
-        chosen = PoolOptions.of(
+        #: what opens, checks, resets and closes the connections
+        self.connector: Connector[C] = as_connector(factory, options)
+        chosen = self._options = PoolOptions.of(
             f"{type(self).__name__}()",
             {
                 "initial_connections": initial_connections,
@@ -193,50 +133,16 @@ class Pool(Generic[C]):
                 **more,
             },
         )
-        name = chosen.name
-        self.name = name if name is not None else f"pool-{next(_numbers)}"
-        self._timeout = chosen.timeout
-        self._timeouts = chosen.timeouts
-        self._reclaim = chosen.reclaim
-        self._owner_only = chosen.owner_only
-        self._leak_after = chosen.leak_after
+        self.name = registry.new_name() if chosen.name is None else chosen.name
         self._listeners = Listeners(chosen.listeners)
-        self._make_lifecycle: Callable[..., Lifecycle[C]] = partial(
-            Lifecycle,
-            self._connector,
-            self._listeners,
-            chosen.expiry,
-            chosen.backoff,
-            chosen.timeouts,
-            chosen.outage,
-            min_connections=chosen.min_connections,
-            max_connecting=chosen.max_connecting,
-            lifo=chosen.lifo,
-            reaps=chosen.reap_expired_connections,
-            reap_interval=chosen.sweep_interval,
-            budget=chosen.shared_budget,
-            name=self.name,
-        )
-
-        self._make_line: Callable[..., Line[C]] = partial(
-            Line,
-            self.name,
-            timeout=chosen.timeout,
-            max_waiting=chosen.max_waiting,
-            backoff=chosen.backoff,
-            handoff=chosen.handoff,
-        )
-
-        self._budget = chosen.shared_budget
         #: what is measured in this process; None: nothing
         self._measures: Measures | None = Measures() if is_default() else None
-        self._admission = chosen.admission
         self._begin(self._within_budget(chosen.max_connections))
-        _pools.add(self)
+        registry.add(self)
         if chosen.min_connections or chosen.initial_connections:
             self._check_thread()
         if chosen.min_connections:
-            self._lifecycle.ensure_reaper()
+            self._lifecycle.housekeeping.ensure_reaper()
         if chosen.initial_connections:
             self._prefill(chosen.initial_connections)
 
@@ -246,32 +152,51 @@ class Pool(Generic[C]):
         clock: Callable[[], float] = time.monotonic,
         closed: bool = False,
     ) -> None:
-        """Start with nothing: at construction, and in the child after a fork."""
+        """Begin without connections: in the constructor, and in a forked child."""
+        chosen = self._options
         self._home = Home()
-        self._holders = Holders(self._holder_died, self._reclaim)
-        lifecycle = self._lifecycle = self._make_lifecycle(
-            max_connections=max_connections, on_sweep=self._holders.sweep
+        self._holders = Holders(self._holder_died, chosen.reclaim)
+        lifecycle = self._lifecycle = Lifecycle(
+            self.connector,
+            self._listeners,
+            chosen,
+            max_connections=max_connections,
+            on_sweep=self._holders.sweep,
+            name=self.name,
         )
         ledger = self._ledger = lifecycle.ledger
         ledger.closed = closed
-        ledger.owner_only = self._owner_only and self._reclaim
+        ledger.owner_only = chosen.owner_only and chosen.reclaim
         #: refuses callers early; None: nothing does
         self._control: AdmissionControl | None = None
-        if isinstance(self._admission, Admission):
-            self._control = AdmissionControl(self._admission, self.name, ledger)
+        if isinstance(chosen.admission, Admission):
+            self._control = AdmissionControl(chosen.admission, self.name, ledger)
             ledger.admission = self._control
         on_change = weak_call(self._choose_path)
         self._watch = LoanWatch(
-            self.name, ledger, self._listeners, self._leak_after, on_change
+            self.name, ledger, self._listeners, chosen.leak_after, on_change
         )
-        self._line = self._make_line(lifecycle, self._watch, self._control)
+        self._line: Line[C] = Line(
+            self.name,
+            lifecycle,
+            self._watch,
+            self._control,
+            timeout=chosen.timeout,
+            max_waiting=chosen.max_waiting,
+            backoff=chosen.backoff,
+            handoff=chosen.handoff,
+        )
+        self._claims = Claims(lifecycle, self._holders, self._home, chosen.owner_only)
+        self.extension = Extension(lifecycle, self._claims, self._home, chosen.timeout)
+        self._bind(clock)
 
-        # What the uncontended loan touches, bound once.
+    def _bind(self, clock: Callable[[], float]) -> None:
+        """Bind what a loan of the fast path touches."""
+        lifecycle, ledger = self._lifecycle, self._ledger
         self._clock = ledger.clock = clock
-        self._holders_by_id = self._holders.by_id if lifecycle.is_unobserved else {}
-        #: who borrowed or gave back last: most often the one who does next
+        #: the holder that borrowed or gave back last: most often it is the next one too
         self._last_holder: Any = NO_HOLDER
-        #: who entered a block last
+        #: the greenlet that entered a block last
         self._last_block_owner: Callable[[], greenlet | None] = NO_HOLDER
         self._waiters = ledger.waiters
         self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
@@ -279,106 +204,106 @@ class Pool(Generic[C]):
         #: the same at the end of a loan, which may be measured
         self._make_idle: Callable[[Entry[C]], object] = self._put_back
         self._pass_on: Callable[[Entry[C]], object] = lifecycle.assign
-        self._probe = lifecycle.probe
-        self._is_unobserved = lifecycle.is_unobserved
-        #: a connection that comes back is only to be noted
+        self._probe = lifecycle.readiness.probe
+        #: whether a returned connection only has to be put into the queue
         self._release_is_trivial = (
-            lifecycle.return_is_trivial and lifecycle.on_loan_end is None
+            lifecycle.returns.is_trivial and lifecycle.returns.on_loan_end is None
         )
         if self._measures is not None:
             self._begin_measuring()
         self._choose_path()
 
     def _choose_path(self) -> None:
-        """Take the fast path, unless it is to be noted where the next loan begins."""
+        """Take the fast path, unless the next loan is to be noted."""
         is_fast = self._lifecycle.is_unobserved and not self._watch.is_wanted
         self._is_unobserved = is_fast
         self._holders_by_id = self._holders.by_id if is_fast else {}
         self._last_holder = NO_HOLDER
 
     def _within_budget(self, max_connections: int) -> int:
-        """How many places the pool may have at most."""
-        if self._budget is None:
-            return max_connections
-        return min(max_connections, self._budget.total)
+        """Return the number of places that the pool may have at most."""
+        budget = self._options.shared_budget
+        return max_connections if budget is None else min(max_connections, budget.total)
 
     def _prefill(self, number: int) -> None:
         try:
             self._lifecycle.opener.prefill(number)
         except BaseException:
-            # Whoever is interrupted while constructing has no pool to close.
+            # The caller gets no pool that it could close.
             self.close(timeout=0)
             raise
 
     def _rule(self, clock: Callable[[], float]) -> None:
-        """Tell the time by *clock* from now on: seconds, monotonic. For tests."""
+        """Use *clock* from now on: it returns seconds, monotonic. For tests."""
         # The copy saves each loan a look at the ledger.
         self._clock = self._ledger.clock = clock
         if self._measures is not None:
             self._make_idle = self._measures.measured(self._put_back, clock)
 
-    # Borrowing.
+    # Borrowing
 
     def connection(self, timeout: float | None = None) -> ConnectionContext[C]:
-        """A connection for the length of a ``with`` block.
+        """Lend a connection for a ``with`` block.
 
         ::
 
             with pool.connection() as conn:
                 conn.send(b"PING")
 
-        Left normally, the block gives the connection back. Left by an exception, the
-        connection is closed, unless it is an ordinary :exc:`Exception` of which the
-        connector can tell that the protocol is in step. Never is it given back after
-        a kill or a :exc:`gevent.Timeout`: the answer to an interrupted request is
-        still under way, and would go to the next borrower.
+        A block that ends normally gives the connection back. A block that is left by an
+        exception closes it, unless the exception is an ordinary :exc:`Exception` and
+        the connector says that the protocol is in step. After a kill or a
+        :exc:`gevent.Timeout` it is always closed: the answer to the interrupted request
+        may still come, and the next borrower would read it.
 
-        Entering *may switch*; leaving does not. A block calls neither :meth:`acquire`
-        nor :meth:`release`, which a derived class may override: to change what all
+        Entering *may switch*; leaving never does. A block calls neither :meth:`acquire`
+        nor :meth:`release`, which a derived class may override. To change what all
         loans do, use listeners or a :class:`~geventpool.Connector`.
 
         :param timeout: seconds to wait at most; None: the pool's *timeout*.
-        :raises PoolError: as :meth:`acquire`, on entering.
+        :raises PoolError: as for :meth:`acquire`, on entering.
         """
         block: ConnectionContext[C] = ConnectionContext()
-        block._pool = self
-        block._timeout = timeout
-        block._entry = None
+        block.pool = self
+        block.timeout = timeout
+        block.entry = None
         return block
 
-    # Without a star, for a call with keyword-only arguments costs CPython 3.11 a
-    # twentieth of a loan more; name them all the same.
+    # No keyword-only arguments, because they cost CPython 3.11 a twentieth of a loan.
     def acquire(
         self,
         retry: int | None = None,
         timeout: float | None = None,
         reclaim: bool = True,
     ) -> C:
-        """A connection, to be given back by :meth:`release` or :meth:`drop`.
+        """Lend a connection, to be given back by :meth:`release` or :meth:`drop`.
 
-        Prefer :meth:`connection`: a block cannot forget, and knows how it was left.
+        Prefer :meth:`connection`: a block cannot forget its connection, and knows how
+        it was left. Pass the arguments by name.
 
-        *May switch*, at one single point, and only if no idle connection is fit.
+        *May switch*, at one point, and only if no idle connection can be lent.
 
         :param retry: wait no longer than so many pauses of the pool's *backoff* last
             together; 0: do not wait. None: as *backoff* says.
         :param timeout: seconds to wait at most, for everything together: the line,
-            opening, checking; 0: do not wait, but have a connection opened for the
-            next one who asks, if there is room. None: the pool's *timeout*. Whichever
-            of *retry* and *timeout* ends first counts.
+            opening, checking. 0: do not wait, but have a connection opened for the next
+            caller if there is room. None: the pool's *timeout*. The shorter one of
+            *retry* and *timeout* counts.
+        :param bool reclaim: False: the end of the calling greenlet does not end the
+            loan.
         :raises PoolExhaustedError: no connection in time.
-        :raises TooManyWaitingError: *max_waiting* wait already.
+        :raises TooManyWaitingError: *max_waiting* greenlets wait already.
         :raises PoolDeadlockError: every connection is held by a greenlet that waits
-            itself, for this pool or in a circle of pools. At once if nobody else can
-            give one back, as with ``with`` blocks; else when the time is up.
+            itself, for this pool or in a circle of pools. At once if no other greenlet
+            can give one back, as with ``with`` blocks; otherwise when the time is up.
         :raises PoolClosedError: the pool was closed, before or meanwhile.
-        :raises RuntimeError: called from a thread that is not the pool's.
-        :raises Exception: whatever the driver raised when a connection was opened for
-            this caller, unchanged.
+        :raises RuntimeError: called in a thread that is not the pool's.
+        :raises Exception: raised by the driver when a connection was opened for this
+            caller, unchanged.
         """
         current = getcurrent()
-        # The short way: a whole uncontended loan, written out, for each call would cost
-        # a tenth of it. A greenlet that is known is one of this thread.
+        # The fast path: an uncontended loan without calls, which would cost a tenth of
+        # it each. A greenlet that is known belongs to this thread.
         holder = self._last_holder
         if holder() is not current:
             holder = self._last_holder = self._holders_by_id.get(id(current), NO_HOLDER)
@@ -425,7 +350,7 @@ class Pool(Generic[C]):
         return entry.conn
 
     def _borrow(self, retry: int | None, timeout: float | None) -> Entry[C]:
-        """An entry that is in use; its holder is still to be noted. *May switch.*"""
+        """Return an entry that is in use. The caller notes its holder. May switch."""
         self._check_thread()
         if timeout is not None:
             timeout = check_seconds("timeout", timeout)
@@ -439,31 +364,25 @@ class Pool(Generic[C]):
         entry = None if self._waiters else self._line.take_idle(started)
         waited = 0.0
         if entry is None:
-            entry = self._wait_for_one(retry, timeout, started)
+            entry = self._line.wait(retry, timeout, started)
             if self._is_unobserved and self._measures is None:
                 return entry
             waited = self._clock() - started
         if not self._is_unobserved:
-            self._tell_acquired(entry, waited)
+            self._notify_acquired(entry, waited)
         if waited and self._measures is not None:
             self._measures.wait.observe(waited)
         return entry
 
-    def _wait_for_one(
-        self, retry: int | None, timeout: float | None, started: float
-    ) -> Entry[C]:
-        """Return an entry when there is one; see :meth:`Line.wait`. May switch."""
-        return self._line.wait(retry, timeout, started)
-
-    def _tell_acquired(self, entry: Entry[C], waited: float) -> None:
-        # Without a holder the entry would be taken for lost if a listener switches and
-        # another greenlet is interrupted meanwhile.
+    def _notify_acquired(self, entry: Entry[C], waited: float) -> None:
+        # An entry without a holder counts as lost if a listener switches and another
+        # greenlet is interrupted meanwhile.
         entry.holder = anyone
         try:
             self._watch.note(entry)
             self._listeners.notify("acquired", entry.conn, waited)
         except BaseException:
-            # A listener was interrupted: the borrower will never know of the entry.
+            # A listener was interrupted, and the borrower will not get the entry.
             self._ledger.is_torn = True
             get_hub().loop.run_callback(self._lifecycle.recover)
             if entry.state is IN_USE:
@@ -473,27 +392,21 @@ class Pool(Generic[C]):
             raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
         entry.holder = None
 
-    def _foreign_thread(self) -> RuntimeError:
-        return RuntimeError(
-            f"Pool {self.name!r} belongs to the event loop of another thread; "
-            "give each thread a pool of its own"
-        )
-
-    # Giving back.
+    # Giving back
 
     def release(self, conn: C, anyone: bool = False) -> None:
-        """Give back a connection that is in step and clean.
+        """Give back a connection whose protocol is in step.
 
-        Never switches; works in hub callbacks, finalisers and ``finally`` clauses, and
-        in any thread. In a thread that is not the pool's the loan ends a little later:
-        the event loop of the pool does it, if the loan is still the same then.
+        Never switches. Works in hub callbacks, finalizers and ``finally`` clauses, and
+        in any thread. In a thread that is not the pool's, the event loop of the pool
+        ends the loan a little later, if the loan is still the same then.
 
-        The holder gives back, and for it any greenlet that has never called
-        :meth:`acquire` itself, unless the pool's *owner_only* is True. A greenlet that
-        borrows gives back only what it holds, because a second release must not end
-        the loan of the next borrower; :meth:`transfer` the loan to it first. What was
-        borrowed by a ``with`` block is given back by its block or its holder. The hub
-        gives back every bare loan, and any greenlet what a dead greenlet held.
+        The holder gives back. So may a greenlet that has never called :meth:`acquire`
+        itself, unless the pool's *owner_only* is True. A greenlet that borrows gives
+        back only what it holds, because a second release must not end the loan of the
+        next borrower: :meth:`transfer` the loan to it first. A connection that was
+        borrowed by a ``with`` block is given back by that block or by its holder. The
+        hub gives back any bare loan, and any greenlet what a dead greenlet held.
 
         :param conn: what :meth:`acquire` returned.
         :param bool anyone: do not ask who releases; for adapters whose own interface
@@ -507,7 +420,7 @@ class Pool(Generic[C]):
             holder = self._last_holder = self._holders_by_id.get(id(current), NO_HOLDER)
         entry = holder.loan
         if entry is not None and entry.conn is conn:
-            # The short way: what it borrowed last.
+            # The fast path: the holder gives back what it borrowed last.
             holder.loan = None
             try:
                 if not self._release_is_trivial or entry.close_reason is not None:
@@ -524,241 +437,132 @@ class Pool(Generic[C]):
                 get_hub().loop.run_callback(self._lifecycle.recover)
                 raise
             return
-        if self._home.is_this_thread:
-            self._finish_loan(
-                self._claim(conn, anyone), self._lifecycle.end_loan_normally
-            )
-        else:
-            self._send_home(
-                self._lent_to_other(conn, anyone), self._lifecycle.end_loan_normally
-            )
+        is_here = self._is_here()
+        self._claims.release(conn, anyone, is_here)
 
     def drop(self, conn: C, anyone: bool = False) -> None:
-        """Part with a connection that is lent to the caller, or idle.
+        """Close a connection that is on loan to the caller, or idle.
 
-        Never switches; works wherever :meth:`release` does. A lent one is closed
-        without a goodbye, because nobody knows what state it is in. The caller's own is
-        closed at once. Another greenlet's is closed in a turn of the event loop of its
-        own, because the caller may be a finaliser; until then its place is taken.
+        Never switches. Works wherever :meth:`release` does. A connection on loan is
+        closed without a closing message, because its state is unknown. The caller's own
+        is closed at once. That of another greenlet is closed in a turn of the event
+        loop of its own, because the caller may be a finalizer; its place is taken until
+        then.
 
         :param bool anyone: as for :meth:`release`.
         :raises ConnectionNotFoundError: neither idle nor the caller's to give back.
         """
-        entry = self._ledger.entries.get(id(conn))
-        if not self._home.is_this_thread:
-            if entry is None or entry.conn is not conn or entry.state is not IDLE:
-                entry = self._lent_to_other(conn, anyone)
-            self._send_home(entry, self._part_with)
-            return
-        self._check_thread()
-        if entry is not None and entry.conn is conn and entry.state is IDLE:
-            self._finish_loan(entry, self._lifecycle.close_entry, CloseReason.DROPPED)
-        elif self._is_own(conn):
-            self._finish_loan(
-                self._claim(conn), self._lifecycle.terminate, CloseReason.DROPPED
-            )
-        else:
-            entry = self._claim(conn, anyone)
-            self._finish_loan(entry, self._lifecycle.discard_soon, CloseReason.DROPPED)
-
-    def _is_own(self, conn: C) -> bool:
-        """Whether *conn* is on loan to the caller."""
-        holder = self._on_loan(conn).holder
-        return holder is not None and holder() is getcurrent()
-
-    def _finish_loan(
-        self, entry: Entry[C], work: Callable[..., object], *args: Any
-    ) -> None:
-        """Have *work* deal with an entry whose loan has ended, or recover it."""
-        try:
-            work(entry, *args)
-        except BaseException:
-            self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._lifecycle.recover)
-            raise
+        is_here = self._is_here()
+        self._claims.drop(conn, anyone, is_here)
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
-        """Make another greenlet the holder of a connection lent to the caller.
+        """Make another greenlet the holder of a connection on loan to the caller.
 
-        From then on it is for *greenlet* to give it back, and its death that ends the
-        loan; a ``with`` block that the connection was borrowed in leaves it alone.
-        Never switches. In another thread as :meth:`release`.
+        From then on *greenlet* gives it back, and the end of *greenlet* ends the loan.
+        A ``with`` block that has borrowed the connection does not give it back any
+        more. Never switches. In another thread it works as :meth:`release` does.
 
-        :param greenlet: may be one that has not yet started; None: nobody is the
-            holder, anybody may give it back, and no death ends the loan.
+        :param greenlet: it may not have started yet. None: there is no holder, anybody
+            may give the connection back, and no end of a greenlet ends the loan.
         :raises ConnectionNotFoundError: not on loan to the caller.
         :raises TypeError: *greenlet* is no greenlet.
+        :raises ValueError: *greenlet* belongs to another thread.
         """
         if greenlet is not None and not isinstance(greenlet, _Greenlet):
             raise TypeError(f"greenlet must be a greenlet or None, not {greenlet!r}")
-        if not self._home.is_this_thread:
-            entry = self._lent_to_other(conn)
-            self._send_home(entry, partial(self._hand_to, greenlet))
-            return
-        if greenlet is not None and thread_of(greenlet) is not thread_of(getcurrent()):
-            raise ValueError(
-                f"greenlet must be one of the pool's thread, not {greenlet!r}"
-            )
-        self._check_thread()
-        self._on_loan(conn)
-        if greenlet is not None:
-            # Before the loan is changed, for it may fail.
-            self._holders.register(greenlet)
-        self._hand_to(greenlet, self._claim(conn))
-
-    def _hand_to(self, greenlet: greenlet | None, entry: Entry[C]) -> None:
-        if greenlet is None:
-            entry.holder = anyone
-        else:
-            entry.holder = holder = self._holders.register(greenlet)
-            holder.set_loan(entry)
-
-    def _lent_to_other(self, conn: C, anyone: bool = False) -> Entry[C]:
-        """The entry of a loan that the caller, no greenlet of this thread, may end."""
-        entry = self._on_loan(conn)
-        if not anyone:
-            self._check_right(entry)
-        return entry
-
-    def _send_home(self, entry: Entry[C], work: Callable[..., object]) -> None:
-        """Have *work* deal with *entry* in the pool's thread, unless it changes."""
-        self._home.call(
-            self._arrive, entry, entry.state, entry.holder, entry.since, work
-        )
-
-    def _arrive(
-        self,
-        entry: Entry[C],
-        state: State,
-        holder: object,
-        since: float,
-        work: Callable[..., object],
-    ) -> None:
-        if (entry.state, entry.holder, entry.since) == (state, holder, since):
-            if state is IN_USE:
-                self._lifecycle.end_loan(entry)
-            self._finish_loan(entry, work)
-
-    def _part_with(self, entry: Entry[C]) -> None:
-        if entry.state is IDLE:
-            self._lifecycle.close_entry(entry, CloseReason.DROPPED)
-        else:
-            self._lifecycle.terminate(entry, CloseReason.DROPPED)
-
-    def _on_loan(self, conn: C) -> Entry[C]:
-        """The entry of a connection that somebody has borrowed."""
-        entry = self._ledger.lent(conn)
-        if entry.waiter is not None:
-            # Its loan has ended: a waiter will have it that has not run yet.
-            raise ConnectionNotFoundError(f"given back before: {safe_repr(conn)}")
-        return entry
-
-    def _claim(self, conn: C, anyone: bool = False) -> Entry[C]:
-        """The entry of a connection on loan, which is no longer its holder's."""
-        self._check_thread()
-        entry = self._on_loan(conn)
-        if not anyone:
-            self._check_right(entry)
-        self._lifecycle.end_loan(entry)
-        return entry
-
-    def _check_right(self, entry: Entry[C]) -> None:
-        """See to it that the caller may end the loan of *entry*."""
-        holder = None if entry.holder is None else entry.holder()
-        current = getcurrent()
-        if holder is None or holder is current or holder.dead:
-            return
-        if not self._may_help(entry, current):
-            raise ConnectionNotFoundError(
-                f"lent to {name_of(holder)}, not to the caller {name_of(current)}: "
-                f"{safe_repr(entry.conn)}; "
-                "transfer() hands a loan over"
-            )
-
-    def _may_help(self, entry: Entry[C], current: greenlet) -> bool:
-        """Whether *current* may give back what another greenlet holds."""
-        if entry.block is not None:
-            return False
-        if current is get_hub_if_exists():
-            return True
-        # One that borrows itself may be releasing for the second time.
-        return not self._owner_only and id(current) not in self._holders.by_id
-
-    def _check_thread(self) -> None:
-        """See to it that the calling thread is the pool's, and its hub the same."""
-        hub = get_hub_if_exists()
-        if hub is None or self._home.hub() is not hub:
-            if not self._home.is_this_thread:
-                raise self._foreign_thread()
-            if self._home.enter():
-                self._start_over()
-
-    def _start_over(self) -> None:
-        """Begin with nothing: the event loop was destroyed, and all that it served."""
-        for waiter in self._waiters:
-            waiting.pop(waiter, None)
-        self._forked()
-        self._home.enter()
+        is_here = self._is_here()
+        self._claims.transfer(conn, greenlet, is_here)
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
-        """A block was left by *error*: keep its connection only if it is in step."""
-        action = judge(self._connector, error)
+        """A block was left by *error*: decide what becomes of its connection."""
+        action = judge(self.connector, error)
         if action is ErrorAction.KEEP:
             self._lifecycle.end_loan_normally(entry)
             return
         if action is ErrorAction.DISCONNECT:
-            self._lifecycle.revalidate()
+            self._lifecycle.checks.revalidate()
         self._lifecycle.terminate(entry, CloseReason.BORROWER_FAILED)
         if action is ErrorAction.DRAIN:
             self.drain()
 
     def _holder_died(self, holder: Holder) -> None:
-        """In the hub: a greenlet has ended with connections it never gave back."""
-        for entry in holder.loans:
-            if entry.state is IN_USE and entry.holder is holder:
-                self._lifecycle.terminate(entry, CloseReason.HOLDER_DIED)
+        self._claims.holder_died(holder)
 
-    # Changing the whole pool.
+    # Thread, event loop, process
+
+    def _check_thread(self) -> None:
+        """Raise an error in a foreign thread; begin anew with another hub."""
+        if not self._is_here():
+            raise RuntimeError(
+                f"Pool {self.name!r} belongs to the event loop of another thread; "
+                "give each thread a pool of its own"
+            )
+
+    def _is_here(self) -> bool:
+        """Whether this is the thread of the pool. Begin anew if it has another hub."""
+        hub = get_hub_if_exists()
+        if hub is None or self._home.hub() is not hub:
+            if not self._home.is_this_thread:
+                return False
+            if self._home.enter():
+                self._start_over()
+        return True
+
+    def _start_over(self) -> None:
+        """Begin without connections, because the event loop was destroyed."""
+        for waiter in self._waiters:
+            waiting.pop(waiter, None)
+        self._forked()
+        self._home.enter()
+
+    def _forked(self) -> None:
+        """In a forked child: begin without connections; keep the parent's intact."""
+        self._holders.by_id.clear()
+        self._lifecycle.teardown.forget()
+        ledger = self._ledger
+        self._begin(ledger.max_connections, ledger.clock, ledger.closed)
+
+    # The whole pool
 
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
         self._check_thread()
-        self._lifecycle.drop_expired()
+        self._lifecycle.housekeeping.drop_expired()
 
     def drain(self) -> None:
-        """Renew all connections and stay open. Never switches.
+        """Renew all connections, and stay open. Never switches.
 
-        The idle ones are closed now, those in use when they come back, those being
-        opened as soon as they are open: they may have been opened with old credentials
-        or to an old address. If the pool pauses because its server could not be
-        reached, the next who asks tries it at once.
+        Idle ones are closed now, those in use when they come back, those being opened
+        as soon as they are open: they may have been opened with old credentials or to
+        an old address. If the pool pauses because its server could not be reached, the
+        next caller tries the server at once.
         """
         self._check_thread()
         self._lifecycle.drain()
 
     def revalidate(self) -> None:
-        """Lend no idle connection before it was seen to be alive. Never switches.
+        """Check each idle connection before it is lent next. Never switches.
 
-        For those who learn otherwise than by an error in a ``with`` block that the
-        server, or the way to it, was lost for a while: each idle connection is sent a
-        round trip before it is lent next; one that no ping can tell anything about is
-        closed now, to be replaced when needed. So a loss costs those an error whose
-        requests it broke, and nobody else.
+        For code that knows, other than by an error in a ``with`` block, that the server
+        or the way to it was lost for a while. Each idle connection is pinged before it
+        is lent. One that cannot be pinged is closed now, and replaced when it is
+        needed. So only the requests that the loss broke have an error.
         """
         self._check_thread()
-        self._lifecycle.revalidate()
+        self._lifecycle.checks.revalidate()
 
     def report_error(self, error: BaseException | None) -> None:
-        """Call :meth:`revalidate` if *error* came of a lost connection. Never switches.
+        """Call :meth:`revalidate` if *error* means a lost connection. Never switches.
 
         For code that handles an error which would otherwise leave a ``with`` block of
-        this pool: other connections may be lost as well. The connector decides.
+        this pool: other connections may be lost as well. The connector decides, by
+        :meth:`Connector.classify`.
 
         :param error: None: nothing is done.
         """
-        # Without _check_thread(): an adapter calls this at the end of a loan, where
-        # an error more would hide the first one.
-        self._lifecycle.revalidate_after(error)
+        # No check of the thread: an adapter calls this at the end of a loan, where
+        # another error would hide the first one.
+        self._lifecycle.checks.revalidate_after(error)
 
     def report_unreachable(self, error: Exception) -> None:
         """Note that a borrower could not connect its own connection again.
@@ -778,8 +582,8 @@ class Pool(Generic[C]):
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
 
-        More: those who wait are served at once. Fewer: idle connections are closed
-        first, then such as come back.
+        With more of them, waiters are served at once. With fewer, idle connections are
+        closed first, then those that are given back.
 
         :raises TypeError: *max_connections* is no whole number.
         :raises ValueError: it is below 1 or below the pool's *min_connections*.
@@ -791,116 +595,67 @@ class Pool(Generic[C]):
         self._lifecycle.resize(self._within_budget(max_connections))
 
     def close(self, timeout: float | None = None) -> list[Loan]:
-        """Close for good: afterwards nothing can be borrowed, and nothing is open.
+        """Close the pool for good: nothing can be borrowed and nothing is open then.
 
-        The waiters get :exc:`~geventpool.PoolClosedError` at once, with *handoff* False
-        when their pause is over. Then it waits
-        until every connection is back and closed, but for those that the caller
-        itself holds: they are closed when given back. What is left when the time is
-        over is closed under its holder.
+        The waiters get :exc:`~geventpool.PoolClosedError` at once; with *handoff* False
+        when their pause is over. Then this waits until every connection is given back
+        and closed, except those that the caller itself holds: they are closed when they
+        are given back. When the time is up, the rest is closed under its holders.
 
-        *May switch*, unless *timeout* is 0 or the hub calls. Calling it again is fine.
+        *May switch*, unless *timeout* is 0 or the hub calls. A second call is allowed.
 
-        :param timeout: seconds to wait at most; None: without end.
-        :return: the loans that were cut off.
+        :param timeout: seconds to wait at most; None: without limit.
+        :return: the loans that were ended under their holders.
         :raises TypeError: *timeout* is no number.
         :raises ValueError: *timeout* is negative, NaN or infinite.
         """
         timeout = check_optional_seconds("timeout", timeout)
         self._check_thread()
-        if not self._ledger.closed:
-            self._ledger.closed = True
-            for waiter in list(self._waiters.values()):
-                error = PoolClosedError(
-                    f"Pool {self.name!r} was closed while you waited"
-                )
-                self._ledger.fail(waiter, error)
-            self._lifecycle.close()
-        if getcurrent() is not gevent.get_hub():
-            self._wait_for_all(timeout)
-        return self._cut_off()
-
-    def _wait_for_all(self, timeout: float | None) -> None:
-        deadline = None if timeout is None else self._clock() + timeout
-        while self._others():
-            left = None if deadline is None else deadline - self._clock()
-            if left is not None and left <= 0:
-                return
-            self._lifecycle.changed.clear()
-            self._lifecycle.changed.wait(left)
-
-    def _others(self) -> list[Entry[C]]:
-        """What is not yet closed and not held by the caller."""
-        current = getcurrent()
-        ledger = self._ledger
-        return [
-            entry
-            for entry in (*ledger.entries.values(), *ledger.opening)
-            if entry.state is not IN_USE
-            or entry.holder is None
-            or entry.holder() is not current
-        ]
-
-    def _cut_off(self) -> list[Loan]:
-        left = self._others()
-        if not left:
-            return []
-        lent = [entry for entry in left if entry.state is IN_USE]
-        report = loans(lent, self._clock())
-        self._lifecycle.cut_off(left)
-        return report
+        return shut_down(self._lifecycle, self.name, timeout)
 
     def __enter__(self) -> Pool[C]:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close(self._timeout)
+        self.close(self._options.timeout)
 
     def __reduce__(self) -> str:
-        # A copy would have the same sockets, and close them at its end.
+        # A copy would share the sockets, and close them at its end.
         raise TypeError(
             f"{type(self).__name__} {self.name!r} can be neither copied nor pickled: "
             "make a pool where it is needed"
         )
 
     def __del__(self) -> None:
-        """Forgotten by everybody: the idle connections go, without a word.
+        """Terminate the idle connections of a pool that nothing refers to.
 
-        A finaliser runs anywhere, so it does nothing that could switch. It is not a
-        ``weakref.finalize``, which would keep the ledger and so the connections alive,
-        and some drivers' connections know their pool. What is lent stays with its
-        borrower.
+        A finalizer runs anywhere, so it does nothing that could switch. It is not a
+        ``weakref.finalize``, which would keep the ledger and the connections alive, and
+        connections of some drivers refer to their pool. Borrowers keep what they have.
         """
         lifecycle = getattr(self, "_lifecycle", None)
         if lifecycle is not None:
             if self._home.is_this_thread:
                 _let_go(self._holders, lifecycle)
             else:
-                # What the loop knows of, no other thread may touch.
+                # No other thread may touch what the event loop refers to.
                 self._home.call(_let_go, self._holders, lifecycle)
 
-    def _forked(self) -> None:
-        """In the child: begin with nothing, and leave the parent's sockets alone."""
-        self._holders.by_id.clear()
-        self._lifecycle.forget()
-        ledger = self._ledger
-        self._begin(ledger.max_connections, ledger.clock, ledger.closed)
-
-    # Being looked at.
+    # State
 
     @property
     def size(self) -> int:
-        """How many places are taken: connections, and those being opened."""
+        """The number of places taken, by connections and by those being opened."""
         return self._ledger.size
 
     @property
     def max_connections(self) -> int:
-        """How many places there are."""
+        """The number of places."""
         return self._ledger.max_connections
 
     @property
     def closed(self) -> bool:
-        """Was :meth:`close` called?"""
+        """Whether :meth:`close` was called."""
         return self._ledger.closed
 
     def idle_connections(self) -> list[C]:
@@ -912,9 +667,9 @@ class Pool(Generic[C]):
         return [entry.conn for entry in self._ledger.all_in(IN_USE)]
 
     def loans(self, most: int | None = None) -> list[Loan]:
-        """Who holds a connection, since when and doing what; the oldest loan first.
+        """The loans with holder, time and present line, the oldest loan first.
 
-        :param most: describe only so many loans, the oldest; None: all.
+        :param most: return only so many loans, the oldest; None: all.
         """
         return loans(self._ledger.all_in(IN_USE), self._clock(), most)
 
@@ -923,13 +678,7 @@ class Pool(Generic[C]):
 
         Never switches.
         """
-        failure = self._lifecycle.opener.failure
-        if failure is None:
-            return None
-        now = self._clock()
-        since = self._lifecycle.opener.breaker.since
-        lasting = None if since is None else now - since
-        return Failure(describe(failure[1]), now - failure[0], lasting)
+        return last_failure(self._lifecycle)
 
     def label(
         self, name: str | Callable[[], str | None]
@@ -962,9 +711,9 @@ class Pool(Generic[C]):
     def measure(self) -> None:
         """Keep times and counts from now on, for ``stats().measured``. Never switches.
 
-        Each loan takes about a quarter of a microsecond longer then; other pools are
-        the same as before. Calling it again changes nothing.
-        ``geventpool.otel`` and ``geventpool.prometheus`` call it for all pools.
+        Each loan takes about a quarter of a microsecond longer then. Other pools are
+        not affected. A second call changes nothing. ``geventpool.otel`` and
+        ``geventpool.prometheus`` call it for all pools.
         """
         if self._measures is None:
             self._begin_measuring()
@@ -977,56 +726,21 @@ class Pool(Generic[C]):
     def _begin_measuring(self) -> None:
         lifecycle = self._lifecycle
         measures = Measures(
-            self._loans_under_way(),
-            self._connector.reset_counts(),
-            has_connections=self._lends_connections,
+            loans_under_way(self._ledger),
+            self.connector.reset_counts(),
+            has_connections=not self.connector.connects_later,
         )
         self._measures = self._line.measures = measures
         keep(self, measures)
         self._listeners.set_recorder(measures)
-        lifecycle.observe_use = measures.use.observe
+        self._ledger.observe_use = measures.use.observe
         self._make_idle = measures.measured(self._put_back, self._clock)
         self._pass_on = lifecycle.end_loan_normally
 
-    def _loans_under_way(self) -> int:
-        """How many connections borrowers have; not those that are handed over."""
-        return sum(entry.waiter is None for entry in self._ledger.all_in(IN_USE))
-
     def stats(self) -> PoolStats:
-        """How the pool stands at this moment; does not change any more."""
-        ledger, measures = self._ledger, self._measures
-        leases = self._lifecycle.leases
-        leaks = self._watch.leaks
-        measured = None
-        if measures is not None:
-            lag = self._line.hub_lag.measured()
-            resets = self._connector.reset_counts()
-            moves = None if leases is None else leases.moves()
-            measured = measures.snapshot(self._loans_under_way(), lag, resets, moves)
-        return PoolStats(
-            name=self.name,
-            max_connections=ledger.max_connections,
-            size=ledger.size,
-            idle=ledger.idle,
-            in_use=ledger.in_use,
-            opening=len(ledger.opening),
-            checking=len(ledger.checking),
-            resetting=len(ledger.resetting),
-            closing=len(ledger.closing),
-            waiting=len(self._line),
-            paused=self._lifecycle.opener.breaker.paused,
-            budget=None if leases is None else leases.stats(),
-            cancelled=self._lifecycle.cancellations.cancelled,
-            saved=self._lifecycle.cancellations.saved,
-            abandoned=self._lifecycle.cancellations.abandoned,
-            totals=self._listeners.totals(),
-            min_connections=ledger.min_connections,
-            max_idle_connections=ledger.max_connections,
-            measured=measured,
-            leaks=() if leaks is None else tuple(leaks.report()),
-            idle_holds=tuple(self._watch.idle_holds.report()),
-            labels=labels_of(self._listeners.listeners),
-            in_flight=self._connector.in_flight(),
+        """The state of the pool at this moment; the object does not change later."""
+        return stats_of(
+            self.name, self._lifecycle, self._line, self._watch, self._measures
         )
 
     def __repr__(self) -> str:
@@ -1036,28 +750,16 @@ class Pool(Generic[C]):
         return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"
 
 
-def pools() -> list[Pool[Any]]:
-    """The open pools of this process, sorted by name. Never switches."""
-    return sorted((pool for pool in _pools if not pool.closed), key=_name)
-
-
 def _let_go(holders: Holders, lifecycle: Lifecycle[Any]) -> None:
-    """Let go of what a pool kept that nobody knows any more. Never switches."""
+    """Give up what a pool kept that nothing refers to any more. Never switches."""
     # A greenlet that outlives many pools must not collect their links.
     holders.clear()
-    lifecycle.terminate_all()
+    lifecycle.teardown.terminate_idle()
 
 
-#: A name that a parameter called "greenlet" does not hide.
+#: The name is not hidden by a parameter called "greenlet".
 _Greenlet = greenlet
 
-
-def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
-    # The copies of the parent's greenlets must not be woken by what is closed here.
-    with sockets.after_fork():
-        waiting.clear()
-        for pool in list(_pools):
-            pool._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# Here, because the hooks of all imported modules, such as those that forget what the
+# parent has measured, must run first.
+os.register_at_fork(after_in_child=registry.after_fork)

@@ -30,8 +30,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from geventpool._core.histograms import BOUNDS
-from geventpool._core.measures import on_first_event
+from geventpool.extension import BOUNDS, on_first_event
 from geventpool.policies import check_seconds
 from geventpool.pool import pools
 from geventpool.series import (

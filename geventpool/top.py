@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import gevent
 
-from geventpool._core.failures import describe
+from geventpool.extension import describe
 
 __all__ = ["main"]
 

@@ -56,7 +56,7 @@ def opener(pool: Any) -> Opener[Any]:
 
 def reaper(pool: Any) -> Any:
     """What sweeps at intervals; None: not started."""
-    return lifecycle(pool).reaper
+    return lifecycle(pool).housekeeping.reaper
 
 
 def leases(pool: Any) -> Any:
@@ -66,7 +66,7 @@ def leases(pool: Any) -> Any:
 
 def hangups(pool: Any) -> Any:
     """What hears that an idle connection is hung up; None: not started."""
-    return lifecycle(pool).watch
+    return lifecycle(pool).closer.watch
 
 
 def line(pool: Any) -> Line[Any]:
@@ -109,7 +109,7 @@ def idle_holds(pool: Any) -> Any:
 
 def connector(pool: Any) -> Any:
     """The connector: that of the tests, or an adapter's own."""
-    return pool._connector
+    return getattr(pool, "_connector", None) or pool.connector
 
 
 def listeners(pool: Any) -> Listeners:
@@ -120,7 +120,7 @@ def listeners(pool: Any) -> Listeners:
 
 def option(pool: Any, name: str) -> Any:
     """An option's value as the pool has it."""
-    return getattr(pool, f"_{name}")
+    return getattr(pool._options, name)
 
 
 def forked(pool: Any) -> None:

@@ -137,7 +137,7 @@ def test_a_connector_without_opinions_is_not_asked():
             pass
 
     pool = warm(make(Plain()))
-    assert pool._probe is None and parts.lifecycle(pool).on_loan_end is None
+    assert pool._probe is None and parts.lifecycle(pool).returns.on_loan_end is None
     assert pool.acquire() is not None
 
 

@@ -154,7 +154,7 @@ def test_a_failed_routine_ping_makes_suspects_of_the_others():
     for entry in parts.ledger(pool).all_in(_IDLE):
         entry.alive = entry.alive if entry is first else clock()
     connector.script("ping", ConnectionResetError())
-    parts.lifecycle(pool).sweep()
+    parts.lifecycle(pool).housekeeping.sweep()
     gevent.idle()
     assert pings(connector) == 1
     with pool.connection():
@@ -215,7 +215,7 @@ def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
     work = {
         "lend": lambda: parts.lifecycle(pool).take_ready(clock()),
         "return": lambda: pool.release(entry.conn, anyone=True),
-        "sweep": lambda: parts.lifecycle(pool)._look_at(entry, clock()),
+        "sweep": lambda: parts.lifecycle(pool).housekeeping.look_at(entry, clock()),
     }[verb]
     waiter = gevent.Greenlet(_refused, pool)
     if verb == "return":

@@ -315,9 +315,9 @@ def test_idle_connections_are_pinged_every_ping_interval() -> None:
 
 def test_the_reaper_comes_as_often_as_keep_alive_needs() -> None:
     """A *ping_interval* shorter than *reap_interval* is kept all the same."""
-    assert parts.lifecycle(Stage(ping_interval=30).pool).reap_interval == 30
-    assert parts.lifecycle(Stage(ping_interval=300).pool).reap_interval == 180
-    assert parts.lifecycle(Stage().pool).reap_interval == 180
+    assert parts.lifecycle(Stage(ping_interval=30).pool).housekeeping.interval == 30
+    assert parts.lifecycle(Stage(ping_interval=300).pool).housekeeping.interval == 180
+    assert parts.lifecycle(Stage().pool).housekeeping.interval == 180
 
 
 def test_pings_do_not_make_a_connection_less_idle() -> None:
@@ -691,7 +691,7 @@ def test_a_long_sweep_lets_the_others_run() -> None:
         return True
 
     stage.connector.is_usable = is_usable  # type: ignore[method-assign]
-    sweep = gevent.Greenlet(parts.lifecycle(stage.pool).sweep)
+    sweep = gevent.Greenlet(parts.lifecycle(stage.pool).housekeeping.sweep)
     with switches(sweep) as seen:
         sweep.start()
         sweep.join(5)
@@ -710,9 +710,9 @@ def test_a_sweep_survives_whatever_happens_in_its_pauses() -> None:
         stage.clock.advance(0.003)
         return expiry_reason(entry, now)
 
-    expiry_reason = parts.lifecycle(stage.pool).expiry_reason
-    parts.lifecycle(stage.pool).expiry_reason = is_overdue_and_slow  # type: ignore[method-assign]
-    sweep = gevent.spawn(parts.lifecycle(stage.pool).sweep)
+    expiry_reason = parts.lifecycle(stage.pool).readiness.expiry_reason
+    parts.lifecycle(stage.pool).readiness.expiry_reason = is_overdue_and_slow  # type: ignore[method-assign]
+    sweep = gevent.spawn(parts.lifecycle(stage.pool).housekeeping.sweep)
     gevent.sleep(0)
     for conn in stage.pool.idle_connections()[:3]:
         stage.pool.drop(conn)
@@ -748,7 +748,7 @@ from geventpool import Pool
 from geventpool.testing import ScriptedConnector
 pool = Pool(ScriptedConnector(), initial_connections=1, reap_interval=3600)
 gevent.wait()
-print(pool._lifecycle.reaper.is_alive)
+print(pool._lifecycle.housekeeping.reaper.is_alive)
 """)
         == "True\n"
     )

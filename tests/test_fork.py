@@ -361,7 +361,7 @@ def test_what_the_pool_was_at_is_forgotten_in_the_child() -> None:
     first, second = pool.acquire(), pool.acquire()
     pool.release(first)
     clock.advance(4)
-    parts.lifecycle(pool).sweep()
+    parts.lifecycle(pool).housekeeping.sweep()
     second.needs_reset = True
     pool.release(second)
     connector.script("open", work)

@@ -313,7 +313,7 @@ def test_a_connection_that_is_being_reset_may_serve_and_one_being_closed_not(
     gevent.idle()
     if verb == "close":
         clock.advance(SHORT_LOAN)
-        parts.lifecycle(pool).evict_all(CloseReason.DRAINED)
+        parts.lifecycle(pool).teardown.evict_all(CloseReason.DRAINED)
     pool.release(conn)
     clock.advance(SHORT_LOAN)
     parts.lifecycle(pool).serve()

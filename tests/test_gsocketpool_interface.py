@@ -170,7 +170,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         made.append(seconds)
         turn(0)
 
-    monkeypatch.setattr("geventpool.pool.gevent.sleep", sleep)
+    monkeypatch.setattr("geventpool._core.line.gevent.sleep", sleep)
     return made
 
 

@@ -72,10 +72,8 @@ def stale(pool):
     """The idle connection has to be pinged first."""
     with pool.connection():
         pass
-    parts.lifecycle(pool).expiry, parts.lifecycle(pool).has_age_limits = (
-        Expiry(ping_after=0),
-        True,
-    )
+    returns = parts.lifecycle(pool).returns
+    returns._expiry, returns._has_age_limits = Expiry(ping_after=0), True
     for entry in parts.ledger(pool).entries.values():
         entry.ready_until = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,21 +65,114 @@ CORE: dict[str, set[str]] = {
         "workers",
     },
     "cancellation": {"connector", "ledger", "policies", "workers"},
-    "lifecycle": {
-        "demand",
-        "budget",
+    "closing": {
         "cancellation",
-        "leases",
-        "breaker",
         "connector",
+        "hangups",
         "holders",
         "ledger",
         "listeners",
-        "opener",
+        "workers",
+    },
+    "readiness": {"closing", "connector", "holders", "ledger", "policies", "workers"},
+    "returning": {
+        "closing",
+        "connector",
+        "ledger",
+        "listeners",
         "policies",
+        "readiness",
+        "workers",
+    },
+    "checking": {
+        "closing",
+        "connector",
+        "ledger",
+        "listeners",
+        "policies",
+        "returning",
+        "workers",
+    },
+    "housekeeping": {
+        "closing",
+        "connector",
+        "hangups",
+        "ledger",
+        "listeners",
+        "opener",
+        "options",
+        "readiness",
         "reaper",
         "workers",
-        "hangups",
+    },
+    "recovery": {"closing", "ledger", "listeners", "workers"},
+    "seat_client": {"budget", "closing", "leases", "ledger", "opener"},
+    "teardown": {
+        "closing",
+        "connector",
+        "holders",
+        "housekeeping",
+        "leases",
+        "ledger",
+        "listeners",
+        "opener",
+        "workers",
+    },
+    "lifecycle": {
+        "breaker",
+        "checking",
+        "closing",
+        "connector",
+        "demand",
+        "housekeeping",
+        "leases",
+        "ledger",
+        "listeners",
+        "opener",
+        "options",
+        "readiness",
+        "recovery",
+        "returning",
+        "seat_client",
+        "teardown",
+        "workers",
+    },
+    "claims": {
+        "errors",
+        "holders",
+        "home",
+        "ledger",
+        "lifecycle",
+        "policies",
+        "reports",
+    },
+    "registry": {"deadlocks", "sockets"},
+    "shutdown": {"errors", "ledger", "lifecycle", "reports"},
+    "snapshot": {
+        "failures",
+        "labels",
+        "ledger",
+        "lifecycle",
+        "line",
+        "listeners",
+        "loan_watch",
+        "measured",
+        "measures",
+    },
+    "extension": {
+        "breaker",
+        "claims",
+        "failures",
+        "histograms",
+        "holders",
+        "home",
+        "ledger",
+        "lifecycle",
+        "measured",
+        "measures",
+        "opener",
+        "reports",
+        "workers",
     },
     "context": {"ledger"},
     "line": {
@@ -96,35 +190,35 @@ CORE: dict[str, set[str]] = {
         "wait_timers",
     },
     "pool": {
+        "labels",
         "as_connector",
         "admission",
-        "context",
-        "line",
-        "wait_timers",
+        "claims",
         "connector",
-        "deadline",
+        "context",
         "deadlocks",
         "errors",
+        "extension",
         "failures",
         "holders",
         "home",
         "ledger",
-        "labels",
+        "lifecycle",
+        "line",
         "listeners",
         "loan_watch",
         "measures",
         "options",
         "policies",
-        "hub_lag",
-        "refusals",
+        "registry",
         "reports",
-        "sockets",
-        "lifecycle",
+        "shutdown",
+        "snapshot",
     },
 }
 
-#: What stands on the core: each may import its own files, all of the core, and
-#: these drivers. Nobody imports one of these, and no driver is named elsewhere.
+#: What stands on the core: each may import its own files, the public files of the core,
+#: and these drivers. Nobody imports one of these, and no driver is named elsewhere.
 ADAPTERS: dict[str, set[str]] = {
     "redis": {"redis"},
     "mysql": {"pymysql"},
@@ -162,6 +256,13 @@ NEIGHBOURS: dict[str, set[str]] = {
     "django/mysql/pools.py": {"mysql"},
     "django/mysql/session.py": {"mysql"},
 }
+
+#: The adapters that may import private files of the core, and touch private members of
+#: its objects: tools that look into pools to test them.
+INSIDERS = {"testing"}
+
+#: The private files of the core.
+PRIVATE = {path.stem for path in (PACKAGE / "_core").glob("*.py")}
 
 #: What any file may import beside the standard library.
 FOUNDATION = {"gevent", "greenlet"}
@@ -218,7 +319,8 @@ def offences(path: str, source: str) -> list[str]:
         # The files of a folder may import one another.
         allowed, drivers = CORE[room] | ({room} if len(parts) > 1 else set()), set()
     elif room in ADAPTERS:
-        allowed = {*CORE, room} | NEIGHBOURS.get(path, set())
+        private = PRIVATE if room not in INSIDERS else set()
+        allowed = {*CORE, room} - private | NEIGHBOURS.get(path, set())
         drivers = ADAPTERS[room]
     else:
         return [f"{path} has no row in the tables of {Path(__file__).name}"]
@@ -256,6 +358,7 @@ def test_imports_go_one_way(path: str) -> None:
     [
         ("_core/ledger.py", "from geventpool._core.opener import Opener"),
         ("redis/pool.py", "from geventpool._core.nothing import Pool"),
+        ("redis/pool.py", "from geventpool._core.ledger import Entry"),
         ("_core/ledger.py", "from geventpool.pool import Pool"),
         ("_core/ledger.py", "from geventpool import pool"),
         ("_core/ledger.py", "from .. import pool"),
@@ -313,3 +416,148 @@ def test_no_file_of_the_core_imports_itself_in_a_ring() -> None:
         leaves = {name for name, below in left.items() if not below & set(left)}
         assert leaves, f"a ring among {sorted(left)}"
         left = {name: below for name, below in left.items() if name not in leaves}
+
+
+def imported_files(path: str) -> set[str]:
+    """The files of the package that a file imports, for type checkers alone or not."""
+    package = ".".join(["geventpool", *path.split("/")[:-1]])
+    source = (PACKAGE / path).read_text()
+    found = {file_of(name) for name in imported_names(source, package)}
+    return {each for each in found if each not in ("", path)}
+
+
+def file_of(name: str) -> str:
+    """The file of a module, or of the module that has a name; empty: no file."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] == "geventpool":
+        stem = "/".join(parts[1:])
+        for each in (f"{stem}.py", f"{stem}/__init__.py"):
+            if each in FILES:
+                return each
+        parts.pop()
+    return ""
+
+
+def rings(below: dict[str, set[str]]) -> set[str]:
+    """The files that import themselves by way of others."""
+    left = {name: set(others) for name, others in below.items()}
+    while leaves := {name for name, others in left.items() if not others & set(left)}:
+        left = {name: others for name, others in left.items() if name not in leaves}
+    return set(left)
+
+
+def test_no_file_of_the_package_imports_itself_in_a_ring() -> None:
+    """Imports for type checkers count: who names the type of another knows it."""
+    assert rings({path: imported_files(path) for path in FILES}) == set()
+
+
+def test_a_ring_is_found() -> None:
+    """And what only leads to it or away from it as well as it must."""
+    assert rings({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
+    assert rings({"a": {"b", "d"}, "b": {"d"}, "d": set()}) == set()
+
+
+# Private members
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """The private members that the classes of a file define."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for each in ast.walk(node):
+                names.update(defined_by(each))
+    return {name for name in names if is_private(name)}
+
+
+def defined_by(node: ast.AST) -> Iterator[str]:
+    """The names that a node within a class defines as members."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield node.name
+    elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        yield node.attr
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                yield target.id
+            if isinstance(target, ast.Name) and target.id == "__slots__":
+                yield from ast.literal_eval(node.value)
+
+
+def is_private(name: str) -> bool:
+    """Whether a member is one of its class alone."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def touched(tree: ast.AST) -> set[str]:
+    """The private members that a file uses or defines."""
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {name for name in used | private_names(tree) if is_private(name)}
+
+
+@cache
+def members_of(path: str) -> frozenset[str]:
+    """The private members that the classes of a file of the package define."""
+    return frozenset(private_names(ast.parse((PACKAGE / path).read_text())))
+
+
+def is_core(path: str) -> bool:
+    """Whether a file belongs to the core."""
+    return path.removeprefix("_core/").split("/")[0].removesuffix(".py") in CORE
+
+
+#: The private members of the classes of the core, and those of the classes that
+#: adapters derive from.
+MEMBERS = {name for path in FILES if is_core(path) for name in members_of(path)}
+INHERITED = members_of("pool.py") | members_of("_core/context.py")
+
+
+def reaches(path: str, source: str) -> list[str]:
+    """The private members of the core that a file of an adapter touches.
+
+    A name that the adapter defines itself is its own, but not in a file with classes
+    that derive from those of the core.
+    """
+    room = path.split("/")[0]
+    tree = ast.parse(source)
+    own = {
+        name
+        for each in FILES
+        if each.split("/")[0] == room
+        for name in members_of(each)
+    }
+    derives = any(
+        isinstance(node, ast.ImportFrom) and node.module == "geventpool.pool"
+        for node in ast.walk(tree)
+    )
+    return sorted(touched(tree) & ((MEMBERS - own) | (INHERITED if derives else set())))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in FILES
+        if path.split("/")[0].removesuffix(".py") in {*ADAPTERS} - INSIDERS
+    ],
+)
+def test_adapters_touch_no_private_member_of_the_core(path: str) -> None:
+    """What they need stands in the public files, and so can be used by all."""
+    assert reaches(path, (PACKAGE / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from geventpool.pool import Pool\nPool()._ledger.idle",
+        "from geventpool.pool import Pool\nclass Mine(Pool):\n    _clock = None",
+        "from geventpool.pool import Pool\nclass Mine(Pool):\n"
+        "    def _begin(self):\n        pass",
+        "def idle(pool):\n    return pool.core._lifecycle.opener",
+    ],
+)
+def test_a_reach_into_the_core_is_found(source: str) -> None:
+    """By use, by override, and by a name that would hide one of the core."""
+    assert reaches("sqlalchemy/more.py", source)

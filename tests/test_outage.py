@@ -497,7 +497,7 @@ def test_a_routine_ping_that_is_lost_makes_suspects_of_the_others():
         clock.advance(20)
     connector.script("ping", ConnectionResetError("gone"))
     suspicions = []
-    parts.lifecycle(pool).revalidate_after = suspicions.append
+    parts.lifecycle(pool).checks.revalidate_after = suspicions.append
     clock.advance(5)
     with pool.connection(), pool.connection():
         pass

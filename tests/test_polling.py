@@ -38,7 +38,7 @@ class Pauses:
 @pytest.fixture
 def pauses(monkeypatch):
     pauses = Pauses()
-    monkeypatch.setattr("geventpool.pool.gevent.sleep", pauses)
+    monkeypatch.setattr("geventpool._core.line.gevent.sleep", pauses)
     return pauses
 
 

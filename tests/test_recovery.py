@@ -166,11 +166,11 @@ def test_an_interrupted_look_at_an_idle_connection_loses_no_place(
             raise error
 
         parts.connector(pool).is_usable = interrupted  # type: ignore[method-assign]
-        pool._probe = parts.lifecycle(pool).probe = interrupted
+        pool._probe = parts.lifecycle(pool).readiness.probe = interrupted
         with pytest.raises(error):
             deed(pool)
         gevent.idle()
-        pool._probe = parts.lifecycle(pool).probe = None
+        pool._probe = parts.lifecycle(pool).readiness.probe = None
         check(pool)
         check_capacity(pool)
         assert conn.end == "discarded"

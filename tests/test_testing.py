@@ -251,7 +251,7 @@ def test_the_books_of_a_pool_in_any_state_are_in_order() -> None:
     pool.release(conns[0])
     clock = Clock(1e12)
     clock.rule(pool)
-    parts.lifecycle(pool).sweep()
+    parts.lifecycle(pool).housekeeping.sweep()
     conns[1].needs_reset = True
     pool.release(conns[1])
     pool.release(conns[2])

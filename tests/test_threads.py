@@ -135,9 +135,9 @@ def test_what_another_thread_ends_is_the_loan_that_it_saw(
     pool = Pool(ScriptedConnector(), max_connections=1)
     conn = pool.acquire()
     home, late = pool._home, Late()
-    pool._home = late  # type: ignore[assignment]
+    pool._claims._home = late  # type: ignore[assignment]
     thread(lambda: ENDS[end][0](pool, conn))
-    pool._home = home
+    pool._claims._home = home
     pool.release(conn)
     assert pool.acquire() is conn
     home.call(*late.calls)

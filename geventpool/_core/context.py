@@ -45,24 +45,34 @@ class ConnectionContext(Generic[C]):
     It works on the attributes of its pool that ``Pool`` binds for the fast path.
     """
 
-    __slots__ = ("_pool", "_timeout", "_entry")
+    __slots__ = ("pool", "timeout", "entry")
 
-    _pool: Any
-    _timeout: float | None
+    pool: Any
+    #: seconds to wait at most; None: the pool's
+    timeout: float | None
     #: None outside of the block
-    _entry: Entry[C] | None
+    entry: Entry[C] | None
 
     # Without __init__, because calling it costs a tenth of a loan.
     def of(self: B, pool: Any, timeout: float | None) -> B:
         """Return this block, made to borrow from *pool*."""
-        self._pool = pool
-        self._timeout = timeout
-        self._entry = None
+        self.pool = pool
+        self.timeout = timeout
+        self.entry = None
         return self
 
+    def held(self) -> C | None:
+        """Return the connection of the block; None: its loan has ended.
+
+        It ends early if the connection is released, dropped or transferred in the
+        block. Never switches.
+        """
+        entry = self.entry
+        return entry.conn if entry is not None and entry.block is self else None
+
     def __enter__(self) -> C:
-        pool = self._pool
-        if self._entry is not None:
+        pool = self.pool
+        if self.entry is not None:
             raise RuntimeError("this block is in use: ask connection() for another")
         # The fast path, as in Pool.acquire().
         current = getcurrent()
@@ -70,7 +80,7 @@ class ConnectionContext(Generic[C]):
         if holder() is not current:
             pool._check_thread()
             holder = pool._last_block_owner = ref(current)
-        if self._timeout is None and pool._is_unobserved and not pool._waiters:
+        if self.timeout is None and pool._is_unobserved and not pool._waiters:
             try:
                 entry: Entry[C] = pool._get_idle()
             except Empty:
@@ -84,7 +94,7 @@ class ConnectionContext(Generic[C]):
                         entry.since = now
                         entry.holder = holder
                         entry.block = self
-                        self._entry = entry
+                        self.entry = entry
                         return entry.conn
                     pool._put_back(entry)
                 except BaseException:
@@ -94,19 +104,19 @@ class ConnectionContext(Generic[C]):
         return self._wait(current)
 
     def _wait(self, current: greenlet) -> C:
-        pool = self._pool
+        pool = self.pool
         # Another greenlet that enters this block meanwhile must be refused.
-        self._entry = _PENDING
+        self.entry = _PENDING
         try:
             # Made first, because nothing may fail once an entry is borrowed.
             holder = ref(current)
-            entry: Entry[C] = pool._borrow(None, self._timeout)
+            entry: Entry[C] = pool._borrow(None, self.timeout)
         except BaseException:
-            self._entry = None
+            self.entry = None
             raise
         entry.holder = holder
         entry.block = self
-        self._entry = entry
+        self.entry = entry
         return entry.conn
 
     def __exit__(
@@ -115,11 +125,11 @@ class ConnectionContext(Generic[C]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        entry, self._entry = self._entry, None
+        entry, self.entry = self.entry, None
         # If it was released, dropped or transferred in the block, it is another's.
         if entry is not None and entry.block is self:
             entry.block = None
-            pool = self._pool
+            pool = self.pool
             try:
                 if error is not None:
                     entry.holder = None

@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 from greenlet import greenlet
 
-__all__ = ["Holder", "Holders"]
+__all__ = ["Holder", "Holders", "end_loan"]
 
 
 class Holder(weakref.ref[greenlet]):
@@ -56,6 +56,13 @@ class Holder(weakref.ref[greenlet]):
             self.loan = None
         else:
             self._others.discard(loan)
+
+
+def end_loan(entry: Any) -> None:
+    """Forget who holds an entry, and which waiter it was assigned to."""
+    holder, entry.holder, entry.block, entry.waiter = entry.holder, None, None, None
+    if isinstance(holder, Holder):
+        holder.ended(entry)
 
 
 class Holders:

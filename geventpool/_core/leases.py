@@ -1,4 +1,4 @@
-"""The places that one pool has leased from a budget, and what it gives to others.
+"""The places that one pool has leased from a budget.
 
 Each place of the pool is leased before its connection is opened and given back after
 its descriptor is closed. Nothing here switches.
@@ -8,54 +8,39 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import weakref
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
+from geventpool._core.ledger import Ledger
 from geventpool.budget import Budget, BudgetShare, BudgetStats
-from geventpool.budget.seat import Seat, Standing
+from geventpool.budget.seat import Client, Seat
 from geventpool.budget.table import parts_in
 from geventpool.errors import BudgetError
 
 __all__ = ["Leases"]
 
-C = TypeVar("C")
-
 log = logging.getLogger("geventpool")
 
-#: A connection that was used in the last so many seconds is not given to others.
-RECENT = 0.02
 
-
-class Home(Protocol[C]):
-    """What this asks of the pool."""
-
-    ledger: Ledger[C]
-
-    def serve(self) -> None: ...
-    def lacking(self) -> int: ...
-    def close_entry(self, entry: Entry[C], reason: CloseReason) -> None: ...
-
-
-class Leases(Generic[C]):
+class Leases:
     """The leases of one pool.
 
     :param name: the pool's.
-    :param home: the pool's connections.
     """
 
-    def __init__(self, budget: Budget, name: str, home: Home[C]) -> None:
+    def __init__(self, budget: Budget, name: str, ledger: Ledger[Any]) -> None:
         self.budget = budget
         self._name = name
-        self._home = home
-        self._ledger = home.ledger
+        self._ledger = ledger
+        #: what answers the questions of the seat; set before the first lease
+        self.client: Client | None = None
         #: None: no place was leased yet
         self._seat: Seat | None = None
-        #: with more connections than this, those that come back are closed
-        self.most = sys.maxsize
         self._ledger.on_closed = self.settle
+        #: what gives up the places of connections that the pool has forgotten, by the
+        #: id of the connection
+        self._left: dict[int, weakref.finalize[..., Any]] = {}
 
     def lease(self, wish: bool) -> bool:
         """Lease a place for a connection that is to be opened.
@@ -67,7 +52,8 @@ class Leases(Generic[C]):
         if seat is None:
             seat = self.budget.seat(self._name)
             try:
-                seat.join(self)
+                if self.client is not None:
+                    seat.join(self.client)
             except BaseException:
                 # Such as a RecursionError.
                 seat.close()
@@ -76,6 +62,16 @@ class Leases(Generic[C]):
         if self._ledger.unreturned:
             self.settle()
         return seat.lease(wish)
+
+    def lease_for(self, conn: Any) -> bool:
+        """Lease a place for a connection that is open: its own, if it still has one.
+
+        :raises BudgetError: the file of the budget cannot be used.
+        """
+        finalizer = self._left.pop(id(conn), None)
+        if finalizer is not None and finalizer.detach() is not None:
+            return True
+        return self.lease(wish=False)
 
     def settle(self) -> None:
         """Give up the places that the ledger counts as unreturned.
@@ -100,71 +96,24 @@ class Leases(Generic[C]):
         if self._seat is not None:
             self._seat.give_back_soon()
 
-    def leave_to(self, conn: Any) -> weakref.finalize[..., Any] | None:
-        """Give up a place when *conn* is collected: its pool knows it no more.
-
-        :return: what does that; None: nothing does.
-        """
+    def leave_to(self, conn: Any) -> None:
+        """Give up a place when *conn* is collected, because its pool forgets it."""
         seat = self._seat
         if seat is None:
-            return None
+            return
+        key = id(conn)
         try:
-            finalizer = weakref.finalize(conn, seat.give_back_soon)
+            finalizer = weakref.finalize(conn, _left, self._left, key, seat)
         except TypeError:
             log.debug("%r keeps its place until the process ends", conn)
-            return None
+            return
         finalizer.atexit = False
-        return finalizer
+        self._left[key] = finalizer
 
     def forget(self) -> None:
         """Give up all places at once: their connections are gone."""
         if self._seat is not None:
             self._seat.close(forked=os.getpid() != self._seat.pid)
-
-    # What the seat asks.
-
-    def lacking(self) -> int:
-        return 0 if self._ledger.closed else self._home.lacking()
-
-    def serve(self) -> None:
-        self._home.serve()
-
-    def standing(self) -> Standing:
-        ledger = self._ledger
-        leaving = len(ledger.closing)
-        return Standing(
-            idle=len(self._unused()),
-            used=ledger.in_use,
-            leaving=leaving,
-            promised=max(0, ledger.size - leaving - self.most),
-        )
-
-    def _unused(self) -> list[Entry[C]]:
-        """The idle connections that can be given, the one unused for longest first."""
-        before = self._ledger.clock() - RECENT
-        unused = [
-            entry
-            for entry in self._ledger.all_in(IDLE)
-            if max(entry.used, entry.since) <= before
-        ]
-        return sorted(unused, key=lambda entry: max(entry.used, entry.since))
-
-    def give_idle(self, number: int) -> int:
-        given = self._unused()[:number]
-        for entry in given:
-            self._home.close_entry(entry, CloseReason.SURPLUS)
-        return len(given)
-
-    def give_used(self, number: int) -> None:
-        ledger = self._ledger
-        if not number:
-            self.most = sys.maxsize
-            return
-        self.most = ledger.size - len(ledger.closing) - number
-        # Those that come back first will be closed; the others stay.
-        for entry in ledger.all_in(IN_USE):
-            if entry.close_reason is None:
-                entry.close_reason = CloseReason.SURPLUS
 
     # What is shown.
 
@@ -178,9 +127,9 @@ class Leases(Generic[C]):
 
     def _own(self) -> BudgetShare | None:
         seat = self._seat
-        if seat is None:
+        if seat is None or self.client is None:
             return None
-        held, lacking = len(seat.table.held), self.lacking()
+        held, lacking = len(seat.table.held), self.client.lacking()
         return BudgetShare(
             seat.pid, self._name, held, lacking, seat.moved, seat.recovered
         )
@@ -194,6 +143,12 @@ class Leases(Generic[C]):
         """Who holds the places at this moment, as text if it is converted to text."""
         data = b"" if self._seat is None else self._seat.table.raw()
         return _Holders(self.budget.name, data)
+
+
+def _left(left: dict[int, Any], key: int, seat: Seat) -> None:
+    """Give up the place of a connection that was collected, in a finalizer."""
+    left.pop(key, None)
+    seat.give_back_soon()
 
 
 class _Holders:

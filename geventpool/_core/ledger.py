@@ -16,6 +16,7 @@ is kept beside them.
 from __future__ import annotations
 
 import enum
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
@@ -247,6 +248,11 @@ class Ledger(Generic[C]):
         self.admission: ReturnListener | None = None
         #: called when a connection was closed and its place is free; None: nothing is
         self.on_closed: Callable[[], object] | None = None
+        #: with more connections than this, those that come back are closed, because
+        #: other processes of the budget need their places
+        self.most = sys.maxsize
+        #: counts the seconds of a loan that has ended; None: nothing is measured
+        self.observe_use: Callable[[float], None] | None = None
         #: places whose leases are not given back yet, though their connections are
         #: closed; to note it takes no call, so it works at any depth of the stack
         self.unreturned = 0
@@ -277,6 +283,25 @@ class Ledger(Generic[C]):
     @property
     def has_room(self) -> bool:
         return len(self.entries) + len(self.opening) < self.max_connections
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether there are more connections than the limit allows at present."""
+        most = min(self.max_connections, self.most)
+        return self.size - len(self.closing) > most
+
+    def close_reason_of(self, entry: Entry[C]) -> CloseReason | None:
+        """Return why an entry must be closed when nobody uses it; None: it stays."""
+        reason = entry.close_reason
+        if reason is CloseReason.SURPLUS and not self.has_surplus:
+            return None
+        return reason
+
+    def observe_early_end(self, entry: Entry[C]) -> None:
+        """Measure a loan that does not end normally. Never switches."""
+        if entry.state is IN_USE and entry.waiter is None:
+            if self.observe_use is not None:
+                self.observe_use(self.clock() - entry.since)
 
     def all_in(self, state: State) -> Iterator[Entry[C]]:
         """The entries that are in *state* when their turn comes; a copy."""

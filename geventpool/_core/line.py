@@ -76,7 +76,7 @@ class Line(Generic[C]):
         self.default_limit = self.limit(None, None)
         self.timers = WaitTimers(self.default_limit, self._ledger.waiters)
         ledger = self._ledger
-        attend = watch.sampling(lifecycle.attend)
+        attend = watch.sampling(lifecycle.recovery.attend)
         self.hub_lag = HubLag(attend, lambda: ledger.clock())
         #: greenlets that poll because *handoff* is off
         self.pollers: set[greenlet] = set()
@@ -100,6 +100,14 @@ class Line(Generic[C]):
             raise
         return entry
 
+    def _open_at_once(self) -> Entry[C] | None:
+        try:
+            return self._lifecycle.open_at_once()
+        except BaseException:
+            self._ledger.is_torn = True
+            get_hub().loop.run_callback(self._lifecycle.recover)
+            raise
+
     def limit(self, retry: int | None, timeout: float | None) -> float | None:
         """Return the seconds that a caller waits at most; None: without end."""
         if timeout is None:
@@ -121,6 +129,10 @@ class Line(Generic[C]):
         :raises Exception: what the driver raised.
         """
         ledger = self._ledger
+        if self._lifecycle.opens_at_once:
+            entry = self._open_at_once()
+            if entry is not None:
+                return entry
         patience = self.default_limit
         if retry is not None or timeout is not None:
             patience = self.limit(retry, timeout)

@@ -23,12 +23,12 @@ from geventpool._core.demand import Demand, demand
 from geventpool._core.leases import Leases
 from geventpool._core.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool._core.server_probe import ServerProbe
-from geventpool._core.workers import WorkerGroup, within
+from geventpool._core.workers import WorkerGroup, log_failure, within
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.listeners import Listeners
 from geventpool.policies import Backoff, safe_repr
 
-__all__ = ["Dialled", "Opener", "log_failure"]
+__all__ = ["Dialled", "Opener"]
 
 C = TypeVar("C")
 
@@ -87,7 +87,7 @@ class Opener(Generic[C]):
         breaker: Breaker,
         backoff: Backoff,
         limit: float,
-        leases: Leases[C] | None,
+        leases: Leases | None,
         *,
         work: Callable[[Entry[C]], BaseException | None],
         on_change: Callable[[], object],
@@ -505,15 +505,3 @@ def _copy_error(error: BaseException) -> BaseException:
     duplicate.__cause__ = error.__cause__
     duplicate.__suppress_context__ = error.__suppress_context__
     return duplicate.with_traceback(error.__traceback__)
-
-
-def log_failure(work: Callable[[Any], object], conn: Any) -> object:
-    """What *work* returns, which lets go of *conn*.
-
-    :return: None if it raised; that is only logged, for debugging.
-    """
-    try:
-        return work(conn)
-    except Exception:
-        log.debug("%r could not be let go", conn, exc_info=True)
-        return None

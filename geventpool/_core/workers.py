@@ -5,6 +5,7 @@ Knows greenlets and time limits; what they work at is other people's business.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +15,11 @@ import gevent
 
 from geventpool._core.deadline import Deadline
 
-__all__ = ["WorkQueue", "WorkerGroup", "within"]
+__all__ = ["WorkQueue", "WorkerGroup", "log_failure", "within"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("geventpool")
 
 #: After so many items a member of a crew lets the others run.
 IDLE_SECONDS = 16
@@ -42,6 +45,18 @@ def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
         raise TimeoutError(f"{what} took longer than {limit:g} s") from None
     finally:
         deadline.close()
+
+
+def log_failure(work: Callable[[Any], object], conn: Any) -> object:
+    """Return what *work* returns, which gives up *conn*.
+
+    :return: None if it raised; that is only logged, for debugging.
+    """
+    try:
+        return work(conn)
+    except Exception:
+        log.debug("%r could not be given up", conn, exc_info=True)
+        return None
 
 
 class WorkerGroup:

@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 
 from geventpool import dialing
-from geventpool._core.workers import within
+from geventpool.extension import within
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.side_connection import NotCancelled, SideConnection
 from geventpool.mysql.statements import ends_transaction, is_plain_query

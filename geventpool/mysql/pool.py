@@ -13,8 +13,8 @@ from gevent import GreenletExit
 from pymysql import err
 from pymysql.cursors import Cursor
 
-from geventpool._core.reports import Loan as LoanReport
-from geventpool._core.workers import within
+from geventpool.extension import Loan as LoanReport
+from geventpool.extension import within
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
@@ -168,9 +168,9 @@ class ConnectionPool(Pool[Connection]):
         with _deciding:
             if self._threads is None:
                 self._threads = ThreadedPool(
-                    self._connector,  # type: ignore[arg-type]
+                    self.connector,  # type: ignore[arg-type]
                     self.max_connections,
-                    self._timeout,
+                    self.extension.timeout,
                     self._check_loan,
                 )
         return self._threads
@@ -256,7 +256,7 @@ class ConnectionPool(Pool[Connection]):
         """
         if self._is_undecided and (threads := self._decide()) is not None:
             return threads.acquire(retry, timeout)
-        started = self._clock()
+        started = self.extension.now()
         conn = super().acquire(retry, timeout=timeout, reclaim=reclaim)
         if self._unsettled:
             try:
@@ -296,9 +296,8 @@ class ConnectionPool(Pool[Connection]):
 
         :raises BaseException: raised by the check, if it is no :exc:`Exception`.
         """
-        worker = self._lifecycle.workers.spawn(
-            _check_outcome, self._timeouts.ping, check, conn
-        )
+        extension = self.extension
+        worker = extension.spawn(_check_outcome, extension.timeouts.ping, check, conn)
         try:
             worker.join()
         except BaseException:
@@ -317,10 +316,10 @@ class ConnectionPool(Pool[Connection]):
             raise
 
     def _left(self, started: float, timeout: float | None) -> float | None:
-        limit = self._timeout if timeout is None else timeout
+        limit = self.extension.timeout if timeout is None else timeout
         if limit is None:
             return None
-        return max(0.0, started + limit - self._clock())
+        return max(0.0, started + limit - self.extension.now())
 
 
 #: All keywords of the pool.
@@ -335,23 +334,24 @@ class TransactionContext(ConnectionContext[Connection]):
     """A loan for a ``with`` block; see :meth:`ConnectionPool.connection`."""
 
     __slots__ = ()
-    _pool: ConnectionPool
+    pool: ConnectionPool
 
     def __enter__(self) -> Connection:
-        pool = self._pool
+        pool = self.pool
         if pool._check_loan is None:
             conn = _enter(self)
             if pool._unsettled:
                 pool._wait_for_locks_in(self)
             conn.lend(pool)
             return conn
-        limit = self._timeout
-        started = pool._clock()
+        limit = self.timeout
+        started = pool.extension.now()
         if pool._unsettled:
             pool._wait_for_locks()
         while not pool._begin_loan(conn := _enter(self)):
-            self._entry = None
-            self._timeout = pool._left(started, limit)
+            # The connection was dropped, which has ended this block.
+            self.entry = None
+            self.timeout = pool._left(started, limit)
         return conn
 
     def __exit__(
@@ -360,20 +360,16 @@ class TransactionContext(ConnectionContext[Connection]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        entry = self._entry
-        # Given back, dropped or transferred in the block.
-        if entry is None or entry.block is not self:
+        conn = self.held()
+        if conn is None or (error is None and conn.nothing_to_commit):
             _exit(self, kind, error, trace)
             return
-        if error is None and entry.conn.nothing_to_commit:
-            _exit(self, None, None, None)
-            return
-        self._pool.report_error(error)
+        self.pool.report_error(error)
         try:
             if error is None:
-                entry.conn.commit_if_open()
+                conn.commit_if_open()
             elif isinstance(error, Exception):
-                entry.conn.rollback_if_open()
+                conn.rollback_if_open()
         except Exception as failure:
             _exit(self, type(failure), failure, None)
             if error is None or not isinstance(failure, (err.Error, OSError)):
@@ -389,7 +385,7 @@ class TransactionContext(ConnectionContext[Connection]):
                 # The generator that contains the block was closed early, perhaps by the
                 # garbage collector. Nothing can be sent here, but no command was
                 # interrupted either. The reset ends the transaction.
-                fine = self._pool._is_reset or not entry.conn.may_hold_transaction
+                fine = self.pool._is_reset or not conn.may_hold_transaction
             _exit(self, *((None, None, None) if fine else (kind, error, trace)))
 
 

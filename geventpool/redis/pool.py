@@ -18,8 +18,8 @@ from redis.connection import Connection
 from redis.connection import ConnectionPool as RedisPyPool
 from redis.retry import Retry
 
-from geventpool._core.reports import Loan
 from geventpool.errors import PoolError, PoolExhaustedError
+from geventpool.extension import Loan
 from geventpool.options import documented
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
@@ -42,6 +42,7 @@ from geventpool.redis.options import (
 )
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
+from geventpool.redis.standin import StandIn
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.turns import Turns
 
@@ -175,6 +176,7 @@ class ConnectionPool(Returns):
                 chosen.timeout,
                 chosen.max_waiting,
                 chosen.max_lifetime,
+                StandIn,
             )
         # Bound once, because every command calls them.
         self._turns = Turns(time.monotonic)

@@ -41,7 +41,6 @@ from geventpool.redis.shareable import (
     is_shareable,
     waits_for_replicas,
 )
-from geventpool.redis.standin import Packed, StandIn
 
 __all__ = ["Sharing"]
 
@@ -98,6 +97,8 @@ class Sharing:
     :param timeout: the most seconds that a caller waits for room or a connection.
     :param max_waiting: how many callers may wait for room; None: no limit.
     :param max_lifetime: seconds that a connection may be used; None: no limit.
+    :param make_stand_in: makes what a caller gets in place of a connection: it is given
+        this object and the queue to use.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class Sharing:
         timeout: float | None,
         max_waiting: int | None,
         max_lifetime: float | None,
+        make_stand_in: Callable[[Sharing, Multiplexer], Any],
     ) -> None:
+        self._make_stand_in = make_stand_in
         self._pool = weakref.ref(pool)
         # The multiplexers outlive the pool until their connections are quiet.
         self._core = pool.core
@@ -141,7 +144,7 @@ class Sharing:
 
     # Which callers and commands share.
 
-    def stand_in(self) -> StandIn | None:
+    def stand_in(self) -> Any:
         """Return a stand-in for the caller of ``get_connection``.
 
         :return: None: that caller must get a connection.
@@ -162,7 +165,8 @@ class Sharing:
         if current is hub or get_hub() is not hub:
             # The hub cannot wait for a reply, and other threads have other event loops.
             return None
-        return StandIn(self, self._only or self._multiplexer_of(current))
+        queue = self._only or self._multiplexer_of(current)
+        return self._make_stand_in(self, queue)
 
     def _multiplexer_of(self, greenlet: Any) -> Multiplexer:
         # The lowest bits of an address are always 0.
@@ -212,7 +216,7 @@ class Sharing:
             return bool(commands) and all(self.allows(each) for each in commands)
         return are_shareable(commands)
 
-    def has_room_for(self, packed: Packed, count: int) -> bool:
+    def has_room_for(self, packed: Sequence[bytes], count: int) -> bool:
         """Return whether a pipeline is small enough for a shared connection."""
         size = sum(map(len, packed))
         units = max(count, -(-size // UNIT))

@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from sys import exc_info
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from redis.exceptions import ConnectionError, DataError
 
 from geventpool.errors import PoolError
 from geventpool.redis.calls import Call
-
-if TYPE_CHECKING:
-    from geventpool.redis.multiplexer import Multiplexer
-    from geventpool.redis.sharing import Sharing
+from geventpool.redis.multiplexer import Multiplexer
+from geventpool.redis.sharing import Sharing
 
 __all__ = ["StandIn"]
 

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from geventpool._core.histograms import Distribution
-from geventpool._core.measured import Measured
 from geventpool.budget import BudgetShare
+from geventpool.extension import Distribution, Measured
 from geventpool.series.readings import Reading
 
 __all__ = [

@@ -11,9 +11,8 @@ from typing import Any
 
 from gevent.monkey import get_original
 
-from geventpool._core.measured import Measured
-from geventpool._core.measures import kept, measure_by_default, retired
 from geventpool.budget import BudgetStats
+from geventpool.extension import Measured, kept, measure_by_default, retired
 from geventpool.listeners import PoolStats
 from geventpool.pool import Pool, pools
 

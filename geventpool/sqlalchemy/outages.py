@@ -8,29 +8,23 @@ nothing itself: a borrower that may try the server does that.
 from __future__ import annotations
 
 import copy
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gevent.event import Event
 
-from geventpool._core.breaker import Breaker
+from geventpool.connector import ErrorAction
+from geventpool.extension import PROMPT, SLOW, Breaker
 from geventpool.policies import Outage
 
 __all__ = ["ConnectGate"]
 
 C = TypeVar("C")
 
-log = logging.getLogger("geventpool")
-
 #: After an outage no more borrowers connect at a time than twice as many as before,
 #: until there are so many. From then on nothing is limited.
 MOST = 16
-#: An attempt that has taken so many seconds may never end, so another one may begin.
-SLOW = 1.0
-#: The same in the grace, and after an outage until all may connect again.
-PROMPT = 0.05
 #: Seconds between two attempts at least, so that others run meanwhile.
 SHORTEST = 0.001
 
@@ -42,7 +36,7 @@ class ConnectGate:
 
     :param Outage policy: what is done while the server cannot be reached.
     :param clock: returns seconds, monotonic.
-    :param is_disconnect: whether an error of the driver is the loss of a connection.
+    :param classify: returns what an error of the driver means. It raises nothing.
     :param notify: called with "paused" and the error, and with "resumed" and seconds.
     """
 
@@ -50,12 +44,12 @@ class ConnectGate:
         self,
         policy: Outage,
         clock: Callable[[], float],
-        is_disconnect: Callable[[Exception], object],
+        classify: Callable[[Exception], ErrorAction],
         notify: Callable[[str, Any], object],
     ) -> None:
         self.breaker = Breaker(policy, MOST)
         self._clock = clock
-        self._is_disconnect = is_disconnect
+        self._classify = classify
         self._notify = notify
         #: the attempts under way, and when they began
         self._attempts: dict[object, float] = {}
@@ -163,11 +157,7 @@ class ConnectGate:
             if isinstance(each, (OSError, EOFError)):
                 return True
             each = each.__cause__ or each.__context__
-        try:
-            return bool(self._is_disconnect(error))
-        except Exception:
-            log.exception("is_disconnect failed: %r counts as no loss", error)
-            return False
+        return self._classify(error) is ErrorAction.DISCONNECT
 
 
 def _copy(error: Exception) -> Exception:

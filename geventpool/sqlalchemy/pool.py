@@ -299,8 +299,8 @@ class GreenletPool(QueuePool):
 
     def free_place(self, record: Record) -> None:
         """Free the place of a record that is on loan, for good. Never switches."""
-        if self._pool.is_lent(record):
-            self._pool.free_place(record)
+        if self._pool.extension.is_lent(record):
+            self._pool.extension.vacate(record)
 
     def transfer(
         self, connection: Connection | PoolProxiedConnection, greenlet: greenlet | None
@@ -334,7 +334,7 @@ class GreenletPool(QueuePool):
 
         May run in any greenlet or thread.
         """
-        self._pool.tell_loop(self._on_collected, record, ref)
+        self._pool.extension.call_soon(self._on_collected, record, ref)
 
     def _on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
         if record.fairy_ref is ref and not record.is_reclaimed:
@@ -344,9 +344,10 @@ class GreenletPool(QueuePool):
         """Give a record back in the place of its borrower. Runs in the hub."""
         record.is_reclaimed = True
         error = None
-        if self._pool.is_lent(record):
-            error = _why_interrupted(self._pool.end_loan(record), record)
-        self._pool.run_in_background(record, self._give_back, error)
+        extension = self._pool.extension
+        if extension.is_lent(record):
+            error = _why_interrupted(extension.disown(record), record)
+        self._pool.give_back(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
         """Give a record back, in a greenlet of the pool. May switch."""
@@ -392,7 +393,7 @@ class GreenletPool(QueuePool):
         A connection on loan can still be used. When it is given back, it is readmitted
         if there is room, and closed otherwise. Waiters get a place at once.
         """
-        self._pool.dispose()
+        self._pool.extension.forget_all()
         self.logger.info("Pool disposed. %s", self.status())
 
     @property

@@ -28,7 +28,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import gevent
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
@@ -99,9 +98,6 @@ class Record(_ConnectionRecord):
     @fairy_ref.setter
     def fairy_ref(self, ref: weakref.ref[Any] | None) -> None:
         if ref is not None and not self.green_pool._dialect.is_async:
-            places = self.green_pool.core
-            if places.loop is None:
-                places.loop = gevent.get_hub().loop
             ref = weakref.ref(ref(), self._forgotten)
         self._lent = ref
 

@@ -6,12 +6,9 @@ It depends on SQLAlchemy's ``QueuePool``, not on gevent.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.pool import QueuePool
-
-if TYPE_CHECKING:
-    from geventpool.sqlalchemy.pool import GreenletPool
 
 __all__ = ["ThreadPool", "become_thread_pool"]
 
@@ -22,7 +19,8 @@ _deciding = threading.Lock()
 class ThreadPool(QueuePool):
     """SQLAlchemy's own pool for threads. A ``GreenletPool`` becomes one."""
 
-    _greenlet_pool: type[GreenletPool]
+    #: the class that the pool had before
+    _greenlet_pool: Any
     _places: Any
 
     @property
@@ -35,7 +33,7 @@ class ThreadPool(QueuePool):
 
     def recreate(self) -> Any:
         """Make a new pool with the same arguments, which checks its process anew."""
-        return self._greenlet_pool.recreate(self)  # type: ignore[arg-type]
+        return self._greenlet_pool.recreate(self)
 
 
 def become_thread_pool(pool: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from geventpool._core.measures import measure_by_default
+from geventpool.extension import measure_by_default
 from geventpool.pool import Pool
 from geventpool.pool import pools as open_pools
 from geventpool.series import read

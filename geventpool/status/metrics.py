@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from geventpool._core.histograms import BOUNDS
+from geventpool.extension import BOUNDS
 from geventpool.series import (
     HISTOGRAMS,
     POOL_NAME,

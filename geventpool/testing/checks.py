@@ -69,7 +69,7 @@ def check_capacity(pool: Pool[Any], timeout: float = 5.0) -> None:
 
 def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
     """Return the greenlets that work for *pool* now, the reaper included."""
-    reaper = pool._lifecycle.reaper
+    reaper = pool._lifecycle.housekeeping.reaper
     return {
         *pool._lifecycle.workers._running,
         *([] if reaper is None else [reaper._greenlet]),
@@ -82,7 +82,7 @@ def sweep(pool: Pool[Any]) -> None:
     May switch. It returns when the pings and closings of the sweep have ended or wait
     for an event.
     """
-    pool._lifecycle.sweep()
+    pool._lifecycle.housekeeping.sweep()
     gevent.idle()
 
 
@@ -93,6 +93,6 @@ def watch_now(pool: Pool[Any]) -> None:
 
     :raises AssertionError: the pool watches no connections.
     """
-    watch = pool._lifecycle.watch
+    watch = pool._lifecycle.closer.watch
     assert watch is not None, f"watches no connections: {pool!r}"
     watch.arm()

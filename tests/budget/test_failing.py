@@ -14,15 +14,27 @@ import gevent
 import pytest
 
 from geventpool import Budget, Pool, PoolError
-from geventpool._core import leases
+from geventpool._core import leases, seat_client
 from geventpool.budget import locks, seat, sharing, table, wakeups
 from geventpool.testing import ScriptedConnector, exhaust_stack_everywhere, wait_until
 from tests import parts
 from tests.conftest import HubError
 
 #: Whose functions fail.
-OWNERS = (leases.Leases, seat.Seat, table.Table, wakeups.Mailbox, seat, table, locks)
-MODULES = {each.__name__ for each in (leases, seat, sharing, table, wakeups, locks)}
+OWNERS = (
+    leases.Leases,
+    seat_client.SeatClient,
+    seat.Seat,
+    table.Table,
+    wakeups.Mailbox,
+    seat,
+    table,
+    locks,
+)
+MODULES = {
+    each.__name__
+    for each in (leases, seat_client, seat, sharing, table, wakeups, locks)
+}
 #: A finaliser cannot be called again; the other is referred to weakly.
 SPARED = {"__del__", "_hear"}
 

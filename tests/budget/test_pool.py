@@ -176,12 +176,12 @@ def test_connections_in_use_are_given_when_they_come_back(
     one, other = make(), make()
     conns = [one.acquire() for _ in range(4)]
     waiter = gevent.spawn(other.acquire, reclaim=False)
-    wait_until(lambda: parts.leases(one).most == 3)
+    wait_until(lambda: parts.ledger(one).most == 3)
     entry = parts.ledger(one).entries[id(conns[0])]
     assert entry.close_reason is CloseReason.SURPLUS
     one.release(conns[0])
     assert waiter.get(timeout=10) is not None
-    wait_until(lambda: parts.leases(one).most > 4)
+    wait_until(lambda: parts.ledger(one).most > 4)
     one.release(conns[1])
     assert one.idle_connections() == [conns[1]]
     check(one)
@@ -192,7 +192,7 @@ def test_what_must_go_anyhow_keeps_its_reason(make: Make) -> None:
     one = make()
     conn = one.acquire()
     one.drain()
-    parts.leases(one).give_used(1)
+    parts.leases(one).client.give_used(1)
     assert parts.ledger(one).entries[id(conn)].close_reason is CloseReason.DRAINED
     one.release(conn)
 
@@ -271,7 +271,7 @@ def test_a_server_that_is_looked_for_takes_a_place(make: Make) -> None:
         other.acquire()
     conns.append(one.acquire())
     parts.opener(other)._look()
-    assert parts.lifecycle(other).lacking() == 0
+    assert parts.lifecycle(other).opener.lacking() == 0
     one.close(timeout=0)
 
 

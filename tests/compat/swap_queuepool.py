@@ -77,7 +77,8 @@ def turning(collect):
 def let_forgotten_ones_return():
     gevent.idle()
     if "geventpool.pool" in sys.modules:
-        for pool in list(sys.modules["geventpool.pool"]._pools):
+        # Closed pools as well: their last connections may be on the way back.
+        for pool in list(sys.modules["geventpool._core.registry"]._pools):
             gevent.joinall(list(pool._lifecycle.workers._running), timeout=5)
 
 

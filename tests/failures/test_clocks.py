@@ -84,7 +84,7 @@ def test_a_step_of_the_clock_ages_nothing(step: float, wall: Wall) -> None:
         )
         conn = ask(pool)
         wall.off += step
-        parts.lifecycle(pool).sweep()
+        parts.lifecycle(pool).housekeeping.sweep()
         pool.drop_expired()
         gevent.idle()
         assert ask(pool) is conn and not conn.is_expired()
@@ -200,7 +200,7 @@ def test_the_adapters_do_not_look_at_the_wall(
     users = [gevent.spawn(use, turn) for turn in range(20)]
     gevent.joinall(users, raise_error=True)
     wait_until(lambda: core.stats().idle == core.size)
-    parts.lifecycle(core).sweep()
+    parts.lifecycle(core).housekeeping.sweep()
     assert 1 <= core.size == core.stats().idle <= 2
     assert sizes() >= 1
     before = set(map(id, core.idle_connections()))

@@ -77,7 +77,7 @@ def test_a_record_is_not_taken_back_without_a_place(make_pool, budget):
     pool = make_pool(pool_size=5, budget=budget)
     other = make_pool(pool_size=5, budget=budget)
     fairy = pool.connect()
-    pool.core.free_place(fairy._connection_record)
+    pool.free_place(fairy._connection_record)
     others = [other.connect(), other.connect()]
     assert not pool.core.readmit(fairy._connection_record)
     fairy.close()

@@ -6,7 +6,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Backoff, Outage
+from geventpool import Backoff, ErrorAction, Outage
 from geventpool.sqlalchemy import outages
 from geventpool.sqlalchemy.outages import MOST, ConnectGate
 from geventpool.testing import Clock, wait_until
@@ -33,13 +33,13 @@ class Server:
         return "connection"
 
 
-def make(clock=None, is_disconnect=lambda error: False, told=None, **options):
+def make(clock=None, action=ErrorAction.DISCARD, told=None, **options):
     """A gate whose server was reached once."""
     told = [] if told is None else told
     gate = ConnectGate(
         Outage(**options),
         clock or Clock(),
-        is_disconnect,
+        lambda error: action,
         lambda name, value: told.append((name, value)),
     )
     server = Server()
@@ -131,21 +131,24 @@ def test_an_error_that_is_no_loss_is_raised_at_once_and_stops_nobody():
 
 def test_the_driver_says_what_is_a_loss():
     """Its error need not come of the socket's."""
-    gate, server = make(is_disconnect=lambda error: True, grace=0, failures=1)
+    gate, server = make(action=ErrorAction.DISCONNECT, grace=0, failures=1)
     server.error = ValueError("gone away")
     assert outcome(gate, server) is server.error
     assert gate.breaker.paused
 
 
-def test_a_driver_that_cannot_say_it_is_no_loss():
-    """The error of the caller is not replaced."""
+def test_a_dialect_that_cannot_judge_its_error_hides_no_error(make_pool, caplog):
+    """The caller gets the error of connecting."""
 
-    def fail(error):
-        raise RuntimeError("no such thing")
+    def dial():
+        raise ValueError("no password")
 
-    gate, server = make(is_disconnect=fail)
-    server.error = ValueError("no password")
-    assert outcome(gate, server) is server.error
+    pool = make_pool(dial)
+    dialect = type("Dialect", (), {"is_disconnect": lambda *args: 1 / 0, "name": "x"})
+    pool._dialect = dialect()
+    with pytest.raises(ValueError):
+        pool.core.gate.connect(dial, None)
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_the_error_of_a_driver_hides_that_of_the_socket():
@@ -315,11 +318,12 @@ def test_an_interrupted_attempt_tells_nothing_of_the_server():
 def test_the_dialect_is_asked(make_pool):
     """It knows the codes of its servers."""
     pool = make_pool(dialect=None)
-    assert not pool.core._is_disconnect(OSError())
+    classify = pool.core.connector.classify
+    assert classify(OSError()) is ErrorAction.DISCARD
     pool._dialect = type(
         "Dialect", (), {"is_disconnect": lambda self, error, conn, cursor: "yes"}
     )()
-    assert pool.core._is_disconnect(OSError())
+    assert classify(OSError()) is ErrorAction.DISCONNECT
 
 
 def test_the_creator_can_be_taken_away(make_pool, database):

@@ -451,7 +451,7 @@ def test_errors_that_refer_to_each_other_in_a_circle_are_looked_at_once():
 def test_a_connection_for_the_stock_has_no_transaction_open(make_pool, database):
     """A listener that reads begins one, and the connection may be idle for long."""
     pool = make_pool(min_connections=1)
-    parts.lifecycle(pool.core).ensure_reaper()
+    parts.lifecycle(pool.core).housekeeping.ensure_reaper()
     turn()
     assert database.opened[0].told == ["commit"] and pool.checkedin() == 1
 
@@ -466,7 +466,7 @@ def test_a_failing_commit_costs_the_connection_for_the_stock(make_pool, monkeypa
 
     made = []
     pool = make_pool(lambda: Failing(1), min_connections=1)
-    parts.lifecycle(pool.core).ensure_reaper()
+    parts.lifecycle(pool.core).housekeeping.ensure_reaper()
     turn()
     assert len(made) == 1 and pool.core.size == 0
 
@@ -558,14 +558,9 @@ def test_the_collector_may_run_after_the_loop(make_pool, monkeypatch):
     """A finalizer has nobody to raise an error to."""
     pool = make_pool()
     conn = pool.connect()
-
-    class Gone:
-        def run_callback_threadsafe(self, *args):
-            raise RuntimeError("no loop")
-
-    loop, pool.core.loop = pool.core.loop, Gone()
-    del conn
-    pool.core.loop = loop
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.core._home, "hub", lambda: None)
+        del conn
     gevent.idle()
     assert pool.checkedout() == 1
     (record,) = pool.core.lent_connections()

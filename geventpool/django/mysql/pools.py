@@ -51,7 +51,7 @@ class DjangoPool(ConnectionPool):
         self.server_data: dict[str, Any] | None = None
         self._handle = _LoanHandle(weakref.ref(self))
         if mode in ("needed", "session"):
-            connector = cast(MySQLConnector, self._connector)
+            connector = cast(MySQLConnector, self.connector)
             always = mode == "session"
             if connect.get("init_command"):
                 # That of the project comes first, and ours after it.

@@ -169,7 +169,7 @@ def closing(site: Site) -> Scene:
     return Scene(work, [], afterwards)
 
 
-@covers("_core.lifecycle.Lifecycle.sweep")
+@covers("_core.housekeeping.Housekeeping.sweep")
 def borrowing_while_the_reaper_pings(site: Site) -> Scene:
     class Slow(TcpConnection):
         def ping(self) -> None:
@@ -192,7 +192,7 @@ def borrowing_while_the_reaper_pings(site: Site) -> Scene:
 
         before, parts.ledger(pool).clock = parts.ledger(pool).clock, clock
         try:
-            parts.lifecycle(pool).sweep()
+            parts.lifecycle(pool).housekeeping.sweep()
         finally:
             parts.ledger(pool).clock = before
         in_block(pool)

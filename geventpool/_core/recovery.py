@@ -1,0 +1,91 @@
+"""Recovering entries after an exception struck the pool's own code.
+
+That is a RecursionError, a MemoryError, or what a signal handler raised. It is unknown
+how far the handling of an entry came, so its connection is not lent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from geventpool._core.closing import Closer
+from geventpool._core.ledger import (
+    CHECKING,
+    CLOSING,
+    IDLE,
+    IN_USE,
+    RESETTING,
+    CloseReason,
+    Entry,
+    Ledger,
+)
+from geventpool._core.workers import WorkQueue
+from geventpool.listeners import Listeners
+
+__all__ = ["Recovery"]
+
+C = TypeVar("C")
+
+
+class Recovery(Generic[C]):
+    """Finds and closes the entries of one pool that nothing has. Never switches.
+
+    :param checks: has the entries that are to be pinged.
+    :param resets: has the entries that are to be reset.
+    :param on_room: called when a place has become free.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger[C],
+        listeners: Listeners,
+        closer: Closer[C],
+        checks: WorkQueue[Entry[C]],
+        resets: WorkQueue[Entry[C]],
+        on_room: Callable[[], object],
+    ) -> None:
+        self._ledger = ledger
+        self._listeners = listeners
+        self._closer = closer
+        self._checks = checks
+        self._resets = resets
+        self._on_room = on_room
+
+    def recover(self) -> None:
+        """Close the entries that nothing has, if there may be any."""
+        ledger, closer = self._ledger, self._closer
+        if ledger.is_torn:
+            self._listeners.let_out()
+            for entry in self._ownerless():
+                if entry.state is CLOSING:
+                    closer.finish(entry)
+                else:
+                    if entry.state is IDLE:
+                        ledger.move(entry, IN_USE)
+                    closer.terminate(entry, CloseReason.INTERRUPTED)
+            ledger.is_torn = False
+            self._on_room()
+
+    def _ownerless(self) -> list[Entry[Any]]:
+        ledger = self._ledger
+        owned = {
+            IDLE: ledger.queued(),
+            CHECKING: self._checks.items(),
+            RESETTING: self._resets.items(),
+            CLOSING: self._closer.entries(),
+        }
+        return [
+            entry
+            for entry in ledger.entries.values()
+            if (
+                entry.holder is None and entry.waiter is None
+                if entry.state is IN_USE
+                else entry not in owned[entry.state]
+            )
+        ]
+
+    def attend(self) -> bool:
+        """Recover what was interrupted; return whether there are waiters."""
+        self.recover()
+        return bool(self._ledger.waiters)

@@ -1,0 +1,173 @@
+"""What adapters need of a pool beside its public methods.
+
+An adapter is a pool for a certain driver, such as ``geventpool.redis``. It uses
+:class:`~geventpool.Pool`, its own :class:`~geventpool.Connector`, and what is here, but
+no private member of the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import gevent
+
+from geventpool._core.breaker import Breaker
+from geventpool._core.claims import Claims
+from geventpool._core.failures import describe
+from geventpool._core.histograms import BOUNDS, Distribution
+from geventpool._core.holders import end_loan
+from geventpool._core.home import Home
+from geventpool._core.ledger import IN_USE, CloseReason, anyone
+from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.measured import Measured
+from geventpool._core.measures import (
+    kept,
+    measure_by_default,
+    on_first_event,
+    retired,
+)
+from geventpool._core.opener import PROMPT, SLOW
+from geventpool._core.reports import Loan
+from geventpool._core.workers import within
+
+__all__ = [
+    "BOUNDS",
+    "PROMPT",
+    "SLOW",
+    "Breaker",
+    "Distribution",
+    "Extension",
+    "Loan",
+    "Measured",
+    "describe",
+    "kept",
+    "measure_by_default",
+    "on_first_event",
+    "retired",
+    "within",
+]
+
+C = TypeVar("C")
+
+
+class Extension(Generic[C]):
+    """The operations of one pool for its adapter; see ``Pool.extension``.
+
+    A forked child gets a new object, because its pool begins without connections.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle[C],
+        claims: Claims[C],
+        home: Home,
+        timeout: float | None,
+    ) -> None:
+        #: seconds that a borrower of the pool waits at most; None: without limit
+        self.timeout = timeout
+        #: the time limits of the greenlets of the pool
+        self.timeouts = lifecycle.timeouts
+        self._lifecycle = lifecycle
+        self._ledger = lifecycle.ledger
+        self._claims = claims
+        self._home = home
+
+    # Questions
+
+    def now(self) -> float:
+        """Return the time by the clock of the pool, in seconds. Never switches."""
+        return self._ledger.clock()
+
+    @property
+    def idle(self) -> int:
+        """The number of idle connections."""
+        return self._ledger.idle
+
+    @property
+    def waiting(self) -> int:
+        """The number of greenlets that wait in line."""
+        return len(self._ledger.waiters)
+
+    def has(self, conn: C) -> bool:
+        """Whether *conn* is one of the pool's connections. Never switches."""
+        entry = self._ledger.entries.get(id(conn))
+        return entry is not None and entry.conn is conn
+
+    def is_lent(self, conn: C) -> bool:
+        """Whether a borrower has *conn*. Never switches."""
+        entry = self._ledger.entries.get(id(conn))
+        if entry is None or entry.conn is not conn:
+            return False
+        return entry.state is IN_USE and entry.waiter is None
+
+    # Loans
+
+    def adopt(self, conn: C) -> bool:
+        """Take in a connection that the adapter has made or kept. Never switches.
+
+        It is lent to the first waiter, or becomes idle, as at the end of a loan.
+
+        :return: whether the pool has it now; False: there is no room.
+        """
+        if self.has(conn):
+            return True
+        entry = self._lifecycle.admit(conn)
+        if entry is None:
+            return False
+        self._claims.finish(entry, self._lifecycle.end_loan_normally)
+        return True
+
+    def disown(self, conn: C) -> Any:
+        """Take a loan from its holder. Anybody may end it then. Never switches.
+
+        :return: the greenlet that held it; None: there was none, or it is collected.
+        :raises ConnectionNotFoundError: it is not on loan.
+        """
+        entry = self._claims.on_loan(conn)
+        holder = None if entry.holder is None else entry.holder()
+        end_loan(entry)
+        entry.holder = anyone
+        return holder
+
+    def vacate(self, conn: C) -> None:
+        """Free the place of a connection on loan that is already closed.
+
+        Anybody may call this. Never switches.
+
+        :raises ConnectionNotFoundError: it is not on loan.
+        """
+        entry = self._claims.claim(conn, anyone=True)
+        self._claims.finish(entry, self._lifecycle.terminate, CloseReason.DROPPED)
+
+    def forget_all(self) -> None:
+        """Close the idle connections, and forget those on loan. May switch.
+
+        All places are free then, and the waiters get them. *min_connections* are not
+        kept any more. A connection that was on loan stays open; :meth:`adopt` takes it
+        in again.
+        """
+        self._lifecycle.forget_all()
+
+    # Work
+
+    def spawn(
+        self, work: Callable[..., object], *args: Any
+    ) -> gevent.Greenlet[..., Any]:
+        """Start *work* in a greenlet of the pool and return it. Never switches.
+
+        It is killed when ``Pool.close`` has waited long enough.
+        """
+        return self._lifecycle.workers.spawn(work, *args)
+
+    def call_soon(self, work: Callable[..., object], *args: Any) -> None:
+        """Have the hub call *work*. Never switches or raises.
+
+        Can be called in any thread, and in a finalizer. Nothing is called if the event
+        loop has ended.
+        """
+        self._home.call(work, *args)
+
+    def notify(self, event: str, *args: Any) -> None:
+        """Tell the listeners of the pool of *event*, such as "paused"."""
+        self._lifecycle.listeners.notify(event, *args)
