@@ -28,7 +28,7 @@ from geventpool.errors import (
     TooManyWaitingError,
 )
 from geventpool.listeners import PoolListener, PoolStats
-from geventpool.options import refuse_unknown
+from geventpool.options import PoolOptions, described, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import Outage, Timeouts, check_int
 from geventpool.sqlalchemy.record_pool import RecordPool
@@ -48,6 +48,26 @@ if TYPE_CHECKING:
 __all__ = ["GreenletPool"]
 
 
+#: The options of the core pool that an engine can be given.
+_PASSED_ON = (
+    "min_connections",
+    "max_waiting",
+    "max_lifetime",
+    "max_idle",
+    "ping_after",
+    "ping_interval",
+    "reap_interval",
+    "reclaim",
+    "leak_after",
+    "listeners",
+    "timeouts",
+    "outage",
+    "budget",
+    "admission",
+)
+
+
+@described(PoolOptions, *names() - {*_PASSED_ON} | {"min_connections"})
 class GreenletPool(QueuePool):
     """A pool for ``create_engine(url, poolclass=GreenletPool)``, for any dialect.
 
@@ -80,38 +100,19 @@ class GreenletPool(QueuePool):
     * When a greenlet ends, its loans end at once, unless *reclaim* is False.
       :meth:`transfer` makes another greenlet the holder.
     * ``dispose()`` wakes the waiters, because there is room again.
+    * *ping_after* costs a busy pool nothing, unlike ``pool_pre_ping``.
     * On ``mysql`` and ``mariadb``, an idle connection that the server has closed is
       detected without a round trip, and replaced before it is lent.
 
-    All arguments can be given to ``create_engine``. Times are in seconds.
+    All arguments can be given to ``create_engine``. Times are in seconds. Listeners get
+    records in the place of connections.
 
     :param creator: as for ``QueuePool``; given by ``create_engine``.
     :param int pool_size: the number of connections that are kept; 0: no limit.
     :param int max_overflow: how many more may be open at a time; -1: no limit.
     :param timeout: how long to wait for a place; None: no limit.
     :param bool use_lifo: lend the most recently used connection first.
-    :param int min_connections: how many are kept open; at most *pool_size*.
-    :param max_waiting: how many greenlets may wait; None: no limit.
-    :param max_lifetime: age at which a connection is replaced, also while idle, less up
-        to 5 % at random; None: never.
-    :param max_idle: idle time after which a connection is closed, unless fewer than
-        *min_connections* would be left; None: never.
-    :param ping_after: idle time after which a connection is pinged before it is lent;
-        None: never. Unlike ``pool_pre_ping`` it costs a busy pool nothing.
-    :param ping_interval: interval at which idle connections are pinged; None: never.
-    :param reap_interval: interval at which idle connections are checked.
-    :param bool reclaim: end the loans of a greenlet that has ended.
-    :param leak_after: seconds after which a loan is reported once, to the log and to
-        the listeners. None: never.
-    :param listeners: :class:`~geventpool.PoolListener` objects. Their methods get
-        records.
-    :param Timeouts timeouts: time limits of the pool's own greenlets.
-    :param budget: a :class:`~geventpool.Budget`, or ``"NAME:TOTAL"``: one limit for all
-        processes of the host; None: none.
-    :param admission: refuse callers early under overload, by an
-        :class:`~geventpool.Admission`; True: with its defaults. None, False: no.
-    :param Outage outage: what borrowers do while the server cannot be reached: they
-        wait for a short time, and later fail at once.
+    :param min_connections: how many are kept open; at most *pool_size*.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is ``QueuePool`` with the same arguments; ``"error"`` is
         :exc:`~geventpool.NotPatchedError`. Asked at the first loan.
@@ -150,6 +151,7 @@ class GreenletPool(QueuePool):
         unpatched: str = STOCK,
         **kw: Any,
     ) -> None:
+        given: dict[str, Any] = dict(locals())
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
         if check_int("pool_size", pool_size):
             # Without a limit there is no overflow to check.
@@ -164,22 +166,7 @@ class GreenletPool(QueuePool):
         self._max_overflow = max_overflow if pool_size else -1
         self._timeout = timeout  # type: ignore[assignment]
         #: the core pool's options, for recreate()
-        self._options: dict[str, Any] = {
-            "min_connections": min_connections,
-            "max_waiting": max_waiting,
-            "max_lifetime": max_lifetime,
-            "max_idle": max_idle,
-            "ping_after": ping_after,
-            "ping_interval": ping_interval,
-            "reap_interval": reap_interval,
-            "reclaim": reclaim,
-            "leak_after": leak_after,
-            "listeners": listeners,
-            "timeouts": timeouts,
-            "outage": outage,
-            "budget": budget,
-            "admission": admission,
-        }
+        self._options = {name: given[name] for name in _PASSED_ON}
         self._unpatched = check_unpatched(unpatched)
         #: Whether it is still unknown if gevent has patched this process.
         self._is_undecided = True
