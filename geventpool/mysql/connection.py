@@ -106,6 +106,18 @@ class Connection(Wire):
         status = self.server_status & (IN_TRANS | AUTOCOMMIT)
         return status == AUTOCOMMIT and not self.unfinished
 
+    def finish_transaction(self, error: BaseException | None) -> None:
+        """Commit, or roll back after *error*, if a transaction may be open. May switch.
+
+        :param error: what left the block of the loan; None: nothing did. After what is
+            no :exc:`Exception`, such as a kill, nothing is sent.
+        :raises pymysql.err.Error: as for :meth:`commit_if_open`.
+        """
+        if error is None:
+            self.commit_if_open()
+        elif isinstance(error, Exception):
+            self.rollback_if_open()
+
     def commit_if_open(self) -> None:
         """Commit if a transaction may be open. May switch.
 

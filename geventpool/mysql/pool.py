@@ -366,10 +366,7 @@ class TransactionContext(ConnectionContext[Connection]):
             return
         self.pool.report_error(error)
         try:
-            if error is None:
-                conn.commit_if_open()
-            elif isinstance(error, Exception):
-                conn.rollback_if_open()
+            conn.finish_transaction(error)
         except Exception as failure:
             _exit(self, type(failure), failure, None)
             if error is None or not isinstance(failure, (err.Error, OSError)):

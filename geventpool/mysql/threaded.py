@@ -151,10 +151,7 @@ class ThreadedLoan:
         if conn is None or not self._pool.is_lent(conn):
             return  # given back in the block
         try:
-            if error is None:
-                conn.commit_if_open()
-            elif isinstance(error, Exception):
-                conn.rollback_if_open()
+            conn.finish_transaction(error)
         except Exception:
             self._pool.drop(conn)
             if error is None:
