@@ -13,12 +13,13 @@ from time import monotonic
 from typing import Any
 
 from pymysql import err
-from pymysql.constants import CLIENT
+from pymysql.constants import CLIENT, COMMAND
 
 from geventpool import sockets
+from geventpool.mysql.interrupted import UNREAD
 from geventpool.mysql.packets import CHANGED, Packets, command_head, lost
 
-__all__ = ["SPOILED", "Ahead", "packed"]
+__all__ = ["FORGET_ID", "SPOILED", "Ahead", "packed"]
 
 #: Seconds after which missing replies prevent that the connection is lent.
 LATE = 0.05
@@ -42,6 +43,10 @@ def packed(commands: Sequence[tuple[int, bytes]]) -> bytes:
     :param commands: command codes with their arguments.
     """
     return b"".join(command_head(len(text) + 1, code) + text for code, text in commands)
+
+
+#: Clears what LAST_INSERT_ID() returns.
+FORGET_ID = packed([(COMMAND.COM_QUERY, b"DO LAST_INSERT_ID(0)")])
 
 
 class Ahead(Packets):
@@ -92,14 +97,13 @@ class Ahead(Packets):
         """Whether replies are missing for longer than :data:`LATE`. Never switches."""
         return self.pending > 0 and monotonic() - self._sent_at > LATE
 
-    def send_ahead(self, data: bytes, replies: int, tracks: bool = False) -> bool:
+    def send_ahead(self, data: bytes, replies: int) -> bool:
         """Send commands that are each answered by OK or an error. Never switches.
 
         The connection must be in step, and no replies may be missing.
 
         :param data: what :func:`packed` has made of them.
         :param replies: the number of commands.
-        :param tracks: whether changes are still reported after these commands.
         :return: False: they could not be sent without waiting. Then nothing was sent,
             or the connection is closed.
         """
@@ -112,9 +116,35 @@ class Ahead(Packets):
             return False
         self._sent = data, replies
         self.pending = replies
-        self.tracks = tracks
+        self.tracks = False
         self._sent_at = monotonic()
         return True
+
+    def forget_id(self) -> None:
+        """Clear the id of an inserted row in the session. May switch.
+
+        :raises pymysql.err.OperationalError: the connection was lost, or is closed
+            because the id could not be cleared.
+        """
+        self._sent = FORGET_ID, 1
+        self._write_bytes(FORGET_ID)
+        self.pending = 1
+        self.settle()
+
+    def read_forgotten(self) -> None:
+        """Read the reply to what was sent together with a statement. May switch.
+
+        :raises pymysql.err.OperationalError: as for :meth:`forget_id`.
+        """
+        self.is_prefixed = False
+        try:
+            packet: Any = self._read_packet()
+            if not _is_ok(packet.get_all_data()):
+                raise lost("an OK was expected")
+        except err.MySQLError as error:
+            self._force_close()
+            raise lost(f"its session could not be reset: {error}") from error
+        self._next_seq_id = UNREAD
 
     def settle(self) -> None:
         """Read the missing replies. May switch.

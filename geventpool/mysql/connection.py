@@ -212,12 +212,16 @@ class Connection(Wire):
             and self.__dict__.items() >= self._shared.items()
         ):
             return False
-        for text in self._texts():
-            if kind_of(text, self._functions) not in kinds:
-                return False
-            if not (self._is_transparent or text.isascii()):
-                return False
-        return True
+        return all(self.leaves_nothing(text, kinds) for text in self._texts())
+
+    def leaves_nothing(self, text: bytes, kinds: frozenset[Kind]) -> bool:
+        """Whether a statement leaves nothing in the session, and asks for no id.
+
+        :param kinds: as for :meth:`left_nothing`.
+        """
+        return kind_of(text, self._functions) in kinds and (
+            self._is_transparent or text.isascii()
+        )
 
     @property
     def may_hold_locks(self) -> bool:

@@ -24,6 +24,7 @@ from geventpool import dialing, sockets
 from geventpool.connector import ErrorAction
 from geventpool.mysql.errors import ConnectionInUseError, action_after
 from geventpool.mysql.interrupted import Interruptible
+from geventpool.mysql.statements import Kind
 from geventpool.patching import is_patched
 
 if TYPE_CHECKING:
@@ -133,6 +134,11 @@ class Packets(Interruptible):
     left = False
     #: The loan has made an id, which LAST_INSERT_ID() would return.
     made_id = False
+    #: If an earlier loan has made that id: the kinds of statements that leave nothing,
+    #: and so do not ask for it. None: there is no such id.
+    foreign_id: frozenset[Kind] | None = None
+    #: Whether the reply to FORGET_ID comes before the reply to the statement.
+    is_prefixed = False
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
         self._tls = tls
@@ -202,6 +208,8 @@ class Packets(Interruptible):
         sock, self._sock = self._sock, None
         self.ask = None
         self.pending = 0
+        self.foreign_id = None
+        self.is_prefixed = False
         # Set only during the handshake. Closing it could switch, and fails while
         # another greenlet reads.
         self._rfile = None

@@ -36,7 +36,7 @@ from pymysql import err
 from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import COMMAND, CR, ER
 
-from geventpool.mysql.ahead import SPOILED, Ahead, packed
+from geventpool.mysql.ahead import FORGET_ID, SPOILED, Ahead, packed
 from geventpool.mysql.interrupted import UNREAD
 from geventpool.mysql.packets import (
     AUTOCOMMIT,
@@ -50,6 +50,8 @@ from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, take
 
 if TYPE_CHECKING:
     from greenlet import greenlet
+
+    from geventpool.mysql.statements import Kind
 
 __all__ = ["COM_RESET_CONNECTION", "MAX_STATEMENTS", "IN_POOL", "Wire"]
 
@@ -66,6 +68,15 @@ MAX_STATEMENTS = 16
 _LONGEST = 16 * 1024
 #: Stands for a longer one: it is not plain, and does not lock by name.
 _LONG = b"SET "
+
+#: The bytes before the text of a command.
+_HEAD = 5
+#: The beginnings of statements whose result PyMySQL reads in ``query()``.
+_QUERIES = frozenset(
+    word
+    for name in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLAC")
+    for word in (name, name.encode())
+)
 
 #: The first byte of a length that is in the two bytes after it.
 _TWO_BYTES = 0xFC
@@ -111,6 +122,10 @@ class Wire(Ahead):
     database_may_differ = False
     #: The command that is being answered changes nothing but autocommit.
     _excused = False
+
+    if TYPE_CHECKING:
+
+        def leaves_nothing(self, text: bytes, kinds: frozenset[Kind]) -> bool: ...
 
     def __init__(self, *, tls: Callable[[Any, Any], Any], **options: Any) -> None:
         #: the statements of the loan, to be examined when it ends
@@ -230,16 +245,44 @@ class Wire(Ahead):
                     sql if len(sql) <= _LONGEST else _LONG,
                 )
             if len(sql) > SMALL:
+                if self.foreign_id is not None:
+                    self.foreign_id = None
+                    self.forget_id()
                 _pymysql._execute_command(self, command, sql)
                 return
             text = sql.encode(self.encoding) if isinstance(sql, str) else sql
             self._result = None
-            self._write_bytes(command_head(len(text) + 1, command) + text)
+            packet = command_head(len(text) + 1, command) + text
+            if self.foreign_id is not None and command != COMMAND.COM_PING:
+                self._write_without_id(packet, command, begins)
+                return
+            self._write_bytes(packet)
             self._next_seq_id = UNREAD
         except BaseException:
             # No answer is awaited: an interrupted write has closed the socket already.
             self._command_owner = self._interruption = None
             raise
+
+    def _write_without_id(
+        self, packet: bytes, command: int, begins: str | bytes
+    ) -> None:
+        """Send a command. It does not see the id that an earlier loan has made.
+
+        A query that cannot ask for the id is sent at once, after what clears the id.
+        Others are sent after its reply. Never later in a loan, because a statement in
+        between would change what ROW_COUNT() and SHOW WARNINGS return.
+        """
+        kinds, self.foreign_id = self.foreign_id, None
+        is_query = command == _QUERY and begins in _QUERIES
+        if is_query and self.leaves_nothing(packet[_HEAD:], kinds or frozenset()):
+            self.is_prefixed = True
+            self._write_bytes(FORGET_ID + packet)
+            # Not UNREAD: a reply is read before the one of this command.
+            self._next_seq_id = 1
+        else:
+            self.forget_id()
+            self._write_bytes(packet)
+            self._next_seq_id = UNREAD
 
     def _note_effects(self, command: int, sql: str | bytes | bytearray) -> None:
         # A ping changes nothing. Any other command that is not plain may change
@@ -263,6 +306,8 @@ class Wire(Ahead):
             raise self._in_use(self._command_owner)
         self.status_is_current = False
         try:
+            if self.is_prefixed:
+                self.read_forgotten()
             rows = _pymysql._read_query_result(self, unbuffered)
         except Exception as error:
             interruption, self._interruption = self._interruption, None

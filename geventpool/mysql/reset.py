@@ -143,7 +143,8 @@ class Session:
 
     The session then has the server's defaults, the settings of ``connect`` and those of
     ``configure``, and nothing else. Nothing is sent if the loan is known to have left
-    nothing. If it has left only the id of an inserted row, one statement clears that.
+    nothing. If it has left only the id of an inserted row, that is cleared before the
+    next statement, and in most cases sent together with it.
 
     Otherwise the reset is sent when the connection is given back, without waiting for
     the replies. If that is not possible, it takes one round trip, or one for each
@@ -178,12 +179,18 @@ class Session:
 
     def spares(self, conn: Connection) -> bool:
         kinds = self._kinds
-        if kinds is None or not conn.has_sent or not conn.left_nothing(kinds):
+        if (
+            kinds is None
+            or not conn.has_sent
+            or (conn.made_id and not self._pipelines)
+            or not conn.left_nothing(kinds)
+        ):
             return False
-        if not conn.made_id:
-            return True
-        # Clearing the id costs the server far less than resetting the session.
-        return bool(self._pipelines) and conn.send_ahead(_FORGET_ID, 1, tracks=True)
+        if conn.made_id:
+            # Clearing the id with the next statement costs the server far less than
+            # resetting the session, and no greenlet waits for it.
+            conn.foreign_id = kinds
+        return True
 
     def restore(self, conn: Connection) -> None:
         conn.restore(shared=False)
@@ -216,6 +223,7 @@ class Session:
                 packed(commands),
                 len(commands),
             )
+        conn.foreign_id = None
         return conn.send_ahead(*prepared)
 
     def __call__(self, conn: Connection) -> None:
@@ -228,7 +236,9 @@ class Session:
         database_may_differ = conn.database_may_differ
         if self._is_known:
             self._reset(conn, [_RESET, *self._commands(conn, database_may_differ)])
-        if not self._is_known:
+        if self._is_known:
+            conn.foreign_id = None
+        else:
             self._run(conn, [_ROLLBACK, *self._commands(conn, database_may_differ)])
         if self._kinds is None:
             self._kinds = harmless_kinds(conn) if conn.tracks else frozenset()
@@ -280,7 +290,6 @@ class Session:
         _raise_first(self._one_by_one(conn, commands))
 
 
-_FORGET_ID = packed([(COMMAND.COM_QUERY, b"DO LAST_INSERT_ID(0)")])
 _RESET = (COM_RESET_CONNECTION, b"")
 _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
 

@@ -69,33 +69,6 @@ def test_a_loan_that_has_left_nothing_is_not_reset(worn, proxy, table):
         assert len(said(proxy)) == 1
 
 
-def test_of_a_loan_that_has_only_made_an_id_the_id_is_forgotten(
-    worn, proxy, mariadb_server
-):
-    """At less cost than a reset; and changes are still reported."""
-    pool = worn()
-    name = f"{mariadb_server.database}.made"
-    mariadb_server.ask(
-        f"CREATE OR REPLACE TABLE {name} (i INT AUTO_INCREMENT PRIMARY KEY)"
-    )
-    for _ in range(2):
-        with pool.connection() as conn:
-            assert value(conn, "SELECT @@last_insert_id") == 0
-        use(pool)
-        said(proxy)
-        with pool.connection() as conn:
-            rows(conn, f"INSERT INTO {name} VALUES (NULL)")
-        wait_until(lambda: conn.is_quiet() and not conn.pending, "replies")
-        assert [message[5:] for message in said(proxy)][1:] == [b"DO LAST_INSERT_ID(0)"]
-        assert conn.tracks
-    with pool.connection() as conn:
-        rows(conn, f"INSERT INTO {name} VALUES (NULL)")
-        rows(conn, SOIL)
-    use(pool)
-    assert any(RESET in message for message in said(proxy))
-    mariadb_server.ask(f"DROP TABLE {name}")
-
-
 def test_outside_of_autocommit_a_loan_ends_with_its_commit(worn, proxy, table):
     """The status that ends a result tells whether there is something to commit."""
     pool = worn(autocommit=False)
