@@ -15,6 +15,7 @@ from geventpool.connection import Connection
 from geventpool.policies import safe_repr
 
 __all__ = [
+    "CannotCancel",
     "Connector",
     "ErrorAction",
     "asked",
@@ -43,6 +44,10 @@ class ErrorAction(enum.Enum):
     #: The server has no room for a connection. When opening: wait until connections
     #: are given back, and try again later. Otherwise the same as DISCARD.
     BACK_OFF = "back off"
+
+
+class CannotCancel(Exception):
+    """Nothing can cancel a request; see :meth:`Connector.cancel`."""
 
 
 class Connector(Generic[C]):
@@ -97,7 +102,9 @@ class Connector(Generic[C]):
 
         :return: True: the connection is in step again, and the pool resets and keeps
             it. False: the pool calls :meth:`terminate`.
-        :raises Exception: the server may still be at work. The pool calls
+        :raises CannotCancel: nothing can cancel it. The pool calls :meth:`terminate`,
+            counts it as abandoned, and logs nothing.
+        :raises Exception: the server may still be at work. The pool logs this and calls
             :meth:`terminate`.
         """
         return False

@@ -564,6 +564,20 @@ class Pool(Generic[C]):
         # another error would hide the first one.
         self._lifecycle.checks.revalidate_after(error)
 
+    def begin_reconnect(self) -> bool:
+        """Count an attempt of a borrower to connect its own connection again.
+
+        For drivers that reconnect by themselves. It counts as one of *max_connecting*
+        until :meth:`end_reconnect`. Never switches.
+
+        :return: False: as many are under way, so the borrower must try later.
+        """
+        return self._lifecycle.opener.begin_reconnect()
+
+    def end_reconnect(self) -> None:
+        """Count one attempt of :meth:`begin_reconnect` no more. Never switches."""
+        self._lifecycle.opener.end_reconnect()
+
     def report_unreachable(self, error: Exception) -> None:
         """Note that a borrower could not connect its own connection again.
 

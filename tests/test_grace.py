@@ -391,6 +391,20 @@ def test_what_a_borrower_finds_out_about_the_server_counts():
     check_capacity(pool)
 
 
+def test_the_attempts_of_borrowers_count_as_openings():
+    """A server that has just come back must not be met by more at a time."""
+    pool = Pool(ScriptedConnector(), max_connections=2, max_connecting=1)
+    assert pool.begin_reconnect()
+    assert not pool.begin_reconnect()
+    borrower = gevent.spawn(outcome, pool)
+    gevent.idle()
+    assert pool.stats().opening == 0
+    pool.end_reconnect()
+    assert borrower.get() in pool.idle_connections()
+    assert pool.begin_reconnect()
+    pool.end_reconnect()
+
+
 @pytest.mark.parametrize("descriptor", [5, None])
 def test_a_loan_that_still_has_its_connection_is_waited_for(descriptor):
     """The outage may be one of new connections alone."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from geventpool._core.ledger import CLOSING, CloseReason, Entry
 from geventpool._core.workers import WorkerGroup, WorkQueue, within
-from geventpool.connector import Connector
+from geventpool.connector import CannotCancel, Connector
 from geventpool.policies import safe_repr
 
 __all__ = ["Cancellations"]
@@ -90,6 +90,8 @@ class Cancellations(Generic[C]):
                 self._limit, "cancelling", self._connector.cancel, entry.conn
             )
             self.cancelled += 1
+        except CannotCancel:
+            self.abandoned += 1
         except Exception as error:
             self.abandoned += 1
             log.warning(

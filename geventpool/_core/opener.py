@@ -106,6 +106,8 @@ class Opener(Generic[C]):
         self.refused: set[Entry[C]] = set()
         #: places whose present attempt to open has taken longer than SLOW
         self.slow: set[Entry[C]] = set()
+        #: attempts of borrowers to connect their own connections again
+        self.reconnecting = 0
         #: connections opened so far
         self.successes = 0
         #: the last failure to open and when it was; None after a success
@@ -190,7 +192,7 @@ class Opener(Generic[C]):
 
     @property
     def _under_way(self) -> int:
-        return len(self._ledger.opening) - len(self.slow)
+        return len(self._ledger.opening) - len(self.slow) + self.reconnecting
 
     @property
     def dial_limit(self) -> int:
@@ -356,6 +358,18 @@ class Opener(Generic[C]):
             self.search.begin()
             self._listeners.notify("paused", error)
         self._retry_later()
+
+    def begin_reconnect(self) -> bool:
+        """Count a borrower's attempt to connect; False: too many are under way."""
+        if self._under_way >= self.breaker.most:
+            return False
+        self.reconnecting += 1
+        return True
+
+    def end_reconnect(self) -> None:
+        """Count it no more; another connection may be opened. Never switches."""
+        self.reconnecting -= 1
+        self._on_change()
 
     def report_failure(self, error: Exception) -> None:
         """A borrower could not connect its connection again. Never switches."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gevent
 
 from geventpool import dialing
+from geventpool.connector import CannotCancel
 from geventpool.extension import within
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.side_connection import NotCancelled, SideConnection
@@ -34,6 +36,8 @@ LADDER = (0.1, 0.2, 0.4)
 #: Seconds that a COMMIT, a ROLLBACK or a reset may take by itself. A KILL does not
 #: speed up a rollback, and leaves unknown what has become of a COMMIT.
 BY_ITSELF = 1.0
+#: Seconds to end the statements that still run when the pool is closed.
+LAST = 1.0
 #: Seconds between two looks at a thread that is being ended; the first, and the most.
 _PAUSES = (0.001, 0.1)
 
@@ -51,11 +55,12 @@ _ACCOUNT = frozenset(
     }
 )
 
-_REMEDY = (
-    "interrupted statements are not cancelled at the server: %s. The place of each "
-    "stays taken until the server replies. Allow one connection more than "
-    "max_connections, or give cancel=False"
+_NOT_CANCELLED = "interrupted statements are not cancelled at the server: %s. %s"
+_KEPT = (
+    "The place of each stays taken until the server replies. Allow one connection more "
+    "than max_connections, or give cancel=False"
 )
+_CLOSED = "Their connections are closed at once. Give cancel=False if this is meant"
 
 
 class Canceller:
@@ -76,6 +81,9 @@ class Canceller:
         self._warned: set[str] = set()
         #: no statement is cancelled any more
         self.is_closed = False
+        #: connections whose statements run when the pool is closed; None: it is not
+        #: being closed
+        self._last: list[Connection] | None = None
 
     def is_running(self, conn: Connection) -> bool:
         """Whether the server may be at work for *conn*. Never switches.
@@ -94,27 +102,73 @@ class Canceller:
         :param conn: whose command was interrupted.
         :param is_kept: whether the connection is of use if it can be saved.
         :return: whether it is in step again. The transaction may still be open.
+        :raises CannotCancel: nothing can end the statement, and there is nothing to
+            wait for.
         """
+        side = self._side_of(conn)
+        if side is None:
+            return False  # lost: the server has closed it
         if conn.is_own_command or ends_transaction(conn.last_statement):
-            conn.wait_for_reply(BY_ITSELF)
+            if not side.is_useless:
+                conn.wait_for_reply(BY_ITSELF)
             if conn.is_own_command and conn.has_reply:
                 return False  # the first reply is that to the rollback
         is_kept = is_kept and conn.is_unread
         if is_kept and conn.has_reply and conn.forget_reply():
             return True
         if conn.interrupted is None:
-            return False  # lost: the server has closed it
+            return False
         try:
-            return self._end(self._side_of(conn), conn, is_kept)
+            return self._end(side, conn, is_kept)
         except NotCancelled as error:
             self._warn(error)
+            if error.is_final:
+                raise CannotCancel(str(error)) from error
         # The pool limits the time.
         conn.wait_for_reply()
         return False
 
+    def collect(self) -> None:
+        """Keep the sockets of statements that still run when the pool is closed.
+
+        Never switches.
+        """
+        self._last = []
+
+    def takes(self, conn: Connection) -> bool:
+        """Whether the socket of *conn* is kept for :meth:`close`. Never switches."""
+        if self._last is None or not self.is_running(conn):
+            return False
+        if conn.interrupted is None:
+            conn.set_aside()
+        self._last.append(conn)
+        return True
+
     def close(self) -> None:
-        """Close the side connections for good. Never switches."""
-        self.is_closed = True
+        """Close the side connections for good.
+
+        The statements of the connections that were kept are ended first. May switch if
+        :meth:`collect` was called.
+        """
+        last, self._last, self.is_closed = self._last or [], None, True
+        try:
+            if last:
+                with suppress(TimeoutError):
+                    within(LAST, "the last KILL", self._kill_last, last)
+        finally:
+            for conn in last:
+                conn.close_interrupted()
+            self._close_sides()
+
+    def _kill_last(self, conns: list[Connection]) -> None:
+        """Have the server begin to end the threads of *conns*. May switch."""
+        for conn in conns:
+            side = self._side_of(conn)
+            if side is not None:
+                with suppress(NotCancelled):
+                    side.kill_connection(side.find(conn))
+
+    def _close_sides(self) -> None:
         for side in self._sides.values():
             side.close()
         self._sides.clear()
@@ -158,10 +212,16 @@ class Canceller:
             gevent.sleep(pause)
             pause = min(2 * pause, most)
 
-    def _side_of(self, conn: Connection) -> SideConnection:
-        """The side connection to the server of *conn*, which may not be open yet."""
-        # Not by the name of the host: it may lead to another server by now.
-        peer = conn.interrupted.getpeername()
+    def _side_of(self, conn: Connection) -> SideConnection | None:
+        """The side connection to the server of *conn*, which may not be open yet.
+
+        :return: None: the connection is not connected any more.
+        """
+        try:
+            # Not by the name of the host: it may lead to another server by now.
+            peer = conn.interrupted.getpeername()
+        except OSError:
+            return None
         side = self._sides.get(peer)
         if side is None or side.is_foreign:
             host, port = conn.host, conn.port
@@ -204,4 +264,4 @@ class Canceller:
     def _warn(self, error: NotCancelled) -> None:
         if error.reason not in self._warned:
             self._warned.add(error.reason)
-            log.warning(_REMEDY, error)
+            log.warning(_NOT_CANCELLED, error, _CLOSED if error.is_final else _KEPT)

@@ -69,7 +69,7 @@ class MySQLConnector(Connector[Connection]):
         target: str | None = None,
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
-        cancel: bool = False,
+        cancel: bool = True,
         **options: Any,
     ) -> None:
         if configure is not None and not callable(configure):
@@ -229,8 +229,13 @@ class MySQLConnector(Connector[Connection]):
             conn.terminate()
 
     def terminate(self, conn: Connection) -> None:
-        """Close the socket without sending anything. Never switches."""
-        conn.terminate()
+        """Close the socket without sending anything. Never switches.
+
+        While the pool is being closed, the sockets of running statements are kept for
+        the canceller, which ends these.
+        """
+        if self.canceller is None or not self.canceller.takes(conn):
+            conn.terminate()
         self._settle(conn)
 
     def begin_cancel(self, conn: Connection) -> bool:
@@ -258,6 +263,7 @@ class MySQLConnector(Connector[Connection]):
             conn.session_unchanged or reset.is_possible(conn)
         )
         if not self.canceller.cancel(conn, is_kept):
+            conn.close_interrupted()
             return False
         reset.restore(conn)
         conn.unusable_reason = None

@@ -9,7 +9,7 @@ from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, get_hub, getcurrent
 from pymysql import err
 from pymysql.cursors import Cursor
 
@@ -66,9 +66,10 @@ class ConnectionPool(Pool[Connection]):
         session.
     :param check: called with a connection before it is lent; if it raises an
         :exc:`Exception`, the connection is dropped and the next one tried.
-    :param bool cancel: end interrupted statements at the server, over one more
-        connection, and keep their places until then. False: close their connections at
-        once, and let the statements run on.
+    :param cancel: True: end interrupted statements at the server, over one more
+        connection, and keep their places until then; behind a proxy their connections
+        are closed at once. False: they are always closed at once, and the statements
+        run on. None: what the URL says, or True.
     :param max_connections: None: what the URL says, or 10. A MariaDB server serves 151
         clients in all.
     :param str unpatched: what to do in a process whose ``socket`` gevent has not
@@ -91,7 +92,7 @@ class ConnectionPool(Pool[Connection]):
         reset: Any = "session",
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
-        cancel: bool = False,
+        cancel: bool | None = None,
         unpatched: str = STOCK,
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
@@ -113,8 +114,9 @@ class ConnectionPool(Pool[Connection]):
                 host_order=host_order,
                 target=target,
                 max_connections=max_connections,
+                cancel=cancel,
             )
-            hosts, host_order, target, max_connections = found.values()
+            hosts, host_order, target, max_connections, cancel = found.values()
             source = None
         if max_connections is None:
             max_connections = DEFAULT_MAX_CONNECTIONS
@@ -128,7 +130,7 @@ class ConnectionPool(Pool[Connection]):
             target=target,
             reset=reset,
             configure=configure,
-            cancel=cancel,
+            cancel=True if cancel is None else cancel,
             **options,
         )
         if own.get("initial_connections") and not self._pools_here():
@@ -195,10 +197,16 @@ class ConnectionPool(Pool[Connection]):
             self._threads.close()
             if self._is_undecided:
                 return []
-        left = super().close(timeout)
-        if self._canceller is not None:
-            self._canceller.close()
-        return left
+        canceller = self._canceller
+        if canceller is None:
+            return super().close(timeout)
+        # Without a time to wait it may not switch.
+        if timeout != 0 and getcurrent() is not get_hub():
+            canceller.collect()
+        try:
+            return super().close(timeout)
+        finally:
+            canceller.close()
 
     @property
     def side_connections(self) -> int:

@@ -41,6 +41,9 @@ _REFUSED = "the server refuses what is asked of it"
 #: KILL was given a thread, or a query, that is not there any more.
 _GONE = frozenset({1094, 1957})
 
+#: PyMySQL's own numbers: the server cannot be reached, or the connection is lost.
+CLIENT_ERRORS = range(2000, 3000)
+
 _all: weakref.WeakSet[SideConnection] = weakref.WeakSet()
 
 
@@ -56,6 +59,18 @@ class NotCancelled(Exception):
         self.reason = reason
         #: the number of the server's error
         self.code = detail.args[0] if detail is not None and detail.args else None
+        #: whether there is no reply to wait for: behind a proxy it is not known whose
+        #: it is, and a server that cannot be reached may send none
+        self.is_final = reason == _FOREIGN or (
+            reason == _CLOSED and _is_of_the_way(detail)
+        )
+
+
+def _is_of_the_way(error: Exception | None) -> bool:
+    """Whether *error* is one of the way to the server, and not of the server."""
+    if isinstance(error, err.OperationalError):
+        return bool(error.args) and error.args[0] in CLIENT_ERRORS
+    return isinstance(error, (OSError, EOFError))
 
 
 class Victim:
@@ -97,6 +112,16 @@ class SideConnection:
     def is_open(self) -> bool:
         """Whether it is open. Never switches."""
         return self._conn is not None
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether it is known to be of no use for now. Never switches."""
+        failure = self._failure
+        return (
+            failure is not None
+            and failure.is_final
+            and monotonic() < self._failed_until
+        )
 
     @property
     def is_foreign(self) -> bool:

@@ -60,7 +60,7 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     ),
     **dict.fromkeys(
         (
-            *("local_infile", "use_unicode", "ssl_disabled"),
+            *("cancel", "local_infile", "use_unicode", "ssl_disabled"),
             *("ssl_verify_cert", "ssl_verify_identity"),
         ),
         _boolean,

@@ -35,7 +35,7 @@ from geventpool.redis.internals import (
     is_connected,
 )
 from geventpool.redis.probe import is_quiet
-from geventpool.redis.retry_pauses import RetryPauses
+from geventpool.redis.retry_pauses import Hooks, RetryPauses
 from geventpool.sockets import find_socket, terminate
 
 __all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
@@ -49,7 +49,7 @@ SERVER_FULL = "max number of clients reached"
 PROCESS_FULL = (errno.EMFILE, errno.ENFILE)
 
 
-class PoolHooks(Protocol):
+class PoolHooks(Hooks, Protocol):
     """The interface of the pool that the connector uses."""
 
     def make_connection(self) -> Any:
@@ -76,9 +76,6 @@ class PoolHooks(Protocol):
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""
 
-    def reconnected(self, error: Exception | None) -> None:
-        """Note how a borrower's attempt to reconnect has ended; None: well."""
-
 
 class RedisConnector(Connector[Any]):
     """The :class:`~geventpool.Connector` of one ``ConnectionPool``.
@@ -97,7 +94,7 @@ class RedisConnector(Connector[Any]):
         #: ids of connections that may have unread replies, from an interrupted command
         self.unsure: set[int] = set()
         #: the borrowers whose commands redis-py repeats
-        self.pauses = RetryPauses(outage.backoff, _is_away, self._report)
+        self.pauses = RetryPauses(outage.backoff, _is_away, self._hooks)
         self._waits_in_outage = outage.failures is not None and (
             outage.wait or outage.grace > 0
         )
@@ -165,11 +162,6 @@ class RedisConnector(Connector[Any]):
         return (
             self._was_reached and self._waits_in_outage and hooks.retries_by_default()
         )
-
-    def _report(self, error: Exception | None) -> None:
-        hooks = self._hooks()
-        if hooks is not None:
-            hooks.reconnected(error)
 
     def close(self, conn: Any) -> None:
         # The protocol has no closing message.

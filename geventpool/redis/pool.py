@@ -409,6 +409,14 @@ class ConnectionPool(Returns):
         """Whether the user has not chosen the retries. Never switches."""
         return self._retries_by_default
 
+    def begin_reconnect(self) -> bool:
+        """Count a borrower's attempt to reconnect; False: too many are under way."""
+        return self.core.begin_reconnect()
+
+    def end_reconnect(self) -> None:
+        """Count it no more."""
+        self.core.end_reconnect()
+
     def reconnected(self, error: Exception | None) -> None:
         """Note how a borrower's attempt to reconnect has ended; None: well."""
         if error is None:

@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import Event
@@ -32,23 +32,39 @@ from geventpool.redis.internals import backoff_of, set_backoff
 
 __all__ = ["RetryPauses"]
 
+#: Seconds until a borrower asks again whether it may connect.
+NEXT = 0.005
+
+
+class Hooks(Protocol):
+    """The interface of the pool that these pauses use. Nothing in it switches."""
+
+    def begin_reconnect(self) -> bool:
+        """Count an attempt to connect that begins; False: too many are under way."""
+
+    def end_reconnect(self) -> None:
+        """Count it no more."""
+
+    def reconnected(self, error: Exception | None) -> None:
+        """Note how it has ended; None: the server can be reached."""
+
 
 class RetryPauses:
     """The greenlets of one pool that pause before redis-py repeats their command.
 
     :param backoff: the pauses between two attempts to reach the server.
     :param is_lost: whether an error means that the server cannot be reached.
-    :param report: called with the error of each attempt to reach it; None: success.
+    :param hooks: returns the pool; None: it has been collected.
     """
 
     def __init__(
         self,
         backoff: Backoff,
         is_lost: Callable[[Exception], bool],
-        report: Callable[[Exception | None], object],
+        hooks: Callable[[], Hooks | None],
     ) -> None:
         self._backoff = backoff
-        self._report = report
+        self._hooks = hooks
         self.is_lost = is_lost
         #: whether the last attempt to connect failed
         self._is_down = False
@@ -92,6 +108,11 @@ class RetryPauses:
                 self._changed.wait(left)
             else:
                 self._try_until(conn, end, returns)
+        # Not all at once: the first connections after an outage may take long.
+        while self._returns != returns and not is_restricted(conn):
+            if self._try(conn) is not None or monotonic() >= end:
+                return
+            gevent.sleep(NEXT)
 
     def _try_until(self, conn: Any, end: float, returns: int) -> None:
         """Try the server until it is back, or *end*. May switch."""
@@ -100,22 +121,21 @@ class RetryPauses:
             while self._returns == returns and (left := end - monotonic()) > 0:
                 gevent.sleep(min(self._backoff.delay(self._attempts), left))
                 self._attempts += 1
-                if not self._is_reachable(conn):
-                    continue
-                if self._is_down:
-                    self._report(None)
-                    self.reached()
-                else:
+                if self._try(conn) and self._returns == returns:
                     self._changed.wait(max(0.0, end - monotonic()))
         finally:
             self._is_tried = False
             self._wake()
 
-    def _is_reachable(self, conn: Any) -> bool:
-        """Try the server once. May switch.
+    def _try(self, conn: Any) -> bool | None:
+        """Connect *conn*, and tell all if the server is back. May switch.
 
+        :return: whether the server can be reached; None: too many others try it.
         :raises TakenBackError: the loan of *conn* has ended meanwhile.
         """
+        hooks = self._hooks()
+        if hooks is None or not hooks.begin_reconnect():
+            return None
         try:
             connect_once(conn)
         except TakenBackError:
@@ -123,8 +143,13 @@ class RetryPauses:
         except Exception as error:
             if self.is_lost(error):
                 self._is_down = True
-                self._report(error)
+                hooks.reconnected(error)
                 return False
+        finally:
+            hooks.end_reconnect()
+        if self._is_down:
+            hooks.reconnected(None)
+            self.reached()
         return True
 
     def _wake(self) -> None:

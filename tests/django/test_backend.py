@@ -34,6 +34,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
+from tests.mysql.conftest import is_running
 
 SELECT = b"SELECT `project_account`"
 
@@ -681,3 +682,27 @@ def test_a_killed_request_leaves_its_place_to_others(accounts):
     gevent.idle()
     victim.kill()
     wait_until(lambda: connection.pool.stats().in_use == 0, "its place is free")
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_an_interrupted_query_is_ended_at_the_server(make, migrated, cancel):
+    """A slow database must not be buried by requests that have given up."""
+    wrapper = make(pool={"max_connections": 1} | ({} if cancel else {"cancel": False}))
+    wrapper.inc_thread_sharing()
+    slow = f"SELECT SLEEP(60) + {cancel:d}"
+
+    def ask() -> None:
+        try:
+            with wrapper.cursor() as cursor:
+                cursor.execute(slow)
+        finally:
+            # As at the end of a request.
+            wrapper.close()
+
+    victim = gevent.spawn(ask)
+    wait_until(lambda: is_running(migrated, slow), "it runs")
+    victim.kill()
+    wait_until(lambda: wrapper.pool.size == wrapper.pool.stats().idle, "it is free")
+    assert is_running(migrated, slow) is not cancel
+    assert wrapper.pool.stats().cancelled == cancel
+    migrated.hang_up()

@@ -43,6 +43,9 @@ class Contestant:
     #: So many dials at a time it promises; None: it promises nothing.
     max_connecting: ClassVar[int | None] = None
 
+    #: So many connections it may have beside its places.
+    aside: ClassVar[int] = 0
+
     #: Does the borrower connect, in a time that is not part of its timeout?
     connects_in_borrower: ClassVar[bool] = False
 
@@ -213,6 +216,8 @@ class OurMySQL(Ours):
     name = "mysql"
     site = "mysql"
     max_connecting = 4
+    #: The one that ends interrupted statements at the server.
+    aside = 1
     documented = {
         "geventpool.errors.PoolExhaustedError": "PoolExhaustedError no connection",
         **dict.fromkeys(

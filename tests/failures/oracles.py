@@ -145,6 +145,8 @@ class Outcome:
     waits: bool = True
     #: so many dials at a time are promised; None: nothing is
     max_connecting: int | None = None
+    #: so many connections are promised at most beside the places
+    aside: int = 0
     #: are borrowers told to wait while the server is away?
     is_patient: bool = False
     #: why it came to no end
@@ -159,13 +161,15 @@ def replies_reach_their_borrower(outcome: Outcome) -> str | None:
 
 def the_limit_holds(outcome: Outcome) -> str | None:
     """
-    Neither server nor proxy ever sees more sockets than there are places.
+    Neither server nor proxy ever sees more sockets than there are places, and those
+    that the pool promises to have beside them.
 
     The proxy's count is exact. The server's leaves out those whose client has gone, and
     is an offence only if it lasts for :data:`LINGERING` seconds.
     """
     most = max(outcome.seen_by_server, outcome.seen_by_proxy)
-    return f"{most} sockets for {LIMIT}" if most > LIMIT else None
+    allowed = LIMIT + outcome.aside
+    return f"{most} sockets for {allowed}" if most > allowed else None
 
 
 def no_place_is_lost(outcome: Outcome) -> str | None:

@@ -332,6 +332,7 @@ def _through(
     outcome.dials = site.proxy.dials
     outcome.most_dialling = site.proxy.most_dialling
     outcome.max_connecting = contestant.max_connecting
+    outcome.aside = contestant.aside
     outcome.waits = contestant.waits
     outcome.is_patient = contestant.is_patient
     if contestant.connects_in_borrower:

@@ -140,7 +140,7 @@ NOT_HERE = {
     # It is the switch of Pool.acquire(), which is in the table.
     "_core.line.Line.wait",
     # They serve a cancellation, which has tests of its own for MySQL.
-    "mysql.cancel.Canceller.cancel",
+    *("mysql.cancel.Canceller.cancel", "mysql.cancel.Canceller.close"),
     "mysql.connector.MySQLConnector.cancel",
     "mysql.interrupted.Interruptible.forget_reply",
     "mysql.interrupted.Interruptible.wait_for_reply",
@@ -148,6 +148,8 @@ NOT_HERE = {
     "mysql.side_connection.SideConnection.is_there",
     "mysql.side_connection.SideConnection.kill_connection",
     "mysql.side_connection.SideConnection.kill_query",
+    # It is a pause within a command of redis-py; its own tests interrupt it.
+    "redis.retry_pauses.RetryPauses.pause",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
     # ...it calls the method of the core, which is in the table.

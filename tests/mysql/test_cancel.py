@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import random
+import os
 import sys
 
 import gevent
+import gevent.os
 import pytest
 from gevent.event import Event
 from pymysql import err
@@ -21,6 +22,7 @@ from geventpool.mysql.side_connection import SideConnection
 from geventpool.testing import wait_until
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
+from tests.mysql.kill_race import race
 
 FOREVER = "SELECT SLEEP(30)"
 
@@ -147,35 +149,11 @@ def test_the_server_never_works_at_more_than_the_pool_allows(
     assert stats.saved == (12 if reset else 0)
 
 
-def test_no_other_statement_is_killed(pooled, mariadb_server):
+def test_no_other_statement_is_killed(pooled):
     """Neither of the same pool, nor of others, nor of the next borrower."""
-    pool = pooled(max_connections=4)
-    stranger = pooled(max_connections=1)
-    done, served, wrong = [0], [0], []
-
-    def borrow(pool, number):
-        while done[0] < 150:
-            with pool.connection() as conn:
-                try:
-                    assert value(conn, f"SELECT SLEEP(0.0005) + {number}") == number
-                    seen = value(conn, "SELECT %s", served[0])
-                    assert seen == served[0] or seen < served[0]
-                    served[0] += 1
-                except (AssertionError, err.MySQLError) as error:
-                    wrong.append(error)
-
-    def fall(number):
-        while done[0] < 150:
-            with pool.connection() as conn:
-                with gevent.Timeout(random.random() * 0.006, False):
-                    rows(conn, f"SELECT SLEEP({random.choice((0.001, 0.004, 0.02))})")
-                    rows(conn, "SELECT SLEEP(0.0005)")
-                done[0] += 1
-
-    jobs = [gevent.spawn(borrow, pool, 1), gevent.spawn(borrow, stranger, 2)]
-    jobs += [gevent.spawn(fall, number) for number in range(6)]
-    gevent.joinall(jobs, raise_error=True)
-    assert wrong == [] and served[0]
+    pool, stranger = pooled(max_connections=4), pooled(max_connections=1)
+    served, wrong = race(pool, stranger, tries=150)
+    assert served and wrong == []
     assert pool.stats().cancelled > 0
 
 
@@ -268,7 +246,7 @@ def test_a_reply_is_read_if_that_costs_less_than_a_new_connection(
 def test_a_reply_that_has_come_needs_no_side_connection(pooled, monkeypatch):
     """Most short interruptions end so."""
     pool = pooled(max_connections=1)
-    monkeypatch.setattr(cancel.Canceller, "_side_of", None)
+    monkeypatch.setattr(cancel.Canceller, "_dial", None)
     conn = fall(pool, "SELECT SLEEP(0.02)")
     with pool.connection() as again:
         assert again is conn
@@ -277,7 +255,7 @@ def test_a_reply_that_has_come_needs_no_side_connection(pooled, monkeypatch):
 def test_a_connection_that_the_server_has_closed_is_not_cancelled(pooled, monkeypatch):
     """Its statement has ended with it."""
     pool = pooled(max_connections=1)
-    monkeypatch.setattr(cancel.Canceller, "_side_of", None)
+    monkeypatch.setattr(cancel.Canceller, "_dial", None)
     with pool.connection() as conn:
         reader = gevent.spawn(outcome, conn, FOREVER)
         wait_until(lambda: is_running(pool.server, FOREVER), "running")
@@ -641,24 +619,86 @@ def test_one_more_connection_is_refused(pooled, few, caplog):
 
 
 def test_a_proxy_is_not_mistaken_for_the_server(through, proxy, caplog):
-    """Its ids may be those of other people's connections: no KILL is sent."""
-    pool = through(max_connections=1, autocommit=True, cancel=True)
+    """Its ids may be those of other people's connections: no KILL is sent.
+
+    The connection is closed at once, for a proxy may end the statement, or lose it.
+    """
+    pool = through(max_connections=1, autocommit=True)
     pool.server = proxy.server
     with caplog.at_level(logging.WARNING, "geventpool"):
-        conn = interrupt(pool, "SELECT SLEEP(0.3)")
-        let_go(pool)
-    assert "a proxy or a translated address" in caplog.text
+        for number in range(2):
+            conn = interrupt(pool, f"SELECT SLEEP(30) + {number}")
+            let_go(pool)
+    assert caplog.text.count("a proxy or a translated address") == 1
     assert b"KILL" not in b"".join(proxy.asked) and not conn.open
+    assert pool.stats().abandoned == 2
 
 
-def test_nothing_is_cancelled_by_default(through, proxy):
-    """The connection is closed at once, and so its place is free at once."""
-    pool = through(max_connections=1)
+def test_a_commit_behind_a_proxy_is_not_waited_for(through, proxy):
+    """Once it is known that nothing can be cancelled, no place is kept for it."""
+    pool = through(max_connections=1, autocommit=True)
+    pool.server = proxy.server
+    interrupt(pool)
+    let_go(pool)
+    proxy.question = lambda data: b"" if b"COMMIT" in data else data
+    with pool.connection() as conn:
+        reader = gevent.spawn(outcome, conn, "COMMIT")
+        wait_until(lambda: b"COMMIT" in b"".join(proxy.asked), "sent")
+        reader.kill(gevent.Timeout(), block=True)
+    wait_until(lambda: pool.stats().abandoned == 2, "closed")
+    assert pool.size == 0
+
+
+def test_a_server_that_cannot_be_reached_is_not_waited_for(pooled, monkeypatch):
+    """No reply may ever come over a way that is lost."""
+    pool = pooled(max_connections=1)
+
+    def fail(peer, host, port):
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr(pool._canceller, "_dial", fail)
+    interrupt(pool)
+    wait_until(lambda: pool.stats().abandoned == 1, "closed")
+    assert pool.size == 0
+
+
+class Reset:
+    """The socket of a connection that the peer has reset."""
+
+    def getpeername(self):
+        raise OSError(107, "not connected")
+
+
+def test_a_connection_that_is_reset_by_the_peer_is_not_cancelled(pooled, monkeypatch):
+    """Its socket does not even tell where it led to."""
+    pool = pooled(max_connections=1)
+    conn = pool.acquire()
+    conn.interrupted = Reset()
+    assert pool._canceller.cancel(conn, True) is False
+    conn.interrupted = None
+    pool.release(conn)
+
+
+def test_cancelling_may_be_switched_off(through, proxy):
+    """Then the connection is closed at once, and nothing is asked of the server."""
+    with pytest.raises(TypeError, match="cancel must be True or False, not 'yes'"):
+        through(cancel="yes")
+    pool = through(max_connections=1, cancel=False)
     pool.server = proxy.server
     interrupt(pool, "SELECT SLEEP(0.3)")
     assert pool.size == 0 and pool.side_connections == 0
-    with pytest.raises(TypeError, match="cancel must be True or False, not 'yes'"):
-        through(cancel="yes")
+
+
+def test_a_url_may_switch_it_off(mariadb_server):
+    """Who can only give a URL must be able to say so; a keyword wins."""
+    url = f"mysql://{mariadb_server.user}@{mariadb_server.host}/?cancel=false"
+    for given, expected in ({}, False), ({"cancel": True}, True):
+        pool = ConnectionPool(url, **given)
+        assert (pool._canceller is not None) == expected
+        pool.close()
+    pool = ConnectionPool(url.partition("?")[0])
+    assert pool._canceller is not None, "it is on by default"
+    pool.close()
 
 
 def test_the_id_of_another_connection_is_not_killed(pooled, monkeypatch):
@@ -815,7 +855,7 @@ def test_a_mute_server_does_not_hold_the_side_connection_long(
     conn = interrupt(pool, "SELECT SLEEP(0.3)")
     let_go(pool)
     assert not conn.open and proxy.accepted == 1
-    interrupt(pool, "SELECT SLEEP(0.3)")
+    interrupt(pool, "SELECT SLEEP(0.3) + 1")
     let_go(pool)
     assert proxy.accepted == 1
 
@@ -845,6 +885,88 @@ def test_closing_the_pool_waits_for_what_is_cancelled(pooled):
     assert pool.close(timeout=5) == [] and pool.size == 0
     assert not is_running(pool.server, FOREVER)
     assert pool.stats().cancelled == 1
+
+
+def test_closing_the_pool_ends_what_the_borrowers_still_run(pooled):
+    """The statements of loans that are cut off would run on for hours."""
+    pool = pooled(max_connections=3)
+    streaming = pool.acquire(reclaim=False)
+    cursor = streaming.cursor(SSCursor)
+    slow = "SELECT REPEAT('x', 60000), SLEEP(0.01) FROM seq_1_to_100000"
+    cursor.execute(slow)
+    loans = [gevent.spawn(borrow, pool, FOREVER) for _ in range(2)]
+    wait_until(lambda: is_running(pool.server, FOREVER), "running")
+    gevent.spawn(pool.close, 0.001).get()
+    assert [type(loan.get()) for loan in loans] == [err.OperationalError] * 2
+    assert streaming.interrupted is None and pool.side_connections == 0
+    wait_until(lambda: not is_running(pool.server, FOREVER), "ended")
+    wait_until(lambda: not is_running(pool.server, slow), "ended")
+
+
+def borrow(pool, statement):
+    """The error that ends a loan."""
+    with pytest.raises(err.MySQLError) as caught, pool.connection() as conn:
+        rows(conn, statement)
+    return caught.value
+
+
+def test_closing_the_pool_waits_for_no_mute_side_connection(pooled, monkeypatch):
+    """The time that it has is short."""
+    monkeypatch.setattr(cancel, "LAST", 0.01)
+    pool = pooled(max_connections=1)
+    monkeypatch.setattr(pool._canceller, "_dial", lambda *where: Event().wait())
+    loan = gevent.spawn(borrow, pool, "SELECT SLEEP(0.5)")
+    wait_until(lambda: is_running(pool.server, "SELECT SLEEP(0.5)"), "running")
+    pool.close(timeout=0.001)
+    assert isinstance(loan.get(), err.OperationalError)
+
+
+def test_a_closed_pool_forgets_statements_that_cannot_be_killed(pooled, monkeypatch):
+    """Nor does it tell anybody: their connections are closed, as without cancelling."""
+    pool = pooled(max_connections=2)
+
+    def fail(peer, host, port):
+        raise LookupError("no credentials")
+
+    monkeypatch.setattr(pool._canceller, "_dial", fail)
+    loan = gevent.spawn(borrow, pool, "SELECT SLEEP(0.5)")
+    wait_until(lambda: is_running(pool.server, "SELECT SLEEP(0.5)"), "running")
+    pool._canceller.collect()
+    [running] = pool.lent_connections()
+    assert pool._canceller.takes(running)
+    gone = pool.acquire()
+    rows(gone, "SELECT 1")
+    gone.interrupted = Reset()
+    assert pool._canceller.takes(gone)
+    monkeypatch.setattr(Reset, "close", lambda sock: None, raising=False)
+    gone.interrupted.fileno = lambda: -1
+    pool._canceller.close()
+    pool.drop(gone)
+    loan.kill()
+
+
+def test_a_forked_child_leaves_the_statements_of_its_parent_alone(pooled):
+    """It has copies of the sockets: closing them must end nothing."""
+    pool = pooled(max_connections=2, timeouts=Timeouts(close=30))
+    interrupt(pool)
+    let_go(pool)
+    with pool.connection() as conn:
+        reader = gevent.spawn(outcome, conn, "SELECT SLEEP(0.5) + 7")
+        wait_until(lambda: is_running(pool.server, "SELECT SLEEP(0.5) + 7"), "running")
+        child = os.fork()
+        if not child:
+            # A child that runs the tests on would report twice.
+            try:
+                pool.close(timeout=0)
+                os._exit(int(pool.side_connections != 0))
+            finally:
+                os._exit(2)
+        assert gevent.os.waitpid(child, 0)[1] == 0
+        assert reader.get()[0] == (7,)
+    assert pool.side_connections == 1
+    interrupt(pool)
+    let_go(pool)
+    assert pool.stats().saved == 2
 
 
 def test_closing_at_once_leaves_no_socket(pooled):

@@ -68,7 +68,7 @@ def test_an_interrupted_read_closes_the_connection(make_pool, error):
 
 def test_a_timeout_within_the_block_costs_that_connection(make_pool):
     """A Timeout caught inside of the block does not make the connection clean."""
-    pool = make_pool(max_connections=1)
+    pool = make_pool(max_connections=1, cancel=False)
     conn = pool.acquire()
     with gevent.Timeout(0.05, False):
         rows(conn, "SELECT SLEEP(20), 'secret'")

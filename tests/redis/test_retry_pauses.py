@@ -60,6 +60,20 @@ class Hooks:
         self.retries_by_default = lambda: retries_by_default
         self.told: list[Any] = []
         self.reconnected = self.failed = self.told.append
+        #: how many may try the server at a time, and how many do
+        self.most, self.trying, self.peak = 4, 0, 0
+
+    def begin_reconnect(self) -> bool:
+        """Whether there is room for one more."""
+        if self.trying >= self.most:
+            return False
+        self.trying += 1
+        self.peak = max(self.peak, self.trying)
+        return True
+
+    def end_reconnect(self) -> None:
+        """It has ended."""
+        self.trying -= 1
 
     def opening(self) -> None:
         """An attempt begins."""
@@ -77,15 +91,21 @@ def is_connection_error(error: Exception) -> bool:
 
 
 @pytest.fixture()
-def told() -> list[Any]:
-    """What the core is told."""
-    return []
+def hooks() -> Hooks:
+    """A pool."""
+    return Hooks(Conn, retries_by_default=True)
 
 
 @pytest.fixture()
-def pauses(told: list[Any]) -> RetryPauses:
+def told(hooks: Hooks) -> list[Any]:
+    """What the pool is told."""
+    return hooks.told
+
+
+@pytest.fixture()
+def pauses(hooks: Hooks) -> RetryPauses:
     """The pauses of a pool, without a pause between two attempts to reach it."""
-    return RetryPauses(AT_ONCE, is_connection_error, told.append)
+    return RetryPauses(AT_ONCE, is_connection_error, lambda: hooks)
 
 
 def repeated(conn: Any, *errors: Exception) -> str:
@@ -130,7 +150,7 @@ def test_one_of_those_that_pause_tries_the_server(
 ) -> None:
     """And when it is back, all of them go on."""
     back = Event()
-    first, second = Conn(LOST, redis.TimeoutError(), LOST, back), Conn()
+    first, second = Conn(LOST, redis.TimeoutError(), LOST, back), Conn(None)
     pauses.is_lost = lambda error: isinstance(error, redis.RedisError)
     jobs = []
     for conn in (first, second):
@@ -142,6 +162,41 @@ def test_one_of_those_that_pause_tries_the_server(
     back.set()
     assert [job.get() for job in jobs] == ["done", "done"]
     assert told[3:] == [None]
+
+
+def test_the_return_of_the_server_is_no_stampede(
+    pauses: RetryPauses, hooks: Hooks
+) -> None:
+    """They connect a few at a time, like new connections of the pool."""
+    hooks.most, gates = 2, [Event() for _ in range(5)]
+    conns = [Conn(gate) for gate in gates]
+    jobs = []
+    for conn in conns:
+        pauses.cover(conn)
+        jobs.append(gevent.spawn(repeated, conn, LOST))
+    wait_until(lambda: hooks.trying == 1)
+    pauses.failed()
+    pauses.reached()
+    wait_until(lambda: hooks.trying == 2)
+    for gate in gates:
+        gate.set()
+    assert [job.get() for job in jobs] == ["done"] * 5
+    assert hooks.peak == 2 and hooks.trying == 0
+
+
+def test_who_waits_for_its_turn_to_connect_does_so_no_longer_than_its_pause(
+    pauses: RetryPauses, hooks: Hooks
+) -> None:
+    """Then redis-py tries by itself, as without the pool."""
+    hooks.most = 0
+    conn = Conn()
+    conn.retry = Retry(ConstantBackoff(0.05), 3)
+    pauses.cover(conn)
+    job = gevent.spawn(repeated, conn, LOST)
+    gevent.idle()
+    pauses.failed()
+    pauses.reached()
+    assert job.get() == "done"
 
 
 def test_another_tries_the_server_when_the_first_is_killed(
