@@ -28,6 +28,7 @@ __all__ = [
     "after_fork",
     "find_socket",
     "is_quiet",
+    "keep_numbers",
     "redirect_to_null",
     "terminate",
     "wake_waiters",
@@ -137,6 +138,10 @@ def find_socket(thing: Any) -> socket.socket | None:
 # Termination
 
 _in_child = False
+#: Whether a forked child replaces descriptors instead of closing them.
+_keeps_numbers = False
+#: A pipe that nobody writes to; empty: not yet needed. Its ends stay open.
+_silent_pipe: list[int] = []
 
 
 @contextmanager
@@ -155,6 +160,25 @@ def after_fork() -> Iterator[None]:
         yield
     finally:
         _in_child = False
+        keep_numbers(False)
+
+
+def keep_numbers(keep: bool) -> None:
+    """Set whether a forked child replaces descriptors instead of closing them.
+
+    For connections that the parent uses, within :func:`after_fork`. A copied greenlet
+    may wait on the descriptor by a watcher that does not belong to the socket, as
+    ``select.poll()`` does. libev ends a process that closes a watched descriptor. So
+    the child's copy becomes one on which nothing ever happens.
+    """
+    global _keeps_numbers
+    _keeps_numbers = keep
+
+
+def _silence(descriptor: int) -> None:  # pragma: no cover (in the child)
+    if not _silent_pipe:
+        _silent_pipe.extend(os.pipe())
+    os.dup2(_silent_pipe[0], descriptor, inheritable=False)
 
 
 def terminate(sock: Any) -> None:
@@ -177,6 +201,9 @@ def terminate(sock: Any) -> None:
         # Not close(), which does nothing while a file made from the socket exists.
         descriptor = sock.detach()
         if descriptor >= 0:
+            if _in_child and _keeps_numbers:  # pragma: no cover (in the child)
+                _silence(descriptor)
+                return
             _wake_others(descriptor)
             # Not os.close, which gevent's patch delays, and which may even wait.
             socket.close(descriptor)
@@ -212,6 +239,10 @@ def redirect_to_null(descriptor: int) -> None:
 
     :raises OSError: no such descriptor, or no descriptor left for the null device.
     """
+    if _in_child:  # pragma: no cover (in the child)
+        # To the event loop, the null device is always readable.
+        _silence(descriptor)
+        return
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(nowhere, descriptor, inheritable=False)

@@ -301,6 +301,61 @@ def test_a_child_of_a_child_begins_with_nothing_too() -> None:
         assert echo.accepted == 3
 
 
+def test_copies_that_wait_on_a_descriptor_are_not_woken() -> None:
+    """Their watchers belong to no socket: those of ``poll`` and of drivers in C.
+
+    libev aborts at a watcher of a closed descriptor. It takes the null device for
+    readable, so the copy would go on with the parent's work.
+    """
+    with Echo() as echo:
+        forking(
+            echo,
+            """
+            import select, socket
+            from gevent.socket import wait_read
+
+            class Driver:
+                # Has a descriptor, and no socket that anybody could find.
+                def __init__(self, host, port):
+                    self.wire = socket.create_connection((host, port))
+                    self.fileno = self.wire.fileno
+
+            own = Pool(Driver, {options}, 3)
+            bare, conn, woken = own.acquire(), pool.acquire(), []
+
+            def read():
+                wait_read(bare.fileno())
+                woken.append("read")
+
+            def poll():
+                poller = select.poll()
+                poller.register(conn.fileno(), select.POLLIN)
+                poller.poll()
+                woken.append("poll")
+
+            waiters = [gevent.spawn(read), gevent.spawn(poll)]
+            gevent.idle()
+
+            def child():
+                with own.connection(), pool.connection() as mine:
+                    ask(mine, b"child")
+                gevent.idle()
+                assert woken == [], woken
+
+            in_child(child)
+            bare.wire.sendall(b"x")
+            conn.send(b"x")
+            gevent.joinall(waiters)
+            assert sorted(woken) == ["poll", "read"]
+            own.drop(bare)
+            pool.drop(conn)
+            own.close()
+            pool.close()
+            print("done")
+            """.replace("{options}", repr(echo.options)),
+        )
+
+
 def test_it_needs_no_patching() -> None:
     """``gevent.os.fork`` in an unpatched process is just as good."""
     with Echo() as echo:

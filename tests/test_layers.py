@@ -116,6 +116,7 @@ CORE: dict[str, set[str]] = {
         "ledger",
         "listeners",
         "opener",
+        "sockets",
         "workers",
     },
     "lifecycle": {

@@ -26,6 +26,7 @@ from geventpool._core.opener import Opener
 from geventpool._core.workers import WorkerGroup, log_failure
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners
+from geventpool.sockets import keep_numbers
 
 __all__ = ["Teardown"]
 
@@ -136,9 +137,11 @@ class Teardown(Generic[C]):
                 self._closer.watch.stop()
         for entry in (*ledger.entries.values(), *ledger.opening):
             end_loan(entry)
+            keep_numbers(entry.state is not IDLE)
             if entry.state is not OPENING:
                 log_failure(self._connector.terminate, entry.conn)
             entry.state = GONE
+        keep_numbers(False)
         if self._leases is not None:
             self._leases.forget()
 

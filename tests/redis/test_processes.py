@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import textwrap
@@ -37,6 +38,34 @@ def in_child(work: Callable[[], object]) -> str:
     os.waitpid(child, 0)
     with os.fdopen(reader) as pipe:
         return pipe.read()
+
+
+def test_a_copy_that_polls_a_connection_does_not_end_the_child(
+    own_server: RedisServer,
+) -> None:
+    """Its watcher is not the socket's, and libev aborts at one of a closed descriptor.
+
+    Libraries wait so for a subscription, such as RQ in the parent of its workers.
+    """
+    pool = ConnectionPool(port=own_server.port, max_connections=2, timeout=5)
+    client = redis.Redis(connection_pool=pool)
+    subscription = client.pubsub(ignore_subscribe_messages=True)
+    subscription.subscribe("jobs")
+    subscription.get_message(timeout=1)
+    poll = select.poll()
+    poll.register(subscription.connection._sock, select.POLLIN)
+    waiter = gevent.spawn(poll.poll)
+    gevent.idle()
+
+    def use() -> object:
+        assert client.ping()
+        gevent.idle()
+        return waiter.ready()
+
+    assert in_child(use) == "False"
+    client.publish("jobs", "mine")
+    assert waiter.get(timeout=5)
+    assert subscription.get_message(timeout=5)["data"] == b"mine"
 
 
 def test_a_copy_that_waits_for_a_reply_is_not_woken_in_the_child(
