@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
 
 
 @dataclass(frozen=True)
-class Flood:
+class Result:
     """What became of the requests, after the load had become steady.
 
     :ivar goodput: replies in time, as a fraction of the capacity.
@@ -107,7 +107,7 @@ def run(scale: Scale) -> Report:
             f"{rate:g} times what {CONNECTIONS} connections held {duration(HOLD)} can "
             f"do, callers give up after {duration(PATIENCE)}",
             {
-                name: partial(flood, build, rate, seconds)
+                name: partial(offered, build, rate, seconds)
                 for name, build in contestants.items()
             },
             max(1, scale.rounds // 5),
@@ -126,7 +126,7 @@ def run(scale: Scale) -> Report:
     return report
 
 
-def flood(build: Builder, rate: float, seconds: float) -> Flood:
+def offered(build: Builder, rate: float, seconds: float) -> Result:
     """Send requests at *rate* times the capacity to a new pool. May switch."""
     chance = random.Random(11)
     pool = build(CONNECTIONS)
@@ -146,7 +146,7 @@ def flood(build: Builder, rate: float, seconds: float) -> Flood:
     adapters.close(pool)
     steady = [each for each in requests if begin <= each.arrived < end]
     in_time = sum(begin <= each.replied < end for each in requests)
-    return Flood(
+    return Result(
         goodput=in_time / (seconds * CAPACITY),
         failed=sum(not each.replied for each in steady) / max(1, len(steady)),
         arrived=len(steady),

@@ -30,7 +30,7 @@ from benchmarks.adapters import AT_SERVERS, OURS
 from benchmarks.clients import Account, Clients
 from benchmarks.report import Column, Report, duration
 from benchmarks.rounds import Scale, percentile
-from benchmarks.stores import LIMIT, real_store
+from benchmarks.servers import LIMIT, real_server
 
 #: The kinds of servers, and what each replies to. MariaDB greets without it.
 KINDS = {"redis": b"PING\r\n", "mysql": b""}
@@ -163,17 +163,17 @@ def measure(kind: str, name: str, away: float, size: int) -> Restart:
     May switch.
     """
     gevent.get_hub().exception_stream = None
-    store = real_store(kind)
+    server = real_server(kind)
     try:
         account = Account()
-        clients = Clients([store.pool(name)], [account], size)
+        clients = Clients([server.pool(name)], [account], size)
         gevent.sleep(BEFORE)
-        address = (store.options["host"], store.options["port"])
+        address = (server.options["host"], server.options["port"])
         probe, dials = socket.socket.connect, count_dials(address[1])
         down = time.monotonic()
-        store.stop()
+        server.stop()
         gevent.sleep(max(0.0, down + away - time.monotonic()))
-        starting = gevent.spawn(store.start)
+        starting = gevent.spawn(server.start)
         up = _wait_for_server(address, probe, KINDS[kind])
         dialled = len(dials)
         starting.get()
@@ -182,7 +182,7 @@ def measure(kind: str, name: str, away: float, size: int) -> Restart:
         clients.stop()
         return judge(account, down, up, end, dialled)
     finally:
-        store.close()
+        server.close()
 
 
 def _wait_for_server(address: tuple[str, int], connect: Any, question: bytes) -> float:

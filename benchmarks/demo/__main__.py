@@ -12,11 +12,11 @@ from contextlib import ExitStack  # noqa: E402
 import gevent  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from benchmarks.demo.show import Show  # noqa: E402
+from benchmarks.demo.scenario import Scenario  # noqa: E402
 from benchmarks.demo.tables import Screen, summary, verdict  # noqa: E402
-from benchmarks.stores import LIMIT, Store, echo_store, real_store  # noqa: E402
+from benchmarks.servers import LIMIT, Server, echo_server, real_server  # noqa: E402
 
-#: The shortest demo that has time for its acts, in seconds.
+#: The shortest demo that has time for its phases, in seconds.
 SHORTEST = 1.0
 
 
@@ -29,18 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
         "servers. Starting the servers ..."
     )
     with ExitStack() as stack:
-        stores = _open(stack, console, options.echo)
-        shows = []
+        servers = _open(stack, console, options.echo)
+        scenarios = []
         for title in ("ours",) if options.alone else ("ours", "stock"):
             if not console.is_terminal:
                 console.print(f"{title}:")
             lengths = (options.seconds, options.outage, options.greenlets)
             with Screen(console) as screen:
-                shows.append(Show(title, stores, *lengths, screen.draw))
-                shows[-1].run()
+                scenarios.append(Scenario(title, servers, *lengths, screen.draw))
+                scenarios[-1].run()
     title = "The same clients, the same kills, the same restart"
-    console.print(summary(shows, title))
-    return 0 if verdict(shows[0], console) else 1
+    console.print(summary(scenarios, title))
+    return 0 if verdict(scenarios[0], console) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,26 +63,26 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _open(stack: ExitStack, console: Console, is_echo: bool) -> list[Store]:
+def _open(stack: ExitStack, console: Console, is_echo: bool) -> list[Server]:
     # One server takes its time to start; the other starts meanwhile.
     names = ("redis", "mysql")
     starting = [gevent.spawn(_started, name, is_echo) for name in names]
-    stores: list[Store] = []
+    servers: list[Server] = []
     for name, greenlet in zip(names, starting):
-        store = greenlet.get()
-        if not isinstance(store, Store):
-            console.print(str(store), style="yellow")
+        server = greenlet.get()
+        if not isinstance(server, Server):
+            console.print(str(server), style="yellow")
             console.print(f"An echo server in this process replaces {name}.")
-            store = echo_store(name)
-        stack.callback(store.close)
-        stores.append(store)
-    return stores
+            server = echo_server(name)
+        stack.callback(server.close)
+        servers.append(server)
+    return servers
 
 
-def _started(name: str, is_echo: bool) -> Store | object:
+def _started(name: str, is_echo: bool) -> Server | object:
     # The error of a server that cannot start is printed above, not by the event loop.
     try:
-        return "No real servers are used." if is_echo else real_store(name)
+        return "No real servers are used." if is_echo else real_server(name)
     except Exception as error:
         return error
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from benchmarks.adapters import PoolAdapter
 from benchmarks.clients import Account, Clients
-from benchmarks.demo.show import Sight
+from benchmarks.demo.scenario import Record
 from benchmarks.demo.tables import summary, verdict
 from benchmarks.rounds import percentile
-from benchmarks.stores import LIMIT, Store
+from benchmarks.servers import LIMIT, Server
 from tests.pauses import hang
 from tests.peers import PATIENCE
 
@@ -28,11 +28,11 @@ def pool_of(request) -> PoolAdapter:
     return PoolAdapter("scripted", Event, id, lambda: None, request=request)
 
 
-def store_of(*counts: int) -> Store:
-    """A store whose server counts what it is told to, and then fails."""
+def server_of(*counts: int) -> Server:
+    """A server that counts what it is told to, and then fails."""
     left = list(counts)
     count = lambda: left.pop(0)  # noqa: E731
-    return Store("scripted", "echo", {}, count, id, id, id)
+    return Server("scripted", "echo", {}, count, id, id, id)
 
 
 def asked(request, until, size: int = 1, is_rough: bool = False) -> Account:
@@ -126,16 +126,16 @@ def test_a_percentile_is_a_value() -> None:
 
 def test_a_count_above_the_limit_must_last() -> None:
     """A socket that was just closed is no overshoot; one that stays is."""
-    assert store_of(LIMIT).sockets() == LIMIT
-    assert store_of(LIMIT + 1, LIMIT).sockets() == LIMIT
-    assert store_of(*[LIMIT + 2] * 4).sockets() == LIMIT + 2
-    assert store_of().sockets() is None
+    assert server_of(LIMIT).sockets() == LIMIT
+    assert server_of(LIMIT + 1, LIMIT).sockets() == LIMIT
+    assert server_of(*[LIMIT + 2] * 4).sockets() == LIMIT + 2
+    assert server_of().sockets() is None
 
 
-class Shown:
-    """A show that is over, with one sight."""
+class Ended:
+    """A scenario that is over, with one record."""
 
-    title, seconds, elapsed, act, killed = "ours", 1.0, 1.0, "calm", 3
+    title, seconds, elapsed, phase, killed = "ours", 1.0, 1.0, "calm", 3
 
     def __init__(self, **counts: int) -> None:
         self.console = Console(width=130, record=True)
@@ -143,9 +143,9 @@ class Shown:
         account = Account(wrong=numbers["wrong"])
         account.answered_at = [0.0] * numbers["answered"]
         account.errors["OSError"] = 530
-        sight = Sight(store_of(), pool_of(str), account)
-        sight.peak, sight.places = numbers["peak"], numbers["places"]
-        self.sights = [sight]
+        record = Record(server_of(), pool_of(str), account)
+        record.peak, record.places = numbers["peak"], numbers["places"]
+        self.records = [record]
 
 
 @pytest.mark.parametrize(
@@ -162,22 +162,22 @@ def test_the_demo_fails_if_the_pool_broke_a_promise(
     counts: dict[str, int], complaint: str
 ) -> None:
     """A limit exceeded, a place lost, a wrong reply: each is named, and fails."""
-    shown = Shown(**counts)
-    assert not verdict(shown, shown.console)  # type: ignore[arg-type]
-    assert complaint in shown.console.export_text()
+    ended = Ended(**counts)
+    assert not verdict(ended, ended.console)  # type: ignore[arg-type]
+    assert complaint in ended.console.export_text()
 
 
 def test_the_demo_passes_if_the_pool_kept_its_promises() -> None:
     """The verdict says what was kept."""
-    shown = Shown()
-    assert verdict(shown, shown.console)  # type: ignore[arg-type]
-    assert "5 replies, none wrong" in shown.console.export_text()
+    ended = Ended()
+    assert verdict(ended, ended.console)  # type: ignore[arg-type]
+    assert "5 replies, none wrong" in ended.console.export_text()
 
 
 def test_the_table_counts_replies_and_failures() -> None:
     """A request that failed is not a reply."""
-    shown = Shown()
-    result = summary([shown], "title")  # type: ignore[list-item]
+    ended = Ended()
+    result = summary([ended], "title")  # type: ignore[list-item]
     cells = {column.header: list(column.cells) for column in result.columns}
     found = [cells[name] for name in ("replies", "failed", "wrong")]
     assert found == [["5"], ["530"], ["0"]]
@@ -196,7 +196,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_demo_keeps_its_promises_on_real_servers() -> None:
     """Kills and a restart: the limits hold, no reply is wrong, exit status 0."""
-    done = run("--seconds", "1", "--outage", "0.1", "--greenlets", "100")
+    done = run("--seconds", "2", "--outage", "0.1", "--greenlets", "100")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("redis is down", "none wrong", "mysql, stock"):
         assert words in done.stdout

@@ -16,7 +16,7 @@ from benchmarks import adapters, loans
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS, POOLS, PoolAdapter, fake_pool
 from benchmarks.clients import Account
 from benchmarks.fakes import SELECT_LIMIT, Fake, SocketFake
-from benchmarks.overload import flood
+from benchmarks.overload import offered
 from benchmarks.redis import mixture
 from benchmarks.report import Report
 from benchmarks.restart import (
@@ -224,7 +224,7 @@ def test_the_dials_of_a_port_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_under_overload_no_pool_replies_to_all_in_time() -> None:
     """What arrives beyond the capacity fails or is refused."""
-    seen = flood(adapters.ours.fake, 4.0, 0.1)
+    seen = offered(adapters.ours.fake, 4.0, 0.1)
     assert seen.arrived > 0 and 0 < seen.failed <= 1 and seen.refused == 0
 
 

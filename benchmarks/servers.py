@@ -16,7 +16,7 @@ LIMIT = 10
 
 
 @dataclass(frozen=True)
-class Store:
+class Server:
     """One running server.
 
     :ivar name: in the tables.
@@ -57,7 +57,7 @@ class Store:
         return count
 
 
-def real_store(name: str) -> Store:
+def real_server(name: str) -> Server:
     """Start a redis-server or a MariaDB. May switch."""
     servers = import_module("tests.servers")
     kind = {"redis": servers.RedisServer, "mysql": servers.MariaDBServer}[name]
@@ -66,11 +66,11 @@ def real_store(name: str) -> Store:
     if name == "mysql":
         options = {**server.client_options, "autocommit": True}
     verbs = (server.sockets, server.stop, server.start, server.close)
-    return Store(name, name, options, *verbs)
+    return Server(name, name, options, *verbs)
 
 
-def echo_store(name: str) -> Store:
+def echo_server(name: str) -> Server:
     """Start an echo server in this process, where *name* is not available."""
     server = import_module("tests.peers").Echo().__enter__()
     verbs = (lambda: int(server.open), server.stop, server.__enter__, server.stop)
-    return Store(f"{name} (echo)", "echo", server.options, *verbs)
+    return Server(f"{name} (echo)", "echo", server.options, *verbs)

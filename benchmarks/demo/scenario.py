@@ -1,8 +1,8 @@
-"""One run of the demo: clients at both stores, and what happens to them.
+"""One run of the demo: clients at both servers, and what happens to them.
 
-Five acts: calm; rough (greenlets are killed, requests given up); calm again; the first
-store is down; and the recovery. The length of each act is a fraction of the whole, but
-the outage has a length of its own. All of it is the same for every pool.
+Five phases: calm; rough (greenlets are killed, requests given up); calm again; the
+first server is down; and the recovery. The length of each phase is a fraction of the
+whole, but the outage has a length of its own. All of it is the same for every pool.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import gevent
 from benchmarks.adapters import OURS, PoolAdapter
 from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
 from benchmarks.clients import Account, Clients
-from benchmarks.stores import LIMIT, Store
+from benchmarks.servers import LIMIT, Server
 
 #: The pool in use today, by the kind of server.
 STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
 
-#: When each of the first three acts ends, as a fraction of the whole; and until when
-#: the pools may fill before the first act is measured.
+#: When each of the first three phases ends, as a fraction of the whole; and until when
+#: the pools may fill before the first phase is measured.
 CALM, ROUGH, CALM_AGAIN, WARM_UP = 0.35, 0.55, 0.65, 0.1
 
 #: Seconds between two kills, between two counts of sockets, between two displays.
@@ -33,17 +33,17 @@ RECOVERY = 10.0
 
 
 @dataclass
-class Sight:
-    """What is seen of one store and its pool.
+class Record:
+    """What is seen of one server and its pool.
 
     :ivar sockets, peak: what the server counts now (None: it is down), and at most.
-    :ivar calm_rate, calm: replies per second, and seconds of each, in the first act.
+    :ivar calm_rate, calm: replies per second, and seconds of each, in the first phase.
     :ivar whole: the seconds of all requests, those without an end included.
     :ivar back: seconds from the server's return to the first reply; None: no restart.
     :ivar places: connections that could be borrowed at once at the end.
     """
 
-    store: Store
+    server: Server
     pool: PoolAdapter
     account: Account = field(default_factory=Account)
     sockets: int | None = 0
@@ -55,32 +55,32 @@ class Sight:
     places: int = 0
 
 
-class Show:
+class Scenario:
     """A run of the demo; :meth:`run` it once.
 
     :param title: "ours" or "stock": whose pools these are.
-    :param outage: seconds for which the first store is down.
+    :param outage: seconds for which the first server is down.
     :param size: how many greenlets send requests.
-    :param draw: is called with the show every now and then.
+    :param draw: is called with the scenario every now and then.
     """
 
     def __init__(
         self,
         title: str,
-        stores: Sequence[Store],
+        servers: Sequence[Server],
         seconds: float,
         outage: float,
         size: int,
-        draw: Callable[[Show], object],
+        draw: Callable[[Scenario], object],
     ) -> None:
         self.title = title
         self.seconds, self.outage, self.size = seconds, outage, size
         is_stock = title == "stock"
-        self.sights = [
-            Sight(store, store.pool(STOCK[store.kind] if is_stock else OURS))
-            for store in stores
+        self.records = [
+            Record(server, server.pool(STOCK[server.kind] if is_stock else OURS))
+            for server in servers
         ]
-        self.act = "calm"
+        self.phase = "calm"
         self.killed = 0
         self._draw = draw
         self._began = time.monotonic()
@@ -91,33 +91,33 @@ class Show:
         return time.monotonic() - self._began
 
     def run(self) -> None:
-        """Play all acts, then count. May switch."""
-        pools = [sight.pool for sight in self.sights]
-        accounts = [sight.account for sight in self.sights]
+        """Play all phases, then count. May switch."""
+        pools = [record.pool for record in self.records]
+        accounts = [record.account for record in self.records]
         clients = Clients(pools, accounts, self.size)
         watchers = [gevent.spawn(self._count), gevent.spawn(self._redraw)]
         try:
-            self._play(clients)
+            self._run_phases(clients)
         finally:
-            for sight in self.sights:
-                sight.whole = sight.account.latencies_since()
+            for record in self.records:
+                record.whole = record.account.latencies_since()
             clients.stop()
             gevent.killall(watchers)
         self._enter("counting the places")
-        for sight in self.sights:
-            sight.places = sight.pool.available(LIMIT)
-            sight.pool.close()
+        for record in self.records:
+            record.places = record.pool.available(LIMIT)
+            record.pool.close()
 
-    def _play(self, clients: Clients) -> None:
+    def _run_phases(self, clients: Clients) -> None:
         self._began = time.monotonic()
         self._until(WARM_UP)
-        before = [len(sight.account.latencies) for sight in self.sights]
+        before = [len(record.account.latencies) for record in self.records]
         began = self.elapsed
         self._until(CALM)
-        for first, sight in zip(before, self.sights, strict=True):
-            sight.calm = sight.account.latencies_since(first)
-            replies = len(sight.account.latencies) - first
-            sight.calm_rate = replies / (self.elapsed - began)
+        for first, record in zip(before, self.records, strict=True):
+            record.calm = record.account.latencies_since(first)
+            replies = len(record.account.latencies) - first
+            record.calm_rate = replies / (self.elapsed - began)
         self._enter("greenlets are killed")
         clients.is_rough = True
         while self.elapsed < ROUGH * self.seconds:
@@ -127,25 +127,25 @@ class Show:
         clients.is_rough = False
         self._enter("calm again")
         self._until(CALM_AGAIN)
-        self._restart(self.sights[0])
+        self._restart(self.records[0])
         self._until(1.0)
 
-    def _restart(self, sight: Sight) -> None:
-        self._enter(f"{sight.store.name} is down")
+    def _restart(self, record: Record) -> None:
+        self._enter(f"{record.server.name} is down")
         down = time.monotonic()
-        sight.store.stop()
+        record.server.stop()
         gevent.sleep(max(0.0, down + self.outage - time.monotonic()))
-        sight.store.start()
-        back, answered = time.monotonic(), sight.account.answered
-        self._enter(f"{sight.store.name} is back")
-        while sight.account.answered == answered:
+        record.server.start()
+        back, answered = time.monotonic(), record.account.answered
+        self._enter(f"{record.server.name} is back")
+        while record.account.answered == answered:
             if time.monotonic() > back + RECOVERY:
                 return
             gevent.sleep(0.002)
-        sight.back = time.monotonic() - back
+        record.back = time.monotonic() - back
 
-    def _enter(self, act: str) -> None:
-        self.act = act
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
         self._draw(self)
 
     def _until(self, part: float) -> None:
@@ -153,9 +153,9 @@ class Show:
 
     def _count(self) -> None:
         while True:
-            for sight in self.sights:
-                sight.sockets = sight.store.sockets()
-                sight.peak = max(sight.peak, sight.sockets or 0)
+            for record in self.records:
+                record.sockets = record.server.sockets()
+                record.peak = max(record.peak, record.sockets or 0)
             gevent.sleep(COUNT_EVERY)
 
     def _redraw(self) -> None:
