@@ -80,3 +80,14 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A postgres for the whole run. A test undoes its changes of settings."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture()
+def must_end() -> Iterator[None]:
+    """
+    Fail a test that waits for something that never comes.
+
+    Else the whole run hangs, and nobody learns which rule was broken.
+    """
+    with gevent.Timeout(60, AssertionError("the test waits for something")):
+        yield

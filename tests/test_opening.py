@@ -20,6 +20,7 @@ from geventpool import (
 )
 from geventpool._core import opener
 from geventpool.testing import (
+    Clock,
     ScriptedConnector,
     check,
     check_capacity,
@@ -281,6 +282,23 @@ def test_an_exhausted_pool_names_the_last_failure_to_open():
         pool.acquire(timeout=0.01)
     cause = raised.value.__cause__
     assert type(cause) is Full and cause.args == error.args
+
+
+def test_a_refusal_names_no_failure_of_long_ago():
+    """Only one from the time of the wait can be its cause."""
+    connector, clock = ScriptedConnector(open=[None, *[Full()] * 100]), Clock()
+    connector.exhausting = (Full,)
+    pool = make(connector, max_connections=2)
+    clock.rule(pool)
+    pool.acquire(reclaim=False)
+    with pytest.raises(PoolExhaustedError) as raised:
+        pool.acquire(timeout=0.001)
+    assert type(raised.value.__cause__) is Full
+    pool.resize(1)
+    clock.advance(1)
+    with pytest.raises(PoolExhaustedError) as raised:
+        pool.acquire(timeout=0.001)
+    assert raised.value.__cause__ is None
 
 
 def test_a_full_server_is_tried_again_after_a_pause():

@@ -22,6 +22,8 @@ from geventpool.testing import (
     switches,
 )
 
+pytestmark = pytest.mark.usefixtures("must_end")
+
 
 class Survivable(Exception):
     pass

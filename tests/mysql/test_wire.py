@@ -495,6 +495,15 @@ def test_a_transaction_is_never_overlooked(make_pool, table, statements, held):
     assert conn.may_hold_transaction == held
 
 
+def test_a_stream_without_autocommit_may_hold_a_transaction(make_pool):
+    """The status of its statement comes with its last row."""
+    conn = make_pool(autocommit=False).acquire(reclaim=False)
+    cursor = conn.cursor(SSCursor)
+    cursor.execute("SELECT seq FROM seq_1_to_1000")
+    assert conn.may_hold_transaction
+    cursor.close()
+
+
 def test_an_error_may_hide_a_transaction(make_pool, table, mariadb_server):
     """A procedure that begins a transaction and then fails leaves no trace of it."""
     mariadb_server.ask(

@@ -77,6 +77,20 @@ def test_a_changed_value_is_read_again(
     assert {client.client_id() for _ in range(3)} <= ids
 
 
+def test_what_a_lost_connection_had_cached_is_asked_for_again(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """The server tells of changes only those connections that still read."""
+    pool: Any = client.connection_pool
+    client.set("key", "old")
+    assert client.get("key") == b"old"
+    (conn,) = pool.core.idle_connections()
+    assert pool.core.acquire(reclaim=False) is conn
+    pool.core.drop(conn)
+    redis_server.ask("SET", "key", "new")
+    assert client.get("key") == b"new"
+
+
 def test_two_who_read_what_is_not_yet_cached_both_get_it(
     client: redis.Redis, redis_server: RedisServer
 ) -> None:

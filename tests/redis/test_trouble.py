@@ -115,6 +115,17 @@ def test_descriptors_of_this_process_may_run_out() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "error", [redis.ResponseError("no such command"), redis.WatchError("changed")]
+)
+def test_an_error_after_the_last_reply_keeps_the_connection(
+    error: redis.RedisError,
+) -> None:
+    """Every reply was read: nothing is wrong with the connection."""
+    connector = parts.connector(ConnectionPool().core)
+    assert connector.classify(error) is ErrorAction.KEEP
+
+
 def test_a_server_that_loads_is_redis_py_s_own_affair(own_server: RedisServer) -> None:
     """BUSYLOADING: retried by redis-py, if it has retries; the place is free."""
     own_server.ask("DEBUG", "POPULATE", 1000, "key", 100)
