@@ -25,7 +25,7 @@ ALLOWED = {
     "test_seeded_defects.py": 3,
     # A process that must be ended by force.
     "benchmarks/test_workloads.py": 1,
-    "failures/test_cells.py": 1,
+    "harness/test_cells.py": 1,
     "test_mutants.py": 1,
 }
 

@@ -38,6 +38,8 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "failures/scenes/shared.py": ("redis/cluster.py", "redis/sharing.py"),
     # What a URL says is read where it is used.
     "failures/test_fuzzing.py": ("mysql/connector.py",),
+    "harness/test_disturbance.py": ("pool.py",),
+    "harness/test_testing.py": ("_core/reaper.py",),
     "mysql/test_ahead.py": ("mysql/connector.py", "mysql/reset.py"),
     "mysql/test_cancel.py": ("mysql/pool.py", "mysql/side_connection.py"),
     "mysql/test_mysql84.py": ("mysql/connection.py", "mysql/reset.py"),
@@ -69,7 +71,6 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "test_checking.py": ("_core/lifecycle.py",),
     "test_connector.py": ("connection.py",),
     "test_deadline.py": ("dialing.py",),
-    "test_disturbance.py": ("pool.py",),
     "test_expiry.py": ("_core/reaper.py",),
     "test_fast_paths.py": ("pool.py",),
     "test_grace.py": ("_core/opener.py", "_core/server_probe.py"),
@@ -79,7 +80,6 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "test_recovery.py": ("pool.py",),
     "test_sockets.py": ("dialing.py",),
     "test_telling.py": ("listeners.py",),
-    "test_testing.py": ("_core/reaper.py",),
     "test_threads.py": ("pool.py",),
 }
 
@@ -109,6 +109,7 @@ FOREIGN = {
     "SQLAlchemy": {"_dialect", "_max_overflow", "_pool"},
     "gsocketpool": {"_reaper"},
     "kombu": {"_size"},
+    "python-socketio": {"_redis_connect"},
 }
 
 

@@ -30,7 +30,7 @@ from tests.servers import (
     ServerMissing,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(params=["redis_server", "mariadb_server"])
