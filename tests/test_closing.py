@@ -35,8 +35,6 @@ from geventpool.testing import (
 from tests import parts
 from tests.peers import Echo, Unruly
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 
 class Witness(PoolListener):
     """Remembers why each connection was closed."""

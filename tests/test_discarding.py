@@ -11,8 +11,6 @@ from gevent.event import Event
 from geventpool import Pool, Timeouts
 from geventpool.testing import check, check_capacity
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 
 class Hidden:
     """A driver's connection: its socket is not to be found, its close() waits.

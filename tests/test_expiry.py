@@ -28,8 +28,6 @@ from tests import parts
 from tests.conftest import HubError
 from tests.peers import Echo, Unruly, run_script
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 
 class Witness(PoolListener):
     """Remembers why each connection was closed."""

@@ -29,8 +29,6 @@ from geventpool.testing import (
 )
 from tests import parts
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 #: Tries without a pause between them.
 AT_ONCE = Backoff(0, maximum=0)
 #: Nobody tries before the test is over.

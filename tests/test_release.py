@@ -22,8 +22,6 @@ from geventpool.testing import (
     switches,
 )
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 
 class Survivable(Exception):
     pass

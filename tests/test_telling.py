@@ -19,8 +19,6 @@ from geventpool.testing import ScriptedConnector, check, check_capacity, wait_un
 from tests import parts
 from tests.pauses import hang, turns
 
-pytestmark = pytest.mark.usefixtures("must_end")
-
 EVENTS = [
     "opened",
     "open_failed",
