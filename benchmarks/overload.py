@@ -114,6 +114,8 @@ def run(scale: Scale) -> Report:
             COLUMNS,
             key=f"overload {rate:g}",
             missing=missing,
+            # Each turn has a time to become steady.
+            warm_up=0,
         )
         text = "goodput: replies in time, of what the connections can serve"
         table.notes.append(text)

@@ -104,7 +104,7 @@ def _add_waiters(report: Report, builders: dict[str, Builder], scale: Scale) -> 
             contestants = {**contestants, FLOOR: adapters.ours.gevent_queue, **builders}
         for name, build in contestants.items():
             if name not in WITHOUT_WAITERS:
-                loans = max(2 * size, many // 10)
+                loans = max(size, many // 10)
                 turns[name, size] = served_turn(build, size, loans)
     grid = interleave_sizes(turns, scale.long_rounds, "waiters served")
     title = "one waiter served, by the number of waiters"
