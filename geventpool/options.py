@@ -174,7 +174,7 @@ class PoolOptions:
         "text, or None",
         _text,
         "text",
-        "what messages and metrics call the pool; None: pool-1, pool-2, ...",
+        "what messages and metrics call the pool; None: its server, or pool-1, ...",
     )
     min_connections: int = _count(
         0, "0 to max_connections", check_int, "kept open in the background"

@@ -122,6 +122,25 @@ class MySQLConnector(Connector[Connection]):
             )
         return target
 
+    def title(self) -> str:
+        """What a pool without a name is called: its server and database, no login.
+
+        It is the same after a restart, whatever pools are made before.
+        """
+        options = self._options
+        if self._hosts is not None:
+            server = ",".join(str(host) for host in self._hosts)
+        elif options.get("unix_socket"):
+            server = options["unix_socket"]
+        elif self._credential_source is None or options.get("host"):
+            host = Host(options.get("host") or "localhost")
+            server = f"{host.name}:{options.get('port') or host.port}"
+        else:
+            # It is known when a connection is opened.
+            return "mysql"
+        database = options.get("database") or options.get("db")
+        return f"mysql {server}/{database}" if database else f"mysql {server}"
+
     # Opening
 
     def open(self) -> Connection:

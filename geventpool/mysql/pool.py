@@ -133,6 +133,8 @@ class ConnectionPool(Pool[Connection]):
             cancel=True if cancel is None else cancel,
             **options,
         )
+        if own.get("name") is None:
+            own["name"] = connector.title()
         if own.get("initial_connections") and not self._pools_here():
             own["initial_connections"] = 0
         # First, for close() may be called in there.

@@ -31,6 +31,7 @@ from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import PoolOptions, described, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import Outage, Timeouts, check_int
+from geventpool.sqlalchemy.names import name_of_engine
 from geventpool.sqlalchemy.record_pool import RecordPool
 from geventpool.sqlalchemy.records import (
     Fairy,
@@ -152,6 +153,8 @@ class GreenletPool(QueuePool):
         **kw: Any,
     ) -> None:
         given: dict[str, Any] = dict(locals())
+        # After recreate() the pool is called as before.
+        name = kw.pop("_name", None)
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
         if check_int("pool_size", pool_size):
             # Without a limit there is no overflow to check.
@@ -177,7 +180,7 @@ class GreenletPool(QueuePool):
             use_lifo,
             max_connections=pool_size + max_overflow if is_bounded else sys.maxsize,
             timeout=timeout,
-            name=kw.get("logging_name"),
+            name=kw.get("logging_name") or name or name_of_engine(creator),
             **self._options,
         )
 
@@ -371,6 +374,7 @@ class GreenletPool(QueuePool):
             _dispatch=self.dispatch,
             dialect=self._dialect,
             unpatched=self._unpatched,
+            _name=self.core.name,
             **self._options,
         )
 
