@@ -64,8 +64,8 @@ class Measures(PoolListener):
 
     :param in_use: how many loans were under way when measuring began.
     :param resets: what the connector had counted by then.
-    :param bool has_connections: False: what the pool opens is only a place, and its
-        connection is made later; see :meth:`connected`.
+    :param bool has_connections: False: what the pool opens is only a place, whose
+        connections others open and close; see :meth:`connected`, :meth:`disconnected`.
     """
 
     def __init__(
@@ -78,6 +78,11 @@ class Measures(PoolListener):
         self._before = in_use
         self._resets_before = dict(resets or {})
         self._has_connections = has_connections
+        #: why the connection of a place is about to be closed
+        self._reasons: weakref.WeakKeyDictionary[Any, CloseReason]
+        self._reasons = weakref.WeakKeyDictionary()
+        #: places whose connections were closed, and whose reason comes next
+        self._unexplained: weakref.WeakSet[Any] = weakref.WeakSet()
         #: by the last snapshot
         self._last: tuple[float, Mapping[str, int], tuple[int, int]] = (
             0.0,
@@ -125,6 +130,17 @@ class Measures(PoolListener):
         self.create.observe(seconds)
         self._begin()
 
+    def disconnected(self, place: Any, *, is_told_next: bool = False) -> None:
+        """The connection of a place was closed. Never switches.
+
+        :param is_told_next: :meth:`closed` will be called with the reason.
+        """
+        reason = self._reasons.pop(place, None)
+        if reason is None and is_told_next:
+            self._unexplained.add(place)
+        else:
+            self._closed[reason or CloseReason.DROPPED] += 1
+
     def opened(self, conn: Any, seconds: float) -> None:
         if self._has_connections:
             self.connected(seconds)
@@ -140,7 +156,13 @@ class Measures(PoolListener):
         self._outage_seconds += seconds
 
     def closed(self, conn: Any, reason: CloseReason) -> None:
-        self._closed[reason] += 1
+        if self._has_connections:
+            self._closed[reason] += 1
+        elif conn in self._unexplained:
+            self._unexplained.discard(conn)
+            self._closed[reason] += 1
+        else:
+            self._reasons[conn] = reason
 
     def _begin(self) -> None:
         if not self._has_begun:

@@ -22,6 +22,7 @@ from geventpool.mysql.connector import MySQLConnector
 from geventpool.mysql.errors import action_after
 from geventpool.mysql.reset import Session
 from geventpool.sqlalchemy.pool import GreenletPool
+from geventpool.sqlalchemy.records import Record
 
 __all__ = ["reset_server_session"]
 
@@ -185,7 +186,9 @@ class _Sessions:
             return
         stays = self._clean.is_possible(conn)
         try:
-            self._reset(conn)
+            kind = self._reset(conn)
+            if isinstance(record, Record):
+                record.green_pool.core.was_reset(kind)
         finally:
             # A connection that is to be closed must be on loan as well.
             conn.end_loan()
@@ -193,17 +196,20 @@ class _Sessions:
         if not stays:
             record.invalidate(soft=True)
 
-    def _reset(self, conn: Connection) -> None:
+    def _reset(self, conn: Connection) -> str:
+        """Reset a connection, if need be; return how. May switch."""
         clean = self._clean
         if clean.spares(conn):
-            return
+            return "skipped"
         clean.restore(conn)
         if not clean.is_needed(conn):
-            return
+            return "skipped"
         # The locks of the loan must be released when this method returns.
         waits = conn.may_hold_transaction or conn.may_hold_locks
-        if waits or not clean.begin(conn):
-            clean(conn)
+        if not waits and clean.begin(conn):
+            return "early"
+        clean(conn)
+        return "full"
 
     def _drain_if_demoted(self, error: Exception) -> None:
         """Renew all connections if the server is no primary any more.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,8 @@ class RecordConnector(Connector[Record]):
     def __init__(self, pool: Owner) -> None:
         self._pool = pool
         self._process = os.getpid()
+        #: how many loans ended with which kind of reset
+        self.resets: Counter[str] = Counter()
 
     def open_at_once(self) -> Record:
         """Make a record that the borrower connects. Never switches."""
@@ -62,19 +65,24 @@ class RecordConnector(Connector[Record]):
         try:
             self._pool._dialect.do_commit(record.dbapi_connection)
         except BaseException:
-            self.terminate(record)
+            self.terminate(record, is_told_next=False)
             raise
         return record
+
+    def reset_counts(self) -> Counter[str]:
+        """How many loans ended with which kind of reset. Never switches."""
+        return self.resets
 
     def close(self, conn: Record) -> None:
         """Close the connection of a record, if it has one. May switch."""
         conn.close()
 
-    def terminate(self, conn: Record) -> None:
+    def terminate(self, conn: Record, *, is_told_next: bool = True) -> None:
         """Close the connection of a record without sending anything. Never switches."""
         connection, conn.dbapi_connection = conn.dbapi_connection, None
         if connection is None:
             return
+        self._pool.core.disconnected(conn, is_told_next=is_told_next)
         if os.getpid() == self._process:
             terminate_connection(connection)
         else:
@@ -144,7 +152,9 @@ class RecordPool(Pool[Record]):
         self._connect_gate: ConnectGate | None = None
         #: of which pool of a process the gate is
         self._gate_of: object = None
-        super().__init__(RecordConnector(pool), lifo=use_lifo, **options)
+        connector = RecordConnector(pool)
+        self._resets = connector.resets
+        super().__init__(connector, lifo=use_lifo, **options)
 
     @property
     def gate(self) -> ConnectGate:
@@ -174,6 +184,18 @@ class RecordPool(Pool[Record]):
         """Note that the connection of a record was made. Never switches."""
         if self.measures is not None:
             self.measures.connected(seconds)
+
+    def disconnected(self, record: Record, *, is_told_next: bool = False) -> None:
+        """Note that the connection of a record is closed. Never switches.
+
+        :param is_told_next: the listeners will be told why.
+        """
+        if self.measures is not None:
+            self.measures.disconnected(record, is_told_next=is_told_next)
+
+    def was_reset(self, kind: str) -> None:
+        """Count a loan that ended with a reset: ``skipped``, ``early`` or ``full``."""
+        self._resets.update((kind,))
 
     # Release
 

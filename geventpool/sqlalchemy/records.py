@@ -85,6 +85,10 @@ class Record(_ConnectionRecord):
         super()._ConnectionRecord__connect()  # type: ignore[misc]
         self.green_pool.core.connected(time.monotonic() - started)
 
+    def _ConnectionRecord__close(self, *, terminate: bool = False) -> None:
+        self.green_pool.core.disconnected(self)
+        super()._ConnectionRecord__close(terminate=terminate)  # type: ignore[misc]
+
     @property
     def fairy_ref(self) -> weakref.ref[Any] | None:
         """Refers to the proxy of the lent connection; None: not lent.

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy import create_engine
+import gevent
+import pytest
+from sqlalchemy import Engine, create_engine, text
 
+from geventpool import CloseReason
+from geventpool._core.measured import Measured
 from geventpool.sqlalchemy import GreenletPool
+from geventpool.sqlalchemy.mysql_reset import reset_server_session
+from tests.servers import MariaDBServer
 
 
-def test_opening_is_the_connecting_that_sqlalchemy_does() -> None:
-    """The core pool opens places, which takes no time."""
-    engine = create_engine(
+@pytest.fixture
+def engine() -> Engine:
+    return create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(":memory:"),
         poolclass=GreenletPool,
         pool_size=3,
     )
+
+
+def measured(engine: Engine) -> Measured:
+    pool = engine.pool
+    assert isinstance(pool, GreenletPool)
+    pool.core.measure()
+    found = pool.stats().measured
+    assert found is not None
+    return found
+
+
+def test_opening_is_the_connecting_that_sqlalchemy_does(engine: Engine) -> None:
+    """The core pool opens places, which takes no time."""
     pool = engine.pool
     assert isinstance(pool, GreenletPool)
     pool.core.measure()
@@ -27,4 +46,61 @@ def test_opening_is_the_connecting_that_sqlalchemy_does() -> None:
     assert stats.measured is not None and stats.max_idle_connections == 3
     assert stats.measured.create.count == 1 and stats.measured.create.total > 0
     assert stats.measured.use.count == stats.measured.wait.count == 2
+    engine.dispose()
+
+
+def test_connections_that_sqlalchemy_closes_are_counted(engine: Engine) -> None:
+    """It may keep the place, and connect it again; the core does not see that."""
+    measured(engine)
+    conn = engine.connect()
+    conn.invalidate()
+    conn.close()
+    assert measured(engine).closed == {CloseReason.DROPPED: 1}
+    with engine.connect():
+        pass
+    assert measured(engine).create.count == 2
+    assert measured(engine).closed == {CloseReason.DROPPED: 1}
+
+
+def test_connections_that_the_core_closes_are_counted_by_reason(
+    engine: Engine,
+) -> None:
+    """With a goodbye or without, and each once; a place without one is none."""
+    measured(engine)
+    core = engine.pool.core  # type: ignore[attr-defined]
+    with engine.connect():
+        pass
+    core.drain()
+    gevent.idle()
+    assert measured(engine).closed == {CloseReason.DRAINED: 1}
+    engine.connect().detach()
+    core.drop(core.acquire())
+    record = core.acquire()
+    record.get_connection()
+    core.drop(record)
+    assert measured(engine).closed == {CloseReason.DRAINED: 1, CloseReason.DROPPED: 1}
+
+
+def test_resets_of_sessions_are_counted(own_server: MariaDBServer) -> None:
+    """By what was done, as those of a pool for MySQL are."""
+    engine = create_engine(
+        "mysql+pymysql://",
+        connect_args=own_server.client_options,
+        poolclass=GreenletPool,
+    )
+    with engine.connect():
+        pass
+    reset_server_session(engine)
+    engine.pool.core.drain()  # type: ignore[attr-defined]
+    assert measured(engine).resets == {}
+    with engine.connect():
+        pass
+    assert measured(engine).resets == {"skipped": 1}
+    with engine.connect() as conn:
+        conn.execute(text("SET @a = 1"))
+    with engine.connect() as conn:
+        conn.execute(text("SELECT GET_LOCK('x', 1)"))
+    found = measured(engine).resets
+    assert found["skipped"] == 1 and sum(found.values()) == 3
+    assert found["full"] >= 1
     engine.dispose()
