@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import gevent
 
+import geventpool
 from benchmarks.adapters import OURS, PoolAdapter
 from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
 from benchmarks.clients import Account, Clients
@@ -82,6 +83,8 @@ class Scenario:
         ]
         self.phase = "calm"
         self.killed = 0
+        #: the lines that our pools name, though the clients hold nothing for nothing
+        self.alarms: list[str] = []
         self._draw = draw
         self._began = time.monotonic()
 
@@ -103,6 +106,12 @@ class Scenario:
                 record.whole = record.account.latencies_since()
             clients.stop()
             gevent.killall(watchers)
+        # Before the count, which does hold connections while they are idle.
+        self.alarms = [
+            f"{pool.name}: {hold}"
+            for pool in geventpool.pools()
+            for hold in pool.stats().idle_holds
+        ]
         self._enter("counting the places")
         for record in self.records:
             record.places = record.pool.available(LIMIT)

@@ -99,6 +99,7 @@ def verdict(scenario: Scenario, console: Console) -> bool:
     """Say whether our pool kept its promises, and which it did not."""
     console.print(LEGEND, style="dim", highlight=False)
     broken = [promise for record in scenario.records for promise in _broken(record)]
+    broken += [f"a line was named without a reason: {each}" for each in scenario.alarms]
     for promise in broken:
         console.print(f"FAILED  {promise}", style="red")
     if not broken:

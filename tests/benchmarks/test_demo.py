@@ -146,6 +146,7 @@ class Ended:
         record = Record(server_of(), pool_of(str), account)
         record.peak, record.places = numbers["peak"], numbers["places"]
         self.records = [record]
+        self.alarms = ["shop: a.py:1"] if counts.get("alarms") else []
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,7 @@ class Ended:
         ({"places": LIMIT - 1}, "only 9 of 10 places"),
         ({"wrong": 1}, "1 replies were wrong"),
         ({"answered": 0}, "no request was answered"),
+        ({"alarms": 1}, "a line was named without a reason: shop: a.py:1"),
     ],
 )
 def test_the_demo_fails_if_the_pool_broke_a_promise(

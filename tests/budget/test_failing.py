@@ -195,3 +195,17 @@ def test_a_full_stack_loses_no_place(
 
     assert exhaust_stack_everywhere(scenario) >= 5
     hub_errors.clear()
+
+
+def test_a_loan_of_an_open_connection_calls_nothing_of_the_budget(
+    fault: Fault, tmp_path: Path
+) -> None:
+    """So it costs nothing more than without a budget, and makes no system call."""
+    with Pool(ScriptedConnector(), budget=Budget(tmp_path / "b", 2)) as pool:
+        pool.release(pool.acquire())
+        before = fault.calls
+        for _ in range(3):
+            pool.release(pool.acquire())
+            with pool.connection():
+                pass
+        assert fault.calls == before > 0

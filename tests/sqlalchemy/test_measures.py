@@ -65,7 +65,7 @@ def test_connections_that_sqlalchemy_closes_are_counted(engine: Engine) -> None:
 def test_connections_that_the_core_closes_are_counted_by_reason(
     engine: Engine,
 ) -> None:
-    """With a goodbye or without, and each once; a place without one is none."""
+    """With a goodbye or without; and a place without a connection does not count."""
     measured(engine)
     core = engine.pool.core  # type: ignore[attr-defined]
     with engine.connect():
