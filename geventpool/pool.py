@@ -103,6 +103,7 @@ class Pool(Generic[C]):
         "_pass_on",
         "_put_back",
         "_last_holder",
+        "_last_releaser",
         "_lifecycle",
         "_line",
     )
@@ -194,8 +195,11 @@ class Pool(Generic[C]):
         """Bind what a loan of the fast path touches."""
         lifecycle, ledger = self._lifecycle, self._ledger
         self._clock = ledger.clock = clock
-        #: the holder that borrowed or gave back last: most often it is the next one too
+        #: the holder that borrowed last: most often it is the next one too
         self._last_holder: Any = NO_HOLDER
+        #: the last greenlet that gave back; not the same attribute, because a release
+        #: takes the fast path even if a loan is to be noted where it begins
+        self._last_releaser: Any = NO_HOLDER
         #: the greenlet that entered a block last
         self._last_block_owner: Callable[[], greenlet | None] = NO_HOLDER
         self._waiters = ledger.waiters
@@ -415,9 +419,10 @@ class Pool(Generic[C]):
             Nothing is changed.
         """
         current = getcurrent()
-        holder = self._last_holder
+        holder = self._last_releaser
         if holder() is not current:
-            holder = self._last_holder = self._holders_by_id.get(id(current), NO_HOLDER)
+            known = self._holders.by_id
+            holder = self._last_releaser = known.get(id(current), NO_HOLDER)
         entry = holder.loan
         if entry is not None and entry.conn is conn:
             # The fast path: the holder gives back what it borrowed last.
