@@ -22,7 +22,7 @@ from geventpool import (
     TooManyWaitingError,
 )
 from geventpool._core import measures
-from geventpool._core.histograms import BOUNDS, Distribution, Histogram
+from geventpool._core.histograms import BOUNDS, MANY, Distribution, Histogram
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool.testing import Clock, ScriptedConnector, wait_until
 from tests.pauses import hang, turns
@@ -420,3 +420,29 @@ def test_a_clock_that_is_set_later_measures_too():
         clock.advance(5)
         pool.release(conn)
         assert pool.stats().measured.use.total == pytest.approx(5)
+
+
+def test_durations_that_are_counted_together_count_as_each_of_them() -> None:
+    """Also those on a bound, and those beyond the last one."""
+    durations = [*BOUNDS, 0.0, 1e-9, 3e-5, 0.7, 0.7, 51.0, 1e9]
+    one_by_one, together = Histogram(), Histogram()
+    for seconds in durations:
+        one_by_one.observe(seconds)
+    together.new += reversed(durations)
+    together.count()
+    assert not together.new
+    assert together.snapshot().counts == one_by_one.snapshot().counts
+    assert together.snapshot().total == pytest.approx(sum(durations))
+
+
+def test_loans_that_nobody_looks_at_do_not_pile_up() -> None:
+    """They are counted many at a time, and each of them once."""
+    with Pool(ScriptedConnector(), max_connections=1) as pool:
+        pool.measure()
+        kept = pool.measures
+        assert kept is not None
+        for _ in range(2 * MANY + 3):
+            pool.release(pool.acquire())
+            assert len(kept.use.new) < MANY
+        measured = pool.stats().measured
+        assert measured is not None and measured.use.count == 2 * MANY + 3

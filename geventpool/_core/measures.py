@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from bisect import bisect_left as bisect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from geventpool._core.histograms import BOUNDS, Histogram
+from geventpool._core.histograms import MANY, Histogram
 from geventpool._core.ledger import CloseReason
 from geventpool._core.measured import FrozenCounts, Measured
 from geventpool.errors import PoolExhaustedError
@@ -108,14 +107,13 @@ class Measures(PoolListener):
 
         :param clock: returns seconds.
         """
-        counts, total = self.use.counts, self.use.total
-
-        bounds, find = BOUNDS, bisect
+        use = self.use
+        new, append = use.new, use.new.append
 
         def put_measured(entry: Any) -> None:
-            seconds = clock() - entry.since
-            counts[find(bounds, seconds)] += 1
-            total[0] += seconds
+            append(clock() - entry.since)
+            if len(new) >= MANY:
+                use.count()
             put(entry)
 
         return put_measured
