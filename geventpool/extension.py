@@ -115,7 +115,8 @@ class Extension(Generic[C]):
         entry = self._lifecycle.admit(conn)
         if entry is None:
             return False
-        self._claims.finish(entry, self._lifecycle.end_loan_normally)
+        if entry.state is IN_USE:
+            self._claims.finish(entry, self._lifecycle.end_loan_normally)
         return True
 
     def disown(self, conn: C) -> Any:

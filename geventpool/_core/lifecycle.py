@@ -23,7 +23,15 @@ from geventpool._core.closing import Closer
 from geventpool._core.demand import CHECKERS, RESETTERS
 from geventpool._core.housekeeping import Housekeeping
 from geventpool._core.leases import Leases
-from geventpool._core.ledger import GONE, IDLE, IN_USE, CloseReason, Entry, Ledger
+from geventpool._core.ledger import (
+    GONE,
+    IDLE,
+    IN_USE,
+    CloseReason,
+    Entry,
+    Ledger,
+    anyone,
+)
 from geventpool._core.opener import Dialled, Opener
 from geventpool._core.readiness import Readiness
 from geventpool._core.recovery import Recovery
@@ -297,7 +305,10 @@ class Lifecycle(Generic[C]):
         return self.leases.lease_for(conn)
 
     def _add(self, conn: C) -> Entry[C]:
-        """Add a connection that is open, as an entry in use."""
+        """Add a connection that is open, as an entry in use.
+
+        It is no longer in use if a listener has closed the pool.
+        """
         self.housekeeping.ensure_reaper()
         entry = self.ledger.reserve()
         self.ledger.opened(entry, conn)
@@ -306,7 +317,15 @@ class Lifecycle(Generic[C]):
         entry.used = entry.alive = entry.since = now
         self.ledger.move(entry, IN_USE)
         if not self.listeners.is_deaf:
-            self.listeners.notify("opened", conn, 0.0)
+            # Without a holder it would be taken for lost if the listener switches.
+            entry.holder = anyone
+            try:
+                self.listeners.notify("opened", conn, 0.0)
+            except BaseException:
+                # A listener was interrupted: the borrower will never know of it.
+                self.terminate(entry, CloseReason.DROPPED)
+                raise
+            entry.holder = None
         return entry
 
     # All connections

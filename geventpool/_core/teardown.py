@@ -115,7 +115,11 @@ class Teardown(Generic[C]):
         while (entry := ledger.take_idle()) is not None:
             ledger.move(entry, CLOSING)
             if not self._listeners.is_deaf:
-                self._listeners.notify("closed", entry.conn, CloseReason.DRAINED)
+                try:
+                    self._listeners.notify("closed", entry.conn, CloseReason.DRAINED)
+                except BaseException:
+                    self._closer.finish(entry)
+                    raise
             self._closer.close_now(entry)
 
     def forget(self) -> None:

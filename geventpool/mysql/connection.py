@@ -273,20 +273,24 @@ class Connection(Wire):
         """
         self.lender = None
         super().terminate()
-        self._disarm()
+        # Ordinary cursors stay, and report the lost connection: their finalizer does
+        # nothing.
+        self._disarm_streams()
 
     def _disarm(self) -> None:
-        # PyMySQL takes a cursor without a connection for closed, and its finalizer does
-        # nothing.
+        # PyMySQL takes a cursor without a connection for closed.
         for ref in self._cursors:
             cursor = ref()
             if cursor is not None:
                 cursor.connection = None  # type: ignore[assignment]
+        self._cursors.clear()
+        self._disarm_streams()
+        self._sweep_at = _SWEEP
+
+    def _disarm_streams(self) -> None:
         for stream in self._streams:
             stream.connection = None  # type: ignore[assignment]
-        self._cursors.clear()
         self._streams.clear()
-        self._sweep_at = _SWEEP
 
     @contextmanager
     def used_by_pool(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ from geventpool.redis.dialling import connect_once, forbid
 from geventpool.redis.internals import (
     awaits_auth,
     behind_cache,
+    fail_readers,
     flush_cache,
     is_connected,
 )
@@ -176,6 +177,7 @@ class RedisConnector(Connector[Any]):
             # redis-py's way would wake the copies of the parent's greenlets.
             terminate(sock)
         inner.disconnect()
+        fail_readers(inner)
         self.unsure.discard(id(conn))
         self.forget_use(conn)
         hooks = self._hooks()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 from redis.retry import Retry
 
-from geventpool.errors import PoolExhaustedError
+from geventpool.errors import ConnectionNotFoundError, PoolExhaustedError
 from geventpool.redis.connector import RedisConnector
 from geventpool.redis.internals import ReleasedEvent
 from geventpool.redis.loans import Loans
@@ -62,12 +63,16 @@ class Credentials(Unpatched):
             while mine:
                 mine[-1].set_re_auth_token(token)
                 mine[-1].re_auth()
-                self.core.release(mine.pop())
+                conn = mine.pop()
+                # The pool may have been closed while the server answered.
+                with suppress(ConnectionNotFoundError):
+                    self.core.release(conn)
         finally:
             # Refused or interrupted: the remaining connections have the old token, or
             # an unfinished command.
             for conn in mine:
-                self.core.drop(conn)
+                with suppress(ConnectionNotFoundError):
+                    self.core.drop(conn)
 
     def _take_idle(self) -> list[Any]:
         """Borrow all idle connections. New connections have the token already."""

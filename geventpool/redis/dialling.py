@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError, WatchError
 from redis.retry import Retry
 
 from geventpool.redis.errors import TakenBackError
-from geventpool.redis.internals import behind_cache, native_socket_of
+from geventpool.redis.internals import behind_cache, fail_readers, native_socket_of
 
 __all__ = [
     "Parting",
@@ -139,6 +139,7 @@ def redirect_to_null(conn: Any, loop: Any) -> None:
     if isinstance(sock, GeventSocket):
         inner._sock = Parting(sock, loop)
     conn.disconnect()
+    fail_readers(inner)
 
 
 class Parting:

@@ -10,6 +10,7 @@ member                              relied on for
 ``Connection._sock``                the socket, for the look before lending
 ``Connection._parser``              its buffer, where unread replies may hide
 ``_HiredisParser._reader``          ``has_data()``, ``gets()`` and ``feed()`` of hiredis
+``_HiredisParser._sock``             what a greenlet that waits for data looks at next
 ``_HiredisParser                    which replies are pushes
 ._hiredis_PushNotificationType``
 ``_RESP2Parser._buffer``,           the bytes read but not yet parsed
@@ -271,6 +272,25 @@ _STANDARD = (
 )
 
 
+class _NoSocket:
+    """Stands for the socket in a parser whose connection was closed."""
+
+    def fileno(self) -> int:
+        """Fail as reading from a closed connection does."""
+        raise redis.ConnectionError("Connection closed by its pool.")
+
+
+def fail_readers(conn: Any) -> None:
+    """Give :exc:`redis.ConnectionError` to a greenlet that waits for data on *conn*.
+
+    Call it when *conn* was disconnected. With hiredis, such a greenlet looks at the
+    parser's socket when it is woken. None would be a :exc:`ValueError`. Never switches.
+    """
+    parser: Any = getattr(conn, "_parser", None)
+    if uses_hiredis(parser) and getattr(parser, "_sock", parser) is None:
+        parser._sock = _NoSocket()
+
+
 def uses_hiredis(parser: Any) -> bool:
     """Whether *parser* uses hiredis."""
     return isinstance(parser, _HiredisParser)
@@ -278,7 +298,7 @@ def uses_hiredis(parser: Any) -> bool:
 
 def has_standard_methods(conn: Any) -> bool:
     """Whether *conn*, or a class, sends and reads by redis-py's own methods."""
-    parser = getattr(conn, "_parser", None)
+    parser: Any = getattr(conn, "_parser", None)
     if parser is not None:
         if not isinstance(parser, _PARSERS) or not _is_known(type(parser)):
             return False

@@ -243,8 +243,13 @@ class Sharing:
         if args and waits_for_replicas(args):
             conn = multiplexer.take()
             if conn is not None:
-                self._core.transfer(conn, getcurrent())
-                return conn
+                try:
+                    self._core.transfer(conn, getcurrent())
+                    return conn
+                except ConnectionNotFoundError:
+                    # It was closed before this greenlet ran again, as if it had been
+                    # lost before.
+                    pass
         pool = self._pool()
         if pool is None:
             raise ReferenceError("the pool has been collected")

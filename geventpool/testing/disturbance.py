@@ -11,11 +11,14 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
 import gevent
+from gevent import socket
 from gevent.monkey import get_original
+from gevent.os import fork_gevent
 
 from geventpool.errors import PoolError
 from geventpool.listeners import PoolListener
@@ -45,6 +48,9 @@ Work = Callable[[], object]
 
 #: The most seconds that work in a native thread may take.
 THREAD_TIME = 10.0
+
+#: The report of a forked child whose checks have passed.
+_WELL = "in order"
 
 
 def in_hub(work: Work) -> None:
@@ -136,6 +142,7 @@ def disturb_everywhere(
     patience: float = 10.0,
     expected: tuple[type[BaseException], ...] = (PoolError,),
     afterwards: Callable[[], object] | None = None,
+    tries: int = 1,
 ) -> int:
     """Call *act* at each switch point of a scenario; return their number.
 
@@ -146,6 +153,8 @@ def disturb_everywhere(
     :param act: called once in each run, with each pool.
     :param place: calls *act* in the wanted place: one of ``PLACES``, or your own.
     :param expected: errors that the main greenlet may end with.
+    :param int tries: so many runs without a next switch point end the test. With a real
+        server above 1: a reply that is there already is read without a switch.
     :raises AssertionError: an invariant is violated, or an error was not expected. The
         message names the switch point.
     """
@@ -156,7 +165,7 @@ def disturb_everywhere(
         _expect(run, expected)
         return run.ends_well(_look, afterwards)
 
-    return count_points(run_to, most)
+    return count_points(run_to, most, tries)
 
 
 def _at_all(
@@ -192,6 +201,9 @@ def fork_everywhere(
     later: int = 0,
     most: int = 1000,
     patience: float = 10.0,
+    in_child: tuple[type[BaseException], ...] = (),
+    afterwards: Callable[[], object] | None = None,
+    tries: int = 1,
 ) -> int:
     """Fork at each switch point of a scenario; return their number.
 
@@ -199,6 +211,10 @@ def fork_everywhere(
     place is lent once. In the child, the copy of the main greenlet runs until it waits
     for a greenlet that exists only in the parent. Then it is killed. May switch.
 
+    :param in_child: further errors that the main greenlet may end with in the child,
+        where the connections of the parent are closed.
+    :param afterwards: called after each run, in both.
+    :param int tries: as for :func:`disturb_everywhere`.
     :raises AssertionError: an invariant is violated, in the parent or in the child.
     """
     parent = os.getpid()
@@ -208,17 +224,18 @@ def fork_everywhere(
         child = _Child(run.main)
         try:
             run.go(point, lambda victim: gevent.spawn(child.fork), victims, later)
-            _expect(run, (PoolError, gevent.GreenletExit))
-            more = run.ends_well(look_for_losses)
+            in_both = (PoolError, gevent.GreenletExit)
+            _expect(run, in_both if os.getpid() == parent else (*in_both, *in_child))
+            more = run.ends_well(look_for_losses, afterwards)
         except BaseException as error:
             child.leave(parent, f"{type(error).__name__}: {error}")
             raise
         child.leave(parent, "")
-        broken = child.answer()
+        broken = child.answer(2 * patience)
         assert not broken, f"{run.story}: in the child: {broken}"
         return more
 
-    return count_points(run_to, most)
+    return count_points(run_to, most, tries)
 
 
 class _Child:
@@ -232,7 +249,7 @@ class _Child:
     def fork(self) -> None:
         """Fork; return in both processes. In the child the main greenlet is killed."""
         self._pipe = os.pipe()
-        self._pid = os.fork()
+        self._pid = fork_gevent()
         if not self._pid:  # pragma: no cover (where nobody counts)
             gevent.idle()
             self._main.kill()
@@ -244,24 +261,29 @@ class _Child:
 
     def _end(self, report: str) -> NoReturn:  # pragma: no cover
         assert self._pipe is not None
-        os.write(self._pipe[1], report.encode()[:4000])
+        os.write(self._pipe[1], (report or _WELL).encode()[:4000])
         os._exit(0)
 
-    def answer(self) -> str:
-        """Return the report of the child; empty: no failure, or no fork.
-
-        Never switches.
-        """
+    def answer(self, patience: float) -> str:
+        """Return the report of the child; empty: no failure, or no fork. May switch."""
         if self._pipe is None:
             return ""
         reading, writing = self._pipe
+        # gevent's close() is done later: without an end, reading would not end.
         close = get_original("os", "close")
-        # gevent's close() would wait for the event loop.
         close(writing)
-        os.waitpid(self._pid, 0)
+        # A child may need a server that runs in this process.
+        with gevent.Timeout(patience, AssertionError("no end of the child")):
+            socket.wait_read(reading)
         report = os.read(reading, 4000).decode()
         close(reading)
-        return report
+        with suppress(ChildProcessError):
+            # Unless the event loop has it already, which takes the status of each.
+            get_original("os", "waitpid")(self._pid, 0)
+        if report == _WELL:
+            return ""
+        # Without a report: the child was ended by a signal.
+        return report or "it ended before its checks"
 
 
 class _Teller(PoolListener):
@@ -318,12 +340,20 @@ def tell_everywhere(
 
 
 def exhaust_stack_everywhere(
-    scenario: Scenario, *, most: int = 1000, patience: float = 10.0
+    scenario: Scenario,
+    *,
+    most: int = 1000,
+    patience: float = 10.0,
+    expected: tuple[type[BaseException], ...] = (RecursionError,),
+    afterwards: Callable[[], object] | None = None,
 ) -> int:
     """Cause a RecursionError at each depth of a scenario; return their number.
 
     It is run with 1, 2, 3... frames of Python left, until these suffice. May switch.
 
+    :param expected: errors that the main greenlet may end with. A driver may raise an
+        error of its own from a RecursionError.
+    :param afterwards: called after each run, before the pools are closed.
     :raises AssertionError: an invariant is violated, or another error was raised. The
         message names the number of frames left.
     """
@@ -332,8 +362,8 @@ def exhaust_stack_everywhere(
         what = f"{spare} frames left"
         run = Run(lambda: _deep(scenario, spare), patience, what)
         run.go(0, _leave_alone)
-        _expect(run, (RecursionError,))
-        run.ends_well(look_for_losses)
+        _expect(run, expected)
+        run.ends_well(look_for_losses, afterwards)
         return bool(run.outcome)
 
     return count_points(run_to, most)

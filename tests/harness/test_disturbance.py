@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -170,3 +172,31 @@ def test_a_stack_is_full_at_each_depth_once() -> None:
 
     assert exhaust_stack_everywhere(lambda: (three, [])) >= 1
     assert depths[-2:] == [1, 2]
+
+
+def test_a_child_that_ends_before_its_checks_is_found() -> None:
+    """A signal ends it without a report, as when the event loop aborts."""
+    parent = os.getpid()
+
+    def end_the_child() -> None:
+        # The fork comes after the second.
+        for _ in range(3):
+            gevent.sleep(0)
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(AssertionError, match="in the child: it ended before"):
+        fork_everywhere(lambda: (end_the_child, []))
+
+
+def test_a_run_with_fewer_points_is_repeated() -> None:
+    """A reply that is there already is read without a switch."""
+    runs: list[int] = []
+
+    def run() -> None:
+        runs.append(1)
+        # In every second run the first of its two switches is left out.
+        for _ in range(1 if len(runs) % 2 else 2):
+            gevent.sleep(0)
+
+    assert disturb_everywhere(lambda: (run, []), nothing, tries=2) == 3

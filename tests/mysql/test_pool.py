@@ -403,7 +403,7 @@ def test_a_cursor_is_a_block_of_its_own(make_pool, mariadb_server, table):
         with pool.cursor() as cursor:
             raise Stop
     assert pool.size == 0
-    with pytest.raises(err.ProgrammingError):
+    with pytest.raises(err.InterfaceError):
         cursor.execute("SELECT 1")
 
 

@@ -422,6 +422,30 @@ def test_wait_counts_the_writes_that_were_shared(shared: redis.Redis) -> None:
         admin.close()
 
 
+def test_wait_takes_another_connection_if_the_shared_one_is_closed(
+    make_pool: MakePool,
+) -> None:
+    """Closed after it was handed over, and before this greenlet runs."""
+    pool = make_pool(max_connections=2, auto_pipeline=True)
+    client = redis.Redis(connection_pool=pool)
+    client.set("key", "1")
+    [shared] = pool.core.lent_connections()
+    source = pool._sharing
+    assert source is not None
+    [multiplexer] = source._multiplexers
+    waiter = gevent.spawn(client.wait, 0, 1)
+    give = multiplexer.take
+
+    def take_and_lose() -> Any:
+        conn = give()
+        pool.core.drop(conn, anyone=True)
+        return conn
+
+    multiplexer.take = take_and_lose
+    assert waiter.get(timeout=5) == 0
+    assert shared not in pool.core.lent_connections()
+
+
 def test_wait_works_for_a_user_that_may_not_publish(own_server: RedisServer) -> None:
     """The message is a means only."""
     admin = redis.Redis(host=own_server.host, port=own_server.port)

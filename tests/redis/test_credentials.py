@@ -162,6 +162,32 @@ def test_a_kill_during_the_renewal_costs_no_place(
     renewal.join()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pool_that_is_closed_during_the_renewal_hides_no_error(
+    server: RedisServer, fails: bool
+) -> None:
+    """The connections are gone, and the caller learns only what the server said."""
+    pools: list[ConnectionPool] = []
+
+    class Closing(redis.Connection):
+        def re_auth(self) -> None:
+            pools[0].shutdown(timeout=0)
+            if fails:
+                raise redis.ConnectionError("lost")
+
+    pool = ConnectionPool(
+        port=server.port, max_connections=2, connection_class=Closing, username="one",
+        password="secret",
+    )  # fmt: skip
+    pools.append(pool)
+    assert_all_places(pool)
+    failure = outcome(pool.re_auth_callback, token("two"))
+    assert (str(failure) == "lost") is fails
+    # The connection is closed in a turn of the loop of its own.
+    gevent.idle()
+    assert pool.core.size == 0
+
+
 def test_dead_idle_connections_are_not_authenticated(
     server: RedisServer, pool: ConnectionPool
 ) -> None:

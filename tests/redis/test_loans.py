@@ -31,7 +31,7 @@ from geventpool.redis.loans import Loans, OwnedLoan, Special
 from geventpool.testing import wait_until
 from tests.pauses import hang
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places
+from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -768,3 +768,23 @@ def test_a_pool_does_not_keep_a_loan_s_owner(make_pool: MakePool) -> None:
     gc.collect()
     assert owner() is None
     wait_until(lambda: pool.stats().in_use == 0)
+
+
+@pytest.mark.parametrize("end", ["shutdown", "drop"])
+def test_a_subscriber_whose_connection_is_closed_gets_a_connection_error(
+    make_pool: MakePool, end: str
+) -> None:
+    """Also while it waits for data: subscribers handle this error, and no other."""
+    pool = make_pool(max_connections=2)
+    channel = redis.Redis(connection_pool=pool).pubsub()
+    channel.subscribe("news")
+    channel.get_message(timeout=1)
+    subscriber = gevent.spawn(outcome, lambda: channel.get_message(timeout=20))
+    gevent.idle()
+    [conn] = pool.core.lent_connections()
+    if end == "shutdown":
+        pool.shutdown(timeout=0)
+    else:
+        pool.core.drop(conn, anyone=True)
+    assert isinstance(subscriber.get(timeout=5), redis.ConnectionError)
+    channel.close()

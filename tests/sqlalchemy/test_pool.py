@@ -18,6 +18,8 @@ from geventpool import (
     ConnectionNotFoundError,
     Counters,
     Outage,
+    PoolClosedError,
+    PoolListener,
     PoolOverloadedError,
     Timeouts,
 )
@@ -751,6 +753,60 @@ def test_forgotten_after_dispose(make_pool, database):
     turn()
     assert database.opened[0].told == ["rollback"]
     assert pool.checkedin() == 1
+
+
+class Striking(PoolListener):
+    """Does something when a record is made."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def opened(self, conn, seconds):
+        self.act()
+
+
+def stop():
+    raise gevent.GreenletExit
+
+
+def test_a_listener_of_new_places_that_is_killed_costs_none(make_pool):
+    """The borrower will never know of the place."""
+    listener = Striking(stop)
+    pool = make_pool(listeners=[listener])
+    for _ in range(2):
+        with pytest.raises(gevent.GreenletExit):
+            pool.connect()
+    listener.act = lambda: None
+    pool.connect().close()
+
+
+def test_a_place_is_not_taken_for_lost_while_its_listener_switches(make_pool):
+    """Another greenlet looks for lost places then, after a kill of its own."""
+
+    def look_for_lost_places():
+        pool.core._ledger.is_torn = True
+        pool.core._lifecycle.recover()
+
+    pool = make_pool(listeners=[Striking(look_for_lost_places)])
+    pool.connect().close()
+    assert numbers(pool) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_listener_of_new_places_may_close_the_pool(make_pool, is_late):
+    """Then nothing is lent, and what comes back late is not kept."""
+    listener = Striking(lambda: None)
+    pool = make_pool(listeners=[listener])
+    late = pool.connect() if is_late else None
+    if late is not None:
+        pool.dispose()
+    listener.act = lambda: pool.core.close(timeout=0)
+    if late is None:
+        with pytest.raises(PoolClosedError):
+            pool.connect()
+    else:
+        late.close()
+    assert pool.core.size == 0
 
 
 def test_dispose_may_be_interrupted(make_pool, database):

@@ -20,6 +20,14 @@ from tests.failures.scenes.table import Scene, Site, covers
     "sqlalchemy.outages.ConnectGate.connect",
 )
 def an_engine(site: Site) -> Scene:
+    return engine_scene(site)
+
+
+def engine_scene(site: Site, is_connected: bool = False, **options: Any) -> Scene:
+    """A scene over an engine with one connection.
+
+    :param bool is_connected: the connection is open before the scene begins.
+    """
     engine = create_engine(
         site.mysql.url,
         poolclass=GreenletPool,
@@ -27,6 +35,7 @@ def an_engine(site: Site) -> Scene:
         max_overflow=0,
         pool_pre_ping=True,
         connect_args={"ssl_disabled": True},
+        **options,
     )
     pool: Any = engine.pool
     event.listen(engine, "close", lambda *_: gevent.sleep(0))
@@ -50,4 +59,6 @@ def an_engine(site: Site) -> Scene:
                 assert conn.execute(text("SELECT SUM(v) FROM money")).scalar() == 300
         engine.dispose()
 
-    return Scene(work, [], afterwards)
+    if is_connected:
+        engine.connect().close()
+    return Scene(work, [pool.core], afterwards)
