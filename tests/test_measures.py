@@ -437,8 +437,7 @@ def test_durations_that_are_counted_together_count_as_each_of_them() -> None:
 
 def test_loans_that_nobody_looks_at_do_not_pile_up() -> None:
     """They are counted many at a time, and each of them once."""
-    with Pool(ScriptedConnector(), max_connections=1) as pool:
-        pool.measure()
+    with measured_pool(connector=Silent(), outage=Outage()) as pool:
         kept = pool.measures
         assert kept is not None
         for _ in range(2 * MANY + 3):
