@@ -172,7 +172,7 @@ class Pool(Generic[C]):
         self._control: AdmissionControl | None = None
         if isinstance(chosen.admission, Admission):
             self._control = AdmissionControl(chosen.admission, self.name, ledger)
-            ledger.admission = self._control
+            ledger.on_return = self._control.on_return
         on_change = weak_call(self._choose_path)
         self._watch = LoanWatch(
             self.name, ledger, self._listeners, chosen.leak_after, on_change

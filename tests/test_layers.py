@@ -53,7 +53,9 @@ CORE: dict[str, set[str]] = {
     "hangups": set(),
     "server_probe": {"breaker", "ledger", "workers"},
     "demand": {"ledger"},
+    "dial_errors": set(),
     "opener": {
+        "dial_errors",
         "demand",
         "leases",
         "breaker",

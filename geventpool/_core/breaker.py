@@ -1,14 +1,14 @@
-"""Whether a server that could not be reached is tried again, and by how many at a time.
+"""Whether a server that could not be reached is tried again, and how often at a time.
 
-The circuit breaker of a pool. Knows failures and successes as it is told of them, and
-time as seconds that it is handed; opens nothing, waits for nobody.
+The circuit breaker of a pool. It is told of failures and successes, and of the time. It
+opens nothing, and does not wait.
 
 ::
 
-    closed ---- so many failures in a row ---> paused <---+
+    closed ------ many failures in a row ----> paused <---+
        ^                                        |   |      | a failure
        |                              a success |   +-> half-open, one try at a time
-       +-- as many at a time as ever <----------+----------+
+       +-- as many at a time as before <--------+----------+
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from geventpool.policies import Outage
 
 __all__ = ["Breaker"]
 
-#: Within the grace the server is tried at least every so many seconds.
+#: The most seconds between two attempts in the grace.
 LOOK = 0.05
-#: Within the grace no more failures than this are needed for a pause.
+#: In the grace so many failures are enough for a pause.
 ENOUGH = 3
-#: Failures with more seconds between them do not belong to one outage.
+#: Failures with more seconds between them belong to different outages.
 APART = 10.0
 
 
 class Breaker:
-    """The state of one pool's way to its server.
+    """The circuit breaker of one pool.
 
     :param Outage policy: when to pause, and for how long.
-    :param int most: so many connections are opened at a time when all is well.
+    :param int most: the connections that may be opened at a time without an outage.
     """
 
     def __init__(self, policy: Outage, most: int) -> None:
         self.policy = policy
         self.most = most
-        #: connections that may be opened at a time when it is not paused
+        #: the connections that may be opened at a time while it is not paused
         self._admitted = most
-        #: failures in a row; kept at the edge until all is well again
+        #: failures in a row; kept one below a pause until the outage is over
         self._failures = 0
-        #: tries since the pause began
+        #: attempts since the pause began
         self._tries = 0
         self._told = False
-        #: when the first failure of the present row was; None: all is well
+        #: when the first failure in a row was; None: the last attempt succeeded
         self.since: float | None = None
-        #: is nothing opened but by the one who looks for the server?
+        #: whether only the probe greenlet may connect
         self.paused = False
-        #: has anybody wanted a connection since the last try?
+        #: whether a caller has wanted a connection since the last attempt
         self.demand = False
-        #: was a connection ever opened?
+        #: whether a connection was ever opened
         self.reached = False
-        #: did the last failure come of a lost connection?
+        #: whether the last failure means that the server could not be reached
         self._lost = False
-        #: when the last failure was, and the first one of those close before it
+        #: when the last failure was, and the first one of the same outage
         self._last = self._first = -math.inf
 
     @property
@@ -64,12 +64,12 @@ class Breaker:
         return 0 if self.paused else self._admitted
 
     def failed(self, now: float, lost: bool = True, began: float | None = None) -> bool:
-        """A connection could not be opened.
+        """Note that a connection could not be opened.
 
         :param began: when the attempt began; None: just now.
-        :param bool lost: because the way to the server is lost; False: for another
+        :param bool lost: whether the server could not be reached; False: another
             reason, such as a wrong password.
-        :return: True: the pause begins with this.
+        :return: whether the pause begins now.
         """
         if began is None:
             began = now
@@ -87,7 +87,7 @@ class Breaker:
 
     @property
     def has_grace(self) -> bool:
-        """Whether waiters stay in line for some time when the way is lost."""
+        """Whether waiters stay in line for some time when the server is away."""
         policy = self.policy
         return policy.failures is not None and (policy.wait or policy.grace > 0)
 
@@ -96,12 +96,12 @@ class Breaker:
         if allowed is None:
             return False
         if self.grace_left(now) > 0:
-            # The waiters are not told, so nothing but a pause ends the attempts.
+            # The waiters get no error, so only a pause ends the attempts.
             allowed = min(allowed, ENOUGH)
         return self._failures >= allowed
 
     def grace_left(self, now: float) -> float:
-        """For so many seconds the waiters stay in line; 0: they do not."""
+        """Return the seconds that waiters stay in line; 0: they do not."""
         policy = self.policy
         if policy.failures is None or self.since is None:
             return 0.0
@@ -112,9 +112,9 @@ class Breaker:
         return max(0.0, self._first + policy.grace - now)
 
     def succeeded(self, now: float) -> float | None:
-        """A connection was opened.
+        """Note that a connection was opened.
 
-        :return: seconds since the first failure, if an outage ended with this.
+        :return: the seconds since the first failure, if this ends an outage; or None.
         """
         outage = now - self.since if self._told and self.since is not None else None
         self._admitted = 1 if self._told else min(self.most, 2 * self._admitted)
@@ -133,11 +133,11 @@ class Breaker:
         pause = backoff.delay(self._tries)
         self._tries += 1
         if self._first <= now < self._first + self.policy.grace:
-            # Less by the jitter: many processes must not look in step.
+            # Less by the jitter, so that many processes do not try at the same time.
             pause = min(pause, LOOK * (1 - backoff.jitter * random.random()))
         return pause
 
     def half_open(self) -> None:
-        """Nobody looks for the server any more: the next who asks may try it."""
+        """Let the next caller try the server, because the probe greenlet has ended."""
         self.paused = False
         self._admitted = 1

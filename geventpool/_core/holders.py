@@ -1,8 +1,8 @@
-"""Whose death the pool must hear of: the greenlets that took a loan without a block.
+"""The greenlets that have borrowed without a ``with`` block, and what each holds.
 
-Knows greenlets and, opaquely, what each of them holds. A greenlet is linked once, when
-it first borrows, and not once a loan: linking and unlinking cost as much as a whole
-loan, and to unlink from a greenlet with many links costs their number.
+When such a greenlet ends, its loans end. A greenlet is linked once, when it first
+borrows, and not for each loan: linking and unlinking cost as much as a whole loan, and
+unlinking takes time in proportion to the number of links.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ __all__ = ["Holder", "Holders", "end_loan"]
 
 
 class Holder(weakref.ref[greenlet]):
-    """A greenlet that holds, or held, a loan; calling it gives the greenlet or None.
+    """A greenlet that holds or held a loan; calling it returns the greenlet or None.
 
-    Weak, so that the pool never keeps alive a greenlet that nobody else remembers:
-    its collection ends it, and its loan comes back.
+    It is a weak reference, so that the pool never keeps a greenlet alive that nothing
+    else refers to. When that greenlet is collected, its loans end.
     """
 
     __slots__ = ("_others", "key", "loan")
 
     def __init__(self, target: greenlet, forgotten: Callable[[Any], None]) -> None:
-        # The arguments went to weakref's __new__; object's __init__ takes none.
+        # weakref.ref.__new__ has taken the arguments. object.__init__ takes none.
         self.key = id(target)
-        #: what it borrowed last and has not returned
+        #: the loan that it began last and that has not ended
         self.loan: Any = None
-        #: what it holds beside that
+        #: its other loans
         self._others: set[Any] = set()
 
     @property
     def has_loans(self) -> bool:
-        """Does it hold anything?"""
+        """Whether it has any loan."""
         return self.loan is not None or bool(self._others)
 
     @property
     def loans(self) -> list[Any]:
-        """What it holds; a copy."""
+        """All its loans; a copy."""
         return [*self._others, *([] if self.loan is None else [self.loan])]
 
     def set_loan(self, loan: Any) -> None:
-        """It borrowed *loan*."""
+        """Note that it began *loan*."""
         if self.loan is not None:
             self._others.add(self.loan)
         self.loan = loan
 
     def ended(self, loan: Any) -> None:
-        """Its loan has ended."""
+        """Note that *loan* has ended."""
         if self.loan is loan:
             self.loan = None
         else:
@@ -68,45 +68,45 @@ def end_loan(entry: Any) -> None:
 class Holders:
     """The holders of one pool.
 
-    :param died: called in the hub with the holder after its greenlet has ended. Its
-        owner is not kept alive.
-    :param bool watch: False: know them, but do not listen for their end.
+    :param died: a bound method that is called in the hub with the holder after its
+        greenlet has ended. Only a weak reference to its object is kept.
+    :param bool watch: False: the end of a greenlet ends no loan.
     """
 
     def __init__(self, died: Callable[[Holder], None], watch: bool = True) -> None:
         self._notify = weakref.WeakMethod(died)
         self._watch = watch
-        #: of the hub of those who borrow; a pool never used has touched no hub
+        #: the event loop of the borrowers; an unused pool must not create a hub
         self._loop: Any = None
-        #: by the id of the greenlet, which is its own as long as it lives
+        #: the holders by the id of their greenlet, which is unique while it exists
         self.by_id: dict[int, Holder] = {}
 
     def register(self, target: greenlet) -> Holder:
-        """The holder of a greenlet; linked, if it is new here."""
+        """Return the holder of a greenlet, which is linked if it is new."""
         holder = self.by_id.get(id(target))
         if holder is None:
             self._loop = gevent.get_hub().loop
             holder = Holder(target, self._collected)
-            # Raw greenlets and the main greenlet have no links: for them there is
-            # the weak reference, and the look at `dead` in sweep().
+            # Raw greenlets and the main greenlet have no links. Their end is noticed by
+            # the weak reference, and by sweep().
             rawlink = getattr(target, "rawlink", None)
             if self._watch and rawlink is not None:
                 rawlink(self._ended)
-            # Last: one that could not be linked is not known.
+            # The last step: a greenlet that could not be linked is not registered.
             self.by_id[id(target)] = holder
         return holder
 
     def sweep(self) -> None:
-        """Look for greenlets that ended without a link that could have told."""
+        """Report greenlets that have ended and have no links."""
         for holder in list(self.by_id.values()):
             target = holder()
             if target is not None and target.dead and self._forget(holder):
                 self._report(holder)
 
     def clear(self) -> None:
-        """Forget them all; a greenlet that outlives many pools must not collect links.
+        """Forget all holders, and remove the links. Never switches.
 
-        Does not switch.
+        Otherwise a greenlet that outlives many pools would collect links.
         """
         for holder in list(self.by_id.values()):
             target = holder()
@@ -121,19 +121,19 @@ class Holders:
             self._report(holder)
 
     def _collected(self, holder: Holder) -> None:
-        # A finaliser: it runs wherever the collector does, so it only forgets and
-        # schedules. To forget must not wait for the loop: the next greenlet may get
-        # the same address, and would pass for this one.
+        # A finalizer runs anywhere, so it only forgets and schedules. It must forget at
+        # once, because the next greenlet may get the same address, and would be taken
+        # for this one.
         if self._forget(holder):
             try:
                 self._loop.run_callback_threadsafe(self._report, holder)
             except Exception:
-                # The loop is gone, and so is everybody who could use the place. Not
-                # even a log may hear of it: a finaliser takes no lock.
+                # The event loop has ended, and with it all borrowers. It is not logged,
+                # because a finalizer must not take the lock of a logger.
                 pass
 
     def _forget(self, holder: Holder) -> bool:
-        """Is there something to report? Once at most, whatever comes first."""
+        """Forget *holder*. Return whether its end must be reported, once at most."""
         if self.by_id.get(holder.key) is not holder:
             return False
         del self.by_id[holder.key]

@@ -1,7 +1,7 @@
-"""Was the event loop blocked while somebody waited?
+"""Measures how long the event loop was blocked while greenlets waited.
 
-Knows the loop and a clock. A time-out that strikes because some greenlet computed for
-three seconds is no fault of the pool's size, and its message should say so.
+If a wait times out because some greenlet computed for three seconds, a larger pool does
+not help, and the message says so.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import gevent
 
 __all__ = ["HubLag"]
 
-#: Seconds between two beats: fine enough to blame, coarse enough to cost nothing.
+#: Seconds between two measurements.
 INTERVAL = 0.05
 
 
 class HubLag:
-    """Beats while somebody waits, and notes how late each beat comes.
+    """A timer that adds up how late it fires.
 
-    :param is_needed: asked at each beat; False stops the beating.
-    :param clock: gives seconds, monotonic.
+    :param is_needed: called each time it fires; False stops it.
+    :param clock: returns seconds, monotonic.
     """
 
     def __init__(
@@ -29,17 +29,17 @@ class HubLag:
     ) -> None:
         self._is_needed = is_needed
         self._clock = clock
-        #: made when first needed: a pool never used touches no hub
+        #: made at first use, because an unused pool must not create a hub
         self._timer: Any = None
         self._last = 0.0
         self.is_running = False
-        #: seconds of all delays so far
+        #: the sum of all delays, in seconds
         self.total = 0.0
 
     def start(self) -> None:
-        """Beat, if it does not already. Does not switch."""
+        """Start the timer, unless it is running. Never switches."""
         if self._timer is None:
-            # ref=False: it neither keeps the loop alive nor hides a LoopExit.
+            # ref=False: it does not keep the loop running, and hides no LoopExit.
             self._timer = gevent.get_hub().loop.timer(INTERVAL, INTERVAL, ref=False)
         if not self.is_running:
             self.is_running = True
@@ -47,7 +47,7 @@ class HubLag:
             self._timer.start(self._tick, update=True)
 
     def measured(self) -> float:
-        """Seconds lost up to this moment, a beat that is overdue included."""
+        """Return the sum of all delays, including the present one."""
         if not self.is_running:
             return self.total
         return self.total + max(0.0, self._clock() - self._last - INTERVAL)

@@ -1,16 +1,15 @@
-"""Who has which connection, and who waits: all of a pool's mutable state.
+"""All mutable state of a pool: its places, their connections, and the waiters.
 
-It knows no sockets and no gevent. Callers pass the time to the methods that need it,
-and each waiter knows how to wake its greenlet. So tests can drive it without gevent.
+It knows neither sockets nor gevent. Callers pass the time to the methods that need it,
+and each waiter can wake its greenlet. So tests can use it without gevent.
 
-Two rules hold between any two switches:
+Two rules hold whenever a switch is possible:
 
-1. every place taken is in exactly one state, and the states are the ones below;
-2. the idle connections and the line are never both non-empty.
+1. each place that is taken is in exactly one of the states below;
+2. there are no waiters while a connection is idle and can be lent.
 
-A place is taken before a connection is opened and given up after it is closed, so that
-``size`` bounds what a server can see. Counts are the lengths of the containers; none
-is kept beside them.
+A place is taken before a connection is opened and freed after it is closed. So ``size``
+bounds what a server can see. The counts are the lengths of the containers.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ FOREVER = float("inf")
 
 
 class State(enum.Enum):
-    """Where the connection of a place is; all but GONE count against the limit."""
+    """The state of a place. All but GONE count against the limit."""
 
     OPENING = "opening"
     IDLE = "idle"
@@ -45,7 +44,7 @@ class State(enum.Enum):
     CLOSING = "closing"
     GONE = "gone"
 
-    # Enum's own is written in Python, and a hand-over hashes four of them.
+    # That of Enum is written in Python, and a hand-over hashes four states.
     __hash__ = object.__hash__
 
 
@@ -57,14 +56,14 @@ RESETTING = State.RESETTING
 CLOSING = State.CLOSING
 GONE = State.GONE
 
-#: The legal moves. IN_USE to IN_USE is a hand-over to the first in line.
+#: The legal moves. IN_USE to IN_USE is a hand-over to the first waiter.
 MOVES: dict[State, frozenset[State]] = {
     OPENING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
     IDLE: frozenset({IN_USE, CHECKING, CLOSING, GONE}),
     IN_USE: frozenset({IDLE, IN_USE, RESETTING, CLOSING, GONE}),
     CHECKING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
     RESETTING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
-    # To RESETTING: its request was ended at the server, and it is kept.
+    # To RESETTING: its request was cancelled at the server, and it is kept.
     CLOSING: frozenset({RESETTING, GONE}),
     GONE: frozenset(),
 }
@@ -89,11 +88,11 @@ class CloseReason(enum.Enum):
 
 
 def anyone() -> None:
-    """The holder of a loan that anyone may give back."""
+    """The holder of a loan that any greenlet may give back."""
 
 
 class Entry(Generic[C]):
-    """A place with its book-keeping. Times are seconds of the pool's clock."""
+    """A place and what is known of it. Times are seconds of the pool's clock."""
 
     __slots__ = (
         "state",
@@ -117,7 +116,7 @@ class Entry(Generic[C]):
         self.state = OPENING
         #: when its lifetime ends
         self.expires = FOREVER
-        #: until when it may be lent without a further look
+        #: until when it can be lent without a check
         self.ready_until = FOREVER
         #: when it was last used
         self.used = 0.0
@@ -125,16 +124,17 @@ class Entry(Generic[C]):
         self.alive = 0.0
         #: when it was lent
         self.since = 0.0
-        #: gives the greenlet that holds it, or None; never keeps that greenlet alive.
-        #: None while nobody has borrowed it.
+        #: returns the greenlet that holds it, or None; does not keep it alive. None
+        #: while it is not on loan.
         self.holder: Callable[[], Any] | None = None
-        #: the ``with`` block it is lent to; None: to a bare ``acquire``
+        #: the ``with`` block that has borrowed it; None: a bare ``acquire``
         self.block: object | None = None
-        #: set while it may not be lent again: why it will be closed
+        #: why it will be closed and not lent again; None: it may be lent
         self.close_reason: CloseReason | None = None
         #: whether it must be pinged because other connections were lost
         self.suspect = False
-        #: for whom it is being opened; or whom it was handed to, until that one runs
+        #: the waiter that it is opened for; or that it was assigned to, until the
+        #: greenlet of the waiter runs
         self.waiter = waiter
 
     def __repr__(self) -> str:
@@ -142,13 +142,10 @@ class Entry(Generic[C]):
 
 
 class Waiter(Generic[C]):
-    """A place in the line: to be filled with an entry, or failed with an error.
+    """A greenlet in line. It gets an entry or an error, once, and leaves the line.
 
-    Either is done once, and at once takes the slot out of the line. So an entry in a
-    slot whose owner died meanwhile is visible to whoever cleans up after him.
-
-    Whoever waits brings a slot of his own kind, which knows how to wake him: so a
-    waiter is one object, and not one and a callable.
+    If the greenlet ends before it runs, its entry can still be found here. A derived
+    class knows how to wake the greenlet.
     """
 
     __slots__ = (
@@ -165,34 +162,28 @@ class Waiter(Generic[C]):
         self.greenlet = greenlet
         self.entry: Entry[C] | None = None
         self.error: BaseException | None = None
-        #: whose line it joined
+        #: the ledger in whose line it is
         self.ledger: Ledger[C] | None = None
-        #: when its owner leaves by a time limit of its own call; FOREVER: it has none
+        #: when the time limit of its own call ends; FOREVER: it has none
         self.ends = FOREVER
-        #: is a connection being opened for this slot?
+        #: whether a connection is being opened for it
         self.has_attempt = False
-        #: how many attempts to open a connection for this slot were killed
+        #: how many attempts to open a connection for it were killed
         self.interrupted = 0
 
     def wake(self) -> object:
-        """The slot was filled or failed: see to it that its owner looks. No switch."""
+        """Have the greenlet run soon: it has an entry or an error. Never switches."""
         raise NotImplementedError
 
 
 class IdleQueue(Protocol):
-    """What the ledger asks of the queue of idle entries: gevent's, never blocking."""
+    """The part of gevent's queues that is used for idle entries. It never blocks."""
 
     def get_nowait(self) -> Any: ...
     def put_nowait(self, item: Any) -> None: ...
     def qsize(self) -> int: ...
     @property
     def queue(self) -> Collection[Any]: ...
-
-
-class ReturnListener(Protocol):
-    """What is told of a connection that is about to go to the first in line."""
-
-    def on_return(self, now: float) -> None: ...
 
 
 class Ledger(Generic[C]):
@@ -207,30 +198,30 @@ class Ledger(Generic[C]):
         self, idle: IdleQueue, max_connections: int, lifo: bool = True
     ) -> None:
         self.max_connections = max_connections
-        #: so many connections are kept open while nobody needs them
+        #: so many connections are kept open even if they are not needed
         self.min_connections = 0
         #: whether the pool was closed
         self.closed = False
-        #: seconds, monotonic; a test may replace it
+        #: returns seconds, monotonic; a test may replace it
         self.clock: Callable[[], float] = time.monotonic
-        #: whether nobody but its holder can give back a bare loan that is reclaimed
+        #: whether only the holder can give back a bare loan, if loans are reclaimed
         self.owner_only = False
         self.lifo = lifo
         self.idle_queue = idle
-        #: idle_queue still has them but they are no longer idle: taking an entry out
-        #: of the middle of a queue would cost its length
+        #: in idle_queue, but not idle any more: taking an entry out of the middle of a
+        #: queue takes time in proportion to its length
         self.absent: set[Entry[C]] = set()
-        #: likewise, but these are only being checked, and keep their place
+        #: the same, but these are only checked, and keep their place in the queue
         self.away: set[Entry[C]] = set()
-        #: OPENING: these have no connection yet
+        #: the OPENING entries, which have no connection yet
         self.opening: dict[Entry[C], None] = {}
-        #: every entry that has a connection, by the identity of the connection:
-        #: a driver's object is never hashed or compared
+        #: the entries that have a connection, by the id of the connection, because the
+        #: objects of a driver may not be hashable
         self.entries: dict[int, Entry[C]] = {}
-        #: a greenlet of the pool has these
+        #: the entries that a greenlet of the pool has
         self.checking: set[Entry[C]] = set()
         self.resetting: set[Entry[C]] = set()
-        #: likewise, and for so long that nobody should wait for them
+        #: the RESETTING entries whose resets take so long that no waiter should wait
         self.lagging: set[Entry[C]] = set()
         self.closing: set[Entry[C]] = set()
         self._shelves = {
@@ -238,15 +229,16 @@ class Ledger(Generic[C]):
             RESETTING: self.resetting,
             CLOSING: self.closing,
         }
-        #: who waits, first come first; a greenlet can stand in it only once
+        #: the waiters by greenlet, in order of arrival
         self.waiters: OrderedDict[Hashable, Waiter[C]] = OrderedDict()
         #: whether an exception, such as a RecursionError, interrupted the handling of
-        #: an entry: then there may be one that nothing has. To note it takes no call,
-        #: so it works at any depth of the stack.
+        #: an entry, so that there may be one that nothing has. An attribute can be set
+        #: without a call, so at any depth of the stack.
         self.is_torn = False
-        #: is told of each connection that goes to the line; None: nothing is
-        self.admission: ReturnListener | None = None
-        #: called when a connection was closed and its place is free; None: nothing is
+        #: called with the time when a connection is about to be assigned to a waiter;
+        #: None: no callable
+        self.on_return: Callable[[float], object] | None = None
+        #: called when a connection was closed and its place is free; None: no callable
         self.on_closed: Callable[[], object] | None = None
         #: with more connections than this, those that come back are closed, because
         #: other processes of the budget need their places
@@ -257,11 +249,11 @@ class Ledger(Generic[C]):
         #: closed; to note it takes no call, so it works at any depth of the stack
         self.unreturned = 0
 
-    # Counting.
+    # Counts
 
     @property
     def size(self) -> int:
-        """Places taken."""
+        """The number of places taken."""
         return len(self.entries) + len(self.opening)
 
     @property
@@ -304,15 +296,15 @@ class Ledger(Generic[C]):
                 self.observe_use(self.clock() - entry.since)
 
     def all_in(self, state: State) -> Iterator[Entry[C]]:
-        """The entries that are in *state* when their turn comes; a copy."""
+        """Yield the entries that are in *state* when it is their turn."""
         for entry in [*self.entries.values(), *self.opening]:
             if entry.state is state:
                 yield entry
 
-    # Moving an entry.
+    # Moving an entry
 
     def move(self, entry: Entry[C], state: State) -> None:
-        """Change the state of *entry*: here and nowhere else.
+        """Change the state of *entry*.
 
         Only ``IDLE`` to ``IN_USE`` and back, the whole of an uncontended loan, is
         written out where it happens, in ``pool.py``, for a call costs a tenth of it.
@@ -331,8 +323,8 @@ class Ledger(Generic[C]):
             if self.on_closed is not None:
                 entry.state = state
                 self.unreturned += 1
-                # A full stack or memory must not keep the caller from what comes next.
-                # The place is counted, so it is given back at the next occasion.
+                # A full stack or memory must not keep the caller from its next steps.
+                # The lease is counted, so it is given back later.
                 try:
                     self.on_closed()
                 except (RecursionError, MemoryError):
@@ -340,7 +332,7 @@ class Ledger(Generic[C]):
         entry.state = state
 
     def reserve(self, entry: Entry[C] | None = None) -> Entry[C]:
-        """Take a place for *entry*, before anything is opened, so that the limit holds.
+        """Take a place for *entry*, before its connection is opened.
 
         :param entry: None: a new one, for nobody in particular.
         :return: the entry.
@@ -354,13 +346,13 @@ class Ledger(Generic[C]):
         return entry
 
     def settle(self, entry: Entry[C]) -> None:
-        """The attempt to open for a certain waiter has ended, one way or the other."""
+        """Note that the attempt to open for a certain waiter has ended."""
         if entry.waiter is not None:
             entry.waiter.has_attempt = False
             entry.waiter = None
 
     def opened(self, entry: Entry[C], conn: C) -> None:
-        """The connection of a place that was being opened is there.
+        """Note the connection of a place that was OPENING.
 
         :raises AssertionError: another entry has this very object.
         """
@@ -370,11 +362,11 @@ class Ledger(Generic[C]):
         self.entries[id(conn)] = entry
 
     def assign(self, entry: Entry[C], now: float) -> None:
-        """Give a fit connection to the first in line, or else to the idle ones."""
+        """Lend a connection to the first waiter, or make it idle."""
         if self.waiters:
             if entry in self.away:
-                # It was checked at its place in the queue, which it leaves now. With
-                # a line there is nothing in the queue but such places.
+                # It was checked at its place in the queue, which it leaves now. While
+                # there are waiters, the queue has nothing but such entries.
                 self.absent |= self.away
                 self.away.clear()
                 self._compact()
@@ -385,16 +377,16 @@ class Ledger(Generic[C]):
             self.make_idle(entry)
 
     def assign_to_waiter(self, entry: Entry[C], now: float) -> None:
-        """An entry in use becomes the first waiter's, who is woken for it."""
-        if self.admission is not None:
-            self.admission.on_return(now)
+        """Assign an entry that is IN_USE to the first waiter, and wake it."""
+        if self.on_return is not None:
+            self.on_return(now)
         waiters = self.waiters
         while waiters:
             waiter = next(iter(waiters.values()))
             greenlet = waiter.greenlet
-            # The wake-up comes first, because it can fail: then nothing is changed.
-            # It may also run a finaliser that serves this waiter. From the next line
-            # on there is no call, so nothing can come between.
+            # wake() is first, because it can fail, and nothing is changed then. It may
+            # also run a finalizer that serves this waiter. The next lines have no call,
+            # so nothing can come between them.
             waiter.wake()
             if greenlet in waiters and waiters[greenlet] is waiter:
                 del waiters[greenlet]
@@ -407,17 +399,17 @@ class Ledger(Generic[C]):
         self.move(entry, IDLE)
         self.make_idle(entry)
 
-    # The idle ones.
+    # Idle entries
 
     def make_idle(self, entry: Entry[C]) -> None:
-        """Back into the queue; at its old place if it still stands there."""
+        """Put it back into the queue, at its old place if it is still there."""
         if entry in self.away:
             self.away.remove(entry)
         else:
             self.idle_queue.put_nowait(entry)
 
     def take_idle(self) -> Entry[C] | None:
-        """The next idle entry, out of the queue to be looked at; or None."""
+        """Take the next idle entry out of the queue, to be checked; None: none."""
         while True:
             try:
                 entry: Entry[C] = self.idle_queue.get_nowait()
@@ -432,16 +424,16 @@ class Ledger(Generic[C]):
                 return entry
 
     def withdraw(self, entry: Entry[C], state: State) -> None:
-        """Take an idle entry, wherever it stands in the queue, for something else."""
+        """Take an idle entry from any place in the queue, and change its state."""
         (self.away if state is CHECKING else self.absent).add(entry)
-        # Whoever meets it in the queue and looks no further than this must not lend it.
+        # The fast path finds it in the queue, and looks at nothing else.
         entry.ready_until = -FOREVER
         self.move(entry, state)
         if 2 * len(self.absent) > self.idle_queue.qsize():
             self._compact()
 
     def _compact(self) -> None:
-        # Amortised: as many entries have been withdrawn as are moved here.
+        # The cost is amortised: as many entries were withdrawn as are moved here.
         queue = self.idle_queue
         kept = [queue.get_nowait() for _ in range(queue.qsize())]
         for entry in reversed(kept) if self.lifo else kept:
@@ -450,15 +442,15 @@ class Ledger(Generic[C]):
         self.absent.clear()
 
     def queued(self) -> set[Entry[C]]:
-        """The entries that stand in the queue and may be taken out of it."""
+        """Return the entries in the queue that may be taken out of it."""
         return {*self.idle_queue.queue} - self.absent - self.away
 
-    # The lent ones.
+    # Entries in use
 
     def lent(self, conn: C) -> Entry[C]:
-        """The entry of a connection that is on loan.
+        """Return the entry of a connection that is on loan.
 
-        :raises ConnectionNotFoundError: it is not.
+        :raises ConnectionNotFoundError: it is not on loan.
         """
         entry = self.entries.get(id(conn))
         if entry is None or entry.conn is not conn or entry.state is not IN_USE:
@@ -467,10 +459,10 @@ class Ledger(Generic[C]):
             )
         return entry
 
-    # The line.
+    # Waiters
 
     def add_waiter(self, waiter: S) -> S:
-        """Put *waiter* at the end of the line; it is returned."""
+        """Put *waiter* at the end of the line, and return it."""
         greenlet = waiter.greenlet
         assert greenlet not in self.waiters, f"waits already: {greenlet!r}"
         self.waiters[greenlet] = waiter
@@ -478,14 +470,14 @@ class Ledger(Generic[C]):
         return waiter
 
     def remove_waiter(self, waiter: Waiter[C]) -> None:
-        """Out of the line, if still in it."""
+        """Take *waiter* out of the line, if it is in it."""
         if self.waiters.get(waiter.greenlet) is waiter:
             del self.waiters[waiter.greenlet]
 
     def fail(self, waiter: Waiter[C], error: BaseException) -> None:
-        """Let the owner of a slot that is still in the line have *error*."""
+        """Fail *waiter* with *error*, if it is in the line, and wake it."""
         if self.waiters.get(waiter.greenlet) is waiter:
-            # In this order for the reasons given in assign_to_waiter().
+            # In this order for the reasons in assign_to_waiter().
             waiter.wake()
             if (
                 waiter.greenlet in self.waiters
@@ -495,7 +487,7 @@ class Ledger(Generic[C]):
                 waiter.error = error
 
     def next_unattempted(self) -> Waiter[C] | None:
-        """The first in line for whom no connection is being opened."""
+        """Return the first waiter for which no connection is being opened."""
         for waiter in self.waiters.values():
             if not waiter.has_attempt:
                 return waiter

@@ -1,25 +1,22 @@
 """Opening connections: begin as many as are needed, and note how each attempt ends.
 
 An attempt that the server refuses because it is full is repeated after a pause, one at
-a time. A server that cannot be reached is looked for; see ``server_probe.py``. What
-becomes of an open connection is decided elsewhere: :meth:`Opener.dial` returns it.
+a time. A server that cannot be reached is tried at intervals; see ``server_probe.py``.
+:meth:`Opener.dial` returns the open connection, and ``lifecycle.py`` assigns it.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from collections.abc import Callable
-from errno import ECONNABORTED
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import gevent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.demand import Demand, demand
+from geventpool._core.dial_errors import clear_frames, copy_error, for_waiter
 from geventpool._core.leases import Leases
 from geventpool._core.ledger import GONE, OPENING, Entry, Ledger, Waiter
 from geventpool._core.server_probe import ServerProbe
@@ -31,8 +28,6 @@ from geventpool.policies import Backoff, safe_repr
 __all__ = ["Dialled", "Opener"]
 
 C = TypeVar("C")
-
-_SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 
 log = logging.getLogger("geventpool")
 
@@ -68,7 +63,7 @@ class Dialled(Generic[C]):
 
 
 class Opener(Generic[C]):
-    """Opens the connections of one pool, and knows how that went last.
+    """Opens the connections of one pool, and knows how the last attempt ended.
 
     :param float limit: seconds that one opening may take.
     :param leases: each place is leased of these first; None: there is no budget.
@@ -157,7 +152,7 @@ class Opener(Generic[C]):
     def _begin(
         self, waiter: Waiter[C] | None = None
     ) -> gevent.Greenlet[..., Any] | None:
-        """Take a place and have a connection opened for it. Does not switch.
+        """Take a place and have a connection opened for it. Never switches.
 
         :param waiter: the one it is for; None: nobody in particular.
         :return: the greenlet that does it; see *work*. None: the budget of all
@@ -174,14 +169,14 @@ class Opener(Generic[C]):
                 self._ledger.unreturned += 1
                 self._leases.settle()
             raise
-        # A link and no ``finally``: a greenlet that is killed before it has started
-        # runs no line.
+        # A link, because ``finally`` is not run in a greenlet that is killed before it
+        # has started.
         dial.rawlink(lambda dial: self._ended(entry))
         self._ledger.reserve(entry)
         return dial
 
     def _ended(self, entry: Entry[C]) -> None:
-        """The greenlet that was to open *entry* is dead, in the hub."""
+        """The greenlet that was to open *entry* has ended. In the hub."""
         if entry.state is OPENING and entry in self._ledger.opening:
             self._interrupted(entry, gevent.GreenletExit())
             self._on_change()
@@ -210,7 +205,7 @@ class Opener(Generic[C]):
         try:
             conn = self._open_patiently(entry)
         except (Exception, gevent.Timeout) as error:
-            # A Timeout that a driver sets up for itself is its way to fail.
+            # A driver may fail by a Timeout that it has set up itself.
             return Dialled(None, error, started, self.successes > successes)
         except BaseException as error:
             if entry.state is not GONE:
@@ -233,7 +228,7 @@ class Opener(Generic[C]):
             self._not_opened(entry, dialled, dialled.error)
 
     def _unfit(self, conn: C) -> Exception | None:
-        """Why what the connector opened cannot be lent; None: it can."""
+        """Return why what the connector opened cannot be lent; None: it can."""
         if conn is None:
             return TypeError(f"{safe_repr(self._connector)}: open() returned None")
         if id(conn) in self._ledger.entries:
@@ -241,19 +236,19 @@ class Opener(Generic[C]):
         return None
 
     def _interrupted(self, entry: Entry[C], error: BaseException) -> None:
-        """An attempt to open ended by something that is no failure, like a kill."""
+        """An attempt to open ended without a failure, for example by a kill."""
         waiter = entry.waiter
         self._ledger.settle(entry)
         self._ledger.move(entry, GONE)
         if waiter is not None:
             waiter.interrupted += 1
-            # Once is tried again, for it was aimed at a greenlet of the pool. An
-            # open() that always ends so must not be called without end.
+            # It is tried again once, because the kill was meant for a greenlet of the
+            # pool. An open() that always ends so must not be called without end.
             if waiter.interrupted > 1:
-                self._ledger.fail(waiter, _told(error))
+                self._ledger.fail(waiter, for_waiter(error))
 
     def _open_patiently(self, entry: Entry[C]) -> C:
-        """Open; while the server is full, and as long as somebody waits, try again."""
+        """Open; try again while the server is full and there are waiters."""
         attempt = 0
         while True:
             try:
@@ -268,7 +263,7 @@ class Opener(Generic[C]):
             finally:
                 self.refused.discard(entry)
             if not self._ledger.waiters:
-                # Served or gone, or the pool is closed: nothing is opened any more.
+                # They were served, or the pool is closed: nothing is opened any more.
                 raise failure
             attempt += 1
 
@@ -285,7 +280,7 @@ class Opener(Generic[C]):
             self.slow.discard(entry)
 
     def _is_slow(self, entry: Entry[C]) -> None:
-        """In the hub."""
+        """An attempt takes long. In the hub."""
         self.slow.add(entry)
         self._on_change()
 
@@ -302,11 +297,11 @@ class Opener(Generic[C]):
         return True
 
     def _note_failure(self, error: BaseException) -> None:
-        # The lines of the traceback are worth keeping; its frames would keep the
-        # half-opened socket of every failure.
-        _clear_frames(error.__traceback__)
-        # A copy: the error itself goes to a borrower, and collects its frames.
-        self.failure = (self._ledger.clock(), _copy_error(error))
+        # The lines of the traceback are useful. Its frames would keep the half-opened
+        # socket of each failure.
+        clear_frames(error.__traceback__)
+        # A copy, because the error itself is raised in a borrower and keeps its frames.
+        self.failure = (self._ledger.clock(), copy_error(error))
 
     def _opened(self, entry: Entry[C], dialled: Dialled[C]) -> None:
         now = self._ledger.clock()
@@ -334,8 +329,8 @@ class Opener(Generic[C]):
         self._listeners.notify("open_failed", error, self._ledger.clock() - started)
         action = judge(self._connector, error)
         if action is ErrorAction.BACK_OFF:
-            # While one opening pauses because the server is full, the others that it
-            # refuses give way: their waiters stay in line.
+            # While one attempt pauses because the server is full, the other attempts
+            # that it refuses end, and their waiters stay in line.
             stays = bool(self.refused)
         elif dialled.outdated and _is_loss(error, action):
             # It hung in an outage that has ended meanwhile.
@@ -347,7 +342,7 @@ class Opener(Generic[C]):
         if waiter is not None and not stays:
             self._ledger.fail(waiter, error)
 
-    # While the server cannot be reached.
+    # While the server cannot be reached
 
     def _failed(
         self, error: BaseException, action: ErrorAction, started: float
@@ -383,9 +378,9 @@ class Opener(Generic[C]):
         self._on_change()
 
     def _retry_later(self) -> None:
-        """See to it that *min_connections* are opened, if they are not."""
+        """Have missing *min_connections* opened after a pause."""
         if self._is_short and self._retry is None:
-            # Nobody may ask for long, and the next sweep may be minutes away.
+            # There may be no caller for long, and the next sweep may be minutes away.
             loop = gevent.get_hub().loop
             self._retry = loop.timer(self.backoff.delay(self._missed), ref=False)
             self._retry.start(self._retry_minimum, update=True)
@@ -398,18 +393,18 @@ class Opener(Generic[C]):
             return
         slow = [entry.waiter for entry in self.slow]
         for waiter in list(self._ledger.waiters.values()):
-            # The others have an attempt under way that may soon tell.
+            # The others have an attempt under way, which may soon end.
             if not waiter.has_attempt or waiter in slow:
-                self._ledger.fail(waiter, _copy_error(self.failure[1]))
+                self._ledger.fail(waiter, copy_error(self.failure[1]))
 
     def _look(self) -> None:
-        """Try the server once; not longer than SLOW. *May switch.*"""
-        # In a greenlet of its own: one that hangs does not hold up the next.
+        """Try the server once, for at most SLOW seconds. May switch."""
+        # In a greenlet of its own: an attempt that hangs does not delay the next one.
         if (dial := self._begin()) is not None:
             gevent.joinall([dial], timeout=SLOW)
 
     def _cut_test(self) -> Callable[[C], bool] | None:
-        """Return what tells whether a connection has lost its socket; None: nothing."""
+        """Return a test whether a connection has lost its socket; None: no test."""
         fileno = self._connector.fileno
         if type(self._connector).fileno is Connector.fileno:
             return None
@@ -427,14 +422,14 @@ class Opener(Generic[C]):
         self.search.resume()
 
     def close(self) -> None:
-        """Open nothing any more, and look for no server."""
+        """Open nothing any more, and do not try the server."""
         self.search.close()
         self._end_retry()
 
-    # For nobody in particular.
+    # For no waiter in particular
 
     def prefill(self, number: int) -> None:
-        """Open so many; raise what the first failure was. *May switch.*
+        """Open so many connections; raise the first failure. May switch.
 
         One that is lost meanwhile is not replaced: a peer that accepts and hangs up
         would be dialled without end.
@@ -444,25 +439,25 @@ class Opener(Generic[C]):
             begun = [self._begin() for _ in range(batch)]
             dials = [dial for dial in begun if dial is not None]
             if begun and not dials:
-                # Other processes have the places. They come when they are needed.
+                # Other processes have the places. They are leased when they are needed.
                 return
             if not dials:
-                # Others are being opened for *min_connections*.
+                # Connections are being opened for *min_connections*.
                 self._workers.wait_for_one()
-            # Each is asked: a success after it wipes out the last failure.
+            # Each is looked at, because a later success clears the last failure.
             for dial in gevent.joinall(dials):
                 if (error := dial.value or dial.exception) is not None:
-                    raise _told(error)
+                    raise for_waiter(error)
 
     @property
     def _is_short(self) -> bool:
-        """Is anything missing of *min_connections*?"""
+        """Whether there are fewer connections than *min_connections*."""
         return (
             not self._ledger.closed and self._ledger.size < self._ledger.min_connections
         )
 
     def _retry_minimum(self) -> None:
-        """In the hub: make one attempt. A success begins the others."""
+        """Make one attempt; a success begins the others. In the hub."""
         self._end_retry()
         if self._demand().minimum:
             self._begin()
@@ -478,44 +473,3 @@ def _is_loss(error: BaseException, action: ErrorAction) -> bool:
     if isinstance(error, (OSError, EOFError, gevent.Timeout)):
         return True
     return action is ErrorAction.DISCONNECT
-
-
-def _told(error: BaseException) -> BaseException:
-    """What a waiter gets if the attempt to open for it ended by *error*."""
-    if not isinstance(error, gevent.GreenletExit):
-        return error
-    # That one would silently end the waiter's greenlet.
-    told = ConnectionAbortedError(ECONNABORTED, "opening a connection was killed")
-    told.__cause__ = error
-    return told
-
-
-def _clear_frames(trace: TracebackType | None) -> None:
-    """Let go of the local variables of functions that have ended.
-
-    A driver may raise one and the same error again, whose traceback then also has the
-    frames of earlier borrowers. A generator among them that is suspended would be
-    closed if its frame were cleared, and would leave its ``with`` blocks.
-    """
-    while trace is not None:
-        frame = trace.tb_frame
-        if not frame.f_code.co_flags & _SUSPENDABLE:
-            try:
-                frame.clear()
-            except RuntimeError:
-                # It still runs.
-                pass
-        trace = trace.tb_next
-
-
-def _copy_error(error: BaseException) -> BaseException:
-    """A copy to be raised elsewhere; the same error if it cannot be copied."""
-    # One and the same would grow a line of its traceback for each who gets it.
-    try:
-        duplicate = copy.copy(error)
-    except Exception:
-        return error
-    duplicate.__context__ = error.__context__
-    duplicate.__cause__ = error.__cause__
-    duplicate.__suppress_context__ = error.__suppress_context__
-    return duplicate.with_traceback(error.__traceback__)

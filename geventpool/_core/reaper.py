@@ -1,7 +1,7 @@
-"""The background greenlet.
+"""The greenlet that sweeps at intervals.
 
-Is given a weak reference and a callable, and knows no pool: a pool that everybody has
-forgotten must not live on because somebody sweeps it.
+It has only a weak reference to what it sweeps. Otherwise a pool that nothing refers to
+any more would never be collected.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = logging.getLogger("geventpool")
 
 
 class Reaper(Generic[T]):
-    """Calls *sweep* with *target* every *interval* seconds as long as *target* lives.
+    """Calls *sweep* with *target* every *interval* seconds as long as *target* exists.
 
-    It keeps neither the target nor the event loop alive, and outlives whatever *sweep*
-    raises.
+    It keeps neither the target nor the event loop alive. An error in *sweep* does not
+    end it.
 
     :param target: held weakly.
-    :param sweep: a plain function; a bound method would hold what it is bound to.
-    :param float interval: seconds from the end of a sweep to the next.
+    :param sweep: a plain function, because a bound method would hold its object.
+    :param float interval: seconds from the end of a sweep to the next one.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class Reaper(Generic[T]):
 
     @property
     def is_alive(self) -> bool:
-        """Is it at work? False after :meth:`stop`, and if somebody killed it."""
+        """Whether it is running. False after :meth:`stop`, and if it was killed."""
         return not (self._stopped or self._greenlet.dead)
 
     def stop(self) -> None:
-        """End it, soon. Does not switch."""
+        """End it soon. Never switches."""
         self._stopped = True
         self._greenlet.kill(block=False)
 
     def _forgotten(self, ref: Any) -> None:
-        # A finaliser: it runs wherever the collector does, so it only schedules.
+        # A finalizer runs anywhere, so it only schedules.
         try:
             self._loop.run_callback_threadsafe(self.stop)
         except Exception:
-            # The loop is gone, and the greenlet with it. Not even a log may hear of
-            # it: a finaliser takes no lock.
+            # The event loop has ended, and the greenlet with it. It is not logged,
+            # because a finalizer must not take the lock of a logger.
             pass
 
     def _run(self) -> None:
@@ -68,7 +68,7 @@ class Reaper(Generic[T]):
             self._sweep_once()
 
     def _sweep_once(self) -> None:
-        # A function of its own, so that the strong reference is gone before the sleep.
+        # A method of its own, so that the strong reference is gone before the sleep.
         target = self._target()
         if target is not None:
             try:

@@ -1,6 +1,6 @@
-"""A server that cannot be reached: looking for it, and which waiters stay in line.
+"""A server that cannot be reached: when it is tried, and which waiters stay in line.
 
-Knows the breaker, the line and the loans. Opens nothing itself.
+It knows the breaker, the waiters and the loans. It opens nothing itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["ServerProbe"]
 C = TypeVar("C")
 
 #: A loan that has lasted for so many seconds may be a subscription, or wait for an
-#: event: nobody should wait for its end in an outage.
+#: event: no waiter should wait for its end in an outage.
 SHORT_LOAN = 1.0
 
 
 class ServerProbe(Generic[C]):
-    """Ends the outages of one stock.
+    """Tries the server of one pool during an outage.
 
     :param look: opens one connection for the waiters. May switch.
     :param on_change: called when waiters may be served or must be refused.
@@ -46,26 +46,27 @@ class ServerProbe(Generic[C]):
         self._breaker = breaker
         self._look = look
         self._is_cut = is_cut
-        #: the greenlet that looks for the server
+        #: the greenlet that tries the server
         self.greenlet: gevent.Greenlet[..., Any] | None = None
         #: ends the grace
         self._timer: Any = None
 
     def begin(self) -> None:
-        """The pause has begun: look for the server. Never switches."""
+        """Try the server from now on, because a pause has begun. Never switches."""
         if self.greenlet is None or self.greenlet.dead:
             self.greenlet = self._workers.spawn(self._run)
-            # A link and no ``finally``: it may be killed before it has started.
+            # A link, because ``finally`` is not run in a greenlet that is killed before
+            # it has started.
             self.greenlet.rawlink(self._left)
         self._stop_timer()
         left = self._breaker.grace_left(self._ledger.clock())
         if 0 < left < FOREVER:
             self._timer = gevent.get_hub().loop.timer(left, ref=False)
-            # update: else it would count from when this turn of the loop began.
+            # update: otherwise the time counts from the start of this turn of the loop.
             self._timer.start(self._grace_is_over, update=True)
 
     def _grace_is_over(self) -> None:
-        """In the hub: an attempt may hang, so it is not for that greenlet to tell."""
+        """The grace has ended. In the hub: an attempt of the greenlet may hang."""
         self._stop_timer()
         self._on_change()
 
@@ -83,7 +84,7 @@ class ServerProbe(Generic[C]):
             return False
         entries = self._ledger.entries.values()
         if len(entries) >= self._ledger.max_connections:
-            # They wait for a loan to end, as always when there are no places left.
+            # They wait for a loan to end, as always when no place is left.
             return not all(self._is_useless(entry) for entry in entries)
         return any(self._ends_soon(entry, now) for entry in entries)
 
@@ -102,10 +103,7 @@ class ServerProbe(Generic[C]):
         return holder is None or holder not in self._ledger.waiters
 
     def _run(self) -> None:
-        """Try the server now and then, in a greenlet of the pool.
-
-        May switch.
-        """
+        """Try the server at intervals, in a greenlet of the pool. May switch."""
         breaker = self._breaker
         while breaker.paused:
             gevent.sleep(breaker.next_pause(self._ledger.clock()))
@@ -129,7 +127,7 @@ class ServerProbe(Generic[C]):
             self._on_change()
 
     def close(self) -> None:
-        """Look for no server any more."""
+        """Do not try the server any more."""
         self._stop_timer()
         if self.greenlet is not None:
             self.greenlet.kill(block=False)

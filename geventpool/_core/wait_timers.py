@@ -1,9 +1,9 @@
-"""Sleeping in line: how a greenlet is woken, and when it has waited long enough.
+"""How a waiter sleeps, is woken, and times out.
 
-Knows the loop and the slots of a line. Most waits are of one length, and few end by it.
-So those have one timer together, set to the first of them: one for each would cost as
-much as all the rest of joining the line, and more where they are too many for the
-processor's caches.
+It knows the event loop and waiters. Most waits have the same time limit, and few reach
+it. So these share one timer, set for the first of them. A timer for each would cost as
+much as everything else that a wait needs, and more if there are too many timers for the
+caches of the processor.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["WaitTimers", "TimedWaiter"]
 
 C = TypeVar("C")
 
-#: Seconds by which one who shares the timer may be late for each in front of him who
-#: does not. So looking past many of them, over and over, cannot fill the loop.
+#: Minimum delay of the shared timer for each waiter that it skips, in seconds. Waiters
+#: with a time limit of their own are skipped; this bounds how often many of them are.
 STRIDE = 1e-6
 INFINITE = float("inf")
 
 
 class TimedWaiter(Waiter[C]):
-    """A slot whose owner sleeps in the hub.
+    """A waiter whose greenlet sleeps in the hub.
 
-    However often and by whomever it is woken, the greenlet is switched to once: a
-    second switch would strike in another sleep, later.
+    However often it is woken, the greenlet is switched to once: a second switch would
+    end a later sleep of the greenlet.
 
-    :param loop: the loop of the greenlet's hub.
+    :param loop: the event loop of the greenlet's hub.
     """
 
     __slots__ = ("loop", "call", "deadline")
@@ -48,37 +48,37 @@ class TimedWaiter(Waiter[C]):
         self.deadline: float | None = None
 
     def wake(self) -> None:
-        """Have the hub switch to the greenlet soon. Does not switch."""
+        """Have the hub switch to the greenlet soon. Never switches."""
         if self.call is None:
             self.call = self.loop.run_callback(self.greenlet.switch)
 
     def sleep(self, hub: Any) -> None:
-        """Return when it was woken, and not when another greenlet switches to it.
+        """Return when it was woken, not when another greenlet switches to it.
 
-        *May switch.*
+        May switch.
         """
         self._pause(hub)
         while self.call is None:
             self._pause(hub)
-        # If another greenlet's switch came first, the hub's must not follow.
+        # Another greenlet may have switched first. The hub must not do it again.
         self.call.stop()
 
     def _pause(self, hub: Any) -> None:
-        # In a method of its own: the coverage of lines that follow a switch directly is
-        # counted for the greenlet that ran before.
+        # A method of its own, because coverage counts the lines directly after a switch
+        # for the greenlet that ran before.
         hub.switch()
 
     def cancel_wake(self) -> None:
-        """It is up already, by another's doing: do not switch to it any more."""
+        """Do not switch to the greenlet any more: something else has woken it."""
         if self.call is not None:
             self.call.stop()
 
 
 class WaitTimers:
-    """The timers of one pool's line.
+    """The timers of the waiters of one pool.
 
-    :param usual: seconds of the waits that share a timer; None: none do.
-    :param line: the :class:`TimedWaiter` of each who waits, first come first.
+    :param default_timeout: seconds of the waits that share a timer; None: none do.
+    :param waiters: the :class:`TimedWaiter` objects by greenlet, in order of arrival.
     """
 
     def __init__(
@@ -88,19 +88,19 @@ class WaitTimers:
         self._waiters = waiters
         #: the shared timer, while it runs
         self._timer: Any = None
-        #: one of the usual length, kept, for making one costs three times what starting
-        #: it does; made when first needed: a pool never used touches no hub
+        #: a timer of the default length, which is kept: making one costs three times as
+        #: much as starting it. Made at first use: an unused pool must not create a hub.
         self._whole: Any = None
-        #: when the shared timer should fire; INFINITE: however late it does
+        #: when the shared timer should fire; INFINITE: it is never late
         self._due = INFINITE
 
     def sleep(self, hub: Any, waiter: TimedWaiter[Any], limit: float | None) -> None:
-        """Return when *waiter* was woken, or after *limit* seconds. *May switch.*
+        """Return when *waiter* was woken, or after *limit* seconds. May switch.
 
-        Whoever has slept leaves the line, and then calls :meth:`stop_if_unused`.
+        The caller then removes the waiter, and calls :meth:`stop_if_unused`.
 
-        :param hub: of the greenlet that is to sleep, which calls.
-        :param limit: None: without end.
+        :param hub: the hub of the calling greenlet, which sleeps.
+        :param limit: None: without limit.
         """
         if limit is None:
             waiter.sleep(hub)
@@ -119,14 +119,17 @@ class WaitTimers:
                 deadline.close()
 
     def stop_if_unused(self) -> None:
-        """If nobody waits, keep no loop alive. Does not switch."""
+        """Stop the shared timer if there are no waiters. Never switches.
+
+        It would keep the event loop running.
+        """
         if self._timer is not None and not self._waiters:
             self._stop()
 
     def _start(self, timer: Any, deadline: float) -> None:
         self._timer = timer
         self._due = deadline
-        # update: else it would count from when this turn of the loop began.
+        # update: otherwise the time counts from the start of this turn of the loop.
         timer.start(self._on_timeout, update=True)
 
     def _stop(self) -> None:
@@ -136,12 +139,12 @@ class WaitTimers:
             timer.close()
 
     def _on_timeout(self) -> None:
-        """In the hub: wake those whose time has come, and look again for the next."""
+        """Wake the waiters that have timed out, and set the next timer. In the hub."""
         self._stop()
         now = monotonic()
         if now - self._due > LATE and self._waiters:
-            # The loop was blocked. What they wait for may be there already, and needs
-            # a few turns of the loop to be read; see deadline.py.
+            # The loop was blocked. The answers of the server may be there already, and
+            # a few turns of the loop are needed to read them; see deadline.py.
             loop = next(iter(self._waiters.values())).loop
             self._start(loop.timer(MOMENT), INFINITE)
             return

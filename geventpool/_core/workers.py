@@ -1,6 +1,6 @@
-"""The greenlets a pool owns: no kill or ``Timeout`` aimed at a borrower can hit them.
+"""The greenlets of a pool, which no kill or ``Timeout`` of a borrower interrupts.
 
-Knows greenlets and time limits; what they work at is other people's business.
+It knows greenlets and time limits, and not what the greenlets do.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ T = TypeVar("T")
 
 log = logging.getLogger("geventpool")
 
-#: After so many items a member of a crew lets the others run.
-IDLE_SECONDS = 16
+#: After so many items a greenlet of a work queue lets other greenlets run.
+BATCH = 16
 
 
 def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
-    """What *work* returns, if that takes no longer than *limit* seconds.
+    """Return what *work* returns, within *limit* seconds. May switch.
 
-    *May switch.*
-
-    :param str what: named in the error.
+    :param str what: the name of the work in the error.
     :raises TimeoutError: it took longer.
     """
     expired = gevent.Timeout(None)
@@ -39,7 +37,7 @@ def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
     try:
         return work(*args)
     except gevent.Timeout as late:
-        # Only our own: a Timeout that the work itself set up is its own affair.
+        # A Timeout that the work itself has set up is passed on.
         if late is not expired:
             raise
         raise TimeoutError(f"{what} took longer than {limit:g} s") from None
@@ -60,7 +58,7 @@ def log_failure(work: Callable[[Any], object], conn: Any) -> object:
 
 
 class WorkerGroup:
-    """All greenlets at work for one pool."""
+    """All greenlets that work for one pool."""
 
     def __init__(self) -> None:
         self._running: set[gevent.Greenlet[..., Any]] = set()
@@ -69,38 +67,38 @@ class WorkerGroup:
     def spawn(
         self, work: Callable[..., object], *args: Any
     ) -> gevent.Greenlet[..., Any]:
-        """The greenlet that will do *work*. Does not switch."""
+        """Start *work* in a new greenlet, and return it. Never switches."""
         worker = gevent.Greenlet(work, *args)
         worker.rawlink(self._running.discard)
         worker.start()
-        # Last: one that could not be started is never at work.
+        # The last step: a greenlet that could not be started does no work.
         self._running.add(worker)
         return worker
 
     def wait_for_one(self) -> None:
-        """Until one of them has done its work, if any is at work. *May switch.*"""
+        """Wait until one of them has ended, if there are any. May switch."""
         gevent.joinall(list(self._running), count=1)
 
     def kill_all(self) -> None:
-        """End them all, soon, and forget what is queued for a crew. Does not switch.
+        """End them all soon, and empty the work queues. Never switches.
 
-        Who is hired afterwards is not concerned.
+        Greenlets that are started later are not ended.
         """
-        for crew in self._queues:
-            # Else the successors of those who are killed now would go on with it.
-            crew._items.clear()
+        for queue in self._queues:
+            # Otherwise new greenlets would go on with the items.
+            queue._items.clear()
         for worker in list(self._running):
             worker.kill(block=False)
 
 
 class WorkQueue(Generic[T]):
-    """At most *size* greenlets that do the same *work* to one item after another.
+    """A queue of items, and at most *size* greenlets that work on them.
 
-    It outlives the death of its members, from whatever cause: an item that a member
-    had not yet begun is worked at by a successor.
+    If a greenlet ends, for whatever reason, another one takes the items that it has not
+    begun.
 
-    :param work: called with an item; may switch; what it raises ends only that item's
-        turn and is reported by the hub.
+    :param work: called with an item; it may switch. An error ends the work on this item
+        only, and is reported by the hub.
     """
 
     def __init__(
@@ -111,32 +109,33 @@ class WorkQueue(Generic[T]):
         self._work = work
         self._items: deque[T] = deque()
         self._greenlets: set[gevent.Greenlet[..., Any]] = set()
-        #: what a member works at, by the member
+        #: the items in work, by greenlet
         self._in_work: dict[Any, T] = {}
-        #: those of them that have not begun
+        #: the greenlets that were spawned and have not begun
         self._starting: set[Any] = set()
         workers._queues.append(self)
 
     def put(self, item: T) -> None:
-        """Have *item* worked at, in turn. Does not switch."""
+        """Add *item* to the queue. Never switches."""
         self._items.append(item)
         self._spawn_missing()
 
     def items(self) -> set[T]:
-        """What is queued or worked at."""
+        """Return the items that are queued or in work."""
         return {*self._items, *self._in_work.values()}
 
     def _spawn_missing(self) -> None:
-        # Who is hired and has not begun will take an item: nobody is hired for it
-        # twice. Else those who come too late would be replaced for ever.
+        # Greenlets that were spawned and have not begun take one item each, so none is
+        # spawned for these. Otherwise greenlets that find the queue empty would be
+        # replaced without end.
         while len(self._starting) < len(self._items):
             if len(self._greenlets) >= self._size:
                 return
             worker = self._workers.spawn(self._run)
             self._greenlets.add(worker)
             self._starting.add(worker)
-            # A link and no ``finally``: of a greenlet that is killed before it has
-            # started not a line is run.
+            # A link, because ``finally`` is not run in a greenlet that is killed before
+            # it has started.
             worker.rawlink(self._left)
 
     def _run(self) -> None:
@@ -150,8 +149,8 @@ class WorkQueue(Generic[T]):
             finally:
                 del self._in_work[worker]
             turn += 1
-            # Work that happens not to switch must not hold up everybody else.
-            if turn % IDLE_SECONDS == 0:
+            # Work that does not switch must not delay all other greenlets.
+            if turn % BATCH == 0:
                 gevent.sleep(0)
 
     def _left(self, worker: gevent.Greenlet[..., Any]) -> None:

@@ -70,7 +70,7 @@ def a_block(site: Site) -> Scene:
     return echo_scene(in_block, site.echo)
 
 
-@covers("pool.Pool.acquire", *OPENING, "connector.FactoryConnector.open")
+@covers("pool.Pool.acquire", *OPENING, "factory.FactoryConnector.open")
 def acquire_and_release(site: Site) -> Scene:
     return echo_scene(bare, site.echo)
 
@@ -85,7 +85,7 @@ def a_block_over_a_unix_socket(site: Site) -> Scene:
     return echo_scene(in_block, site.unix)
 
 
-@covers("pool.Pool.connection", "connector.FactoryConnector.open")
+@covers("pool.Pool.connection", "factory.FactoryConnector.open")
 def a_plain_socket(site: Site) -> Scene:
     # It does not notice by itself that it is out of step, as a TcpConnection does.
     pool = Pool(
@@ -242,8 +242,8 @@ class Spoken(TcpConnection):
 
 
 @covers(
-    *("connector.FactoryConnector.open", "connector.FactoryConnector.ping"),
-    *("connector.FactoryConnector.close", "_core.workers.within"),
+    *("factory.FactoryConnector.open", "factory.FactoryConnector.ping"),
+    *("factory.FactoryConnector.close", "_core.workers.within"),
 )
 def a_connector_that_speaks(site: Site) -> Scene:
     connector = Speaking(Spoken, {**site.echo.options, "connect_timeout": 5})
