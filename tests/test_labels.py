@@ -168,7 +168,7 @@ def test_a_callable_may_name_the_loans_of_a_block(plain: Pool[Any]) -> None:
 def test_a_label_can_be_a_decorator(plain: Pool[Any]) -> None:
     """A view is a function."""
 
-    @plain.label("view")
+    @plain.label("view")  # type: ignore[operator]
     def view() -> None:
         with plain.connection():
             pass

@@ -194,9 +194,9 @@ def test_a_snapshot_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         counts.opened = 7
     with pytest.raises(TypeError):
-        counts.closed[CloseReason.EXPIRED] = 7
+        counts.closed[CloseReason.EXPIRED] = 7  # type: ignore[index]
     with pytest.raises(TypeError):
-        Totals().closed[CloseReason.EXPIRED] = 7
+        Totals().closed[CloseReason.EXPIRED] = 7  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

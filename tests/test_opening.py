@@ -402,7 +402,7 @@ def test_a_connector_that_fails_to_judge_a_refusal_costs_nobody_his_answer(caplo
     """The waiter gets what opening raised."""
     error = OSError("refused")
     connector = ScriptedConnector(open=[error])
-    connector.classify = lambda error: 1 / 0
+    connector.classify = lambda error: 1 / 0  # type: ignore[return-value]
     pool = make(connector)
     with pytest.raises(OSError) as raised:
         pool.acquire()

@@ -60,7 +60,8 @@ def points(reader):
         for point in metric.data.data_points:
             attributes = dict(point.attributes)
             assert attributes.pop(POOL) == "busy"
-            found[(name, *attributes.values())] = point
+            key = (name, *attributes.values())
+            found[key] = point
     return found
 
 

@@ -42,7 +42,8 @@ def samples(registry, name="busy"):
         for sample in family.samples:
             labels = dict(sample.labels)
             if labels.pop(POOL) == name:
-                found[(sample.name, *labels.values())] = sample.value
+                key = (sample.name, *labels.values())
+                found[key] = sample.value
     return found
 
 

@@ -53,7 +53,7 @@ def test_the_cost_of_a_refusal_does_not_depend_on_the_size_of_the_pool(
     """It is how load is shed: no more than a few loans are looked at."""
     seen = []
 
-    class Counted(module.Sighting):
+    class Counted(module.Sighting):  # type: ignore[name-defined]
         def __init__(self, entry: Any, now: float) -> None:
             seen.append(entry)
             super().__init__(entry, now)

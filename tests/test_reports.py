@@ -7,6 +7,7 @@ import inspect
 import weakref
 from functools import partial
 from queue import LifoQueue
+from typing import Any
 
 import gevent
 import pytest
@@ -209,7 +210,7 @@ def test_a_greenlet_is_named_without_the_arguments_of_its_function():
     holder = gevent.Greenlet(works, "hunter2", Shy())
     holder.name = "worker"
     assert name_of(holder) == f'<Greenlet "worker" at {id(holder):#x}: works>'
-    bound = gevent.Greenlet(partial(partial(works, "hunter2"), Shy()))
+    bound = gevent.Greenlet(partial(partial(works, "hunter2"), Shy()))  # type: ignore[call-arg]
     assert name_of(bound).endswith(": works>")
     nameless = Nameless(works)
     assert name_of(nameless) == f"<Nameless at {id(nameless):#x}>"
@@ -242,7 +243,7 @@ def test_a_line_may_be_unknown():
 
 def test_a_folder_that_only_begins_alike_is_no_plumbing():
     """A program in a folder called gevent_app is the program."""
-    scope = {"gevent": gevent, "Event": Event}
+    scope: dict[str, Any] = {"gevent": gevent, "Event": Event}
     path = gevent.__path__[0] + "_app/fetch.py"
     exec(compile("def fetch():\n    Event().wait()\n", path, "exec"), scope)
     # Called by somebody, who would be named if it were passed over.

@@ -7,7 +7,12 @@
 ``reset_server_session`` adds a reset of the whole session, for engines on PyMySQL.
 """
 
+from typing import TYPE_CHECKING
+
 from geventpool.sqlalchemy.pool import GreenletPool
+
+if TYPE_CHECKING:
+    from geventpool.sqlalchemy.mysql_reset import reset_server_session
 
 __all__ = ["GreenletPool", "reset_server_session"]
 

@@ -136,7 +136,7 @@ def test_an_error_reaches_kombu(app, server):
 class Login(redis.CredentialProvider):
     """Nobody has to log in."""
 
-    def get_credentials(self) -> tuple[()]:
+    def get_credentials(self) -> tuple[()]:  # type: ignore[override]
         return ()
 
 

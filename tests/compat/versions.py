@@ -41,8 +41,8 @@ def main(chosen: list[str]) -> int:
                 requirement = f"{driver}=={version}"
                 python = environment(label, requirement, *TEST_REQUIREMENTS)
                 print(f"\n{requirement}", flush=True)
-                command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-                if subprocess.run([*command, tests], cwd=REPOSITORY).returncode:
+                command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+                if subprocess.run([*command, str(tests)], cwd=REPOSITORY).returncode:
                     failed.append(label)
     print(f"\nfailed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0

@@ -41,7 +41,7 @@ def test_commands_get_their_replies(proxy: Twemproxy, more: dict[str, Any]) -> N
     )
     client = redis.Redis(connection_pool=pool)
 
-    def use(number: int) -> bytes | None:
+    def use(number: int) -> bytes | str | None:
         client.set(f"proxied{number}", number, ex=60)
         return client.get(f"proxied{number}")
 

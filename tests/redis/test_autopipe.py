@@ -663,7 +663,7 @@ def test_redis_py_records_each_command(shared: redis.Redis) -> None:
     shared.ping()
 
     class Client(redis.Redis):
-        def parse_response(self, connection: Any, name: Any, **options: Any) -> Any:
+        def parse_response(self, connection: Any, name: Any, **options: Any) -> Any:  # type: ignore[override]
             seen.append(connection)
             return super().parse_response(connection, name, **options)
 
@@ -682,9 +682,9 @@ def test_redis_py_records_each_command(shared: redis.Redis) -> None:
 def test_commands_in_flight_are_counted(shared: redis.Redis) -> None:
     """So that it is seen how full a shared connection is."""
     pool = shared.connection_pool
-    job = gevent.spawn(shared.blpop, "none", 0.2)
+    job: Any = gevent.spawn(shared.blpop, "none", 0.2)
     counts = set()
-    jobs = [gevent.spawn(shared.ping) for _ in range(20)]
+    jobs: list[Any] = [gevent.spawn(shared.ping) for _ in range(20)]
     gevent.sleep(0)
     counts.add(pool.core.stats().in_flight)
     gevent.joinall([*jobs, job], raise_error=True)

@@ -17,8 +17,10 @@ import pytest
 import redis
 from gevent.event import Event
 from redis._parsers import _HiredisParser, _RESP3Parser
+from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
+from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
 from geventpool.redis.internals import behind_cache
@@ -78,10 +80,14 @@ def test_a_changed_value_is_read_again(
 
 
 def test_what_a_lost_connection_had_cached_is_asked_for_again(
-    client: redis.Redis, redis_server: RedisServer
+    make_pool: MakePool, redis_server: RedisServer
 ) -> None:
     """The server tells of changes only those connections that still read."""
-    pool: Any = client.connection_pool
+    # With retries redis-py would pass over the connection that refuses to be read.
+    pool = make_pool(
+        protocol=3, cache_config=CacheConfig(), retry=Retry(NoBackoff(), 0)
+    )
+    client = redis.Redis(connection_pool=pool)
     client.set("key", "old")
     assert client.get("key") == b"old"
     (conn,) = pool.core.idle_connections()

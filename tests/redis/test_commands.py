@@ -17,7 +17,7 @@ from geventpool.testing import wait_until
 from tests.redis.conftest import TLS, MakePool
 from tests.servers import RedisServer
 
-WIRES = {
+WIRES: dict[str, dict[str, Any]] = {
     "resp2-hiredis": {"protocol": 2, "parser_class": _HiredisParser},
     "resp2-python": {"protocol": 2, "parser_class": _RESP2Parser},
     "resp3-hiredis": {"protocol": 3, "parser_class": _HiredisParser},
@@ -148,7 +148,8 @@ def test_blocking_commands(client: redis.Redis) -> None:
     jobs = [gevent.spawn(client.blpop, "queue", 5) for _ in range(2)]
     gevent.idle()
     client.rpush("queue", "1", "2")
-    assert sorted(job.get()[1] for job in jobs) == [b"1", b"2"]
+    taken: Any = [job.get() for job in jobs]
+    assert sorted(value for _, value in taken) == [b"1", b"2"]
     assert client.blpop("queue", 0.01) is None
 
 
@@ -182,7 +183,7 @@ def test_streams(client: redis.Redis) -> None:
     gevent.idle()
     client.xadd("stream", {"field": "value"})
     assert waiter.get()
-    got = client.xreadgroup("group", "me", {"stream": ">"})
+    got: Any = client.xreadgroup("group", "me", {"stream": ">"})
     entries = got[b"stream"][0] if isinstance(got, dict) else got[0][1]
     assert entries[0][1] == {b"field": b"value"}
     assert client.xack("stream", "group", entries[0][0]) == 1

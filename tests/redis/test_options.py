@@ -54,7 +54,7 @@ def test_a_misspelt_option_is_refused_at_once(kind):
         r"^ConnectionPool\(\) has no option 'max_idel'; did you mean 'max_idle'\?$"
     )
     with pytest.raises(TypeError, match=message):
-        ConnectionPool(kind, max_idel=5)
+        ConnectionPool(kind, max_idel=5)  # type: ignore[call-arg]
 
 
 def test_a_keyword_of_another_class_is_its_own_affair():
@@ -65,7 +65,7 @@ def test_a_keyword_of_another_class_is_its_own_affair():
             self.max_idel = max_idel
             super().__init__(**kwargs)
 
-    pool = ConnectionPool(Own, max_idel=5)
+    pool = ConnectionPool(Own, max_idel=5)  # type: ignore[call-arg]
     assert pool.make_connection().max_idel == 5
 
 
@@ -83,7 +83,7 @@ def test_a_keyword_that_is_near_to_an_option_is_left_to_redis_py(monkeypatch):
 
     original = Connection.__init__
     monkeypatch.setattr(Connection, "__init__", init)
-    assert ConnectionPool(max_idel=5).connection_kwargs["max_idel"] == 5
+    assert ConnectionPool(max_idel=5).connection_kwargs["max_idel"] == 5  # type: ignore[call-arg]
 
 
 def test_a_url_can_turn_admission_on():

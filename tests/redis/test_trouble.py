@@ -208,7 +208,7 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
     stop = False
 
     def work() -> list[Exception]:
-        errors = []
+        errors: list[Exception] = []
         while not stop:
             try:
                 client.get("key")

@@ -27,7 +27,7 @@ from tests.sqlalchemy.conftest import core, through
 Base = declarative_base()
 
 
-class Number(Base):
+class Number(Base):  # type: ignore[valid-type]
     """A row of the table of the fixture."""
 
     __tablename__ = "numbers"

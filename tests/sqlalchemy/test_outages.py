@@ -73,7 +73,9 @@ def test_borrowers_wait_in_the_grace_and_are_served(make_pool, database):
 
 def test_a_server_that_was_never_reached_fails_at_once():
     """It is more likely that its address is wrong."""
-    gate = ConnectGate(Outage(), Clock(), lambda error: False, lambda *told: None)
+    gate = ConnectGate(
+        Outage(), Clock(), lambda error: ErrorAction.DISCARD, lambda *told: None
+    )
     server = Server()
     server.error = OSError("down")
     assert outcome(gate, server) is server.error
