@@ -430,7 +430,7 @@ def test_wait_takes_another_connection_if_the_shared_one_is_closed(
     client = redis.Redis(connection_pool=pool)
     client.set("key", "1")
     [shared] = pool.core.lent_connections()
-    source = pool._sharing
+    source = parts.sharing(pool)
     assert source is not None
     [multiplexer] = source._multiplexers
     waiter = gevent.spawn(client.wait, 0, 1)

@@ -784,8 +784,8 @@ def test_a_place_is_not_taken_for_lost_while_its_listener_switches(make_pool):
     """Another greenlet looks for lost places then, after a kill of its own."""
 
     def look_for_lost_places():
-        pool.core._ledger.is_torn = True
-        pool.core._lifecycle.recover()
+        parts.ledger(pool.core).is_torn = True
+        parts.lifecycle(pool.core).recover()
 
     pool = make_pool(listeners=[Striking(look_for_lost_places)])
     pool.connect().close()
