@@ -1,14 +1,20 @@
 """What does it cost to notice hang-ups at once, and to be observed?
 
-The same uncontended cycle with a pool that watches nothing, and with the watch as it is
-(begun now and then, for nothing is done at a loan). Then with the listeners that count
-and report: whatever else observes a pool becomes a row of :data:`OBSERVERS`.
+First the same uncontended cycle with a pool that watches nothing, and with the watch as
+it is (begun now and then, for nothing is done at a loan). Then with the listeners that
+count and report: whatever else observes a pool becomes a row of :data:`OBSERVERS`.
+
+Last a loan that waits, with and without the samples of holders that are taken every 50
+ms while greenlets wait, and of the lines that borrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import gevent
 
 from benchmarks.adapters import close, ours
 from benchmarks.cycle import borrowing, each, repeated
@@ -26,6 +32,12 @@ WATCHED = "watched as it is"
 OBSERVERS: dict[str, Callable[[], dict[str, Any]]] = {
     "observed by Counters": lambda: {"listeners": [Counters()]}
 }
+
+NOT_SAMPLED, SAMPLED = "not sampled", "sampled as it is"
+#: Loans that wait: greenlets, and connections.
+GREENLETS, CONNECTIONS = 10, 2
+#: How long a loan may take with samples, relative to one without.
+ALLOWED_SAMPLES = 1.01
 
 #: Seconds that watching, and an observer, may add to a loan.
 ALLOWED_WATCH, ALLOWED_OBSERVER = 0.3e-6, 0.35e-6
@@ -77,7 +89,44 @@ def run(scale: Scale) -> Report:
         limit = 1 + allowed / alone.median if alone else 0
         over = table.over(name, BLIND, each)
         report.target(f"{name}, to nothing watched", over, limit)
+    _add_samples(report, scale)
     return report
+
+
+def _add_samples(report: Report, scale: Scale) -> None:
+    """Measure loans that wait, with and without samples of the holders."""
+    pools = {
+        name: Pool(FakeConnector(), max_connections=CONNECTIONS, timeout=None)
+        for name in (NOT_SAMPLED, SAMPLED)
+    }
+    # There is no option for it, because it should cost nothing that can be measured.
+    pools[NOT_SAMPLED]._watch.idle_holds.sample = int  # type: ignore[method-assign]
+    turns = {
+        name: repeated(partial(_wait_for_loans, pool), scale.slice)
+        for name, pool in pools.items()
+    }
+    column = Column("each", each, to=("floor",))
+    options: dict[str, Any] = {"key": "sampling", "floor": NOT_SAMPLED, "first": "loan"}
+    table = report.compare(
+        "one loan that waits", turns, scale.rounds, [column], **options
+    )
+    for pool in pools.values():
+        pool.close()
+    over = table.over(SAMPLED, NOT_SAMPLED, each)
+    report.target(f"{SAMPLED}, to {NOT_SAMPLED}", over, ALLOWED_SAMPLES)
+
+
+def _wait_for_loans(pool: Pool[Fake], number: int) -> None:
+    """Have several greenlets borrow so many times together. May switch."""
+
+    def borrow(times: int) -> None:
+        for _ in range(times):
+            conn = pool.acquire()
+            gevent.sleep(0)
+            pool.release(conn)
+
+    each_of_them = -(-number // GREENLETS)
+    gevent.joinall([gevent.spawn(borrow, each_of_them) for _ in range(GREENLETS)])
 
 
 def _pool(connector: Blind, **options: Any) -> Pool[Fake]:

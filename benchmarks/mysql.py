@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.adapters import AT_SERVERS, OURS, PoolAdapter, ours, peers
@@ -66,6 +67,7 @@ class Kind:
     autocommit: bool
     to_no_pool: float | None
     to_queue_pool: float
+    tls: bool = False
 
 
 KINDS = (
@@ -73,6 +75,7 @@ KINDS = (
     Kind("SELECT 1 and COMMIT", ask, False, None, 1.4),
     Kind("INSERT in autocommit", insert, True, None, 1.3),
     Kind("SET of a variable in autocommit", change, True, None, 1.0),
+    Kind("SELECT 1 in autocommit over TLS", ask, True, 0.92, 1.9, tls=True),
 )
 
 
@@ -80,16 +83,35 @@ def run(scale: Scale) -> Report:
     """Make all tables. May switch."""
     server = import_module("tests.servers").MariaDBServer
     report = Report("mysql", "what does a pool cost where each loan is a query?")
-    with server(max_connections=600) as running:
+    with certificates() as files, server(max_connections=600, **files) as running:
         options = running.client_options
         running.ask(
             f"CREATE TABLE {options['database']}.benchmark "
             "(id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=MEMORY"
         )
         for kind in KINDS:
-            _add_throughput(report, options, scale, kind)
+            tls = {"ssl_disabled": False, "ssl_ca": files["ssl_ca"]}
+            _add_throughput(
+                report, {**options, **tls} if kind.tls else options, scale, kind
+            )
         _add_waits(report, {**options, "autocommit": True}, scale)
     return report
+
+
+@contextmanager
+def certificates() -> Iterator[dict[str, str]]:
+    """Yield the server's options for TLS, with files for its address."""
+    trustme = import_module("trustme")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    with TemporaryDirectory() as folder:
+        files = {
+            f"ssl_{kind}": f"{folder}/{kind}.pem" for kind in ("ca", "cert", "key")
+        }
+        authority.cert_pem.write_to_path(files["ssl_ca"])
+        issued.cert_chain_pems[0].write_to_path(files["ssl_cert"])
+        issued.private_key_pem.write_to_path(files["ssl_key"])
+        yield files
 
 
 def pools_of(options: Options) -> Any:
