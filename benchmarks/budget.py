@@ -158,7 +158,8 @@ def wander(seconds: float) -> int:
         f"at most {most} open at once, {loans} loans, {dials / seconds:.0f} dials/s, "
         f"{len(failed)} failed {failed[:1]}, leases of a killed worker free after "
         f"{statistics.median(freed) * 1e3:.0f} ms (median), at most "
-        f"{max(freed) * 1e3:.0f} ms; {stats.moved} moved"
+        f"{max(freed) * 1e3:.0f} ms, {sum(each > 0.2 for each in freed)} of them after "
+        f"more than 200 ms; {stats.moved} places moved"
     )
     return int(most > TOTAL)
 
