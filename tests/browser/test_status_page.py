@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,11 @@ def lost() -> Iterator[Pool[Any]]:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Pool[Any]]:
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool[Any]]:
     """A pool with a budget."""
-    budget = Budget(tmp_path / "jobs", 40)
+    # A plain name looks better in the picture than the path of a test.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    budget = Budget("jobs", 40)
     with Pool(ScriptedConnector(), name="jobs", budget=budget) as pool:
         conns = [pool.acquire() for _ in range(7)]
         yield pool
@@ -119,7 +122,7 @@ def shown(window: Browser) -> str:
 
 def test_the_page_shows_each_pool(window: Browser, address: str) -> None:
     """Names as they are, with the lines that an operator looks for."""
-    window.resize(1100, 900)
+    window.resize(1100, 1240)
     window.set_dark(False)
     window.open(address)
     window.wait_for("return document.querySelectorAll('article').length == 4")
