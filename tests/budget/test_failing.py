@@ -173,6 +173,19 @@ def test_a_seat_without_a_pool_is_closed_when_its_last_place_is_given_late(
     assert one not in seat._seats
 
 
+def test_a_place_that_an_error_kept_is_given_when_another_wants_one(
+    tmp_path: Path,
+) -> None:
+    """The places in use stay."""
+    budget = Budget(tmp_path / "b", 2)
+    one = budget.seat("")
+    assert one.lease() and one.lease()
+    one.ready += 1
+    assert not one._attend()
+    assert len(one.table.held) == 1 and one in seat._seats
+    one.close()
+
+
 def test_a_full_stack_loses_no_place(
     tmp_path: Path, hub_errors: list[HubError]
 ) -> None:
