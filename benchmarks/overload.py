@@ -7,7 +7,7 @@ The table shows the replies in time as a fraction of the capacity.
 
 A pool that serves in order serves everybody just before they give up: all connections
 are busy, and nobody has a reply in time. Another policy of our pool becomes a row of
-:data:`VARIANTS`.
+:data:`VARIANTS`. Beside them stands a bare pool that serves the newest waiter first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from functools import partial
 from typing import Any
 
 import gevent
+from gevent.event import AsyncResult
 
 from benchmarks import adapters
 from benchmarks.adapters import OURS, Builder, PoolAdapter
+from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report, duration, per_cent
 from benchmarks.rounds import Scale
 
@@ -39,6 +41,45 @@ RATES = (0.8, 1.2, 2.0, 4.0)
 #: Policies of our pool, by their row, with the options that differ from the defaults.
 ADMISSION = f"{OURS}, admission=True"
 VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
+
+
+NEWEST = "newest first"
+
+
+class NewestFirst:
+    """A bare pool whose newest waiter is served first. A waiter is never refused."""
+
+    def __init__(self, limit: int) -> None:
+        self._idle = [Fake() for _ in range(limit)]
+        self._waiters: list[AsyncResult[Fake]] = []
+
+    def acquire(self) -> Fake:
+        """Return a connection. May switch."""
+        if self._idle:
+            return self._idle.pop()
+        waiter: AsyncResult[Fake] = AsyncResult()
+        self._waiters.append(waiter)
+        try:
+            return waiter.get()
+        except BaseException:
+            if waiter.ready():
+                self.release(waiter.get())
+            else:
+                self._waiters.remove(waiter)
+            raise
+
+    def release(self, conn: Fake) -> None:
+        """Give a connection back. Never switches."""
+        if self._waiters:
+            self._waiters.pop().set(conn)
+        else:
+            self._idle.append(conn)
+
+
+def newest_first(limit: int) -> PoolAdapter:
+    """Build that pool."""
+    pool = NewestFirst(limit)
+    return PoolAdapter(NEWEST, pool.acquire, pool.release, lambda: None)
 
 
 @dataclass(frozen=True)
