@@ -12,6 +12,7 @@ The order of the steps is what makes this safe:
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ from geventpool.mysql.connection import Connection
 from geventpool.mysql.side_connection import NotCancelled, SideConnection
 from geventpool.mysql.statements import ends_transaction, is_plain_query
 
-__all__ = ["Canceller"]
+__all__ = ["Canceller", "Stranded"]
 
 log = logging.getLogger("geventpool")
 
@@ -265,3 +266,31 @@ class Canceller:
         if error.reason not in self._warned:
             self._warned.add(error.reason)
             log.warning(_NOT_CANCELLED, error, _CLOSED if error.is_final else _KEPT)
+
+
+class Stranded:
+    """An interrupted statement whose connection is closed by other code.
+
+    It takes the socket over, so that the connection can be closed meanwhile.
+
+    :param conn: whose command was interrupted.
+    """
+
+    def __init__(self, conn: Connection, canceller: Canceller) -> None:
+        self._conn = copy.copy(conn)
+        self._canceller = canceller
+        conn.interrupted = None
+
+    def cancel(self) -> None:
+        """Wait until the server has let go of it. May switch.
+
+        :raises CannotCancel: nothing can end the statement.
+        """
+        try:
+            self._canceller.cancel(self._conn, False)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket without sending anything. Never switches."""
+        self._conn.close_interrupted()

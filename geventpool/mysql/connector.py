@@ -22,7 +22,7 @@ from geventpool.mysql.arguments import (
     checked,
     merged,
 )
-from geventpool.mysql.cancel import Canceller
+from geventpool.mysql.cancel import Canceller, Stranded
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.errors import (
     NoServerError,
@@ -270,6 +270,20 @@ class MySQLConnector(Connector[Connection]):
         conn.end_loan()
         self._settle(conn)
         return True
+
+    def strand(self, conn: Connection) -> Stranded | None:
+        """Take over a statement that may run, before other code closes *conn*.
+
+        Never switches.
+
+        :return: None: nothing runs.
+        """
+        canceller = self.canceller
+        if canceller is None or not canceller.is_running(conn):
+            return None
+        if conn.interrupted is None:
+            conn.set_aside()
+        return Stranded(conn, canceller)
 
     def cancel(self, conn: Connection) -> bool:
         """Wait until the server has let go of an interrupted statement. May switch.

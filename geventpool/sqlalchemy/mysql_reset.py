@@ -17,6 +17,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from geventpool.connector import ErrorAction
+from geventpool.mysql.cancel import Stranded
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
 from geventpool.mysql.errors import action_after
@@ -31,7 +32,9 @@ _QUERY = 3
 
 
 def reset_server_session(
-    engine: Engine, configure: Callable[[Any], object] | None = None
+    engine: Engine,
+    configure: Callable[[Any], object] | None = None,
+    cancel: bool = True,
 ) -> None:
     """Reset the session of each connection of *engine* between two loans.
 
@@ -70,7 +73,11 @@ def reset_server_session(
     :param engine: an engine on ``mysql+pymysql`` or ``mariadb+pymysql``, without
         ``creator``.
     :param configure: called with the DBAPI connection after each reset. May switch.
-    :raises TypeError: *engine* is no engine, or *configure* is no callable.
+    :param bool cancel: with a :class:`GreenletPool`, end interrupted statements at the
+        server before their places are free, over one more connection. False: close
+        their connections at once, and let the statements run on.
+    :raises TypeError: *engine* is no engine, *configure* is no callable, or *cancel* is
+        no bool.
     :raises ValueError: *engine* has another driver.
     """
     if not isinstance(engine, Engine):
@@ -83,7 +90,9 @@ def reset_server_session(
             "engine must be one on mysql+pymysql or mariadb+pymysql, "
             f"not {dialect.name}+{dialect.driver}"
         )
-    sessions = _Sessions(engine, configure)
+    sessions = _Sessions(engine, configure, cancel)
+    if isinstance(engine.pool, GreenletPool):
+        engine.pool.stranding = sessions.strand
     event.listen(engine, "do_connect", sessions.connect)
     event.listen(engine, "connect", sessions.connected)
     event.listen(engine, "reset", sessions.reset)
@@ -93,14 +102,29 @@ class _Sessions:
     """Opens and resets the connections of one engine, by listeners."""
 
     def __init__(
-        self, engine: Engine, configure: Callable[[Any], object] | None
+        self,
+        engine: Engine,
+        configure: Callable[[Any], object] | None,
+        cancel: bool,
     ) -> None:
         # A weak reference, because the engine's listeners refer to this object.
         self._engine = weakref.ref(engine)
         #: the arguments of each greenlet that is connecting
         self._wanted: dict[Any, Mapping[str, Any]] = {}
-        self._connector = MySQLConnector(lambda: self._wanted[getcurrent()])
+        #: those of the last one
+        self._latest: Mapping[str, Any] = {}
+        self._connector = MySQLConnector(self._arguments, cancel=cancel)
         self._clean = Session(configure, _setup)
+
+    def _arguments(self) -> Mapping[str, Any]:
+        """The arguments for the present greenlet, or for a side connection."""
+        return self._wanted.get(getcurrent(), self._latest)
+
+    def strand(self, conn: Any) -> Stranded | None:
+        """Take over what *conn* has left running at the server. Never switches."""
+        if not isinstance(conn, Connection):
+            return None
+        return self._connector.strand(conn)
 
     # Listeners
 
@@ -122,7 +146,7 @@ class _Sessions:
             if theirs is not None:
                 return theirs
         current = getcurrent()
-        self._wanted[current] = options
+        self._wanted[current] = self._latest = options
         try:
             conn = self._connector.open()
         finally:

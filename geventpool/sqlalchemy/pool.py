@@ -36,6 +36,7 @@ from geventpool.sqlalchemy.record_pool import RecordPool
 from geventpool.sqlalchemy.records import (
     Fairy,
     Record,
+    Stranded,
     interruption,
     terminate_connection,
 )
@@ -173,6 +174,8 @@ class GreenletPool(QueuePool):
         self._unpatched = check_unpatched(unpatched)
         #: Whether it is still unknown if gevent has patched this process.
         self._is_undecided = True
+        #: takes over what an interrupted connection has left running; see strand()
+        self.stranding: Callable[[Any], Stranded | None] | None = None
         is_bounded = self._max_overflow >= 0
         self._pool = RecordPool(
             self,
@@ -274,6 +277,10 @@ class GreenletPool(QueuePool):
     def _do_return_conn(self, record: Record) -> None:  # type: ignore[override]
         places = self._pool
         record.is_reclaimed = False
+        if record.stranded is not None and places.extension.is_lent(record):
+            # Its place is free when the server has let go of the statement.
+            self.free_place(record)
+            return
         if self._max_overflow and places.is_full:
             try:
                 record.close()
@@ -291,6 +298,13 @@ class GreenletPool(QueuePool):
         """Free the place of a record that is on loan, for good. Never switches."""
         if self._pool.extension.is_lent(record):
             self._pool.extension.vacate(record)
+
+    def strand(self, connection: Any) -> Stranded | None:
+        """Take over what *connection* has left running, before it is closed.
+
+        :return: None: nothing, or it is not known how to end it. Never switches.
+        """
+        return None if self.stranding is None else self.stranding(connection)
 
     def transfer(
         self, connection: Connection | PoolProxiedConnection, greenlet: greenlet | None
@@ -360,7 +374,7 @@ class GreenletPool(QueuePool):
         """Make a new pool with the same arguments. It opens nothing."""
         self.logger.info("Pool recreating")
         kind: type[GreenletPool] = getattr(self, "_greenlet_pool", type(self))
-        return kind(
+        pool = kind(
             self._creator,
             pool_size=self.size(),
             max_overflow=self._max_overflow,
@@ -377,6 +391,8 @@ class GreenletPool(QueuePool):
             _name=self.core.name,
             **self._options,
         )
+        pool.stranding = self.stranding
+        return pool
 
     def dispose(self) -> None:
         """Close the idle connections, and give up those on loan. May switch.

@@ -80,6 +80,9 @@ class RecordConnector(Connector[Record]):
     def terminate(self, conn: Record, *, is_told_next: bool = True) -> None:
         """Close the connection of a record without sending anything. Never switches."""
         connection, conn.dbapi_connection = conn.dbapi_connection, None
+        stranded, conn.stranded = conn.stranded, None
+        if stranded is not None:
+            stranded.close()
         if connection is None:
             return
         self._pool.core.disconnected(conn, is_told_next=is_told_next)
@@ -87,6 +90,19 @@ class RecordConnector(Connector[Record]):
             terminate_connection(connection)
         else:
             _disown(connection)
+
+    def begin_cancel(self, conn: Record) -> bool:
+        return conn.stranded is not None
+
+    def cancel(self, conn: Record) -> bool:
+        """Wait until the server has let go of an interrupted statement. May switch.
+
+        :return: False: the record has no connection to be kept.
+        """
+        stranded, conn.stranded = conn.stranded, None
+        if stranded is not None:
+            stranded.cancel()
+        return False
 
     def holder_died(self, conn: Record) -> bool:
         """Give a record back in the place of its borrower. Runs in the hub."""

@@ -4,7 +4,7 @@ All use of SQLAlchemy's private members is in this package and listed here. To c
 new version, read this list:
 
 * overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``,
-  ``__connect``; and of
+  ``invalidate``, ``__connect``; and of
   ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
   it passes on to the driver;
 * called: both constructors, ``_ConnectionFairy._checkout``;
@@ -36,6 +36,7 @@ __all__ = [
     "Fairy",
     "Owner",
     "Record",
+    "Stranded",
     "interruption",
     "terminate_connection",
     "interruptions",
@@ -44,6 +45,13 @@ __all__ = [
 #: Dialects whose server never sends anything on its own: an idle connection with
 #: something to read was closed or is out of step. Other servers may send notices.
 SILENT = frozenset({"mysql", "mariadb"})
+
+
+class Stranded(Protocol):
+    """A statement that may run at the server after its connection was closed."""
+
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Owner(Protocol):
@@ -55,6 +63,7 @@ class Owner(Protocol):
     def core(self) -> Any: ...
     def _create_connection(self) -> Record: ...
     def free_place(self, record: Record) -> None: ...
+    def strand(self, connection: Any) -> Stranded | None: ...
     def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None: ...
     def reclaim(self, record: Record) -> None: ...
 
@@ -72,6 +81,8 @@ class Record(_ConnectionRecord):
     _lent: weakref.ref[Any] | None = None
     #: Whether the pool is giving it back in the place of its borrower.
     is_reclaimed = False
+    #: What its last connection has left running at the server; None: nothing.
+    stranded: Stranded | None = None
     #: The connection whose socket was looked up, and the socket; None: it has none.
     _socket_owner: Any = None
     _socket: Any = None
@@ -114,6 +125,15 @@ class Record(_ConnectionRecord):
         """Whether SQLAlchemy may clean up in its finalizer. Here it must not."""
         ref = self._lent
         return self.green_pool._dialect.is_async and ref is not None and ref() is None
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Close the connection, or with *soft* replace it before its next loan.
+
+        A statement that was interrupted is ended before the place is free. May switch.
+        """
+        if not soft and self.dbapi_connection is not None and self.stranded is None:
+            self.stranded = self.green_pool.strand(self.dbapi_connection)
+        super().invalidate(e, soft)
 
     @property
     def is_new(self) -> bool:

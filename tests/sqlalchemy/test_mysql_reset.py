@@ -287,7 +287,8 @@ def test_unread_rows_cost_the_connection(clean_engine, caplog):
     cursor = conn.cursor(SSCursor)
     cursor.execute("SELECT seq FROM seq_1_to_100000")
     conn.close()
-    assert core(engine).idle_connections()[0].dbapi_connection is None
+    wait_until(lambda: core(engine).stats().closing == 0)
+    assert core(engine).idle_connections() == []
     with engine.connect() as again:
         assert again.scalar(text("SELECT 1")) == 1
     assert "Exception" not in caplog.text
