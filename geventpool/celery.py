@@ -12,13 +12,14 @@ Celery makes a result backend for each greenlet, and kombu makes two pools for e
 channel. With :func:`install` there is one pool in a process for the broker and one for
 the results.
 
-Needs Celery 5.4 or later and redis-py.
+Needs Celery 5.7 or later and redis-py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import celery
 from celery.app.backends import BACKEND_ALIASES
 from celery.backends import redis as backends
 from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
@@ -56,8 +57,10 @@ def install(**options: Any) -> None:
         is for the subscription to results.
     :raises TypeError: an option is unknown or of the wrong type.
     :raises ValueError: an option is out of its range.
-    :raises RuntimeError: kombu has already loaded its own transport for Redis.
+    :raises RuntimeError: kombu has already loaded its own transport for Redis; or
+        Celery is too old.
     """
+    _check_version(celery.VERSION)
     RedisOptions.of("geventpool.celery.install()", options)
     if "max_connections" in options:
         # One connection is for the subscription to results.
@@ -67,6 +70,16 @@ def install(**options: Any) -> None:
         BACKEND_ALIASES[scheme] = f"{__name__}:RedisBackend"
     _options.clear()
     _options.update(options)
+
+
+def _check_version(version: tuple[Any, ...]) -> None:
+    # The result backends of earlier versions have no lock. Greenlets that share one
+    # would mix their subscriptions.
+    if version[:2] < (5, 7):
+        found = ".".join(map(str, version[:3]))
+        raise RuntimeError(
+            f"geventpool.celery.install() needs Celery 5.7 or later, not {found}"
+        )
 
 
 def _replace_transport(scheme: str) -> None:

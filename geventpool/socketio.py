@@ -10,7 +10,7 @@
 python-socketio makes a pool of redis-py, without a limit that waits, for each of its
 connections to Redis.
 
-Needs python-socketio 5.11 or later and redis-py.
+Needs python-socketio 5.18 or later and redis-py.
 """
 
 from __future__ import annotations
@@ -44,19 +44,26 @@ class RedisManager(socketio.RedisManager):  # type: ignore[misc]
     :raises ValueError: the URL or an option is invalid.
     """
 
+    #: None: it is not a single Redis server
+    pool: ConnectionPool | None = None
+
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        #: the pool; None: it is not a single Redis server
-        self.pool: ConnectionPool | None = None
-        if urlsplit(self.redis_url).scheme in SCHEMES:
-            self.pool = ConnectionPool.from_url(self.redis_url, **self.redis_options)
+        self._make_pool()
+        if self.pool is not None:
             check_int("max_connections", self.pool.max_connections, 2 - self.write_only)
 
+    def _make_pool(self) -> None:
+        if self.pool is None and urlsplit(self.redis_url).scheme in SCHEMES:
+            self.pool = ConnectionPool.from_url(self.redis_url, **self.redis_options)
+
     def _redis_connect(self) -> None:
+        # Called again after each error. The pool stays, and so its limit. Old versions
+        # of python-socketio call it in the constructor as well.
+        self._make_pool()
         if self.pool is None:
             super()._redis_connect()
             return
-        # Called again after each error. The pool stays, and so its limit.
         client: Any = redis.Redis(connection_pool=self.pool)
         self.redis = client
         self.pubsub = client.pubsub(ignore_subscribe_messages=True)

@@ -177,6 +177,14 @@ def test_invalid_options_are_refused_at_once(pools):
     assert (dict(TRANSPORT_ALIASES), dict(BACKEND_ALIASES)) == before
 
 
+def test_a_celery_whose_results_cannot_be_shared_is_refused(monkeypatch):
+    """Results would be lost, and nobody would know why."""
+    monkeypatch.setattr("celery.VERSION", hook.celery.VERSION._replace(minor=6))
+    with pytest.raises(RuntimeError, match=r"needs Celery 5\.7 or later, not 5\.6\."):
+        hook.install()
+    assert "celery.backends.redis" in BACKEND_ALIASES["redis"]
+
+
 def test_a_call_that_comes_too_late_is_told(server):
     """kombu keeps the transports that it has loaded."""
     with kombu.Connection(server.url) as connection:
