@@ -150,6 +150,37 @@ class Extension(Generic[C]):
         """
         self._lifecycle.forget_all()
 
+    # Drivers that connect their connections again by themselves
+
+    def begin_reconnect(self) -> bool:
+        """Count an attempt of a borrower to connect its own connection again.
+
+        It counts as one of *max_connecting*
+        until :meth:`end_reconnect`. Never switches.
+
+        :return: False: as many are under way, so the borrower must try later.
+        """
+        return self._lifecycle.opener.begin_reconnect()
+
+    def end_reconnect(self) -> None:
+        """Count one attempt of :meth:`begin_reconnect` no more. Never switches."""
+        self._lifecycle.opener.end_reconnect()
+
+    def report_unreachable(self, error: Exception) -> None:
+        """Note that a borrower could not connect its own connection again.
+
+        It counts as a failed attempt to open;
+        see :class:`~geventpool.Outage`. Never switches.
+        """
+        self._lifecycle.opener.report_failure(error)
+
+    def report_reachable(self) -> None:
+        """Note that a borrower could connect its own connection again. Never switches.
+
+        It ends an outage as an opened connection does.
+        """
+        self._lifecycle.opener.report_success()
+
     # Work
 
     def spawn(

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from gevent import get_hub, getcurrent
@@ -33,7 +33,6 @@ from geventpool._core.as_connector import as_connector
 from geventpool._core.claims import Claims
 from geventpool._core.context import NO_HOLDER, ConnectionContext
 from geventpool._core.deadlocks import waiting
-from geventpool._core.failures import Failure
 from geventpool._core.holders import Holder, Holders
 from geventpool._core.home import Home
 from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, anyone
@@ -41,15 +40,15 @@ from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch, weak_call
 from geventpool._core.measures import Measures, is_default, keep
-from geventpool._core.reports import Loan, loans, summary
+from geventpool._core.pool_state import PoolState, loans_under_way
+from geventpool._core.reports import Loan
 from geventpool._core.shutdown import shut_down
-from geventpool._core.snapshot import last_failure, loans_under_way, stats_of
 from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.errors import PoolClosedError
 from geventpool.extension import Extension
 from geventpool.labels import Labels, check_label, find_labels
-from geventpool.listeners import Listeners, PoolStats
+from geventpool.listeners import Listeners
 from geventpool.options import MoreKeywords, PoolOptions, described, documented
 from geventpool.policies import check_int, check_optional_seconds, check_seconds
 
@@ -67,7 +66,7 @@ def pools() -> list[Pool[Any]]:
 
 
 @described(PoolOptions)
-class Pool(Generic[C]):
+class Pool(PoolState[C]):
     """A pool of connections for the greenlets of one event loop.
 
     Each option below has the same name in every adapter; ``docs/reference/options.rst``
@@ -569,35 +568,6 @@ class Pool(Generic[C]):
         # another error would hide the first one.
         self._lifecycle.checks.revalidate_after(error)
 
-    def begin_reconnect(self) -> bool:
-        """Count an attempt of a borrower to connect its own connection again.
-
-        For drivers that reconnect by themselves. It counts as one of *max_connecting*
-        until :meth:`end_reconnect`. Never switches.
-
-        :return: False: as many are under way, so the borrower must try later.
-        """
-        return self._lifecycle.opener.begin_reconnect()
-
-    def end_reconnect(self) -> None:
-        """Count one attempt of :meth:`begin_reconnect` no more. Never switches."""
-        self._lifecycle.opener.end_reconnect()
-
-    def report_unreachable(self, error: Exception) -> None:
-        """Note that a borrower could not connect its own connection again.
-
-        For drivers that reconnect by themselves. It counts as a failed attempt to open;
-        see :class:`Outage`. Never switches.
-        """
-        self._lifecycle.opener.report_failure(error)
-
-    def report_reachable(self) -> None:
-        """Note that a borrower could connect its own connection again. Never switches.
-
-        It ends an outage as an opened connection does.
-        """
-        self._lifecycle.opener.report_success()
-
     def resize(self, max_connections: int) -> None:
         """Change how many connections there may be. Never switches.
 
@@ -660,44 +630,7 @@ class Pool(Generic[C]):
                 # No other thread may touch what the event loop refers to.
                 self._home.call(_let_go, self._holders, lifecycle)
 
-    # State
-
-    @property
-    def size(self) -> int:
-        """The number of places taken, by connections and by those being opened."""
-        return self._ledger.size
-
-    @property
-    def max_connections(self) -> int:
-        """The number of places."""
-        return self._ledger.max_connections
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._ledger.closed
-
-    def idle_connections(self) -> list[C]:
-        """The connections that nobody uses; a copy."""
-        return [entry.conn for entry in self._ledger.all_in(IDLE)]
-
-    def lent_connections(self) -> list[C]:
-        """The connections on loan; a copy."""
-        return [entry.conn for entry in self._ledger.all_in(IN_USE)]
-
-    def loans(self, most: int | None = None) -> list[Loan]:
-        """The loans with holder, time and present line, the oldest loan first.
-
-        :param most: return only so many loans, the oldest; None: all.
-        """
-        return loans(self._ledger.all_in(IN_USE), self._clock(), most)
-
-    def failure(self) -> Failure | None:
-        """The last failure to open a connection; None after a success.
-
-        Never switches.
-        """
-        return last_failure(self._lifecycle)
+    # Labels and measures
 
     def label(
         self, name: str | Callable[[], str | None]
@@ -737,11 +670,6 @@ class Pool(Generic[C]):
         if self._measures is None:
             self._begin_measuring()
 
-    @property
-    def measures(self) -> Measures | None:
-        """The counts kept in this process; None: :meth:`measure` was not called."""
-        return self._measures
-
     def _begin_measuring(self) -> None:
         lifecycle = self._lifecycle
         measures = Measures(
@@ -755,18 +683,6 @@ class Pool(Generic[C]):
         self._ledger.observe_use = measures.use.observe
         self._make_idle = measures.measured(self._put_back, self._clock)
         self._pass_on = lifecycle.end_loan_normally
-
-    def stats(self) -> PoolStats:
-        """The state of the pool at this moment; the object does not change later."""
-        return stats_of(
-            self.name, self._lifecycle, self._line, self._watch, self._measures
-        )
-
-    def __repr__(self) -> str:
-        state = " closed" if self._ledger.closed else ""
-        if self._lifecycle.opener.breaker.paused and not state:
-            state = " paused"
-        return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"
 
 
 def _let_go(holders: Holders, lifecycle: Lifecycle[Any]) -> None:

@@ -376,7 +376,7 @@ def test_what_a_borrower_finds_out_about_the_server_counts():
     connector, told = Reconnecting(), []
     pool, clock, loans, waiter = all_lent(connector, listeners=[Told(told)])
     for error in down(3):
-        pool.report_unreachable(error)
+        pool.extension.report_unreachable(error)
     assert told == ["paused"] and pool.stats().paused
     gevent.idle()
     assert not waiter.dead, "it is within the grace"
@@ -384,7 +384,7 @@ def test_what_a_borrower_finds_out_about_the_server_counts():
     assert str(outcome(pool, 3600)) == "[Errno 111] refused 3"
     assert str(waiter.get()) == "[Errno 111] refused 3"
     clock.advance(1)
-    pool.report_reachable()
+    pool.extension.report_reachable()
     assert told == ["paused", ("resumed", 5)] and not pool.stats().paused
     for conn in loans:
         pool.release(conn)
@@ -394,15 +394,15 @@ def test_what_a_borrower_finds_out_about_the_server_counts():
 def test_the_attempts_of_borrowers_count_as_openings():
     """A server that has just come back must not be met by more at a time."""
     pool = Pool(ScriptedConnector(), max_connections=2, max_connecting=1)
-    assert pool.begin_reconnect()
-    assert not pool.begin_reconnect()
+    assert pool.extension.begin_reconnect()
+    assert not pool.extension.begin_reconnect()
     borrower = gevent.spawn(outcome, pool)
     gevent.idle()
     assert pool.stats().opening == 0
-    pool.end_reconnect()
+    pool.extension.end_reconnect()
     assert borrower.get() in pool.idle_connections()
-    assert pool.begin_reconnect()
-    pool.end_reconnect()
+    assert pool.extension.begin_reconnect()
+    pool.extension.end_reconnect()
 
 
 @pytest.mark.parametrize("descriptor", [5, None])
@@ -412,7 +412,7 @@ def test_a_loan_that_still_has_its_connection_is_waited_for(descriptor):
     connector.descriptor = descriptor
     pool, clock, loans, waiter = all_lent(connector)
     for error in down(3):
-        pool.report_unreachable(error)
+        pool.extension.report_unreachable(error)
     clock.advance(4)
     parts.lifecycle(pool).serve()
     gevent.idle()

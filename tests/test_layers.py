@@ -151,7 +151,7 @@ CORE: dict[str, set[str]] = {
     },
     "registry": {"deadlocks", "sockets"},
     "shutdown": {"errors", "ledger", "lifecycle", "reports"},
-    "snapshot": {
+    "pool_state": {
         "failures",
         "labels",
         "ledger",
@@ -161,6 +161,7 @@ CORE: dict[str, set[str]] = {
         "loan_watch",
         "measured",
         "measures",
+        "reports",
     },
     "extension": {
         "breaker",
@@ -202,7 +203,6 @@ CORE: dict[str, set[str]] = {
         "deadlocks",
         "errors",
         "extension",
-        "failures",
         "holders",
         "home",
         "ledger",
@@ -216,7 +216,7 @@ CORE: dict[str, set[str]] = {
         "registry",
         "reports",
         "shutdown",
-        "snapshot",
+        "pool_state",
     },
 }
 
@@ -514,7 +514,9 @@ def is_core(path: str) -> bool:
 #: The private members of the classes of the core, and those of the classes that
 #: adapters derive from.
 MEMBERS = {name for path in FILES if is_core(path) for name in members_of(path)}
-INHERITED = members_of("pool.py") | members_of("_core/context.py")
+INHERITED = frozenset().union(
+    *map(members_of, ("pool.py", "_core/pool_state.py", "_core/context.py"))
+)
 
 
 def reaches(path: str, source: str) -> list[str]:

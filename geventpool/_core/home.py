@@ -65,6 +65,6 @@ class Home:
         try:
             self.hub().loop.run_callback_threadsafe(work, *args)
         except Exception:
-            # The loop is gone, and with it everybody who could use the pool. Not even
-            # a log may hear of it: a finaliser takes no lock.
+            # The event loop has ended, and with it all borrowers. It is not logged,
+            # because a finalizer must not take the lock of a logger.
             pass

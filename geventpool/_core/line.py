@@ -80,7 +80,7 @@ class Line(Generic[C]):
         self.hub_lag = HubLag(attend, lambda: ledger.clock())
         #: greenlets that poll because *handoff* is off
         self.pollers: set[greenlet] = set()
-        #: counts refusals; None: nobody measures
+        #: counts refusals; None: nothing is measured
         self.measures: Measures | None = None
 
     def __len__(self) -> int:

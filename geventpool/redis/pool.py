@@ -411,18 +411,18 @@ class ConnectionPool(Returns):
 
     def begin_reconnect(self) -> bool:
         """Count a borrower's attempt to reconnect; False: too many are under way."""
-        return self.core.begin_reconnect()
+        return self.core.extension.begin_reconnect()
 
     def end_reconnect(self) -> None:
         """Count it no more."""
-        self.core.end_reconnect()
+        self.core.extension.end_reconnect()
 
     def reconnected(self, error: Exception | None) -> None:
         """Note how a borrower's attempt to reconnect has ended; None: well."""
         if error is None:
-            self.core.report_reachable()
+            self.core.extension.report_reachable()
         else:
-            self.core.report_unreachable(error)
+            self.core.extension.report_unreachable(error)
 
     def commands_in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""

@@ -1,23 +1,93 @@
-"""The state of a pool at one moment, as constant objects.
+"""The state of a pool, as its public attributes and as constant objects.
 
-It reads all parts of a pool, and changes nothing.
+It reads all parts of a pool, and changes nothing. Nothing here switches.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from geventpool._core.failures import Failure, describe
-from geventpool._core.ledger import IN_USE, Ledger
+from geventpool._core.ledger import IDLE, IN_USE, Ledger
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch
 from geventpool._core.measured import Measured
 from geventpool._core.measures import Measures
+from geventpool._core.reports import Loan, loans, summary
 from geventpool.labels import labels_of
 from geventpool.listeners import PoolStats
 
-__all__ = ["last_failure", "loans_under_way", "stats_of"]
+__all__ = ["PoolState", "loans_under_way"]
+
+C = TypeVar("C")
+
+
+class PoolState(Generic[C]):
+    """What can be read of a :class:`~geventpool.Pool`, which sets the parts below."""
+
+    __slots__ = ()
+
+    name: str
+    _ledger: Ledger[C]
+    _lifecycle: Lifecycle[C]
+    _line: Line[C]
+    _watch: LoanWatch
+    _measures: Measures | None
+
+    @property
+    def size(self) -> int:
+        """The number of places taken, by connections and by those being opened."""
+        return self._ledger.size
+
+    @property
+    def max_connections(self) -> int:
+        """The number of places."""
+        return self._ledger.max_connections
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._ledger.closed
+
+    def idle_connections(self) -> list[C]:
+        """The connections that nobody uses; a copy."""
+        return [entry.conn for entry in self._ledger.all_in(IDLE)]
+
+    def lent_connections(self) -> list[C]:
+        """The connections on loan; a copy."""
+        return [entry.conn for entry in self._ledger.all_in(IN_USE)]
+
+    def loans(self, most: int | None = None) -> list[Loan]:
+        """The loans with holder, time and present line, the oldest loan first.
+
+        :param most: return only so many loans, the oldest; None: all.
+        """
+        return loans(self._ledger.all_in(IN_USE), self._ledger.clock(), most)
+
+    def failure(self) -> Failure | None:
+        """The last failure to open a connection; None after a success.
+
+        Never switches.
+        """
+        return last_failure(self._lifecycle)
+
+    @property
+    def measures(self) -> Measures | None:
+        """The counts kept in this process; None: :meth:`measure` was not called."""
+        return self._measures
+
+    def stats(self) -> PoolStats:
+        """The state of the pool at this moment; the object does not change later."""
+        return stats_of(
+            self.name, self._lifecycle, self._line, self._watch, self._measures
+        )
+
+    def __repr__(self) -> str:
+        state = " closed" if self._ledger.closed else ""
+        if self._lifecycle.opener.breaker.paused and not state:
+            state = " paused"
+        return f"<{type(self).__name__} {self.name!r}{state} {summary(self._ledger)}>"
 
 
 def loans_under_way(ledger: Ledger[Any]) -> int:
