@@ -50,10 +50,10 @@ class Leases:
         """
         seat = self._seat
         if seat is None:
+            assert self.client is not None, "a pool sets its client first"
             seat = self.budget.seat(self._name)
             try:
-                if self.client is not None:
-                    seat.join(self.client)
+                seat.join(self.client)
             except BaseException:
                 # Such as a RecursionError.
                 seat.close()
