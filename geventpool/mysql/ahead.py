@@ -242,6 +242,9 @@ class Ahead(Packets):
         :raises OSError: nothing is possible now.
         """
         sock = self._sock
+        if self.ask is not None:
+            # The native socket below never waits, so no timeout has to be changed.
+            return getattr(sock._sock, act.__name__)(argument)
         limit = sock.gettimeout()
         sock.settimeout(0.0)
         try:

@@ -328,7 +328,14 @@ class Connection(Wire):
             self._renew_tables()
         self.restore_limits()
         if shared:
-            self.__dict__.update(self._shared)
+            self.restore_shared()
+
+    def restore_shared(self) -> None:
+        """Set the Python attributes back that mirror the server's session.
+
+        The caller must reset the session as well.
+        """
+        self.__dict__.update(self._shared)
 
     def _renew_tables(self) -> None:
         encoders, decoders = self._pristine

@@ -201,6 +201,8 @@ class Session:
     def begin(self, conn: Connection) -> bool:
         """Send the reset without waiting for its replies. Never switches.
 
+        Call :meth:`restore` first.
+
         :param conn: a connection that is in step.
         :return: whether it was sent. The replies are read by
             :meth:`~geventpool.mysql.ahead.Ahead.settle` or
@@ -214,7 +216,7 @@ class Session:
             or conn.init_command is not None
         ):
             return False
-        conn.restore(shared=True)
+        conn.restore_shared()
         database_may_differ = conn.database_may_differ
         prepared = conn.prepared.get(database_may_differ)
         if prepared is None:
