@@ -129,7 +129,7 @@ NOT_HERE = {
     *("connector.Connector.ping", "connector.Connector.reset"),
     "connector.Connector.cancel",
     # They are called for what is kept ready, or by others. They have other tests.
-    *("sqlalchemy.record_pool.RecordConnector.open", "redis.internals.handle_push"),
+    "sqlalchemy.record_pool.RecordConnector.open",
     "sqlalchemy.record_pool.RecordConnector.ping",
     *(
         "_core.workers.WorkerGroup.wait_for_one",
@@ -139,17 +139,21 @@ NOT_HERE = {
     "_core.opener.Opener.dial",
     # It is the switch of Pool.acquire(), which is in the table.
     "_core.line.Line.wait",
-    # They serve a cancellation, which has tests of its own for MySQL.
-    *("mysql.cancel.Canceller.cancel", "mysql.cancel.Canceller.close"),
-    "mysql.connector.MySQLConnector.cancel",
-    "mysql.interrupted.Interruptible.forget_reply",
-    "mysql.interrupted.Interruptible.wait_for_reply",
-    "mysql.side_connection.SideConnection.find",
-    "mysql.side_connection.SideConnection.is_there",
-    "mysql.side_connection.SideConnection.kill_connection",
-    "mysql.side_connection.SideConnection.kill_query",
     # It is a pause within a command of redis-py; its own tests interrupt it.
     "redis.retry_pauses.RetryPauses.pause",
+    # They call methods of Pool, and have tests of their own.
+    *("peewee.PooledMySQLDatabase.connect", "peewee.PooledMySQLDatabase.init"),
+    *("dbapi.DBAPIConnector.ping", "dbapi.DBAPIConnector.reset"),
+    # It switches only when the pool of a process is made.
+    "redis.process_pools.ProcessPools.get",
+    # It switches only after a turn of the loop that has lasted too long.
+    "redis.turns.Turns.let_others_run",
+    # They are called within a statement, which is in the table.
+    *("mysql.ahead.Ahead.forget_id", "mysql.ahead.Ahead.read_forgotten"),
+    # They call Canceller.cancel(), which is in the table.
+    *("mysql.cancel.Stranded.cancel", "sqlalchemy.record_pool.RecordConnector.cancel"),
+    # It closes like RecordConnector.close(), which is in the table.
+    "sqlalchemy.records.Record.invalidate",
     # It is called within a reset, which is in the table.
     "mysql.hidden.harmless_kinds",
     # ...it calls the method of the core, which is in the table.

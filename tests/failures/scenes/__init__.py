@@ -4,7 +4,7 @@ A scene is one run of an operation. The table of all is
 :data:`tests.failures.scenes.table.ROWS`. It is filled when the modules are imported.
 """
 
-from tests.failures.scenes import core, mysql, redis, shared, sqlalchemy
+from tests.failures.scenes import cancellation, core, mysql, redis, shared, sqlalchemy
 from tests.failures.scenes.table import ROWS, Row, Scene, Site, open_site
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Row",
     "Scene",
     "Site",
+    "cancellation",
     "core",
     "mysql",
     "open_site",

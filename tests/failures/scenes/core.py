@@ -149,7 +149,7 @@ def pre_filling(site: Site) -> Scene:
     return Scene(work, [], afterwards)
 
 
-@covers("pool.Pool.close")
+@covers("pool.Pool.close", "_core.shutdown.shut_down")
 def closing(site: Site) -> Scene:
     where = {**site.echo.options, "connect_timeout": 5}
     pool = Pool(TcpConnection, where, max_connections=2)
@@ -244,6 +244,8 @@ class Spoken(TcpConnection):
 @covers(
     *("factory.FactoryConnector.open", "factory.FactoryConnector.ping"),
     *("factory.FactoryConnector.close", "_core.workers.within"),
+    *("_core.checking.Checks.check", "_core.checking.Checks.reset"),
+    "_core.closing.Closer.close_now",
 )
 def a_connector_that_speaks(site: Site) -> Scene:
     connector = Speaking(Spoken, {**site.echo.options, "connect_timeout": 5})

@@ -91,6 +91,7 @@ def a_loan_that_is_checked(site: Site) -> Scene:
 @covers(
     "mysql.pool.ConnectionPool.connection",
     "mysql.connection.Connection.commit_if_open",
+    "mysql.connection.Connection.finish_transaction",
 )
 def a_transfer(site: Site) -> Scene:
     def work(pool: Any) -> None:

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from geventpool.redis import ConnectionPool, SentinelConnectionPool
+from geventpool.redis.internals import handle_push
 from tests import parts
 from tests.failures.scenes.core import until_idle
 from tests.failures.scenes.table import Scene, Site, covers
@@ -39,7 +40,10 @@ def redis_scene(
 GET_CONNECTION = ("redis.pool.ConnectionPool.get_connection",)
 
 
-@covers(*GET_CONNECTION, "redis.connector.RedisConnector.open")
+@covers(
+    *GET_CONNECTION,
+    *("redis.connector.RedisConnector.open", "redis.dialling.connect_once"),
+)
 def a_command(site: Site) -> Scene:
     def work(client: Any) -> None:
         assert client.get("mine") == b"M"
@@ -208,6 +212,19 @@ def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
         client.get("mine")
 
     return redis_scene(work, site, connection_class=Connection, ping_after=0)
+
+
+@covers("redis.internals.handle_push")
+def a_push_whose_handler_switches(site: Site) -> Scene:
+    def work(client: Any) -> None:
+        conn = client.connection_pool.get_connection()
+        try:
+            conn._parser.set_pubsub_push_handler(lambda push: gevent.idle())
+            handle_push(conn, [b"message", b"news", b"none"])
+        finally:
+            client.connection_pool.release(conn)
+
+    return redis_scene(work, site, protocol=3)
 
 
 @covers("redis.telemetry.Telemetry.timed")

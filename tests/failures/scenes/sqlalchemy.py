@@ -14,10 +14,11 @@ from tests.failures.scenes.table import Scene, Site, covers
 
 @covers(
     *("sqlalchemy.pool.GreenletPool.connect", "sqlalchemy.pool.GreenletPool.dispose"),
-    *("sqlalchemy.record_pool.RecordPool.dispose", "sqlalchemy.records.Record.checkin"),
+    *("extension.Extension.forget_all", "sqlalchemy.records.Record.checkin"),
     *("sqlalchemy.records.Fairy.commit", "sqlalchemy.records.Fairy.rollback"),
     "sqlalchemy.record_pool.RecordConnector.close",
-    "sqlalchemy.outages.ConnectGate.connect",
+    *("sqlalchemy.outages.ConnectGate.connect", "_core.teardown.Teardown.close_idle"),
+    "_core.lifecycle.Lifecycle.forget_all",
 )
 def an_engine(site: Site) -> Scene:
     return engine_scene(site)
