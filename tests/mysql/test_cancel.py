@@ -981,9 +981,10 @@ def test_closing_at_once_leaves_no_socket(pooled):
 def test_after_the_close_nothing_is_cancelled(pooled):
     """What the caller of close still held is closed when it comes back."""
     pool = pooled(max_connections=1)
-    with gevent.Timeout(0.05, False), pool.connection() as conn:
+    with pytest.raises(gevent.Timeout), pool.connection() as conn:
         assert pool.close(timeout=0) == []
-        rows(conn, FOREVER)
+        with gevent.Timeout(0.05):
+            rows(conn, FOREVER)
     assert pool.size == 0
     assert conn.interrupted is None and pool.stats().cancelled == 0
 
