@@ -42,8 +42,9 @@ OUTAGES = (0.2, 1.0, 2.0, 6.0)
 #: have failed.
 GRACE = 3.0
 
-#: Seconds until all waiters that fail at the end of the grace have noticed.
-TOLD = 0.2
+#: Seconds until the grace has surely ended: it begins at the first failure, some time
+#: after the server was told to stop, and its last waiters must be told.
+TOLD = 0.5
 
 #: Seconds before the outage and after it.
 BEFORE, AFTER = 0.8, 2.0

@@ -40,6 +40,7 @@ class PoolAdapter:
     :ivar talk: sends a tag over a connection, and returns the tag that came back.
     :ivar request: does the same as a program does, borrowing included; None for fakes.
     :ivar commits: whether *block* commits at a clean end.
+    :ivar aside: connections that it may have beside its limit.
     :ivar client: the driver's client that uses the pool, if the driver has one.
     """
 
@@ -53,6 +54,7 @@ class PoolAdapter:
     talk: Callable[[Any, str], str] | None = None
     request: Callable[[str], str] | None = None
     commits: bool = False
+    aside: int = 0
     client: Any = None
 
     def __post_init__(self) -> None:

@@ -47,7 +47,8 @@ def mysql(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.mysql`` with its defaults, which reset the whole session."""
     kind = import_module("geventpool.mysql").ConnectionPool
     pool = kind(max_connections=limit, **options)
-    return adapter(pool, talk=select, commits=True)
+    # One more connection ends interrupted statements at the server.
+    return adapter(pool, talk=select, commits=True, aside=1)
 
 
 def adapter(pool: Any, **more: Any) -> PoolAdapter:

@@ -22,6 +22,7 @@ from benchmarks.report import Report
 from benchmarks.restart import (
     BEFORE,
     GRACE,
+    TOLD,
     TurnFailedError,
     apart,
     count_dials,
@@ -200,7 +201,7 @@ def test_an_outage_is_judged_from_the_return_of_the_server() -> None:
     down, up, end = 10.0, 13.0, 15.0
     account = Account()
     account.answered_at = [down - BEFORE / 4, down - 0.01, up + 0.2, up + 0.6, end + 1]
-    late = down + GRACE + 0.5
+    late = down + GRACE + TOLD + 0.1
     account.failures = [(9.5, 9.9), (9.9, 10.2), (down + 1, late), (late, late + 0.004)]
     seen = judge(account, down, up, end, dials=6)
     assert seen.first_reply == pytest.approx(0.2)
