@@ -9,12 +9,19 @@ from typing import Any
 import gevent
 import pytest
 
-from geventpool import ConnectionNotFoundError, Pool, PoolListener
+from geventpool import (
+    ConnectionNotFoundError,
+    Outage,
+    Pool,
+    PoolError,
+    PoolListener,
+)
 from geventpool.testing import (
     PLACES,
     ScriptedConnector,
     disturb_everywhere,
     exhaust_stack_everywhere,
+    fail_calls_everywhere,
     fork_everywhere,
     in_greenlet,
     in_hub,
@@ -142,6 +149,43 @@ def test_a_stack_may_be_full_at_any_depth(
 ) -> None:
     """A RecursionError costs its borrower the loan, and the pool nothing."""
     assert exhaust_stack_everywhere(with_pool(work)) >= 5
+    hub_errors.clear()
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_any_call_of_the_pool_may_fail(work: Any, hub_errors: list[HubError]) -> None:
+    """For want of memory, or by a signal handler: no place and no waiter is lost."""
+    assert fail_calls_everywhere(with_pool(work)) >= 100
+    hub_errors.clear()
+
+
+def test_any_call_may_fail_while_nothing_can_be_opened(
+    hub_errors: list[HubError],
+) -> None:
+    """The place of the attempt is free, and its waiter gets an error."""
+
+    def scenario() -> Any:
+        is_down = [True]
+
+        def open_if_up() -> None:
+            if is_down:
+                raise OSError("down")
+
+        pool: Pool[Any] = Pool(
+            ScriptedConnector(open=[open_if_up], switching=True),
+            max_connections=1,
+            outage=Outage(grace=0),
+        )
+
+        def work() -> None:
+            try:
+                borrow(pool)
+            finally:
+                is_down.clear()
+
+        return work, [pool]
+
+    assert fail_calls_everywhere(scenario, expected=(OSError, PoolError)) >= 50
     hub_errors.clear()
 
 

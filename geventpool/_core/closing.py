@@ -197,6 +197,10 @@ class Closer(Generic[C]):
         else:
             self._queue.put(entry)
 
+    def resume(self) -> None:
+        """Start the greenlets that are missing. Never switches."""
+        self._queue.resume()
+
     def entries(self) -> set[Entry[Any]]:
         """The CLOSING entries that something is going to close."""
         return self._queue.items() | self._deferred | self.cancellations.entries()

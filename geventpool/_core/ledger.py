@@ -356,10 +356,12 @@ class Ledger(Generic[C]):
 
         :raises AssertionError: another entry has this very object.
         """
-        assert id(conn) not in self.entries, f"opened twice: {conn!r}"
+        # The only call comes first, because a call can fail for want of memory.
+        key = id(conn)
+        assert key not in self.entries, f"opened twice: {conn!r}"
         del self.opening[entry]
         entry.conn = conn
-        self.entries[id(conn)] = entry
+        self.entries[key] = entry
 
     def assign(self, entry: Entry[C], now: float) -> None:
         """Lend a connection to the first waiter, or make it idle."""

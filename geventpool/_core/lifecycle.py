@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from gevent import get_hub
 from gevent.queue import LifoQueue, Queue
 
 from geventpool._core.breaker import Breaker
@@ -27,6 +28,7 @@ from geventpool._core.ledger import (
     GONE,
     IDLE,
     IN_USE,
+    OPENING,
     CloseReason,
     Entry,
     Ledger,
@@ -38,7 +40,7 @@ from geventpool._core.recovery import Recovery
 from geventpool._core.returning import Returns
 from geventpool._core.seat_client import SeatClient
 from geventpool._core.teardown import Teardown
-from geventpool._core.workers import WorkerGroup, WorkQueue
+from geventpool._core.workers import WorkerGroup, WorkQueue, log_failure
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners
 from geventpool.options import PoolOptions
@@ -171,6 +173,7 @@ class Lifecycle(Generic[C]):
         self.end_loan_normally = self.returns.end_loan_normally
         self.terminate = self.closer.terminate
         self.recover = self.recovery.recover
+        self.workers.on_failure = self.recovery.repair
 
     @property
     def is_unobserved(self) -> bool:
@@ -242,13 +245,31 @@ class Lifecycle(Generic[C]):
 
     def _conclude(self, entry: Entry[C], dialled: Dialled[C]) -> BaseException | None:
         """Assign the opened connection, or fail its waiter. Never switches."""
-        if entry.state is not GONE:
-            with self.listeners.held():
-                self.opener.register(entry, dialled)
-                if dialled.error is None:
-                    self._start(entry)
-                self.serve(fill=dialled.error is None)
+        try:
+            if entry.state is not GONE:
+                with self.listeners.held():
+                    self.opener.register(entry, dialled)
+                    if dialled.error is None:
+                        self._start(entry)
+                    self.serve(fill=dialled.error is None)
+        except BaseException:
+            # It may be a MemoryError, so as little as possible is called.
+            self.ledger.is_torn = True
+            get_hub().loop.run_callback(self._abandon, entry, dialled.conn)
+            raise
         return dialled.error
+
+    def _abandon(self, entry: Entry[C], conn: C | None) -> None:
+        """Give up an opened connection that an exception kept from being assigned.
+
+        Its waiter gets another one. Never switches.
+        """
+        if entry.state is OPENING:
+            self.ledger.settle(entry)
+            self.ledger.move(entry, GONE)
+            if conn is not None:
+                log_failure(self.connector.terminate, conn)
+        self.recover()
 
     def _start(self, entry: Entry[C]) -> None:
         """Assign a connection that was just opened."""

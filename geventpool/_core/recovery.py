@@ -64,8 +64,16 @@ class Recovery(Generic[C]):
                     if entry.state is IDLE:
                         ledger.move(entry, IN_USE)
                     closer.terminate(entry, CloseReason.INTERRUPTED)
+            # To start a greenlet for what they have may have failed as well.
+            for queue in self._checks, self._resets, closer:
+                queue.resume()
             ledger.is_torn = False
             self._on_room()
+
+    def repair(self) -> None:
+        """Close the entries that nothing has, after an error of a greenlet."""
+        self._ledger.is_torn = True
+        self.recover()
 
     def _ownerless(self) -> list[Entry[Any]]:
         ledger = self._ledger

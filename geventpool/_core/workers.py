@@ -62,6 +62,8 @@ class WorkerGroup:
 
     def __init__(self) -> None:
         self._running: set[gevent.Greenlet[..., Any]] = set()
+        #: called when an error has ended a greenlet of a queue; None: nothing is
+        self.on_failure: Callable[[], object] | None = None
         self._queues: list[WorkQueue[Any]] = []
 
     def spawn(
@@ -118,13 +120,14 @@ class WorkQueue(Generic[T]):
     def put(self, item: T) -> None:
         """Add *item* to the queue. Never switches."""
         self._items.append(item)
-        self._spawn_missing()
+        self.resume()
 
     def items(self) -> set[T]:
         """Return the items that are queued or in work."""
         return {*self._items, *self._in_work.values()}
 
-    def _spawn_missing(self) -> None:
+    def resume(self) -> None:
+        """Start the greenlets that are missing. Never switches."""
         # Greenlets that were spawned and have not begun take one item each, so none is
         # spawned for these. Otherwise greenlets that find the queue empty would be
         # replaced without end.
@@ -156,4 +159,7 @@ class WorkQueue(Generic[T]):
     def _left(self, worker: gevent.Greenlet[..., Any]) -> None:
         self._greenlets.discard(worker)
         self._starting.discard(worker)
-        self._spawn_missing()
+        self.resume()
+        if worker.exception is not None and self._workers.on_failure is not None:
+            # Perhaps the work on its item has not even begun.
+            self._workers.on_failure()

@@ -22,6 +22,7 @@ from geventpool.testing.disturbance import (
     in_thread,
     tell_everywhere,
 )
+from geventpool.testing.failing_calls import fail_calls_everywhere
 from geventpool.testing.interruption import (
     INTERRUPTIONS,
     Interrupted,
@@ -46,6 +47,7 @@ __all__ = [
     "check_capacity",
     "disturb_everywhere",
     "exhaust_stack_everywhere",
+    "fail_calls_everywhere",
     "fork_everywhere",
     "in_finaliser",
     "in_greenlet",

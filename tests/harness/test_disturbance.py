@@ -17,6 +17,7 @@ from geventpool.testing import (
     ScriptedConnector,
     disturb_everywhere,
     exhaust_stack_everywhere,
+    fail_calls_everywhere,
     fork_everywhere,
     in_finaliser,
     in_hub,
@@ -24,6 +25,7 @@ from geventpool.testing import (
     tell_everywhere,
 )
 from tests import parts
+from tests.conftest import HubError
 
 get_ident = get_original("_thread", "get_ident")
 
@@ -200,3 +202,37 @@ def test_a_run_with_fewer_points_is_repeated() -> None:
             gevent.sleep(0)
 
     assert disturb_everywhere(lambda: (run, []), nothing, tries=2) == 3
+
+
+def test_each_call_fails_once(hub_errors: list[HubError]) -> None:
+    """Those of the pool in every greenlet; none of the program or of the harness."""
+    assert fail_calls_everywhere(with_pool(use)) >= 50
+    # Those of the pool's greenlets are reported by the hub.
+    assert {type(each.error) for each in hub_errors} == {MemoryError}, hub_errors
+    hub_errors.clear()
+
+
+def test_what_a_failed_call_breaks_is_found() -> None:
+    """The message names the call and the line."""
+
+    def fragile(pool: Pool[Any]) -> None:
+        try:
+            use(pool)
+        except MemoryError:
+            lose_a_place(pool)
+
+    with pytest.raises(AssertionError, match="call 1 .*pool.py"):
+        fail_calls_everywhere(with_pool(fragile), patience=0.1)
+
+
+def test_a_run_that_a_failed_call_keeps_from_ending_is_found() -> None:
+    """The call is named as well."""
+
+    def endless(pool: Pool[Any]) -> None:
+        try:
+            use(pool)
+        except MemoryError:
+            gevent.sleep(60)
+
+    with pytest.raises(AssertionError, match="pool.py.*never ended"):
+        fail_calls_everywhere(with_pool(endless), patience=0.1)
