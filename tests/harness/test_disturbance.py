@@ -26,6 +26,7 @@ from geventpool.testing import (
 )
 from tests import parts
 from tests.conftest import HubError
+from tests.pauses import hang
 
 get_ident = get_original("_thread", "get_ident")
 
@@ -232,7 +233,7 @@ def test_a_run_that_a_failed_call_keeps_from_ending_is_found() -> None:
         try:
             use(pool)
         except MemoryError:
-            gevent.sleep(60)
+            hang()
 
     with pytest.raises(AssertionError, match="pool.py.*never ended"):
         fail_calls_everywhere(with_pool(endless), patience=0.1)
