@@ -33,7 +33,7 @@ def interrupted(pool: Any, statement: str) -> Iterator[Any]:
     try:
         conn.lend(pool)
         # It begins now, and has sent the statement when this goes on.
-        gevent.sleep(0)
+        gevent.idle()
         reader.kill()
         assert connector.begin_cancel(conn)
         yield conn

@@ -158,7 +158,7 @@ def closing(site: Site) -> Scene:
     holder = gevent.spawn(bare, pool)
 
     def work() -> None:
-        gevent.sleep(0)
+        gevent.idle()
         pool.close()
 
     def afterwards() -> None:

@@ -48,7 +48,7 @@ def transfer(conn: Any) -> None:
     with conn.cursor() as cursor:
         cursor.execute("UPDATE money SET v = v - 1 WHERE i = 1")
         # Hit here, the connection is as good as ever, and half of it must not stay.
-        gevent.sleep(0)
+        gevent.idle()
         cursor.execute("UPDATE money SET v = v + 1 WHERE i = 2")
 
 
@@ -201,7 +201,7 @@ def goodbyes_that_wait(site: Site) -> Scene:
             try:
                 conn._command_owner = None
                 # As if the buffers were full: the system takes the few bytes else.
-                conn._write_bytes = lambda data: gevent.sleep(0)
+                conn._write_bytes = lambda data: gevent.idle()
                 close(conn)
             finally:
                 conn.terminate()

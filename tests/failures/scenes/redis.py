@@ -148,7 +148,7 @@ def shutting_down(site: Site) -> Scene:
     scene = redis_scene(hold, site)
     [core] = scene.pools
     holder = gevent.spawn(scene.work)
-    gevent.sleep(0)
+    gevent.idle()
 
     def afterwards() -> None:
         core.close(timeout=0)

@@ -30,7 +30,7 @@ def while_another_waits(client: Any, act: Callable[[], object]) -> None:
     client.get("yours")
     other = gevent.spawn(client.get, "yours")
     # It begins now, and has sent its command when this goes on.
-    gevent.sleep(0)
+    gevent.idle()
     try:
         act()
     finally:

@@ -39,8 +39,8 @@ def engine_scene(site: Site, is_connected: bool = False, **options: Any) -> Scen
         **options,
     )
     pool: Any = engine.pool
-    event.listen(engine, "close", lambda *_: gevent.sleep(0))
-    event.listen(engine, "checkin", lambda *_: gevent.sleep(0))
+    event.listen(engine, "close", lambda *_: gevent.idle())
+    event.listen(engine, "checkin", lambda *_: gevent.idle())
 
     def work() -> None:
         for _ in range(2):
