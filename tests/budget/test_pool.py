@@ -286,8 +286,8 @@ def test_a_pool_that_was_forgotten_gives_its_places_back(
     gc.collect()
     wait_until(lambda: held(budget) == 1)
     del lent
-    gc.collect()
-    wait_until(lambda: held(budget) == 0)
+    # What gives the first place back may still refer to the pool.
+    wait_until(lambda: gc.collect() >= 0 and held(budget) == 0)
 
 
 def test_a_forgotten_pool_that_leased_nothing_gives_nothing(budget: Budget) -> None:

@@ -239,7 +239,7 @@ def test_whatever_is_interrupted_loses_nothing(name: str, site: Site) -> None:
     found: set[str] = set()
     before = len(open_sockets())
     # A server may answer before one waits for it: then there is no switch that time.
-    for _ in range(10):
+    for _ in range(40):
         found |= {names[code] for code in interrupted(site, row) if code in names}
         if found >= set(row.covers):
             break
