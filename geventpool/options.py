@@ -452,9 +452,9 @@ def described(kind: type[PoolOptions], *without: str) -> Callable[[T], T]:
             for each in fields(kind)
             if each.name not in without
         ]
-        if target.__doc__ is not None:
-            before, colon, after = target.__doc__.partition("    :raises ")
-            target.__doc__ = before + "\n".join(lines) + "\n" + colon + after
+        # There is no docstring under python -OO.
+        before, colon, after = (target.__doc__ or "").partition("    :raises ")
+        target.__doc__ = before + "\n".join(lines) + "\n" + colon + after
         return target
 
     return decorate

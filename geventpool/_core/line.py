@@ -264,10 +264,12 @@ class Line(Generic[C]):
                 self.pollers.discard(getcurrent())
             if self._ledger.closed:
                 raise self._lost_at_hand_over()
-            if not self._ledger.waiters:
-                entry = self.take_idle(self._ledger.clock())
-                if entry is not None:
-                    return entry
+            # Those in line come first.
+            found = (
+                None if self._ledger.waiters else self.take_idle(self._ledger.clock())
+            )
+            if found is not None:
+                return found
             if self._ledger.has_room:
                 return None
         raise self._refusal(PoolExhaustedError, started)
