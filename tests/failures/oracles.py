@@ -240,9 +240,10 @@ def dials_keep_their_limit(outcome: Outcome) -> str | None:
     """No more connections are opened at a time than ``max_connecting``.
 
     An attempt that the server keeps waiting does not count: it must delay no other.
+    The connection that ends statements is opened beside the pool's.
     """
     most = outcome.most_dialling
-    if outcome.max_connecting is None or most <= outcome.max_connecting:
+    if outcome.max_connecting is None or most <= outcome.max_connecting + outcome.aside:
         return None
     return f"{most} dials at a time"
 

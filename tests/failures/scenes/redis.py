@@ -176,6 +176,8 @@ def authenticating_anew(site: Site) -> Scene:
         def re_auth(self) -> None:
             if self._re_auth_token is not None:
                 self.send_command("PING")
+                # The reply may be there before it is read: then nothing switches.
+                gevent.idle()
                 self.read_response()
                 self._re_auth_token = None
 
@@ -200,6 +202,8 @@ def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
         def re_auth(self) -> None:
             if self._re_auth_token is not None:
                 self.send_command("PING")
+                # The reply may be there before it is read: then nothing switches.
+                gevent.idle()
                 self.read_response()
                 self._re_auth_token = None
 
