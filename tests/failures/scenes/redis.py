@@ -168,29 +168,29 @@ class Token:
         return ""
 
 
+class Reauthenticating(redis.Connection):
+    """A connection that authenticates by a PING, for a server without passwords."""
+
+    def re_auth(self) -> None:
+        if self._re_auth_token is not None:
+            self.send_command("PING")
+            # The reply may be there before it is read: then nothing switches.
+            gevent.idle()
+            self.read_response()
+            self._re_auth_token = None
+
+
 @covers("redis.credentials.Credentials.re_auth_callback")
 def authenticating_anew(site: Site) -> Scene:
-    pool_of: list[Any] = []
-
-    class Connection(redis.Connection):
-        def re_auth(self) -> None:
-            if self._re_auth_token is not None:
-                self.send_command("PING")
-                # The reply may be there before it is read: then nothing switches.
-                gevent.idle()
-                self.read_response()
-                self._re_auth_token = None
-
     def work(client: Any) -> None:
         client.get("mine")
-        pool_of.append(client.connection_pool)
         client.connection_pool.re_auth_callback(Token())
         # And one that is marked while lent: that is the pool's own greenlet's.
         conn = client.connection_pool.get_connection()
         conn.set_re_auth_token(Token())
         client.connection_pool.release(conn)
 
-    return redis_scene(work, site, connection_class=Connection)
+    return redis_scene(work, site, connection_class=Reauthenticating)
 
 
 @covers(
@@ -198,15 +198,6 @@ def authenticating_anew(site: Site) -> Scene:
     "redis.credentials.Credentials.authenticate",
 )
 def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
-    class Connection(redis.Connection):
-        def re_auth(self) -> None:
-            if self._re_auth_token is not None:
-                self.send_command("PING")
-                # The reply may be there before it is read: then nothing switches.
-                gevent.idle()
-                self.read_response()
-                self._re_auth_token = None
-
     def work(client: Any) -> None:
         client.get("mine")
         conn = client.connection_pool.get_connection()
@@ -215,7 +206,7 @@ def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
         until_idle(client.connection_pool.core)
         client.get("mine")
 
-    return redis_scene(work, site, connection_class=Connection, ping_after=0)
+    return redis_scene(work, site, connection_class=Reauthenticating, ping_after=0)
 
 
 @covers("redis.internals.handle_push")
