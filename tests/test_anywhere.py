@@ -10,7 +10,6 @@ import gevent
 import pytest
 
 from geventpool import (
-    ConnectionNotFoundError,
     Outage,
     Pool,
     PoolError,
@@ -28,6 +27,7 @@ from geventpool.testing import (
     tell_everywhere,
 )
 from tests.conftest import HubError
+from tests.deeds import close_now, drain, drop, give_back
 
 LATER = range(-1, 3)
 
@@ -83,14 +83,6 @@ def _silently(work: Callable[[], object]) -> None:
 
 
 WORK = [borrow, borrow_bare, wait_in_line]
-
-
-def close_now(pool: Pool[Any]) -> None:
-    pool.close(timeout=0)
-
-
-def drain(pool: Pool[Any]) -> None:
-    pool.drain()
 
 
 def shrink_and_grow(pool: Pool[Any]) -> None:
@@ -187,19 +179,6 @@ def test_any_call_may_fail_while_nothing_can_be_opened(
 
     assert fail_calls_everywhere(scenario, expected=(OSError, PoolError)) >= 50
     hub_errors.clear()
-
-
-def give_back(pool: Pool[Any]) -> None:
-    for conn in pool.lent_connections():
-        # Its borrower may have been quicker.
-        with contextlib.suppress(ConnectionNotFoundError):
-            pool.release(conn, anyone=True)
-
-
-def drop(pool: Pool[Any]) -> None:
-    for conn in pool.lent_connections():
-        with contextlib.suppress(ConnectionNotFoundError):
-            pool.drop(conn, anyone=True)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -7,7 +7,6 @@ place must be there, and the next borrower must get its own reply.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ import redis
 from pymysql import err
 from sqlalchemy import exc
 
-from geventpool import ConnectionNotFoundError, Pool, PoolError, PoolListener
+from geventpool import PoolError, PoolListener
 from geventpool.mysql import ConnectionInUseError
 from geventpool.testing import (
     PLACES,
@@ -30,6 +29,7 @@ from geventpool.testing import (
     tell_everywhere,
 )
 from tests.conftest import HubError
+from tests.deeds import close_now, drain, drop, give_back
 from tests.failures.scenes import ROWS, Scene, Site
 from tests.failures.scenes.mysql import mysql_scene, transfer
 from tests.failures.scenes.redis import redis_scene
@@ -120,27 +120,6 @@ class Runs:
         assert self._scene is not None
         if not any(pool.closed for pool in self._scene.pools):
             self._scene.afterwards()
-
-
-def close_now(pool: Pool[Any]) -> None:
-    pool.close(timeout=0)
-
-
-def drain(pool: Pool[Any]) -> None:
-    pool.drain()
-
-
-def give_back(pool: Pool[Any]) -> None:
-    for conn in pool.lent_connections():
-        # Its borrower may have been quicker.
-        with contextlib.suppress(ConnectionNotFoundError):
-            pool.release(conn, anyone=True)
-
-
-def drop(pool: Pool[Any]) -> None:
-    for conn in pool.lent_connections():
-        with contextlib.suppress(ConnectionNotFoundError):
-            pool.drop(conn, anyone=True)
 
 
 def deeds() -> Iterator[Any]:
