@@ -45,12 +45,13 @@ class PooledMySQLDatabase(peewee.MySQLDatabase):  # type: ignore[misc]
         former, self.pool = self.pool, None
         #: The connection that a greenlet has borrowed for its ``connect()``.
         self._borrowed = local()
+        # First, so that it is closed even if the new options are refused.
+        if former is not None:
+            former.close(timeout=0)
         if database is not None:
             self.pool = ConnectionPool(
                 database=database, autocommit=True, **self.connect_params
             )
-        if former is not None:
-            former.close(timeout=0)
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """Borrow a connection for this greenlet. May switch.

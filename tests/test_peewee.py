@@ -132,6 +132,8 @@ def test_the_options_of_the_pool_are_keywords(
     reinit(db, mariadb_server, max_connections=7)
     assert former.closed
     assert db.pool.max_connections == 7
+    former = db.pool
     with pytest.raises(TypeError, match="max_conections"):
         reinit(db, mariadb_server, max_conections=1)
     assert db.pool is None
+    assert former.closed
