@@ -68,10 +68,16 @@ def through(proxy: Proxy, make_pool: MakePool) -> MakePool:
 
 
 @pytest.fixture(scope="session")
-def own_server() -> Iterator[MariaDBServer]:
-    """A mariadbd for tests that restart, stop or fill it; they put it right again."""
+def small_server() -> Iterator[MariaDBServer]:
+    """A mariadbd with ten places, for the whole run."""
     with MariaDBServer(max_connections=10) as server:
         yield server
+
+
+@pytest.fixture()
+def own_server(small_server: MariaDBServer) -> MariaDBServer:
+    """A mariadbd that a test may restart, stop or fill; it runs at the beginning."""
+    return small_server.start()
 
 
 def rows(conn: Any, statement: str, *values: object) -> list[tuple[Any, ...]]:

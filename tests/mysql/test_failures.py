@@ -183,7 +183,8 @@ def test_a_restart_is_survived(make_pool, own_server):
     with pytest.raises(err.OperationalError) as refusal:
         pool.acquire()
     assert refusal.value.args[0] == 2003
-    assert pool.size == 0
+    # What looks for the server may be at it at this moment.
+    wait_until(lambda: pool.size == 0, "closed")
     own_server.start()
 
     def is_back():

@@ -54,6 +54,10 @@ class Collector:
         self.counts[connection_state.name] += counter
         self.pools.add(pool_name)
 
+    def pools_on(self, port: int) -> set[str]:
+        """The names of the pools of one server; other tests' pools may still speak."""
+        return {name for name in self.pools if f":{port}" in name}
+
 
 @pytest.fixture()
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
@@ -154,16 +158,16 @@ def test_the_pool_has_one_name_in_all_metrics(
     """The given one; else its address, and what tells it from others."""
     pool = make_pool(name="shop")
     pool.release(pool.get_connection())
-    assert collector.pools == {f"shop:{redis_server.port}"}
+    assert collector.pools_on(redis_server.port) == {f"shop:{redis_server.port}"}
     collector.pools.clear()
     pool = make_pool()
     pool.release(pool.get_connection())
-    assert collector.pools == {attributes.get_pool_name(pool)}
+    assert collector.pools_on(redis_server.port) == {attributes.get_pool_name(pool)}
     collector.pools.clear()
     path = str(redis_server.unix_socket)
     unix = ConnectionPool(redis.UnixDomainSocketConnection, path=path)
     unix.release(unix.get_connection())
-    assert collector.pools == {f"unix:{path}"}
+    assert f"unix:{path}" in collector.pools
     unix.shutdown()
 
 

@@ -12,7 +12,12 @@ from sqlalchemy import Engine, create_engine
 
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import check
-from tests.mysql.conftest import own_server, proxy, table  # noqa: F401  (fixtures)
+from tests.mysql.conftest import (  # noqa: F401  (fixtures)
+    own_server,
+    proxy,
+    small_server,
+    table,
+)
 from tests.mysql.proxy import Proxy
 from tests.servers import MariaDBServer
 
