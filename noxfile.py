@@ -15,6 +15,8 @@ from pathlib import Path
 
 import nox
 
+#: Each event loop, with gevent's name of it.
+LOOPS = {"libev": "libev-cext", "libuv": "libuv-cffi"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 #: Lowest and newest; the lowest ones are those of setup.cfg.
@@ -52,7 +54,7 @@ nox.options.stop_on_first_error = False
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("drivers", list(DRIVERS))
-@nox.parametrize("loop", ["libev", "libuv"])
+@nox.parametrize("loop", list(LOOPS))
 @nox.parametrize("gevent", list(GEVENT))
 def tests(session: nox.Session, gevent: str, loop: str, drivers: str) -> None:
     """Run the tests with one combination of versions."""
@@ -60,14 +62,15 @@ def tests(session: nox.Session, gevent: str, loop: str, drivers: str) -> None:
     if drivers == "lowest" and session.python in ("3.13", "3.14"):
         requirements[-1] = DJANGO_ON_LATER_PYTHONS
     session.install("-e", ".[test]", GEVENT[gevent], *requirements)
-    session.run("python", "-c", _VERSIONS, env={"GEVENT_LOOP": loop})
+    environment = {"GEVENT_LOOP": LOOPS[loop]}
+    session.run("python", "-c", _VERSIONS, loop, env=environment)
     arguments = session.posargs or DEFAULT_TESTS
-    session.run("python", "-m", "pytest", *arguments, env={"GEVENT_LOOP": loop})
+    session.run("python", "-m", "pytest", *arguments, env=environment)
 
 
 #: Names what is tested, and fails if it is another loop.
 _VERSIONS = """
-import os, sys
+import sys
 from importlib.metadata import version
 import gevent
 loop = type(gevent.get_hub().loop).__module__
@@ -75,7 +78,6 @@ print(sys.version.split()[0], loop, *(
     f"{name} {version(name)}"
     for name in ("gevent", "greenlet", "redis", "PyMySQL", "SQLAlchemy", "Django")
 ))
-assert os.environ["GEVENT_LOOP"].removeprefix("lib") in loop or (
-    os.environ["GEVENT_LOOP"] == "libev" and "corecext" in loop
-), loop
+wanted = {"libev": "gevent.libev.corecext", "libuv": "gevent.libuv.loop"}
+assert loop == wanted[sys.argv[1]], loop
 """
