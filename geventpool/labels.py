@@ -18,23 +18,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol, TypeVar
 
 from geventpool._core.ledger import CloseReason
-from geventpool._core.reports import LabelCounts
+from geventpool._core.reports import OTHERS, LabelCounts
 from geventpool.listeners import PoolListener
 from geventpool.policies import check_int, safe_repr
 
-__all__ = ["Labels", "check_label", "find_labels", "label", "labels_of"]
+__all__ = ["LabelBlock", "Labels", "check_label", "find_labels", "label", "labels_of"]
 
-#: The label of loans for which there is no other, and of those beyond the bound.
-NONE, OTHERS = "(none)", "(others)"
+#: The label of loans for which there is no other.
+NONE = "(none)"
 #: A label is shown up to so many characters.
 LENGTH = 60
 
 #: What names the label of a loan.
 Source = str | Callable[[], str | None]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _current: ContextVar[str | None] = ContextVar("geventpool.label", default=None)
 #: The labels of single pools, by the identity of their :class:`Labels`.
@@ -43,15 +45,40 @@ _of_pools: ContextVar[Mapping[int, Source]] = ContextVar(
 )
 
 
-@contextmanager
-def label(name: str) -> Iterator[None]:
+class LabelBlock(Protocol):
+    """A ``with`` block, or a decorator of a function whose body is the block.
+
+    A decorated function may run in several greenlets at a time.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+    def __call__(self, function: F, /) -> F: ...
+
+
+def label(name: str) -> LabelBlock:
     """Label the loans that begin in a block, of all pools. Never switches.
 
-    :param str name: no secret: it is shown by ``stats()`` and the status page.
+    It can be used as a decorator too.
+
+    :param str name: no secret: ``stats()``, the status page and the metrics show it.
     :raises TypeError: *name* is no string.
     """
     if not isinstance(name, str):
         raise TypeError(f"a label must be a string, not {safe_repr(name)}")
+    return _block_of_all(name)
+
+
+@contextmanager
+def _block_of_all(name: str) -> Iterator[None]:
     token = _current.set(name)
     try:
         yield
@@ -80,19 +107,25 @@ class Labels(PoolListener):
             raise TypeError(f"of must be callable or None, not {safe_repr(of)}")
         self._of = of or _current.get
         self._most = check_int("most", most, 1)
-        self._counts: dict[str, LabelCounts] = {}
+        #: what is counted, by label
+        self.counts: dict[str, LabelCounts] = {}
         #: the label of each connection on loan, by its identity
         self._lent: dict[int, str] = {}
 
-    @contextmanager
-    def label(self, name: Source) -> Iterator[None]:
+    def label(self, name: Source) -> LabelBlock:
         """Label the loans of this pool that begin in a block. Never switches.
 
         It can be used as a decorator too. Inside, it precedes :func:`label`.
 
         :param name: a string; or a callable without arguments that names each loan, as
             *of* does.
+        :raises TypeError: *name* is neither a string nor a callable.
         """
+        check_label(name)
+        return self._block(name)
+
+    @contextmanager
+    def _block(self, name: Source) -> Iterator[None]:
         token = _of_pools.set({**_of_pools.get(), id(self): name})
         try:
             yield
@@ -122,7 +155,7 @@ class Labels(PoolListener):
         if type(name) is not str:
             return NONE
         name = name[:LENGTH]
-        if name in self._counts or len(self._counts) < self._most:
+        if name in self.counts or len(self.counts) < self._most:
             return name
         return OTHERS
 
@@ -134,18 +167,13 @@ class Labels(PoolListener):
         waited: float = 0.0,
         used: float = 0.0,
     ) -> None:
-        before = self._counts.get(name) or LabelCounts(name)
-        self._counts[name] = LabelCounts(
-            name,
-            before.loans + loans,
-            before.refused + refused,
-            before.waited + waited,
-            before.used + used,
-        )
+        before = self.counts.get(name) or LabelCounts(name)
+        new = LabelCounts(name, loans, refused, waited, used)
+        self.counts[name] = before.plus(new)
 
     def report(self) -> tuple[LabelCounts, ...]:
         """The counts of each label, those with most use first. Never switches."""
-        return tuple(sorted(self._counts.values(), key=lambda each: -each.used))
+        return tuple(sorted(self.counts.values(), key=lambda each: -each.used))
 
 
 def check_label(name: Any) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
@@ -47,7 +46,7 @@ from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.errors import PoolClosedError
 from geventpool.extension import Extension
-from geventpool.labels import Labels, check_label, find_labels
+from geventpool.labels import LabelBlock, Labels, check_label, find_labels
 from geventpool.listeners import Listeners
 from geventpool.options import MoreKeywords, PoolOptions, described, documented
 from geventpool.policies import check_int, check_optional_seconds, check_seconds
@@ -632,9 +631,7 @@ class Pool(PoolState[C]):
 
     # Labels and measures
 
-    def label(
-        self, name: str | Callable[[], str | None]
-    ) -> AbstractContextManager[None]:
+    def label(self, name: str | Callable[[], str | None]) -> LabelBlock:
         """Count the loans that begin in a ``with`` block by a label.
 
         ::
@@ -642,10 +639,11 @@ class Pool(PoolState[C]):
             with pool.label("checkout"):
                 ...
 
-        The counts are in ``stats().labels``. As a decorator, it labels the loans of a
-        function. The first call adds a :class:`~geventpool.Labels` to the listeners,
-        unless there is one: from then on each loan takes longer, as with any listener.
-        64 labels are told apart; the others are counted together. Never switches.
+        The counts are in ``stats().labels``, and in the metrics of a pool that is
+        measured. As a decorator, it labels the loans of a function. The first call adds
+        a :class:`~geventpool.Labels` to the listeners, unless there is one: from then
+        on each loan takes longer, as with any listener. 64 labels are told apart; the
+        others are counted together. Never switches.
 
         :param name: no secret; or a callable that names each loan.
         :raises TypeError: *name* is neither a string nor a callable.
@@ -655,6 +653,8 @@ class Pool(PoolState[C]):
         if labels is None:
             labels = Labels()
             self._listeners.add(labels)
+            if self._measures is not None:
+                self._measures.count_labels(labels.counts)
             self._lifecycle.observe()
             self._release_is_trivial = False
             self._choose_path()
@@ -678,6 +678,8 @@ class Pool(PoolState[C]):
             has_connections=not self.connector.connects_later,
         )
         self._measures = self._line.measures = measures
+        if (labels := find_labels(self._listeners.listeners)) is not None:
+            measures.count_labels(labels.counts)
         keep(self, measures)
         self._listeners.set_recorder(measures)
         self._ledger.observe_use = measures.use.observe

@@ -11,6 +11,7 @@ from geventpool.series import (
     ERROR,
     HISTOGRAMS,
     KIND,
+    LABEL,
     LINE,
     POOL_NAME,
     REASON,
@@ -40,7 +41,7 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     words = set(re.findall(r"\b(?:db_client|geventpool)_\w+", " ".join(queries)))
     labels = {
         prometheus_label(name)
-        for name in (POOL_NAME, STATE, ERROR, REASON, KIND, BUDGET, LINE)
+        for name in (POOL_NAME, STATE, ERROR, REASON, KIND, BUDGET, LABEL, LINE)
     }
     assert words - labels == published()
     assert all(prometheus_label(POOL_NAME) in query for query in queries)

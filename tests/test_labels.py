@@ -168,13 +168,38 @@ def test_a_callable_may_name_the_loans_of_a_block(plain: Pool[Any]) -> None:
 def test_a_label_can_be_a_decorator(plain: Pool[Any]) -> None:
     """A view is a function."""
 
-    @plain.label("view")  # type: ignore[operator]
-    def view() -> None:
+    @plain.label("view")
+    def view(number: int) -> int:
         with plain.connection():
+            return number
+
+    assert view(1) + view(2) == 3
+    assert counts(plain)["view"].loans == 2
+
+
+def test_a_label_of_all_pools_can_be_a_decorator(pool: Pool[Any]) -> None:
+    """A view may use several."""
+
+    @label("view")
+    def view() -> None:
+        with pool.connection():
             pass
 
     view(), view()
-    assert counts(plain)["view"].loans == 2
+    assert counts(pool)["view"].loans == 2
+
+
+def test_a_decorated_function_may_run_in_several_greenlets(plain: Pool[Any]) -> None:
+    """A server runs one for each request."""
+
+    @plain.label("view")
+    def view() -> None:
+        gevent.sleep(0)
+        with plain.connection():
+            gevent.sleep(0)
+
+    gevent.joinall([gevent.spawn(view) for _ in range(3)], raise_error=True)
+    assert counts(plain)["view"].loans == 3 and "(none)" not in counts(plain)
 
 
 def test_a_label_that_is_no_name_is_refused(plain: Pool[Any]) -> None:
@@ -208,6 +233,8 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(TypeError, match="a label must be a string, not 3"):
         with label(3):  # type: ignore[arg-type]
             pass
+    with pytest.raises(TypeError, match="must be a string or a callable, not 3"):
+        Labels().label(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="of must be callable or None, not 3"):
         Labels(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="most must be"):

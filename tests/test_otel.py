@@ -71,8 +71,9 @@ def test_all_metrics_have_the_names_and_units_of_the_conventions():
     pool = busy_pool()
     found = metrics(reader)
     units = {each.name: each.unit for each in (*VALUES, *HISTOGRAMS)}
-    # These are for pools that have a budget, a leak or an idle hold.
-    rare = {name for name in units if name.startswith("geventpool.budget")}
+    # These are for pools that have a budget, labels, a leak or an idle hold.
+    kinds = ("geventpool.budget", "geventpool.label")
+    rare = {name for name in units if name.startswith(kinds)}
     rare |= {"geventpool.leaks", "geventpool.idle_holds"}
     expected = {name: unit for name, unit in units.items() if name not in rare}
     assert {name: found[name].unit for name in found} == expected

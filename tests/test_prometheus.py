@@ -113,6 +113,18 @@ def test_pools_of_one_name_are_added_up_and_counts_outlive_them(registry):
     assert samples(registry)["db_client_connection_count", "idle"] == 0
 
 
+def test_waits_and_uses_are_published_by_label(registry):
+    """An endpoint that exhausts a pool is seen on the dashboard."""
+    with Pool(ScriptedConnector(), name="busy") as pool:
+        with pool.label("checkout"), pool.connection():
+            pass
+        found = samples(registry)
+    assert found["geventpool_label_loans_total", "checkout"] == 1
+    assert found["geventpool_label_refusals_total", "checkout"] == 0
+    assert found["geventpool_label_wait_time_seconds_total", "checkout"] >= 0
+    assert found["geventpool_label_use_time_seconds_total", "checkout"] > 0
+
+
 def test_a_pool_without_a_limit_has_no_limit_in_the_metrics(registry):
     """The largest integer is no number of connections."""
     with Pool(ScriptedConnector(), name="busy", max_connections=sys.maxsize) as pool:

@@ -12,10 +12,11 @@ from typing import Any
 import gevent
 import pytest
 
-from geventpool import Budget, Pool
-from geventpool._core.reports import IdleHold, Leak
+from geventpool import Budget, Labels, Pool, PoolExhaustedError
+from geventpool._core.measured import LABELS, Measured
+from geventpool._core.reports import IdleHold, LabelCounts, Leak
 from geventpool.series import VALUES, Instrument, Reading, prometheus_name, read
-from geventpool.testing import ScriptedConnector, wait_until
+from geventpool.testing import Clock, ScriptedConnector, wait_until
 from tests.telemetry import isolated
 
 
@@ -119,6 +120,82 @@ def test_idle_holds_and_leaks_are_told_by_line() -> None:
     assert len(found) == 8
     assert (found[("a.py:1",)], found[("a.py:2",)]) == (0.8, 0.6)
     assert values(reading, "leaks") == {("a.py:1",): 3}
+
+
+def labelled(reading: Reading) -> dict[str, dict[tuple[str, ...], float]]:
+    """The metrics by label."""
+    names = ("loans", "refusals", "wait_time", "use_time")
+    return {name: values(reading, f"label.{name}") for name in names}
+
+
+def use(pool: Pool[Any], name: str) -> None:
+    """One loan with a label of the pool."""
+    with pool.label(name), pool.connection():
+        pass
+
+
+def test_labels_are_told_once_they_are_used() -> None:
+    """Also those of a pool that was measured before its first label."""
+    clock = Clock()
+    with Pool(ScriptedConnector(), name="p", max_connections=1) as pool:
+        clock.rule(pool)
+        pool.measure()
+        with pool.connection():
+            pass
+        assert not any(labelled(reading_of(pool)).values())
+        with pool.label("checkout"), pool.connection():
+            clock.advance(3)
+            with pool.label("search"), pytest.raises(PoolExhaustedError):
+                pool.acquire(timeout=0)
+        assert labelled(reading_of(pool)) == {
+            "loans": {("checkout",): 1, ("search",): 0},
+            "refusals": {("checkout",): 0, ("search",): 1},
+            "wait_time": {("checkout",): 0.0, ("search",): 0.0},
+            "use_time": {("checkout",): 3.0, ("search",): 0.0},
+        }
+
+
+def test_labels_of_pools_that_are_not_measured_are_not_told() -> None:
+    """Nothing else is told of them either that only grows."""
+    with Pool(ScriptedConnector(), name="p") as pool:
+        use(pool, "a")
+        assert not any(labelled(reading_of(pool)).values())
+
+
+def test_labels_are_counted_since_measuring_began() -> None:
+    """In a forked child that is its begin: the parent tells what was before."""
+    with Pool(ScriptedConnector(), name="p", listeners=[Labels()]) as pool:
+        use(pool, "a"), use(pool, "b")
+        pool.measure()
+        use(pool, "b")
+        assert labelled(reading_of(pool))["loans"] == {("b",): 1}
+        pool._forked()
+        assert labelled(reading_of(pool))["loans"] == {}
+        use(pool, "a")
+        assert labelled(reading_of(pool))["loans"] == {("a",): 1}
+
+
+def test_counts_by_label_outlive_their_pool() -> None:
+    """A count must not fall."""
+    for name in "a", "b":
+        pool: Pool[Any] = Pool(ScriptedConnector(), name="p")
+        pool.measure()
+        use(pool, name), use(pool, "both")
+        pool.close()
+    del pool
+    gc.collect()
+    (reading,) = read()
+    assert labelled(reading)["loans"] == {("a",): 1, ("both",): 2, ("b",): 1}
+
+
+def test_the_number_of_labels_of_one_name_is_bounded() -> None:
+    """Pools that come and go may each have labels of their own."""
+    sums = Measured()
+    for number in range(LABELS + 6):
+        sums = sums.plus(Measured(labels=(LabelCounts(f"a{number}", loans=1),)))
+    assert len(sums.labels) == LABELS + 1
+    assert sums.labels[0] == LabelCounts("a0", loans=1)
+    assert sums.labels[-1] == LabelCounts("(others)", loans=6)
 
 
 def test_a_share_has_the_suffix_of_a_ratio() -> None:

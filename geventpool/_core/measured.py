@@ -13,10 +13,14 @@ from typing import Any, TypeVar
 
 from geventpool._core.histograms import Distribution
 from geventpool._core.ledger import CloseReason
+from geventpool._core.reports import OTHERS, LabelCounts
 
 __all__ = ["FrozenCounts", "Measured", "as_plain"]
 
 K = TypeVar("K")
+
+#: So many labels of pools with one name are told apart, unless one pool has more.
+LABELS = 64
 
 
 class FrozenCounts(dict[K, int]):
@@ -73,6 +77,7 @@ class Measured:
         :meth:`geventpool.Connector.reset_counts`.
     :param moved: how many places of its budget the pool gave to other pools.
     :param recovered: how many places of processes that died it has taken over.
+    :param labels: what was counted by label, if labels are used.
     """
 
     wait: Distribution = field(default_factory=Distribution)
@@ -87,6 +92,7 @@ class Measured:
     resets: Mapping[str, int] = field(default_factory=FrozenCounts)
     moved: int = 0
     recovered: int = 0
+    labels: tuple[LabelCounts, ...] = ()
 
     def plus(self, other: Measured) -> Measured:
         """Both together."""
@@ -103,6 +109,7 @@ class Measured:
             resets=_sum(self.resets, other.resets),
             moved=self.moved + other.moved,
             recovered=self.recovered + other.recovered,
+            labels=_sum_labels(self.labels, other.labels),
         )
 
 
@@ -110,3 +117,15 @@ def _sum(one: Mapping[K, int], other: Mapping[K, int]) -> FrozenCounts[K]:
     """Both together, with the keys whose number is 0."""
     keys = {**one, **other}
     return FrozenCounts({key: one.get(key, 0) + other.get(key, 0) for key in keys})
+
+
+def _sum_labels(
+    one: tuple[LabelCounts, ...], other: tuple[LabelCounts, ...]
+) -> tuple[LabelCounts, ...]:
+    """Both together, by label; those of *other* beyond the bound in one sum."""
+    most = max(LABELS, len(one), len(other))
+    found = {each.label: each for each in one}
+    for each in other:
+        name = each.label if each.label in found or len(found) < most else OTHERS
+        found[name] = found.get(name, LabelCounts(name)).plus(each)
+    return tuple(found.values())

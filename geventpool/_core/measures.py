@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from geventpool._core.histograms import MANY, Histogram
 from geventpool._core.ledger import CloseReason
 from geventpool._core.measured import FrozenCounts, Measured
+from geventpool._core.reports import LabelCounts
 from geventpool.errors import PoolExhaustedError
 from geventpool.listeners import PoolListener
 
@@ -97,6 +98,9 @@ class Measures(PoolListener):
         self._outages = 0
         self._outage_seconds = 0.0
         self._has_begun = False
+        #: what is counted by label, and what was before; see :meth:`count_labels`
+        self._labels: Mapping[str, LabelCounts] = {}
+        self._labels_before: Mapping[str, LabelCounts] = {}
 
     def measured(
         self, put: Callable[[Any], object], clock: Callable[[], float]
@@ -122,6 +126,13 @@ class Measures(PoolListener):
         """A borrower was refused with an error of *kind*. Never switches."""
         self._refused[kind.__name__] += 1
         self._begin()
+
+    def count_labels(self, labels: Mapping[str, LabelCounts]) -> None:
+        """Have snapshots tell what is counted by label from now on. Never switches.
+
+        :param labels: the present counts, which are changed by others.
+        """
+        self._labels, self._labels_before = labels, dict(labels)
 
     def connected(self, seconds: float) -> None:
         """A connection was made, which took so long. Never switches."""
@@ -209,7 +220,14 @@ class Measures(PoolListener):
             ),
             moved=moves[0],
             recovered=moves[1],
+            labels=tuple(self._label_counts()),
         )
+
+    def _label_counts(self) -> Iterator[LabelCounts]:
+        for name, counts in [*self._labels.items()]:
+            before = self._labels_before.get(name)
+            if counts is not before:
+                yield counts if before is None else counts.plus(before, -1)
 
 
 #: the pools that are measured, weakly, with their names and counts

@@ -20,6 +20,7 @@ import greenlet
 from geventpool._core.ledger import Entry, Ledger, anyone
 
 __all__ = [
+    "OTHERS",
     "IdleHold",
     "LabelCounts",
     "Leak",
@@ -32,6 +33,8 @@ __all__ = [
     "worded",
 ]
 
+#: The label of loans beyond the number of labels that are told apart.
+OTHERS = "(others)"
 #: The most characters of a name that are shown.
 NAME = 60
 #: Folders whose frames are skipped to find the line of a greenlet.
@@ -113,6 +116,16 @@ class LabelCounts:
     refused: int = 0
     waited: float = 0.0
     used: float = 0.0
+
+    def plus(self, other: LabelCounts, sign: int = 1) -> LabelCounts:
+        """Both together, by the label of this one; with *sign* -1 the difference."""
+        return LabelCounts(
+            self.label,
+            self.loans + sign * other.loans,
+            self.refused + sign * other.refused,
+            self.waited + sign * other.waited,
+            self.used + sign * other.used,
+        )
 
 
 def numbers(ledger: Ledger[Any]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ __all__ = [
     "ERROR",
     "HISTOGRAMS",
     "KIND",
+    "LABEL",
     "LINE",
     "POOL_NAME",
     "REASON",
@@ -40,6 +41,7 @@ KIND = "geventpool.reset.kind"
 BUDGET = "geventpool.budget.name"
 #: The line that borrows.
 LINE = "geventpool.borrowed_at"
+LABEL = "geventpool.label"
 
 #: So many lines of a pool are published, the worst.
 LINES = 8
@@ -120,6 +122,15 @@ def _moves(field: str) -> Callable[[Reading], Points]:
         number = getattr(reading.measured, field)
         if number or reading.budgets:
             yield {}, number
+
+    return points
+
+
+def _labelled(field: str) -> Callable[[Reading], Points]:
+    @_if_measured
+    def points(reading: Reading) -> Points:
+        for counts in reading.measured.labels:
+            yield {LABEL: counts.label}, getattr(counts, field)
 
     return points
 
@@ -314,6 +325,34 @@ VALUES = (
         "{loan}",
         "Loans that last longer than leak_after, by the line that borrowed.",
         _leaks,
+    ),
+    Value(
+        "geventpool.label.loans",
+        "{loan}",
+        "Loans by label; see Pool.label().",
+        _labelled("loans"),
+        True,
+    ),
+    Value(
+        "geventpool.label.refusals",
+        "{refusal}",
+        "Borrowers that got no connection, by label.",
+        _labelled("refused"),
+        True,
+    ),
+    Value(
+        "geventpool.label.wait_time",
+        "s",
+        "The time that borrowers waited for a connection, by label.",
+        _labelled("waited"),
+        True,
+    ),
+    Value(
+        "geventpool.label.use_time",
+        "s",
+        "The time for which connections were held, of loans that have ended, by label.",
+        _labelled("used"),
+        True,
     ),
     Value(
         "geventpool.budget.limit",
