@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,7 +156,8 @@ def a_release_within_a_block(pool, connector):
 
 @scenario
 def loans_for_some_time(pool, connector):
-    clock = Clock()
+    # One connection is idle since some time of the machine, which may have just begun.
+    clock = Clock(time.monotonic())
     clock.rule(pool)
     for _ in range(3):
         with pool.connection() as conn:

@@ -17,6 +17,7 @@ from geventpool._core.measured import LABELS, Measured
 from geventpool._core.reports import IdleHold, LabelCounts, Leak
 from geventpool.series import VALUES, Instrument, Reading, prometheus_name, read
 from geventpool.testing import Clock, ScriptedConnector, wait_until
+from tests import parts
 from tests.telemetry import isolated
 
 
@@ -169,7 +170,7 @@ def test_labels_are_counted_since_measuring_began() -> None:
         pool.measure()
         use(pool, "b")
         assert labelled(reading_of(pool))["loans"] == {("b",): 1}
-        pool._forked()
+        parts.forked(pool)
         assert labelled(reading_of(pool))["loans"] == {}
         use(pool, "a")
         assert labelled(reading_of(pool))["loans"] == {("a",): 1}
