@@ -66,6 +66,7 @@ docs:
 
 compat:
 	@.ci/setup $(VENV) dev required
+	@$(RUN) tests.compat.gsocketpool_suite
 	@$(RUN) tests.compat.redis_suite
 	@$(RUN) tests.compat.sqlalchemy_suite
 	@$(RUN) tests.compat.django_suite
