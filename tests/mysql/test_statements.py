@@ -32,6 +32,7 @@ from geventpool.mysql.statements import (
         "WITH a AS (SELECT 1) SELECT * FROM a",
         "SHOW TABLES LIKE 'x%'",
         "EXPLAIN SELECT 1",
+        "SELECT 'x', SLEEP(0.003), VERSION(), DATABASE()",
     ],
 )
 def test_a_read_is_known(text):
@@ -78,6 +79,9 @@ def test_the_ends_of_transactions_are_known(text):
         "SELECT @a := 1",
         "SELECT 1 INTO @a",
         "SELECT GET_LOCK('a', 1)",
+        "SELECT SLEEP(GET_LOCK('a', 1))",
+        "SELECT sleep (1)",
+        "SELECT LAST_INSERT_ID(5)",
         "SELECT get_lock ('a', 1)",
         "SELECT GET_LOCK/**/('a', 1)",
         "SELECT GET_LOCK -- \n('a', 1)",
