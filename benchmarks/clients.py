@@ -82,6 +82,8 @@ class Clients:
         self, pools: Sequence[PoolAdapter], accounts: Sequence[Account], size: int
     ) -> None:
         self._targets = list(zip(pools, accounts, strict=True))
+        #: of the passes: one request to each pool, and its reply
+        self.passes = Account()
         self.killed = 0
         #: Whether requests are given up half-way now.
         self.is_rough = False
@@ -105,13 +107,27 @@ class Clients:
         return gevent.spawn(self._run, next(self._numbers))
 
     def _run(self, number: int) -> None:
-        for count in itertools.count():
-            for pool, account in self._targets:
-                self._ask(pool, account, number, f"{number}.{count}")
-            gevent.sleep(self._random.random() * PAUSE)
+        try:
+            for count in itertools.count():
+                self._pass(number, f"{number}.{count}")
+                gevent.sleep(self._random.random() * PAUSE)
+        finally:
+            self.passes.pending.pop(number, None)
 
-    def _ask(self, pool: PoolAdapter, account: Account, number: int, tag: str) -> None:
-        """Send one request, again and again until there is a reply. May switch."""
+    def _pass(self, number: int, tag: str) -> None:
+        """Send one request to each pool. May switch."""
+        began = self.passes.pending[number] = time.monotonic()
+        # All are sent, also after one that was given up.
+        replied = [self._ask(*target, number, tag) for target in self._targets]
+        if all(replied):
+            self.passes.latencies.append(time.monotonic() - began)
+        del self.passes.pending[number]
+
+    def _ask(self, pool: PoolAdapter, account: Account, number: int, tag: str) -> bool:
+        """Send one request, again and again until there is a reply. May switch.
+
+        :return: False: it was given up.
+        """
         seconds = None
         if self.is_rough and self._random.random() < GIVEN_UP:
             seconds = self._random.random() * GIVE_UP_AFTER
@@ -124,6 +140,7 @@ class Clients:
             if late is not limit:
                 raise
             account.given_up += 1
+            return False
         else:
             now = time.monotonic()
             account.latencies.append(now - began)
@@ -131,6 +148,7 @@ class Clients:
                 account.answered_at.append(now)
             else:
                 account.wrong += 1
+            return True
         finally:
             limit.close()
             account.pending.pop(number, None)

@@ -32,8 +32,8 @@ from benchmarks.report import Column, Report, duration
 from benchmarks.rounds import Scale, percentile
 from benchmarks.servers import LIMIT, real_server
 
-#: The kinds of servers, and what each replies to. MariaDB greets without it.
-KINDS = {"redis": b"PING\r\n", "mysql": b""}
+#: The kinds of servers.
+KINDS = ("redis", "mysql")
 
 #: Seconds for which the server is away: within the grace of our pools, and beyond.
 OUTAGES = (0.2, 1.0, 2.0, 6.0)
@@ -169,41 +169,19 @@ def measure(kind: str, name: str, away: float, size: int) -> Restart:
         account = Account()
         clients = Clients([server.pool(name)], [account], size)
         gevent.sleep(BEFORE)
-        address = (server.options["host"], server.options["port"])
-        probe, dials = socket.socket.connect, count_dials(address[1])
+        probe, dials = socket.socket.connect, count_dials(server.options["port"])
         down = time.monotonic()
         server.stop()
         gevent.sleep(max(0.0, down + away - time.monotonic()))
-        starting = gevent.spawn(server.start)
-        up = _wait_for_server(address, probe, KINDS[kind])
-        dialled = len(dials)
-        starting.get()
+        # The looks at the server are no dials of the pool.
+        up = server.start_again(probe)
+        dialled = sum(when < up for when in dials)
         gevent.sleep(AFTER)
         end = time.monotonic()
         clients.stop()
         return judge(account, down, up, end, dialled)
     finally:
         server.close()
-
-
-def _wait_for_server(address: tuple[str, int], connect: Any, question: bytes) -> float:
-    """Return when the server replies again. May switch.
-
-    It may accept connections some time before it replies.
-
-    :param connect: of a socket, not counted as a dial.
-    """
-    while True:
-        with socket.socket() as sock:
-            sock.settimeout(1.0)
-            try:
-                connect(sock, address)
-                sock.sendall(question)
-                if sock.recv(1):
-                    return time.monotonic()
-            except OSError:
-                pass
-        gevent.sleep(0.001)
 
 
 def count_dials(port: int) -> list[float]:

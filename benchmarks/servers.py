@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import gevent
+from gevent import socket
 
 from benchmarks.adapters import AT_SERVERS, PoolAdapter
 
 #: Connections that each pool may have.
 LIMIT = 10
+
+#: What each kind of server replies to. MariaDB greets without it.
+QUESTIONS = {"redis": b"PING\r\n", "mysql": b"", "echo": b"\n"}
+
+#: Seconds between two looks at a server that is being started.
+LOOK_EVERY = 0.001
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,44 @@ class Server:
         except Exception:
             return None
         return count
+
+    def start_again(self, connect: Callable[..., object] | None = None) -> float:
+        """Start it, and return when it replied first. May switch.
+
+        ``start`` looks at intervals and returns later, by a time that depends on how
+        busy this process is.
+
+        :param connect: of a socket; None: the one of the class.
+        :raises Exception: it could not be started.
+        """
+        starting = gevent.spawn(self._start)
+        while starting.value is None:
+            if self._replies(connect or socket.socket.connect):
+                break
+            gevent.sleep(LOOK_EVERY)
+        up = time.monotonic()
+        if (error := starting.get()) is not None:
+            raise error
+        return up
+
+    def _start(self) -> Exception | None:
+        # The caller raises the error; the event loop need not print it.
+        try:
+            self.start()
+        except Exception as error:
+            return error
+        return None
+
+    def _replies(self, connect: Callable[..., object]) -> bool:
+        # It may accept connections some time before it replies.
+        with socket.socket() as sock:
+            sock.settimeout(1.0)
+            try:
+                connect(sock, (self.options["host"], self.options["port"]))
+                sock.sendall(QUESTIONS[self.kind])
+                return bool(sock.recv(1))
+            except OSError:
+                return False
 
 
 def real_server(name: str) -> Server:

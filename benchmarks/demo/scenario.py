@@ -38,9 +38,9 @@ class Record:
     """What is seen of one server and its pool.
 
     :ivar sockets, peak: what the server counts now (None: it is down), and at most.
-    :ivar calm_rate, calm: replies per second, and seconds of each, in the first phase.
-    :ivar whole: the seconds of all requests, those without an end included.
-    :ivar back: seconds from the server's return to the first reply; None: no restart.
+    :ivar back: seconds from the server's first reply to anybody to its first reply to a
+        client; None: there was no restart, or no reply.
+    :ivar all_back: seconds until each client that waited then had its reply.
     :ivar places: connections that could be borrowed at once at the end.
     """
 
@@ -49,10 +49,8 @@ class Record:
     account: Account = field(default_factory=Account)
     sockets: int | None = 0
     peak: int = 0
-    calm_rate: float = 0.0
-    calm: list[float] = field(default_factory=list)
-    whole: list[float] = field(default_factory=list)
     back: float | None = None
+    all_back: float | None = None
     places: int = 0
 
 
@@ -82,6 +80,10 @@ class Scenario:
             for server in servers
         ]
         self.phase = "calm"
+        #: passes per second, and the seconds of each, in the first phase
+        self.rate, self.calm = 0.0, [0.0]
+        #: the seconds of all passes, those without an end included
+        self.whole = [0.0]
         self.killed = 0
         #: the lines that our pools name, though the clients hold nothing for nothing
         self.alarms: list[str] = []
@@ -102,8 +104,7 @@ class Scenario:
         try:
             self._run_phases(clients)
         finally:
-            for record in self.records:
-                record.whole = record.account.latencies_since()
+            self.whole = clients.passes.latencies_since()
             clients.stop()
             gevent.killall(watchers)
         # Before the count, which does hold connections while they are idle.
@@ -120,13 +121,11 @@ class Scenario:
     def _run_phases(self, clients: Clients) -> None:
         self._began = time.monotonic()
         self._until(WARM_UP)
-        before = [len(record.account.latencies) for record in self.records]
-        began = self.elapsed
+        began, before = self.elapsed, len(clients.passes.latencies)
         self._until(CALM)
-        for first, record in zip(before, self.records, strict=True):
-            record.calm = record.account.latencies_since(first)
-            replies = len(record.account.latencies) - first
-            record.calm_rate = replies / (self.elapsed - began)
+        self.calm = clients.passes.latencies_since(before)
+        passes = len(clients.passes.latencies) - before
+        self.rate = passes / (self.elapsed - began)
         self._enter("greenlets are killed")
         clients.is_rough = True
         while self.elapsed < ROUGH * self.seconds:
@@ -144,14 +143,18 @@ class Scenario:
         down = time.monotonic()
         record.server.stop()
         gevent.sleep(max(0.0, down + self.outage - time.monotonic()))
-        record.server.start()
-        back, answered = time.monotonic(), record.account.answered
+        account = record.account
+        answered = account.answered
+        back = record.server.start_again()
+        waiting = set(account.pending.items())
         self._enter(f"{record.server.name} is back")
-        while record.account.answered == answered:
+        while account.answered == answered or waiting & set(account.pending.items()):
             if time.monotonic() > back + RECOVERY:
                 return
             gevent.sleep(0.002)
-        record.back = time.monotonic() - back
+        record.all_back = time.monotonic() - back
+        # A client may have had its reply before this greenlet was told.
+        record.back = max(0.0, account.answered_at[answered] - back)
 
     def _enter(self, phase: str) -> None:
         self.phase = phase

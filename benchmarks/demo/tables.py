@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -16,19 +19,93 @@ from benchmarks.servers import LIMIT
 #: Seconds between two lines where nothing can be redrawn.
 LINE_EVERY = 2.0
 
-COLUMNS = ("", "per s", "p50", "p99", "longest", "replies", "failed", "wrong")
-COLUMNS += ("sockets", "places", "back")
+#: What is told of one pool, in all its rounds, is worse by more than this fraction
+#: before it is named as worse: less is within the spread of the rounds.
+MARGIN = 0.1
 
 LEGEND = """\
-per s: replies per second; p50, p99: time from a request to its reply, in the first,
-calm phase; longest: of the whole run, from the first attempt of a request to its reply,
-for a client tries a failed request again; failed: attempts that raised an error; wrong:
-replies to another request; sockets: the most that the server had at once, of those
-allowed (our pool for MySQL has one more, to end interrupted statements at the server);
-places: connections that could be borrowed at once at the end; back: from the server's
-return to the first reply. Replies, failed and wrong count the whole run; a request that
-the client itself gave up is neither. Both runs have the same clients and the same
-outage. Every pool has its defaults."""
+A pass of a client is a request to Redis and then one to MySQL. Passes are timed, and
+not the requests to one server, because clients that are held up at one server are not
+in line at the other. per s: passes per second; p50, p99: seconds of a pass in the
+first, calm phase; longest: of the whole run. A client tries a failed request again, and
+its time goes on. replies, failed, wrong: right replies, attempts that raised an error,
+and replies to another request; a request that the client itself gave up does not count.
+sockets: the most that the server had at once, of those allowed (our pool for MySQL has
+one more, to end interrupted statements at the server); places: connections
+that could be borrowed at once at the end; back: from the server's first reply to
+anybody to the first one to a client; all: until each client that waited then has its
+reply. Replies, failed and wrong count all rounds; longest, sockets and places are those
+of the worst round; the others are medians. Who runs first changes from round to round.
+All runs have the same clients and the same outage. Every pool has its defaults."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table.
+
+    :ivar value: of one run, a Scenario or a Record; None: there is none.
+    :ivar total: of the values of all rounds.
+    :ivar better: 1: a larger number is better; -1: a smaller one is; 0: neither.
+    :ivar most: what the number must be at most, if that is shown beside it.
+    """
+
+    title: str
+    value: Callable[[Any], float | None]
+    show: Callable[[float], str]
+    better: int
+    total: Callable[[list[float]], float] = median
+    most: Callable[[Any], int] | None = None
+
+    def of(self, rounds: Sequence[Any]) -> float | None:
+        """Return the number of all rounds; None: there is none in any."""
+        values = [value for each in rounds if (value := self.value(each)) is not None]
+        return self.total(values) if values else None
+
+    def cell(self, rounds: Sequence[Any]) -> str:
+        """Return what is written in the table."""
+        number = self.of(rounds)
+        if number is None:
+            return ""
+        text = self.show(number)
+        return f"{text}/{self.most(rounds[0])}" if self.most else text
+
+    def is_worse(self, ours: Sequence[Any], stock: Sequence[Any]) -> bool:
+        """Whether our number is the worse one, by more than the margin."""
+        mine, theirs = self.of(ours), self.of(stock)
+        if mine is None or theirs is None:
+            return mine is None and theirs is not None
+        return self.better * (theirs - mine) > MARGIN * theirs
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+#: Of a Scenario.
+OF_PASSES = (
+    Column("per s", lambda each: each.rate, _whole, 1),
+    Column("p50", lambda each: percentile(each.calm, 0.5), duration, -1),
+    Column("p99", lambda each: percentile(each.calm, 0.99), duration, -1),
+    Column("longest", lambda each: max(each.whole, default=0.0), duration, -1, max),
+)
+
+#: Of a Record.
+OF_POOLS = (
+    Column("replies", lambda each: each.account.answered, _whole, 1, sum),
+    Column("failed", lambda each: each.account.failed, _whole, -1, sum),
+    Column("wrong", lambda each: each.account.wrong, _whole, -1, sum),
+    Column(
+        "sockets",
+        lambda each: each.peak,
+        _whole,
+        0,
+        max,
+        lambda each: LIMIT + each.pool.aside,
+    ),
+    Column("places", lambda each: each.places, _whole, 1, min, lambda each: LIMIT),
+    Column("back", lambda each: each.back, duration, -1),
+    Column("all", lambda each: each.all_back, duration, -1),
+)
 
 
 class Screen:
@@ -71,42 +148,64 @@ def line(scenario: Scenario) -> str:
     return f"{scenario.elapsed:5.1f} s  {scenario.phase:22}  {';  '.join(parts)}"
 
 
+def rows(
+    scenarios: Sequence[Scenario],
+) -> Iterator[tuple[str, tuple[Column, ...], dict[str, list[Any]]]]:
+    """Return each subject, its columns, and its rounds by "ours" and "stock"."""
+    runs: dict[str, list[Any]] = {}
+    for scenario in sorted(scenarios, key=lambda each: each.title):
+        runs.setdefault(scenario.title, []).append(scenario)
+    yield "a pass", OF_PASSES, runs
+    for number, record in enumerate(scenarios[0].records):
+        records = {
+            title: [each.records[number] for each in rounds]
+            for title, rounds in runs.items()
+        }
+        yield record.server.name, OF_POOLS, records
+
+
 def summary(scenarios: Sequence[Scenario], title: str) -> Table:
-    """Return one row for each pool of each scenario, server by server."""
+    """Return two rows for the passes and for each server, of all rounds."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for records in zip(*(scenario.records for scenario in scenarios), strict=True):
-        for scenario, record in zip(scenarios, records, strict=True):
-            name = f"{record.server.name}, {scenario.title}"
-            style = "bold" if scenario.title == "ours" else None
-            table.add_row(name, *_cells(record), style=style)
+    for header in ("", *(column.title for column in OF_PASSES + OF_POOLS)):
+        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    for name, columns, found in rows(scenarios):
+        for whose, rounds in found.items():
+            cells = [
+                column.cell(rounds) if column in columns else ""
+                for column in OF_PASSES + OF_POOLS
+            ]
+            style = "bold" if whose == "ours" else None
+            table.add_row(f"{name}, {whose}", *cells, style=style)
     return table
 
 
-def _cells(record: Record) -> Iterator[str]:
-    account = record.account
-    yield f"{record.calm_rate:,.0f}"
-    yield duration(percentile(record.calm, 0.5))
-    yield duration(percentile(record.calm, 0.99))
-    yield duration(max(record.whole, default=0.0))
-    yield from map("{:,}".format, (account.answered, account.failed, account.wrong))
-    yield f"{record.peak}/{LIMIT + record.pool.aside}"
-    yield f"{record.places}/{LIMIT}"
-    yield "" if record.back is None else duration(record.back)
+def worse(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """Name each number of ours that is worse than that of the stock pools."""
+    for name, columns, found in rows(scenarios):
+        for column in columns if len(found) > 1 else ():
+            if column.is_worse(found["ours"], found["stock"]):
+                mine, theirs = column.cell(found["ours"]), column.cell(found["stock"])
+                yield f"{name}, {column.title}: {mine}, stock {theirs or 'none'}"
 
 
-def verdict(scenario: Scenario, console: Console) -> bool:
-    """Say whether our pool kept its promises, and which it did not."""
+def verdict(scenarios: Sequence[Scenario], console: Console) -> bool:
+    """Say whether our pools kept their promises, and which they did not."""
     console.print(LEGEND, style="dim", highlight=False)
-    broken = [promise for record in scenario.records for promise in _broken(record)]
-    broken += [f"a line was named without a reason: {each}" for each in scenario.alarms]
+    for each in worse(scenarios):
+        console.print(f"worse than stock: {each}", style="yellow", highlight=False)
+    ours = [scenario for scenario in scenarios if scenario.title == "ours"]
+    records = [record for scenario in ours for record in scenario.records]
+    broken = [promise for record in records for promise in _broken(record)]
+    alarms = {alarm for scenario in ours for alarm in scenario.alarms}
+    broken += [f"a line was named without a reason: {each}" for each in sorted(alarms)]
     for promise in broken:
         console.print(f"FAILED  {promise}", style="red")
     if not broken:
-        answered = sum(record.account.answered for record in scenario.records)
+        answered = sum(record.account.answered for record in records)
+        killed = sum(scenario.killed for scenario in ours)
         console.print(
-            f"{answered:,} replies, none wrong; {scenario.killed} greenlets killed; "
+            f"{answered:,} replies, none wrong; {killed} greenlets killed; "
             "never more sockets at a server than allowed, and no place lost.",
             style="green",
             highlight=False,
