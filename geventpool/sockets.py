@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EBADF
-from select import POLLIN
+from select import POLLERR, POLLHUP, POLLIN
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gevent import monkey, socket
@@ -27,6 +28,7 @@ __all__ = [
     "abort",
     "after_fork",
     "find_socket",
+    "has_hung_up",
     "is_quiet",
     "keep_numbers",
     "redirect_to_null",
@@ -50,6 +52,8 @@ _poll = monkey.get_original("select", "poll")
 #: calls, so it also serves the next descriptor with that number. Making one takes a
 #: third of the time of polling.
 _polls: dict[int, Any] = {}
+# Only Linux has RDHUP, the end of a stream that may still have unread bytes.
+_HUNG_UP = POLLHUP | POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 class HasFileno(Protocol):
@@ -86,6 +90,23 @@ def is_quiet(sock: HasFileno) -> bool:
         # RuntimeError: another thread polls the same number at this moment, so one of
         # the two sockets was closed without its owner.
         return False
+
+
+def has_hung_up(conn: HasFileno) -> bool:
+    """Whether the peer has closed a connection, or it is closed here. Never switches.
+
+    It may be called in any thread. Unread data, such as notices of a server, does not
+    matter.
+
+    :param conn: a socket, or any object with ``fileno``.
+    """
+    poll = _poll()
+    try:
+        poll.register(conn.fileno(), _HUNG_UP)
+    except Exception:
+        # Closed here; drivers raise errors of their own.
+        return True
+    return bool(poll.poll(0))
 
 
 def _poll_of(number: int) -> Any:

@@ -19,7 +19,7 @@ from gevent.event import Event
 
 from geventpool import dialing, sockets
 from geventpool.dialing import KeepAlive, dial, dial_unix
-from geventpool.sockets import abort, is_quiet, terminate
+from geventpool.sockets import abort, has_hung_up, is_quiet, terminate
 from geventpool.testing import no_switch
 from tests.peers import (
     Deaf,
@@ -482,6 +482,32 @@ def test_the_end_of_the_stream_is_noise(pair: Pair) -> None:
     pair.there.close()
     until_readable(pair.here)
     assert not is_quiet(pair.here)
+
+
+def test_who_has_hung_up_is_told_from_who_says_something(pair: Pair) -> None:
+    """A server may send notices to a client that is idle."""
+    assert not has_hung_up(pair.here)
+    pair.there.sendall(b"notice")
+    until_readable(pair.here)
+    assert not has_hung_up(pair.here)
+    pair.there.close()
+    # The unread bytes are still there.
+    with no_switch():
+        assert has_hung_up(pair.here)
+
+
+def test_what_is_closed_has_hung_up(pair: Pair) -> None:
+    """Also where a driver does not say it with an error of the system."""
+    os.close(pair.there.detach())
+    assert has_hung_up(pair.there)
+    pair.here.close()
+    assert has_hung_up(pair.here)
+
+    class Closed:
+        def fileno(self) -> int:
+            raise LookupError("the connection is closed")
+
+    assert has_hung_up(Closed())
 
 
 def test_a_number_that_is_used_again_is_asked_anew(pair: Pair) -> None:

@@ -188,10 +188,17 @@ class RecordPool(Pool[Record]):
         return gate
 
     def stats(self) -> PoolStats:
-        """The state of the pool at this moment; does not change later."""
+        """The state of the pool at this moment; does not change later.
+
+        Idle places count if they have a connection that is open. The core does not
+        watch those of SQLAlchemy: it is noticed at the next loan if one was closed.
+        """
         stats = super().stats()
+        gone = sum(not record.is_open for record in self.idle_connections())
         return replace(
             stats,
+            size=stats.size - gone,
+            idle=stats.idle - gone,
             paused=stats.paused or self.gate.breaker.paused,
             max_idle_connections=self.maxsize or stats.max_connections,
         )

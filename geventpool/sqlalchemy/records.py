@@ -153,6 +153,18 @@ class Record(_ConnectionRecord):
             self._socket = None if talks else sockets.find_socket(conn)
         return self._socket is None or sockets.is_quiet(self._socket)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a connection that the server has not closed. Never switches.
+
+        For statistics: it takes a system call, and may be asked in any thread.
+        """
+        conn: Any = self.dbapi_connection
+        if conn is None:
+            return False
+        found: Any = sockets.find_socket(conn) or conn
+        return not hasattr(found, "fileno") or not sockets.has_hung_up(found)
+
     def checkin(self, _fairy_was_created: bool = True) -> None:
         """Give the place back even if a listener fails. May switch."""
         if self._lent is None and _fairy_was_created:

@@ -99,7 +99,6 @@ def test_sqlite_in_a_file(tmp_path):
     gevent.joinall([gevent.spawn(write, n) for n in range(9)], raise_error=True)
     assert use(engine, "SELECT COUNT(*) FROM numbers") == 9
     engine.dispose()
-    engine.dispose()
 
 
 def test_a_connection_made_anew_is_not_judged_by_its_old_socket(

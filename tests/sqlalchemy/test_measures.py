@@ -111,3 +111,42 @@ def test_resets_of_sessions_are_counted(own_server: MariaDBServer) -> None:
     assert found["skipped"] == 1 and sum(found.values()) == 3
     assert found["full"] >= 1
     engine.dispose()
+
+
+def test_connections_that_the_server_closed_are_not_idle(
+    own_server: MariaDBServer,
+) -> None:
+    """The metrics tell what the server does, although nobody has borrowed since."""
+    engine = create_engine(
+        "mysql+pymysql://",
+        connect_args=own_server.client_options,
+        poolclass=GreenletPool,
+    )
+    first, second = engine.connect(), engine.connect()
+    first.close()
+    pool = engine.pool
+    assert isinstance(pool, GreenletPool)
+    assert (pool.stats().size, pool.stats().idle) == (2, 1)
+    own_server.restart()
+    assert (pool.stats().size, pool.stats().idle) == (1, 0)
+    # The place is there, and connected again by its next borrower.
+    assert pool.core.size == 2
+    with engine.connect():
+        assert (pool.stats().size, pool.stats().in_use) == (2, 2)
+    assert pool.stats().idle == 1
+    second.invalidate()
+    second.close()
+    assert pool.stats().idle == 1 and pool.core.idle_connections()
+    engine.dispose()
+
+
+def test_what_has_no_descriptor_counts_as_open(engine: Engine) -> None:
+    """SQLite has no server that could close it."""
+    pool = engine.pool
+    assert isinstance(pool, GreenletPool)
+    conn = engine.connect()
+    conn.close()
+    assert (pool.stats().size, pool.stats().idle) == (1, 1)
+    with engine.connect() as conn:
+        conn.invalidate()
+    assert (pool.core.size, pool.stats().size, pool.stats().idle) == (1, 0, 0)
