@@ -1,8 +1,10 @@
 """The pool: lends connections to greenlets, and takes them back.
 
-This file has the public class, the fast paths of a loan, and the choice of the path.
-The rest is in ``_core``: ``ledger.py`` holds the state, ``lifecycle.py`` opens, checks,
-resets and closes, ``line.py`` waits, ``claims.py`` ends loans. Two rules:
+This file has the public class and the fast paths of a loan. The rest is in ``_core``:
+``bound_pool.py`` chooses the path and begins anew in a forked child, ``pool_parts.py``
+makes the parts. Of these, ``ledger.py`` holds the state, ``lifecycle.py`` opens,
+checks, resets and closes, ``lending.py`` lends where the fast path cannot, ``line.py``
+waits, and ``claims.py`` ends loans. Two rules:
 
 * The wait of the borrower is the only switch point of :meth:`Pool.acquire`. Everything
   else that may switch is done by greenlets of the pool. So a kill or a
@@ -17,39 +19,28 @@ lock.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from gevent import get_hub, getcurrent
-from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
 from geventpool._core import registry
 from geventpool._core.as_connector import as_connector
-from geventpool._core.claims import Claims
+from geventpool._core.bound_pool import BoundPool
 from geventpool._core.context import NO_HOLDER, ConnectionContext
-from geventpool._core.deadlocks import waiting
-from geventpool._core.holders import Holder, Holders
-from geventpool._core.home import Home
-from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, anyone
-from geventpool._core.lifecycle import Lifecycle
-from geventpool._core.line import Line
-from geventpool._core.loan_watch import LoanWatch, weak_call
-from geventpool._core.measures import Measures, is_default, keep
-from geventpool._core.pool_state import PoolState, loans_under_way
+from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry
+from geventpool._core.measures import Measures, is_default
 from geventpool._core.reports import Loan
 from geventpool._core.shutdown import shut_down
-from geventpool.admission import Admission, AdmissionControl
 from geventpool.connector import Connector, ErrorAction, judge
-from geventpool.errors import PoolClosedError
 from geventpool.extension import Extension
 from geventpool.labels import LabelBlock, Labels, check_label, find_labels
 from geventpool.listeners import Listeners
 from geventpool.options import MoreKeywords, PoolOptions, described, documented
-from geventpool.policies import check_int, check_optional_seconds, check_seconds
+from geventpool.policies import check_int, check_optional_seconds
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +56,7 @@ def pools() -> list[Pool[Any]]:
 
 
 @described(PoolOptions)
-class Pool(PoolState[C]):
+class Pool(BoundPool[C]):
     """A pool of connections for the greenlets of one event loop.
 
     Each option below has the same name in every adapter; ``docs/reference/options.rst``
@@ -80,31 +71,6 @@ class Pool(PoolState[C]):
     :raises Exception: raised while *initial_connections* were opened. With any of them
         the constructor waits for them, and then *may switch*.
     """
-
-    # A loan finds these faster than among forty attributes.
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_clock",
-        "_closed",
-        "_get_idle",
-        "_holders",
-        "_home",
-        "_is_unobserved",
-        "_release_is_trivial",
-        "_holders_by_id",
-        "_last_block_owner",
-        "_ledger",
-        "_waiters",
-        "_probe",
-        "_make_idle",
-        "_pass_on",
-        "_put_back",
-        "_last_holder",
-        "_last_releaser",
-        "_lifecycle",
-        "_line",
-    )
 
     #: what adapters may do with the pool; see :class:`~geventpool.extension.Extension`
     extension: Extension[C]
@@ -145,83 +111,6 @@ class Pool(PoolState[C]):
         if chosen.initial_connections:
             self._prefill(chosen.initial_connections)
 
-    def _begin(
-        self,
-        max_connections: int,
-        clock: Callable[[], float] = time.monotonic,
-        closed: bool = False,
-    ) -> None:
-        """Begin without connections: in the constructor, and in a forked child."""
-        chosen = self._options
-        self._home = Home()
-        self._holders = Holders(self._holder_died, chosen.reclaim)
-        lifecycle = self._lifecycle = Lifecycle(
-            self.connector,
-            self._listeners,
-            chosen,
-            max_connections=max_connections,
-            on_sweep=self._holders.sweep,
-            name=self.name,
-        )
-        ledger = self._ledger = lifecycle.ledger
-        ledger.closed = closed
-        ledger.owner_only = chosen.owner_only and chosen.reclaim
-        #: refuses callers early; None: nothing does
-        self._control: AdmissionControl | None = None
-        if isinstance(chosen.admission, Admission):
-            self._control = AdmissionControl(chosen.admission, self.name, ledger)
-            ledger.on_return = self._control.on_return
-        on_change = weak_call(self._choose_path)
-        self._watch = LoanWatch(
-            self.name, ledger, self._listeners, chosen.leak_after, on_change
-        )
-        self._line: Line[C] = Line(
-            self.name,
-            lifecycle,
-            self._watch,
-            self._control,
-            timeout=chosen.timeout,
-            max_waiting=chosen.max_waiting,
-            backoff=chosen.backoff,
-            handoff=chosen.handoff,
-        )
-        self._claims = Claims(lifecycle, self._holders, self._home, chosen.owner_only)
-        self.extension = Extension(lifecycle, self._claims, self._home, chosen.timeout)
-        self._bind(clock)
-
-    def _bind(self, clock: Callable[[], float]) -> None:
-        """Bind what a loan of the fast path touches."""
-        lifecycle, ledger = self._lifecycle, self._ledger
-        self._clock = ledger.clock = clock
-        #: the holder that borrowed last: most often it is the next one too
-        self._last_holder: Any = NO_HOLDER
-        #: the last greenlet that gave back; not the same attribute, because a release
-        #: takes the fast path even if a loan is to be noted where it begins
-        self._last_releaser: Any = NO_HOLDER
-        #: the greenlet that entered a block last
-        self._last_block_owner: Callable[[], greenlet | None] = NO_HOLDER
-        self._waiters = ledger.waiters
-        self._get_idle: Callable[[], Entry[C]] = ledger.idle_queue.get_nowait
-        self._put_back: Callable[[Entry[C]], object] = ledger.idle_queue.put_nowait
-        #: the same at the end of a loan, which may be measured
-        self._make_idle: Callable[[Entry[C]], object] = self._put_back
-        self._pass_on: Callable[[Entry[C]], object] = lifecycle.assign
-        self._probe = lifecycle.readiness.probe
-        #: whether a returned connection only has to be put into the queue
-        self._release_is_trivial = (
-            lifecycle.returns.is_trivial and lifecycle.returns.on_loan_end is None
-        )
-        if self._measures is not None:
-            self._begin_measuring()
-        self._choose_path()
-
-    def _choose_path(self) -> None:
-        """Take the fast path, unless the next loan is to be noted."""
-        is_fast = self._lifecycle.is_unobserved and not self._watch.is_wanted
-        self._is_unobserved = is_fast
-        self._holders_by_id = self._holders.by_id if is_fast else {}
-        self._last_holder = NO_HOLDER
-
     def _within_budget(self, max_connections: int) -> int:
         """Return the number of places that the pool may have at most."""
         budget = self._options.shared_budget
@@ -234,13 +123,6 @@ class Pool(PoolState[C]):
             # The caller gets no pool that it could close.
             self.close(timeout=0)
             raise
-
-    def _rule(self, clock: Callable[[], float]) -> None:
-        """Use *clock* from now on: it returns seconds, monotonic. For tests."""
-        # The copy saves each loan a look at the ledger.
-        self._clock = self._ledger.clock = clock
-        if self._measures is not None:
-            self._make_idle = self._measures.measured(self._put_back, clock)
 
     # Borrowing
 
@@ -354,45 +236,7 @@ class Pool(PoolState[C]):
     def _borrow(self, retry: int | None, timeout: float | None) -> Entry[C]:
         """Return an entry that is in use. The caller notes its holder. May switch."""
         self._check_thread()
-        if timeout is not None:
-            timeout = check_seconds("timeout", timeout)
-        if retry is not None:
-            check_int("retry", retry)
-        if self._ledger.closed:
-            raise PoolClosedError(f"Pool {self.name!r} is closed")
-        if self._ledger.is_torn:
-            self._lifecycle.recover()
-        started = self._clock()
-        entry = None if self._waiters else self._line.take_idle(started)
-        waited = 0.0
-        if entry is None:
-            entry = self._line.wait(retry, timeout, started)
-            if self._is_unobserved and self._measures is None:
-                return entry
-            waited = self._clock() - started
-        if not self._is_unobserved:
-            self._notify_acquired(entry, waited)
-        if waited and self._measures is not None:
-            self._measures.wait.observe(waited)
-        return entry
-
-    def _notify_acquired(self, entry: Entry[C], waited: float) -> None:
-        # An entry without a holder counts as lost if a listener switches and another
-        # greenlet is interrupted meanwhile.
-        entry.holder = anyone
-        try:
-            self._watch.note(entry)
-            self._listeners.notify("acquired", entry.conn, waited)
-        except BaseException:
-            # A listener was interrupted, and the borrower will not get the entry.
-            self._ledger.is_torn = True
-            get_hub().loop.run_callback(self._lifecycle.recover)
-            if entry.state is IN_USE:
-                self._lifecycle.assign(entry)
-            raise
-        if entry.state is not IN_USE:
-            raise PoolClosedError(f"Pool {self.name!r} was closed by a listener")
-        entry.holder = None
+        return self._parts.lending.borrow(retry, timeout)
 
     # Giving back
 
@@ -441,7 +285,7 @@ class Pool(PoolState[C]):
                 raise
             return
         is_here = self._is_here()
-        self._claims.release(conn, anyone, is_here)
+        self._parts.claims.release(conn, anyone, is_here)
 
     def drop(self, conn: C, anyone: bool = False) -> None:
         """Close a connection that is on loan to the caller, or idle.
@@ -456,7 +300,7 @@ class Pool(PoolState[C]):
         :raises ConnectionNotFoundError: neither idle nor the caller's to give back.
         """
         is_here = self._is_here()
-        self._claims.drop(conn, anyone, is_here)
+        self._parts.claims.drop(conn, anyone, is_here)
 
     def transfer(self, conn: C, greenlet: greenlet | None) -> None:
         """Make another greenlet the holder of a connection on loan to the caller.
@@ -474,7 +318,7 @@ class Pool(PoolState[C]):
         if greenlet is not None and not isinstance(greenlet, _Greenlet):
             raise TypeError(f"greenlet must be a greenlet or None, not {greenlet!r}")
         is_here = self._is_here()
-        self._claims.transfer(conn, greenlet, is_here)
+        self._parts.claims.transfer(conn, greenlet, is_here)
 
     def _after_error(self, entry: Entry[C], error: BaseException) -> None:
         """A block was left by *error*: decide what becomes of its connection."""
@@ -487,43 +331,6 @@ class Pool(PoolState[C]):
         self._lifecycle.terminate(entry, CloseReason.BORROWER_FAILED)
         if action is ErrorAction.DRAIN:
             self.drain()
-
-    def _holder_died(self, holder: Holder) -> None:
-        self._claims.holder_died(holder)
-
-    # Thread, event loop, process
-
-    def _check_thread(self) -> None:
-        """Raise an error in a foreign thread; begin anew with another hub."""
-        if not self._is_here():
-            raise RuntimeError(
-                f"Pool {self.name!r} belongs to the event loop of another thread; "
-                "give each thread a pool of its own"
-            )
-
-    def _is_here(self) -> bool:
-        """Whether this is the thread of the pool. Begin anew if it has another hub."""
-        hub = get_hub_if_exists()
-        if hub is None or self._home.hub() is not hub:
-            if not self._home.is_this_thread:
-                return False
-            if self._home.enter():
-                self._start_over()
-        return True
-
-    def _start_over(self) -> None:
-        """Begin without connections, because the event loop was destroyed."""
-        for waiter in self._waiters:
-            waiting.pop(waiter, None)
-        self._forked()
-        self._home.enter()
-
-    def _forked(self) -> None:
-        """In a forked child: begin without connections; keep the parent's intact."""
-        self._holders.by_id.clear()
-        self._lifecycle.teardown.forget()
-        ledger = self._ledger
-        self._begin(ledger.max_connections, ledger.clock, ledger.closed)
 
     # The whole pool
 
@@ -621,13 +428,9 @@ class Pool(PoolState[C]):
         ``weakref.finalize``, which would keep the ledger and the connections alive, and
         connections of some drivers refer to their pool. Borrowers keep what they have.
         """
-        lifecycle = getattr(self, "_lifecycle", None)
-        if lifecycle is not None:
-            if self._home.is_this_thread:
-                _let_go(self._holders, lifecycle)
-            else:
-                # No other thread may touch what the event loop refers to.
-                self._home.call(_let_go, self._holders, lifecycle)
+        parts = getattr(self, "_parts", None)
+        if parts is not None:
+            parts.let_go()
 
     # Labels and measures
 
@@ -669,29 +472,6 @@ class Pool(PoolState[C]):
         """
         if self._measures is None:
             self._begin_measuring()
-
-    def _begin_measuring(self) -> None:
-        lifecycle = self._lifecycle
-        measures = Measures(
-            loans_under_way(self._ledger),
-            self.connector.reset_counts(),
-            has_connections=not self.connector.connects_later,
-        )
-        self._measures = self._line.measures = measures
-        if (labels := find_labels(self._listeners.listeners)) is not None:
-            measures.count_labels(labels.counts)
-        keep(self, measures)
-        self._listeners.set_recorder(measures)
-        self._ledger.observe_use = measures.use.observe
-        self._make_idle = measures.measured(self._put_back, self._clock)
-        self._pass_on = lifecycle.end_loan_normally
-
-
-def _let_go(holders: Holders, lifecycle: Lifecycle[Any]) -> None:
-    """Give up what a pool kept that nothing refers to any more. Never switches."""
-    # A greenlet that outlives many pools must not collect their links.
-    holders.clear()
-    lifecycle.teardown.terminate_idle()
 
 
 #: The name is not hidden by a parameter called "greenlet".

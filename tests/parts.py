@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from gevent import Greenlet
 
     from geventpool._core.borrow_sites import BorrowSites
+    from geventpool._core.claims import Claims
     from geventpool._core.holders import Holders
+    from geventpool._core.home import Home
     from geventpool._core.ledger import Ledger
     from geventpool._core.lifecycle import Lifecycle
     from geventpool._core.line import Line
@@ -71,7 +73,7 @@ def hangups(pool: Any) -> Any:
 
 def line(pool: Any) -> Line[Any]:
     """The waiters."""
-    found: Line[Any] = pool._line
+    found: Line[Any] = pool._parts.line
     return found
 
 
@@ -86,9 +88,21 @@ def holders(pool: Any) -> Holders:
     return found
 
 
+def home(pool: Any) -> Home:
+    """The thread and the event loop of the pool."""
+    found: Home = pool._parts.home
+    return found
+
+
+def claims(pool: Any) -> Claims[Any]:
+    """What ends loans."""
+    found: Claims[Any] = pool._parts.claims
+    return found
+
+
 def loan_watch(pool: Any) -> LoanWatch:
     """What is observed of the loans."""
-    found: LoanWatch = pool._watch
+    found: LoanWatch = pool._parts.watch
     return found
 
 
@@ -130,7 +144,7 @@ def forked(pool: Any) -> None:
 
 def admission(pool: Any) -> Any:
     """What refuses waiters in an overload; None: not asked for."""
-    return pool._control
+    return pool._parts.control
 
 
 def sharing(pool: Any) -> Any:

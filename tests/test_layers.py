@@ -151,6 +151,29 @@ CORE: dict[str, set[str]] = {
     },
     "registry": {"deadlocks", "sockets"},
     "shutdown": {"errors", "ledger", "lifecycle", "reports"},
+    "lending": {
+        "errors",
+        "ledger",
+        "lifecycle",
+        "line",
+        "loan_watch",
+        "policies",
+    },
+    "pool_parts": {
+        "admission",
+        "claims",
+        "connector",
+        "deadlocks",
+        "extension",
+        "holders",
+        "home",
+        "lending",
+        "lifecycle",
+        "line",
+        "listeners",
+        "loan_watch",
+        "options",
+    },
     "pool_state": {
         "failures",
         "labels",
@@ -158,10 +181,22 @@ CORE: dict[str, set[str]] = {
         "lifecycle",
         "line",
         "listeners",
-        "loan_watch",
         "measured",
         "measures",
+        "pool_parts",
         "reports",
+    },
+    "bound_pool": {
+        "connector",
+        "context",
+        "holders",
+        "labels",
+        "ledger",
+        "listeners",
+        "measures",
+        "options",
+        "pool_parts",
+        "pool_state",
     },
     "extension": {
         "breaker",
@@ -194,29 +229,20 @@ CORE: dict[str, set[str]] = {
         "wait_timers",
     },
     "pool": {
-        "labels",
         "as_connector",
-        "admission",
-        "claims",
+        "bound_pool",
         "connector",
         "context",
-        "deadlocks",
-        "errors",
         "extension",
-        "holders",
-        "home",
+        "labels",
         "ledger",
-        "lifecycle",
-        "line",
         "listeners",
-        "loan_watch",
         "measures",
         "options",
         "policies",
         "registry",
         "reports",
         "shutdown",
-        "pool_state",
     },
 }
 
@@ -397,7 +423,7 @@ def test_an_import_that_goes_up_is_found(path: str, source: str) -> None:
             "pool.py",
             "from gevent.queue import LifoQueue\nfrom ._core.ledger import Ledger",
         ),
-        ("pool.py", "from geventpool._core import ledger, lifecycle"),
+        ("pool.py", "from geventpool._core import context, ledger"),
         ("pool.py", "if TYPE_CHECKING:\n    from typing_extensions import Unpack"),
         ("__init__.py", "from geventpool.pool import Pool"),
         ("redis/pool.py", "import redis.connection\nfrom . import connector"),
@@ -515,7 +541,10 @@ def is_core(path: str) -> bool:
 #: adapters derive from.
 MEMBERS = {name for path in FILES if is_core(path) for name in members_of(path)}
 INHERITED = frozenset().union(
-    *map(members_of, ("pool.py", "_core/pool_state.py", "_core/context.py"))
+    *map(
+        members_of,
+        ("pool.py", "_core/bound_pool.py", "_core/pool_state.py", "_core/context.py"),
+    )
 )
 
 

@@ -23,7 +23,11 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "doctor/servers.py",
     ),
     # Executed where "tests" is the folder of another project.
-    "compat/swap_queuepool.py": ("pool.py", "_core/registry.py", "_core/workers.py"),
+    "compat/swap_queuepool.py": (
+        "_core/bound_pool.py",
+        "_core/registry.py",
+        "_core/workers.py",
+    ),
     "django/conftest.py": ("django/mysql/pools.py",),
     "django/test_backend.py": (
         "django/mysql/pools.py",
@@ -38,7 +42,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "failures/scenes/shared.py": ("redis/cluster.py", "redis/sharing.py"),
     # What a URL says is read where it is used.
     "failures/test_fuzzing.py": ("mysql/connector.py",),
-    "harness/test_disturbance.py": ("pool.py",),
+    "harness/test_disturbance.py": ("_core/bound_pool.py",),
     "harness/test_testing.py": ("_core/reaper.py",),
     "mysql/test_ahead.py": ("mysql/connector.py", "mysql/reset.py"),
     "mysql/test_cancel.py": ("mysql/pool.py", "mysql/side_connection.py"),
@@ -67,7 +71,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "redis/test_trouble.py": ("redis/pool.py",),
     "redis/test_unpatched.py": ("redis/cluster.py", "redis/compat_attributes.py"),
     "sqlalchemy/test_engine.py": ("sqlalchemy/pool.py", "sqlalchemy/record_pool.py"),
-    "test_acquire.py": ("pool.py",),
+    "test_acquire.py": ("_core/bound_pool.py",),
     "test_connector.py": ("connection.py",),
     "test_deadline.py": ("dialing.py",),
     "test_expiry.py": ("_core/reaper.py",),
@@ -77,10 +81,10 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "test_interruption.py": ("_core/returning.py",),
     "test_leaks.py": ("_core/borrow_sites.py",),
     "test_outage.py": ("_core/server_probe.py",),
-    "test_recovery.py": ("pool.py",),
+    "test_recovery.py": ("pool.py", "_core/bound_pool.py"),
     "test_sockets.py": ("dialing.py",),
     "test_telling.py": ("listeners.py",),
-    "test_threads.py": ("pool.py",),
+    "test_threads.py": ("_core/claims.py",),
 }
 
 #: Private names of drivers, which adapters keep as the drivers have them, and of the

@@ -502,6 +502,6 @@ def test_a_death_ends_only_loans_that_are_still_its_own() -> None:
     with pool.connection() as again:
         assert again is conn
         holder.loan = parts.ledger(pool).entries[id(conn)]
-        pool._holder_died(holder)
+        parts.claims(pool).holder_died(holder)
         assert again.end is None
     holder.loan = None

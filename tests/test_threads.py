@@ -18,6 +18,7 @@ from geventpool.testing import (
     check,
     check_capacity,
 )
+from tests import parts
 from tests.peers import Echo, run_script
 
 
@@ -134,10 +135,10 @@ def test_what_another_thread_ends_is_the_loan_that_it_saw(
     """Not that of the next borrower, if the connection came back meanwhile."""
     pool = Pool(ScriptedConnector(), max_connections=1)
     conn = pool.acquire()
-    home, late = pool._home, Late()
-    pool._claims._home = late  # type: ignore[assignment]
+    home, late = parts.home(pool), Late()
+    parts.claims(pool)._home = late  # type: ignore[assignment]
     thread(lambda: ENDS[end][0](pool, conn))
-    pool._claims._home = home
+    parts.claims(pool)._home = home
     pool.release(conn)
     assert pool.acquire() is conn
     home.call(*late.calls)

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import ref
 
 from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 from greenlet import greenlet
 
@@ -50,6 +51,19 @@ class Home:
     def is_this_thread(self) -> bool:
         """Whether the calling thread is the one of this home."""
         return _this_thread() is self._thread
+
+    def is_here(self, on_new_hub: Callable[[], object]) -> bool:
+        """Whether the calling thread is the one of this home.
+
+        :param on_new_hub: called first if that thread has lost the hub it had before.
+        """
+        hub = get_hub_if_exists()
+        if hub is None or self.hub() is not hub:
+            if not self.is_this_thread:
+                return False
+            if self.enter():
+                on_new_hub()
+        return True
 
     def enter(self) -> bool:
         """Note the hub of the calling thread; whether the one before is lost."""

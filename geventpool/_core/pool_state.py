@@ -11,9 +11,9 @@ from geventpool._core.failures import Failure, describe
 from geventpool._core.ledger import IDLE, IN_USE, Ledger
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
-from geventpool._core.loan_watch import LoanWatch
 from geventpool._core.measured import Measured
 from geventpool._core.measures import Measures
+from geventpool._core.pool_parts import PoolParts
 from geventpool._core.reports import Loan, loans, summary
 from geventpool.labels import labels_of
 from geventpool.listeners import PoolStats
@@ -29,10 +29,9 @@ class PoolState(Generic[C]):
     __slots__ = ()
 
     name: str
+    _parts: PoolParts[C]
     _ledger: Ledger[C]
     _lifecycle: Lifecycle[C]
-    _line: Line[C]
-    _watch: LoanWatch
     _measures: Measures | None
 
     @property
@@ -79,9 +78,7 @@ class PoolState(Generic[C]):
 
     def stats(self) -> PoolStats:
         """The state of the pool at this moment; the object does not change later."""
-        return stats_of(
-            self.name, self._lifecycle, self._line, self._watch, self._measures
-        )
+        return stats_of(self.name, self._parts, self._measures)
 
     def __repr__(self) -> str:
         state = " closed" if self._ledger.closed else ""
@@ -107,19 +104,14 @@ def last_failure(lifecycle: Lifecycle[Any]) -> Failure | None:
     return Failure(describe(error), now - when, lasting)
 
 
-def stats_of(
-    name: str,
-    lifecycle: Lifecycle[Any],
-    line: Line[Any],
-    watch: LoanWatch,
-    measures: Measures | None,
-) -> PoolStats:
+def stats_of(name: str, parts: PoolParts[Any], measures: Measures | None) -> PoolStats:
     """Return the state of a pool at this moment.
 
     :param name: the pool's.
     :param measures: what is measured; None: nothing.
     """
-    ledger, leases = lifecycle.ledger, lifecycle.leases
+    lifecycle, line, watch = parts.lifecycle, parts.line, parts.watch
+    ledger, leases = parts.ledger, lifecycle.leases
     cancellations, connector = lifecycle.closer.cancellations, lifecycle.connector
     return PoolStats(
         name=name,

@@ -99,7 +99,7 @@ def _at_work(pool: Pool[Any]) -> int:
 
 
 def _is_of_this_thread(pool: Pool[Any]) -> bool:
-    hub = pool._home.hub()
+    hub = pool._parts.home.hub()
     return hub is not None and hub is get_hub_if_exists()
 
 
@@ -112,11 +112,11 @@ def _loans_left(pool: Pool[Any], before: dict[int, float]) -> Iterator[str]:
 
 
 def _told(pool: Pool[Any], entry: Entry[Any], loan: Loan) -> str:
-    site = pool._watch.sites.of(entry)
+    site = pool._parts.watch.sites.of(entry)
     borrowed = "" if site is None else f"borrowed at {site} "
     return f"{borrowed}was not given back; held by {loan.holder}, now at {loan.place}"
 
 
 def _note_all(always: bool) -> None:
     for pool in pools():
-        pool._watch.sites.want_all(always)
+        pool._parts.watch.sites.want_all(always)

@@ -561,7 +561,7 @@ def test_the_collector_may_run_after_the_loop(make_pool, monkeypatch):
     pool = make_pool()
     conn = pool.connect()
     with monkeypatch.context() as patch:
-        patch.setattr(pool.core._home, "hub", lambda: None)
+        patch.setattr(parts.home(pool.core), "hub", lambda: None)
         del conn
     gevent.idle()
     assert pool.checkedout() == 1
@@ -1103,13 +1103,13 @@ def test_a_death_ends_only_loans_that_are_still_its_own(make_pool):
     pool = make_pool()
     records = pool.core
     record = pool.connect()
-    [entry] = records._ledger.entries.values()
+    [entry] = parts.ledger(records).entries.values()
     holder = entry.holder
     record.close()
     again = pool.connect()
     holder.loan = entry
     entry.holder = None
-    records._holder_died(holder)
+    parts.claims(records).holder_died(holder)
     assert again.dbapi_connection is not None
     entry.holder, holder.loan = holder, entry
     again.close()
