@@ -14,7 +14,8 @@ from typing import Any
 
 from geventpool._core.ledger import Ledger
 from geventpool.budget import Budget, BudgetShare, BudgetStats
-from geventpool.budget.seat import Client, Seat
+from geventpool.budget.client import Client
+from geventpool.budget.seat import Seat
 from geventpool.budget.table import parts_in
 from geventpool.errors import BudgetError
 

@@ -10,7 +10,7 @@ from geventpool._core.closing import Closer
 from geventpool._core.leases import Leases
 from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
 from geventpool._core.opener import Opener
-from geventpool.budget.seat import Standing
+from geventpool.budget.client import Client, Standing
 
 __all__ = ["SeatClient"]
 
@@ -20,7 +20,7 @@ C = TypeVar("C")
 RECENT = 0.02
 
 
-class SeatClient(Generic[C]):
+class SeatClient(Client, Generic[C]):
     """Answers the questions of a seat for one pool. Its methods never switch.
 
     :param serve: called when there may be free places.

@@ -11,9 +11,10 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 from weakref import WeakMethod, WeakSet
 
+from geventpool.budget.client import Client, Standing
 from geventpool.budget.sharing import (
     Part,
     in_force,
@@ -24,7 +25,7 @@ from geventpool.budget.sharing import (
 from geventpool.budget.table import Table
 from geventpool.budget.wakeups import FREE, WISH, Mailbox
 
-__all__ = ["Client", "Seat", "Standing"]
+__all__ = ["Seat"]
 
 log = logging.getLogger("geventpool")
 
@@ -37,43 +38,6 @@ MEANT = 0.05
 #: Seconds before a place of a process that died is used. Its sockets may be closed
 #: after its locks were released.
 GRACE = 0.02
-
-
-class Standing(NamedTuple):
-    """What a client has at a moment.
-
-    :param idle: connections that nobody uses and that could be given.
-    :param used: connections in use.
-    :param leaving: connections that are being closed.
-    :param promised: those in use that will be given when they come back.
-    """
-
-    idle: int
-    used: int
-    leaving: int
-    promised: int
-
-
-class Client(Protocol):
-    """What a seat asks of a pool. None of this switches."""
-
-    def settle(self) -> None:
-        """Give up the places of connections that are closed, if any are left."""
-
-    def lacking(self) -> int:
-        """How many more places its waiters need."""
-
-    def serve(self) -> None:
-        """Lease what is lacking: there may be free places."""
-
-    def standing(self) -> Standing:
-        """What it has now."""
-
-    def give_idle(self, number: int) -> int:
-        """Begin to close so many that nobody uses; return how many that are."""
-
-    def give_used(self, number: int) -> None:
-        """Close the next *number* that come back. It replaces an earlier number."""
 
 
 def _weakly(method: Callable[[], object]) -> Callable[[], None]:

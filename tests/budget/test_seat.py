@@ -14,7 +14,8 @@ import pytest
 
 from geventpool import BudgetError
 from geventpool.budget import seat as module
-from geventpool.budget.seat import Seat, Standing
+from geventpool.budget.client import Standing
+from geventpool.budget.seat import Seat
 from geventpool.budget.table import read
 from geventpool.testing import wait_until
 
