@@ -20,24 +20,6 @@ from tests.servers import MariaDBServer, RedisServer, Server  # noqa: E402
 HERE = Path(__file__).parent
 
 
-#: They look at all greenlets, timers and loans of the process. So they run before tests
-#: of libraries that keep greenlets of their own.
-FIRST = ("failures/test_storms.py", "harness/")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that look at the whole process first."""
-
-    def runs_later(item: pytest.Item) -> bool:
-        path = item.path
-        return not (
-            path.is_relative_to(HERE)
-            and path.relative_to(HERE).as_posix().startswith(FIRST)
-        )
-
-    items.sort(key=runs_later)
-
-
 @dataclass
 class HubError:
     """An error that ended a greenlet or a hub callback, with nobody to raise it in."""

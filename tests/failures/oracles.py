@@ -44,7 +44,8 @@ class Footprint:
     """
     What this process has of what leaks.
 
-    Objects from before a ``gc.freeze()`` are not among it.
+    Objects from before a ``gc.freeze()`` are not among it, and neither are the timers
+    by which greenlets from before it sleep, each time anew.
     """
 
     descriptors: frozenset[int]
@@ -59,12 +60,17 @@ class Footprint:
         timer: Any = type(gevent.get_hub().loop.timer(0))
         # By type(): a lazy object of Django sets itself up when asked for its class.
         objects = gc.get_objects()
+        greenlets = [
+            it
+            for it in objects
+            if issubclass(type(it), gevent.Greenlet) and not it.dead
+        ]
+        sleepers = {None, *map(id, greenlets)}
+        timers = [it for it in objects if issubclass(type(it), timer) and it.active]
         return cls(
             open_descriptors(),
-            sum(
-                issubclass(type(it), gevent.Greenlet) and not it.dead for it in objects
-            ),
-            sum(issubclass(type(it), timer) and it.active for it in objects),
+            len(greenlets),
+            sum(_sleeper(it) in sleepers for it in timers),
             sys.getallocatedblocks(),
         )
 
@@ -89,6 +95,13 @@ class Footprint:
             "blocks of memory": self.blocks - before.blocks - BLOCKS,
         }
         return {name: count for name, count in more.items() if count > 0}
+
+
+def _sleeper(timer: Any) -> int | None:
+    """The id of the greenlet that sleeps by this timer; None: it wakes no greenlet."""
+    waiter = getattr(timer.callback, "__self__", None)
+    greenlet = getattr(waiter, "greenlet", None)
+    return id(greenlet) if isinstance(greenlet, gevent.Greenlet) else None
 
 
 def open_descriptors() -> frozenset[int]:

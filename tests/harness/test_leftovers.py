@@ -45,7 +45,8 @@ def test_a_loan_whose_line_is_not_known_is_found(pool: Pool[Any]) -> None:
     """It began before the pool was watched."""
     leftovers = Leftovers(with_greenlets=False)
     conn = borrow(pool)
-    (found,) = leftovers.found()
+    # Pools of earlier tests may have loans as well.
+    (found,) = [each for each in leftovers.found() if repr(pool.name) in each]
     assert "a connection was not given back" in found
     pool.release(conn)
 

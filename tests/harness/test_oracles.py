@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from geventpool import Outage, PoolExhaustedError
 from tests import parts
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import OurSockets, PatientSockets
-from tests.failures.oracles import BLOCKS, Outcome, broken
+from tests.failures.oracles import BLOCKS, Footprint, Outcome, broken
 from tests.failures.proxy import CALM, Fault
 from tests.failures.sites import LIMIT, Site
 from tests.failures.storms import STORMS, Scene, Storm, rage
@@ -291,3 +292,28 @@ def test_what_was_given_up_is_told_first() -> None:
     """Whatever else there is to say."""
     outcome = Outcome("restart", "tcp", 1, given_up="hung")
     assert broken(outcome)[0] == "hung"
+
+
+def test_an_older_greenlet_that_sleeps_anew_is_not_left_behind() -> None:
+    """The reaper of an older pool takes another timer for each of its pauses."""
+    awake = Event()
+
+    def sleep_twice() -> None:
+        awake.wait()
+        real_time(60)
+
+    older = gevent.spawn(sleep_twice)
+    gevent.idle()
+    gc.collect()
+    gc.freeze()
+    try:
+        before = Footprint.take()
+        awake.set()
+        gevent.idle()
+        assert "timers" not in Footprint.take().left_since(before)
+        newer = gevent.spawn(real_time, 60)
+        gevent.idle()
+        assert Footprint.take().left_since(before)["timers"] == 1
+    finally:
+        gc.unfreeze()
+        gevent.killall([older, newer])
