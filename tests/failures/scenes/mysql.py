@@ -184,7 +184,7 @@ def what_else_a_connection_does(site: Site) -> Scene:
             conn.autocommit(False)
             conn.commit()
 
-    return mysql_scene(work, site)
+    return mysql_scene(work, site, port=site.late_mysql.port)
 
 
 @covers(

@@ -174,8 +174,6 @@ class Reauthenticating(redis.Connection):
     def re_auth(self) -> None:
         if self._re_auth_token is not None:
             self.send_command("PING")
-            # The reply may be there before it is read: then nothing switches.
-            gevent.idle()
             self.read_response()
             self._re_auth_token = None
 
@@ -190,7 +188,8 @@ def authenticating_anew(site: Site) -> Scene:
         conn.set_re_auth_token(Token())
         client.connection_pool.release(conn)
 
-    return redis_scene(work, site, connection_class=Reauthenticating)
+    options = {"port": site.late_redis.port, "connection_class": Reauthenticating}
+    return redis_scene(work, site, **options)
 
 
 @covers(
@@ -206,7 +205,8 @@ def pinged_and_authenticated_by_the_pool(site: Site) -> Scene:
         until_idle(client.connection_pool.core)
         client.get("mine")
 
-    return redis_scene(work, site, connection_class=Reauthenticating, ping_after=0)
+    options = {"port": site.late_redis.port, "connection_class": Reauthenticating}
+    return redis_scene(work, site, **options, ping_after=0)
 
 
 @covers("redis.internals.handle_push")

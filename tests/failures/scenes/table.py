@@ -10,6 +10,7 @@ from typing import Any
 
 from geventpool import Pool
 from geventpool.testing import wait_until
+from tests.failures.proxy import Proxy
 from tests.peers import Echo, tls_contexts, unix_path
 from tests.servers import MariaDBServer, RedisSentinel, RedisServer
 
@@ -26,6 +27,10 @@ class Site:
     cluster: RedisServer
     mysql: MariaDBServer
     file: str
+    #: In front of the two servers, in this process. So a reply is never there before
+    #: one waits for it.
+    late_redis: Proxy
+    late_mysql: Proxy
 
 
 @dataclass
@@ -84,6 +89,8 @@ def open_site(
         Echo(path) as unix,
         RedisServer("--cluster-enabled", "yes") as cluster,
         RedisSentinel(redis_server) as sentinel,
+        Proxy(redis_server.host, redis_server.port) as late_redis,
+        Proxy(mariadb_server.host, mariadb_server.port) as late_mysql,
     ):
         cluster.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         wait_until(lambda: "cluster_state:ok" in str(cluster.ask("CLUSTER", "INFO")))
@@ -91,7 +98,7 @@ def open_site(
             admin.mset({"mine": "M", "yours": "Y"})
         yield Site(
             *(echo, tls, unix, redis_server, sentinel, cluster, mariadb_server),
-            str(file),
+            *(str(file), late_redis, late_mysql),
         )
     for drop in "TABLE {}.money", "TABLE {}.loaded", "PROCEDURE {}.several":
         mariadb_server.ask(f"DROP {drop}".format(name))
