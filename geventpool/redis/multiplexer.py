@@ -20,7 +20,7 @@ from gevent.event import AsyncResult
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.calls import Call, copy_of
 from geventpool.redis.room import Room
-from geventpool.redis.shared import SharedConnection
+from geventpool.redis.shared import CallQueue, SharedConnection
 
 __all__ = ["Multiplexer", "Source"]
 
@@ -31,7 +31,12 @@ MOST = 50
 
 
 class Source(Protocol):
-    """The interface that a multiplexer gets its connections from."""
+    """Where a multiplexer gets its connections from, and gives them back.
+
+    It knows the pool and redis-py's errors; a multiplexer knows neither.
+    """
+
+    #: the pool's, for messages
 
     name: str
     #: the most seconds that a caller waits; None: no limit
@@ -66,7 +71,7 @@ class Source(Protocol):
         """Handle a push of the server. Never switches."""
 
 
-class Multiplexer:
+class Multiplexer(CallQueue):
     """Sends the calls of many greenlets over one connection.
 
     :param source: supplies the connections and the limits.

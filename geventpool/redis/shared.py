@@ -24,7 +24,7 @@ from geventpool.redis.room import Room
 from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import transport_of
 
-__all__ = ["Owner", "SharedConnection"]
+__all__ = ["CallQueue", "SharedConnection"]
 
 #: Bytes that are written in one turn of the loop.
 TURN = 256 * 1024
@@ -42,9 +42,14 @@ LAST_READS = 16
 CLOSED_BY_SERVER = "Connection closed by server."
 
 
-class Owner(Protocol):
-    """The interface of the queue that a shared connection uses."""
+class CallQueue(Protocol):
+    """Where a shared connection takes its calls from, and what it tells of them.
 
+    The queue outlives the connection: what is not written when a connection ends is
+    written to the next one.
+    """
+
+    #: the hub of the greenlets that call
     hub: Any
     #: calls of which no byte was written
     out: deque[Call]
@@ -80,7 +85,7 @@ class SharedConnection:
     :param float renew_after: seconds after which it is given back even if it is used.
     """
 
-    def __init__(self, owner: Owner, conn: Any, renew_after: float) -> None:
+    def __init__(self, owner: CallQueue, conn: Any, renew_after: float) -> None:
         self._owner = owner
         self.conn = conn
         self._transport = transport_of(conn)

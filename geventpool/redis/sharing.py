@@ -33,7 +33,7 @@ from geventpool.redis.internals import (
     has_standard_methods,
     is_fit,
 )
-from geventpool.redis.multiplexer import UNIT, Multiplexer
+from geventpool.redis.multiplexer import UNIT, Multiplexer, Source
 from geventpool.redis.probe import is_quiet
 from geventpool.redis.shareable import (
     SHAREABLE,
@@ -42,7 +42,7 @@ from geventpool.redis.shareable import (
     waits_for_replicas,
 )
 
-__all__ = ["Sharing"]
+__all__ = ["Sharing", "SharingPool"]
 
 log = logging.getLogger("geventpool")
 
@@ -56,11 +56,17 @@ PART_OF_LIFETIME = 20
 CHANNEL = "geventpool:wait"
 
 
-class Client(Protocol):
-    """The interface of the pool that is used here."""
+class SharingPool(Protocol):
+    """What shared connections need of the pool for redis-py that they belong to.
 
+    A pool for one server, for Sentinel and for a node of a cluster answer differently.
+    """
+
+    #: lends the connections
     core: Pool[Any]
+    #: the client-side cache; None: there is none, so connections can be shared
     cache: Any
+    #: what makes a connection, and with which arguments
     connection_class: Any
     connection_kwargs: dict[str, Any]
     #: whether to call owns_connection()
@@ -88,7 +94,7 @@ class Client(Protocol):
         """Note that the number of connections in use has changed. Never switches."""
 
 
-class Sharing:
+class Sharing(Source):
     """The shared connections of one pool.
 
     :param pool: the pool for redis-py. Only a weak reference is kept.
@@ -103,7 +109,7 @@ class Sharing:
 
     def __init__(
         self,
-        pool: Client,
+        pool: SharingPool,
         policy: AutoPipeline,
         max_in_flight: int,
         timeout: float | None,
@@ -281,7 +287,7 @@ class Sharing:
             multiplexer.renew(spoiled=True)
         return error
 
-    # The interface for a multiplexer; see Source.
+    # The interface for a multiplexer: Source.
 
     def acquire(self, timeout: float | None) -> Any:
         """Return a connection on loan, with nothing to read.

@@ -20,7 +20,7 @@ from geventpool.listeners import PoolStats
 from geventpool.policies import Outage
 from geventpool.pool import Pool
 from geventpool.sqlalchemy.outages import ConnectGate
-from geventpool.sqlalchemy.records import Owner, Record, terminate_connection
+from geventpool.sqlalchemy.records import Record, RecordOwner, terminate_connection
 
 __all__ = ["RecordPool", "RecordConnector"]
 
@@ -40,7 +40,7 @@ class RecordConnector(Connector[Record]):
     # SQLAlchemy connects them, in the greenlet of the borrower.
     connects_later = True
 
-    def __init__(self, pool: Owner) -> None:
+    def __init__(self, pool: RecordOwner) -> None:
         self._pool = pool
         self._process = os.getpid()
         #: how many loans ended with which kind of reset
@@ -159,7 +159,7 @@ class RecordPool(Pool[Record]):
     """
 
     def __init__(
-        self, pool: Owner, maxsize: int, use_lifo: bool, **options: Any
+        self, pool: RecordOwner, maxsize: int, use_lifo: bool, **options: Any
     ) -> None:
         self.maxsize = maxsize
         self.use_lifo = use_lifo

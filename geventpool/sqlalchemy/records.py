@@ -34,7 +34,7 @@ from geventpool import sockets
 
 __all__ = [
     "Fairy",
-    "Owner",
+    "RecordOwner",
     "Record",
     "Stranded",
     "interruption",
@@ -50,22 +50,43 @@ SILENT = frozenset({"mysql", "mariadb"})
 class Stranded(Protocol):
     """A statement that may run at the server after its connection was closed."""
 
-    def cancel(self) -> None: ...
-    def close(self) -> None: ...
+    def cancel(self) -> None:
+        """End the statement. May switch."""
+
+    def close(self) -> None:
+        """Give it up. Never switches."""
 
 
-class Owner(Protocol):
-    """The interface of the pool that records use."""
+class RecordOwner(Protocol):
+    """What records, and the core pool that lends them, need of SQLAlchemy's pool.
 
+    The names with an underscore are SQLAlchemy's.
+    """
+
+    #: tells how to talk to the driver
     _dialect: Any
 
     @property
-    def core(self) -> Any: ...
-    def _create_connection(self) -> Record: ...
-    def free_place(self, record: Record) -> None: ...
-    def strand(self, connection: Any) -> Stranded | None: ...
-    def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None: ...
-    def reclaim(self, record: Record) -> None: ...
+    def core(self) -> Any:
+        """The core pool, which counts what its records connect."""
+
+    def _create_connection(self) -> Record:
+        """Make a record, and connect it. May switch."""
+
+    def free_place(self, record: Record) -> None:
+        """Free the place of a record that is on loan, for good. Never switches."""
+
+    def strand(self, connection: Any) -> Stranded | None:
+        """Take over what *connection* has left running. Never switches."""
+
+    def on_collected(self, record: Record, ref: weakref.ref[Any]) -> None:
+        """Note that the proxy of a lent connection was collected. Never switches.
+
+        May run in any greenlet or thread.
+        """
+
+    def reclaim(self, record: Record) -> None:
+        """Give a record back in the place of its borrower. Runs in the hub."""
 
 
 class Record(_ConnectionRecord):
@@ -87,7 +108,7 @@ class Record(_ConnectionRecord):
     _socket_owner: Any = None
     _socket: Any = None
 
-    def __init__(self, pool: Owner, connect: bool = True) -> None:
+    def __init__(self, pool: RecordOwner, connect: bool = True) -> None:
         self.green_pool = pool
         super().__init__(pool, connect)  # type: ignore[arg-type]
 
