@@ -191,10 +191,10 @@ def test_a_look_at_a_connection_that_is_interrupted_costs_no_place(error):
     def fail(conn):
         raise error()
 
-    usable, connector.is_usable = connector.is_usable, fail
+    usable, connector.is_usable = connector.is_usable, fail  # type: ignore[method-assign]
     with pytest.raises(error):
         parts.lifecycle(pool).take_ready(clock())
-    connector.is_usable = usable
+    connector.is_usable = usable  # type: ignore[method-assign]
     check_capacity(pool)
 
 
@@ -222,7 +222,7 @@ def test_a_look_that_switches_may_find_its_connection_closed(verb, usable):
         pool.acquire(reclaim=False)
         waiter.start()
         gevent.idle()
-    connector.is_usable = look
+    connector.is_usable = look  # type: ignore[method-assign]
     looking = gevent.spawn(work)
     asked.wait()
     pool.close(timeout=0)

@@ -213,7 +213,7 @@ def test_a_full_server_makes_borrowers_wait() -> None:
         def use(number: int) -> int:
             with pool.connection() as conn:
                 row = conn.execute("SELECT %s::int, pg_sleep(0.01)", (number,))
-                [answer, _] = row.fetchone() or ()
+                [answer, _] = row.fetchone() or ()  # type: ignore[misc]
                 return int(answer)
 
         jobs = [gevent.spawn(use, number) for number in range(12)]

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 def drawn_tree():
     """Child to parent, as the drawing in the module's docstring has them."""
     parents = {}
-    column_to_name = {}
+    column_to_name: dict[Any, Any] = {}
     for line in errors.__doc__.splitlines():
         match = re.match(r"    ([ |+`-]*)(\w+Error)(?:\((\w+)\))?  ", line)
         if match:

@@ -622,7 +622,7 @@ def test_the_reaper_outlives(trouble: str, hub_errors: list[HubError]) -> None:
     verb = trouble.split()[-1]
     error = gevent.Timeout() if "timeout" in trouble else OSError("trouble")
     if verb == "is_usable":
-        stage.connector.is_usable = fails_for(conns[0])  # type: ignore[method-assign]
+        stage.connector.is_usable = fails_for(conns[0])  # type: ignore[assignment, method-assign]
     else:
         stage.connector.script(verb, error, error)
     stage.clock.advance(101 if verb == "close" else 4)

@@ -212,7 +212,7 @@ def test_the_fast_paths_are_what_is_compared(monkeypatch):
         monkeypatch.setattr(
             parts.lifecycle(pool), "end_loan_normally", noted(pool, "end", ended)
         )
-        pool._borrow = noted(pool, "begin", pool._borrow)
+        pool._borrow = noted(pool, "begin", pool._borrow)  # type: ignore[method-assign]
         pool.release(pool.acquire())
         with pool.connection():
             pass

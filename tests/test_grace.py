@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import gevent
 import pytest
@@ -373,7 +374,8 @@ def all_lent(connector, **options):
 
 def test_what_a_borrower_finds_out_about_the_server_counts():
     """It may have the last place, so that the pool itself cannot try the server."""
-    connector, told = Reconnecting(), []
+    connector = Reconnecting()
+    told: list[Any] = []
     pool, clock, loans, waiter = all_lent(connector, listeners=[Told(told)])
     for error in down(3):
         pool.extension.report_unreachable(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import gevent
 import pytest
@@ -20,7 +21,7 @@ from tests import parts
 class Pairs(Connector):
     """Sockets whose other ends stay in the test's hands."""
 
-    made = []
+    made: list[Any] = []
 
     def __init__(self):
         self.others = []
@@ -157,8 +158,8 @@ def test_a_connection_is_not_watched_after_it_has_left():
 def test_something_to_read_that_means_nothing_costs_no_connection():
     """The connector says what it means; it is watched again later."""
     connector = Pairs()
-    connector.is_usable = lambda conn: True
-    Pairs.is_usable, original = (lambda self, conn: True), Pairs.is_usable
+    connector.is_usable = lambda conn: True  # type: ignore[method-assign]
+    Pairs.is_usable, original = (lambda self, conn: True), Pairs.is_usable  # type: ignore[method-assign]
     try:
         pool = make(connector)
         connector.others[0].send(b"ticket")
@@ -167,7 +168,7 @@ def test_something_to_read_that_means_nothing_costs_no_connection():
         assert pool.stats().idle == 1 and watched(pool) == 0
         assert parts.hangups(pool)._timer is not None
     finally:
-        Pairs.is_usable = original
+        Pairs.is_usable = original  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("answer", [-1, ValueError("no socket")])
@@ -221,7 +222,7 @@ def test_what_fires_for_nobody_is_not_minded():
     pool = make(Pairs())
     watch = weakref.ref(parts.hangups(pool))
     (entry,) = parts.ledger(pool).entries.values()
-    entry = weakref.ref(entry)
+    entry = weakref.ref(entry)  # type: ignore[assignment]
     pool.drop(pool.idle_connections()[0])
     gevent.idle()
     _fired(watch, entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import gevent
 import pytest
@@ -282,7 +283,7 @@ def test_a_greenlet_collected_by_another_thread_is_told_of(office):
 def test_the_next_at_the_same_address_is_somebody_else(office):
     """A new greenlet does not inherit the record of a collected one."""
     main = gevent.getcurrent()
-    seen = {}
+    seen: dict[Any, Any] = {}
     shared = 0
     for _ in range(50):
         target = raw(main.switch)
@@ -315,7 +316,7 @@ def test_the_loan_of_a_collected_greenlet_is_not_the_next_ones(office):
 
 def test_a_finaliser_after_the_end_of_the_loop_is_silent():
     """A greenlet may be collected later than the event loop of its thread."""
-    left = []
+    left: list[Any] = []
 
     def work():
         office = Office()

@@ -29,7 +29,7 @@ def silent() -> Iterator[int]:
     done = Event()
     server = StreamServer(("127.0.0.1", 0), lambda sock, address: done.wait())
     server.start()
-    yield server.server_port
+    yield server.server_port  # type: ignore[misc]
     done.set()
     server.stop(timeout=1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 
@@ -98,7 +100,7 @@ def test_a_borrower_may_be_interrupted_anywhere(work, prepare, later):
 @pytest.mark.parametrize("work", [use_in_block, use_and_forget])
 def test_the_greenlets_of_the_pool_may_be_killed_anywhere(work, prepare, hub_errors):
     """To kill all greenlets that can be found loses no place of the pool."""
-    pools = []
+    pools: list[Any] = []
 
     def scenario():
         target, made = with_pool(work, prepare)()

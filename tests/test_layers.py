@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -491,7 +492,7 @@ def test_a_ring_is_found() -> None:
 
 def private_names(tree: ast.AST) -> set[str]:
     """The private members that the classes of a file define."""
-    names = set()
+    names: set[Any] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for each in ast.walk(node):

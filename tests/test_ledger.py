@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -47,7 +48,7 @@ class Row:
     """A queue of which the oldest item is taken first."""
 
     def __init__(self):
-        self.items = deque()
+        self.items: deque[Any] = deque()
 
     def put_nowait(self, item):
         self.items.append(item)
@@ -76,7 +77,7 @@ class Conn:
     def __eq__(self, other):
         raise AssertionError("compared")
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 def make(max_connections=10, lifo=True):
@@ -601,7 +602,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 12), stock=st.integers(0, 12), lifo=st.booleans())
     def begin(self, limit, stock, lifo):
-        self.ledger = Ledger(self.make_queue(lifo), limit, lifo)
+        self.ledger: Ledger[Any] = Ledger(self.make_queue(lifo), limit, lifo)
         self.limit = limit
         self.lifo = lifo
         self.states = {}

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import logging
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -192,7 +193,7 @@ def test_a_snapshot_does_not_change():
     counters.opened(CONN, 1.0)
     assert counts == Totals(closed={CloseReason.EXPIRED: 1})
     with pytest.raises(dataclasses.FrozenInstanceError):
-        counts.opened = 7
+        counts.opened = 7  # type: ignore[misc]
     with pytest.raises(TypeError):
         counts.closed[CloseReason.EXPIRED] = 7  # type: ignore[index]
     with pytest.raises(TypeError):
@@ -221,7 +222,7 @@ def test_stats_do_not_change():
     stats = PoolStats(**dict.fromkeys(set(names) - optional, 1))
     assert stats.totals is None and stats.measured is None
     with pytest.raises(dataclasses.FrozenInstanceError):
-        stats.size = 2
+        stats.size = 2  # type: ignore[misc]
 
 
 # The audience.
@@ -230,7 +231,7 @@ def test_stats_do_not_change():
 @pytest.mark.parametrize("event", EVENTS)
 def test_all_listeners_are_told_in_order(event):
     """Each hears of each event, with the details, in the order they were given in."""
-    book = []
+    book: list[Any] = []
     audience = Listeners(Diary(book, name) for name in "abc")
     audience.notify(event, *EVENTS[event])
     assert book == [(name, event, *EVENTS[event]) for name in "abc"]
@@ -238,7 +239,7 @@ def test_all_listeners_are_told_in_order(event):
 
 def test_a_mistake_of_one_listener_ends_with_it(caplog):
     """It is logged, goes no further, and the others are told all the same."""
-    book = []
+    book: list[Any] = []
     audience = Listeners([Broken(), Diary(book), Broken()])
     with caplog.at_level(logging.ERROR, "geventpool"):
         audience.notify("exhausted", 1.0)

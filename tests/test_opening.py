@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import gevent
 import pytest
@@ -402,7 +403,7 @@ def test_a_connector_that_fails_to_judge_a_refusal_costs_nobody_his_answer(caplo
     """The waiter gets what opening raised."""
     error = OSError("refused")
     connector = ScriptedConnector(open=[error])
-    connector.classify = lambda error: 1 / 0  # type: ignore[return-value]
+    connector.classify = lambda error: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     pool = make(connector)
     with pytest.raises(OSError) as raised:
         pool.acquire()
@@ -493,7 +494,7 @@ def test_initial_connections_that_are_lost_at_once_are_not_replaced():
             conn.is_usable = False
             holder[0].drop_expired()
 
-    holder = []
+    holder: list[Any] = []
     make_stock = Pool._begin
 
     class Known(Pool):

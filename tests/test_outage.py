@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import gevent
 import pytest
@@ -250,7 +251,7 @@ def test_the_server_is_tried_by_one_at_a_time():
         seen.append((pool.stats().paused, connector.opening))
         return opens()
 
-    connector.open = watched
+    connector.open = watched  # type: ignore[method-assign]
     waiters = [gevent.spawn(outcome, pool) for _ in range(30)]
     gevent.joinall(waiters)
     in_pause = [opening for paused, opening in seen if paused]
@@ -341,7 +342,7 @@ def test_killed_before_it_began_it_is_missed_as_well():
             worker.kill(block=False)
         return worker
 
-    parts.workers(pool).spawn = stillborn
+    parts.workers(pool).spawn = stillborn  # type: ignore[method-assign]
     assert waiter.get() is connector.opened[0]
 
 
@@ -496,8 +497,8 @@ def test_a_routine_ping_that_is_lost_makes_suspects_of_the_others():
         assert pool.idle_connections() == [first]
         clock.advance(20)
     connector.script("ping", ConnectionResetError("gone"))
-    suspicions = []
-    parts.lifecycle(pool).checks.revalidate_after = suspicions.append
+    suspicions: list[Any] = []
+    parts.lifecycle(pool).checks.revalidate_after = suspicions.append  # type: ignore[assignment, method-assign]
     clock.advance(5)
     with pool.connection(), pool.connection():
         pass
@@ -542,7 +543,7 @@ def test_what_cannot_be_pinged_is_renewed_after_a_loss():
 def test_a_connector_that_fails_to_judge_a_loss_costs_nothing(caplog):
     """It is logged; the connection is closed as after any error."""
     connector = ScriptedConnector()
-    connector.classify = lambda error: 1 / 0  # type: ignore[return-value]
+    connector.classify = lambda error: 1 / 0  # type: ignore[assignment, method-assign, return-value]
     pool, *_ = two_idle(connector)
     with pytest.raises(OSError):
         with pool.connection():

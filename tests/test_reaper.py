@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -229,7 +230,7 @@ def test_a_finaliser_after_the_end_of_the_loop_is_silent():
 
 def test_a_target_that_went_meanwhile_is_not_swept():
     """The collector may come between the end of the sleep and the sweep."""
-    swept = []
+    swept: list[Any] = []
     pond = Pond()
     reaper = Reaper(pond, swept.append, NEVER)
     del pond

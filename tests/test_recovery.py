@@ -326,7 +326,7 @@ def test_who_was_served_before_a_close_or_a_fork_gets_no_closed_connection(
         gevent.idle()
         end = partial(parts.forked, pool)
         if event != "fork":
-            end = partial(pool.close, timeout=0)
+            end = partial(pool.close, timeout=0)  # type: ignore[assignment]
         turn = list(both_orders(lambda: pool.release(conn), end))[order]
         if event == "fork" and order:
             with pytest.raises(ConnectionNotFoundError):

@@ -31,7 +31,7 @@ from geventpool._core.reports import Loan, loans, name_of, summary
 
 def held(holder, since=0.0):
     """An entry that is lent, to a greenlet or to nobody."""
-    entry = Entry()
+    entry: Entry[Any] = Entry()
     entry.state = IN_USE
     entry.since = since
     entry.holder = weakref.ref(holder) if holder is not None else None
@@ -66,7 +66,7 @@ def test_the_counts_of_an_empty_pool():
 
 def test_each_count_is_in_its_place():
     """Size and limit first, then each state; the rare ones last, and only if any."""
-    ledger = Ledger(LifoQueue(), 30)
+    ledger: Ledger[Any] = Ledger(LifoQueue(), 30)
     numbers = {IDLE: 1, IN_USE: 2, CLOSING: 4, CHECKING: 5, RESETTING: 6}
     for state, number in numbers.items():
         for _ in range(number):
@@ -115,7 +115,7 @@ def test_a_report_does_not_change():
     """It can be kept, logged and compared."""
     (loan,) = loans([held(None)], 1.0)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        loan.seconds = 2.0
+        loan.seconds = 2.0  # type: ignore[misc]
 
 
 def test_a_report_keeps_nobody_alive():

@@ -93,7 +93,7 @@ def test_another_thread_is_refused_where_there_is_nothing_to_lend(
     pool = Pool(connector, max_connections=1)
     for deed in "acquire", "a block":
         with pytest.raises(RuntimeError, match="another thread"):
-            thread(lambda deed=deed: DEEDS[deed](pool, None, None))
+            thread(lambda deed=deed: DEEDS[deed](pool, None, None))  # type: ignore[misc]
     assert connector.calls == [] and pool.size == 0
     lent = pool.acquire()
     with pytest.raises(RuntimeError, match="another thread"):
@@ -204,7 +204,7 @@ def test_another_thread_may_not_end_what_is_not_its_own(
     with pool.connection() as conn:
         for owner, each in ((pool, conn), (pool, object()), (strict, held)):
             with pytest.raises(ConnectionNotFoundError):
-                thread(lambda owner=owner, each=each: owner.release(each))
+                thread(lambda owner=owner, each=each: owner.release(each))  # type: ignore[misc]
         assert pool.lent_connections() == [conn]
     with pytest.raises(ConnectionNotFoundError):
         thread(lambda: pool.release(stale))

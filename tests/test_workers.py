@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -104,7 +106,7 @@ def test_the_inner_of_two_limits_speaks_for_itself():
 
 def test_to_spawn_does_not_switch(workers):
     """The work is begun when the caller next waits."""
-    began = []
+    began: list[Any] = []
     worker = workers.spawn(began.append, 1)
     assert not began
     worker.join()
@@ -137,7 +139,7 @@ def test_dismissal_ends_everybody(workers):
 def test_dismissal_does_not_concern_the_next(workers):
     """Who is hired after a dismissal, even in the same turn, works."""
     work = Work()
-    crew = WorkQueue(workers, 1, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, work)
     crew.put("old")
     gevent.idle()
     crew.put("queued")
@@ -151,7 +153,7 @@ def test_dismissal_does_not_concern_the_next(workers):
 def test_the_queue_of_a_crew_is_dismissed_too(workers):
     """Nobody goes on with what was queued, for its connection is gone."""
     work = Work()
-    crew = WorkQueue(workers, 2, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 2, work)
     for item in range(5):
         crew.put(item)
     gevent.idle()
@@ -167,7 +169,7 @@ def test_the_queue_of_a_crew_is_dismissed_too(workers):
 def test_a_crew_works_in_order(workers):
     """One after another, first come first served."""
     work = Work()
-    crew = WorkQueue(workers, 1, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, work)
     for item in "abc":
         crew.put(item)
     work.let("a", "b", "c")
@@ -177,7 +179,9 @@ def test_a_crew_works_in_order(workers):
 def test_a_member_goes_on_to_the_next_item(workers):
     """A burst of items does not cost a greenlet each."""
     members = []
-    crew = WorkQueue(workers, 1, lambda item: members.append(gevent.getcurrent()))
+    crew: WorkQueue[Any] = WorkQueue(
+        workers, 1, lambda item: members.append(gevent.getcurrent())
+    )
     for item in range(5):
         crew.put(item)
     gevent.idle()
@@ -186,8 +190,8 @@ def test_a_member_goes_on_to_the_next_item(workers):
 
 def test_items_that_never_switch_do_not_hold_up_everybody_else(workers):
     """Now and then a member lets the others run."""
-    done = []
-    crew = WorkQueue(workers, 1, done.append)
+    done: list[Any] = []
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, done.append)
     for item in range(100):
         crew.put(item)
     seen = []
@@ -202,7 +206,7 @@ def test_items_that_never_switch_do_not_hold_up_everybody_else(workers):
 def test_a_crew_is_never_larger_than_its_size(workers):
     """More items than members wait until one is free."""
     work = Work()
-    crew = WorkQueue(workers, 3, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 3, work)
     for item in range(9):
         crew.put(item)
     gevent.idle()
@@ -217,7 +221,7 @@ def test_a_crew_is_never_larger_than_its_size(workers):
 def test_a_crew_has_no_more_members_than_it_needs(workers):
     """Idle members go home, and come back for the next item."""
     work = Work()
-    crew = WorkQueue(workers, 8, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 8, work)
     crew.put("a")
     gevent.idle()
     assert len(workers._running) == 1
@@ -240,7 +244,7 @@ def test_to_put_does_not_switch(workers):
 def test_what_the_work_raises_ends_only_that_turn(workers, hub_errors):
     """The error reaches the hub; the next item is worked at all the same."""
     results = []
-    crew = WorkQueue(workers, 1, lambda item: results.append(1 / item))
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, lambda item: results.append(1 / item))
     for item in (1, 0, 0, 2):
         crew.put(item)
     gevent.idle()
@@ -252,7 +256,7 @@ def test_what_the_work_raises_ends_only_that_turn(workers, hub_errors):
 def test_a_killed_member_has_a_successor(workers):
     """What it had not yet begun is worked at by somebody else."""
     work = Work()
-    crew = WorkQueue(workers, 1, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, work)
     crew.put("a")
     crew.put("b")
     gevent.idle()
@@ -265,7 +269,7 @@ def test_a_killed_member_has_a_successor(workers):
 def test_a_member_killed_before_it_started_has_a_successor(workers):
     """No line of it was run, so no ``finally`` could have told."""
     work = Work()
-    crew = WorkQueue(workers, 1, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, work)
     crew.put("a")
     (member,) = workers._running
     member.kill(block=False)
@@ -279,7 +283,7 @@ def test_a_member_killed_before_it_started_has_a_successor(workers):
 def test_a_crew_is_complete_again_after_a_death(workers):
     """While others are at work too: their number is made up, if there is work left."""
     work = Work()
-    crew = WorkQueue(workers, 2, work)
+    crew: WorkQueue[Any] = WorkQueue(workers, 2, work)
     for item in "abcd":
         crew.put(item)
     gevent.idle()
@@ -291,8 +295,8 @@ def test_a_crew_is_complete_again_after_a_death(workers):
 
 def test_what_is_put_while_a_member_leaves_is_not_forgotten(workers):
     """Between a member's last look at the queue and its end an item may come."""
-    done = []
-    crew = WorkQueue(workers, 1, done.append)
+    done: list[Any] = []
+    crew: WorkQueue[Any] = WorkQueue(workers, 1, done.append)
     crew.put("a")
     (member,) = workers._running
     while not member.dead:
@@ -308,8 +312,8 @@ def test_as_many_are_hired_as_there_is_work():
     workers = WorkerGroup()
     hired = []
     spawn = workers.spawn
-    workers.spawn = lambda *work: hired.append(work) or spawn(*work)
-    crew = WorkQueue(workers, 64, lambda item: gevent.sleep(0))
+    workers.spawn = lambda *work: hired.append(work) or spawn(*work)  # type: ignore[method-assign]
+    crew: WorkQueue[Any] = WorkQueue(workers, 64, lambda item: gevent.sleep(0))
     for number in range(50):
         crew.put(number)
         gevent.sleep(0)

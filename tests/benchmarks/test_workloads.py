@@ -208,7 +208,7 @@ def test_an_outage_is_judged_from_the_return_of_the_server() -> None:
     assert (seen.failed, seen.dials_per_second, seen.away) == (3, 2.0, 3.0)
     assert seen.refusal == pytest.approx(0.004)
     assert seen.replies_before == pytest.approx(2 / (BEFORE / 2))
-    account.answered_at = account.failures = []
+    account.answered_at = account.failures = []  # type: ignore[assignment]
     never = judge(account, down, up, end, dials=0)
     assert never.first_reply == end - up and never.refusal == 0
 

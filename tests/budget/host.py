@@ -122,7 +122,8 @@ def serve() -> None:
     """
     server = socket.create_server(("127.0.0.1", 0), backlog=500)
     print(server.getsockname()[1], flush=True)
-    poll, conns = select.epoll(), {}
+    poll = select.epoll()
+    conns: dict[int, Any] = {}
     most = accepted = 0
     poll.register(server, select.EPOLLIN)
     poll.register(0, select.EPOLLIN)

@@ -68,7 +68,7 @@ class Result(unittest.TextTestResult):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if Result.file is None:
-            Result.file = open(os.environ["OUTCOMES"], "w", buffering=1)
+            Result.file = open(os.environ["OUTCOMES"], "w", buffering=1)  # type: ignore[assignment]
 
     def startTest(self, test):
         self.limit = gevent.Timeout.start_new(PATIENCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import gevent
 import pymysql
@@ -237,7 +238,7 @@ def test_a_rollback_is_enough_for_who_says_so(make, trips):
 
 def test_a_callable_may_clean(make):
     """The project's own, called with the connection."""
-    cleaned = []
+    cleaned: list[Any] = []
     wrapper = make({"reset": cleaned.append, "configure": cleaned.append})
     wrapper.ensure_connection()
     conn = wrapper.connection

@@ -132,7 +132,7 @@ def deeds() -> Iterator[Any]:
             yield name, close_now, place
         for place in in_hub, in_finaliser:
             yield name, drain, place
-        for place in PLACES:
+        for place in PLACES:  # type: ignore[assignment]
             yield name, give_back, place
             yield name, drop, place
 

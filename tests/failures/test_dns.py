@@ -58,7 +58,7 @@ class Resolver:
 def resolver() -> Iterator[Resolver]:
     hub = gevent.get_hub()
     usual = hub.resolver
-    hub.resolver = resolver = Resolver(usual)
+    hub.resolver = resolver = Resolver(usual)  # type: ignore[assignment]
     yield resolver
     resolver.answers.set()
     hub.resolver = usual

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 from pymysql import err
@@ -215,7 +217,7 @@ def test_a_restart_costs_no_more_errors_than_connections_were_in_use(
     stop = False
 
     def work():
-        errors = []
+        errors: list[Any] = []
         while not stop:
             try:
                 with pool.connection() as conn:
@@ -392,7 +394,7 @@ def test_the_victim_of_a_deadlock_keeps_its_connection(make_pool, table):
     pool = make_pool(max_connections=2)
     with pool.connection() as conn:
         rows(conn, f"INSERT INTO {table} VALUES (1, 0), (2, 0)")
-    outcomes = []
+    outcomes: list[Any] = []
     met = gevent.event.Event()
     first_in = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import weakref
+from typing import Any
 
 import gevent
 import pymysql
@@ -133,7 +134,7 @@ def test_a_generator_closed_early_costs_no_connection(make_pool, table, reset):
             borrowed.append(conn)
             yield 1
 
-    borrowed = []
+    borrowed: list[Any] = []
     for generator in (numbers, reading, reading):
         for _ in generator(borrowed):
             break
@@ -547,7 +548,7 @@ def test_a_forgotten_pool_is_collected(make_pool, mariadb_server):
         session = conn.thread_id()
     del conn
     forgotten = weakref.ref(pool)
-    wait_until(lambda pool=pool: pool.stats().idle == 1, "reset")
+    wait_until(lambda pool=pool: pool.stats().idle == 1, "reset")  # type: ignore[misc]
     del pool
     gc.collect()
     assert forgotten() is None
@@ -768,7 +769,7 @@ def test_a_configure_that_hangs_meets_the_limit(make_pool):
 
 def test_a_reset_of_ones_own(make_pool):
     """A callable gets each connection that comes back."""
-    cleaned = []
+    cleaned: list[Any] = []
     pool = make_pool(max_connections=1, reset=cleaned.append)
     with pool.connection() as conn:
         pass
@@ -840,7 +841,7 @@ def test_a_connection_that_fails_the_check_is_not_lent(make_pool, block):
 
 def test_a_check_sees_every_borrow(make_pool):
     """Also of a connection that goes straight from one borrower to the next."""
-    seen = []
+    seen: list[Any] = []
     pool = make_pool(max_connections=1, check=seen.append, timeout=None)
 
     def borrow():

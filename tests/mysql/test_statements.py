@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from geventpool.mysql import statements
@@ -137,7 +139,7 @@ def test_a_name_that_is_free_on_a_server_is_no_function_of_its_own(
 
 def test_what_is_known_of_statements_does_not_grow_for_ever(monkeypatch):
     """Programs put values into their text; long texts are not kept at all."""
-    known = {}
+    known: dict[Any, Any] = {}
     monkeypatch.setattr(statements, "_known", known)
     monkeypatch.setattr(statements, "_MAX_KNOWN", 3)
     for number in range(10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pymysql
@@ -69,7 +70,8 @@ def crowd(pool, number):
                 all_there.set()
             all_there.wait()
 
-    ciphers, all_there = [], Event()
+    ciphers: list[Any] = []
+    all_there = Event()
     gevent.joinall([gevent.spawn(borrow) for _ in range(number)], raise_error=True)
     assert len(ciphers) == number
     return set(ciphers)

@@ -482,7 +482,7 @@ def test_names_can_be_added_to_the_list_and_taken_from_it(make_pool: MakePool) -
 def test_a_cache_keeps_connections_for_itself(make_pool: MakePool) -> None:
     """redis-py's cache tells of changed keys by the connection that read them."""
     pool = make_pool(auto_pipeline=True)
-    pool.cache = object()
+    pool.cache = object()  # type: ignore[assignment]
     assert parts.sharing(pool) is not None
     assert not parts.sharing(pool)._start()
 

@@ -309,7 +309,7 @@ def test_the_cache_is_fresh_on_a_new_server(
         writer.set("key", number)
         jobs = [gevent.spawn(client.get, "key") for _ in range(5)]
         assert {int(job.get()) for job in jobs} <= {number - 1, number}
-        wait_until(lambda number=number: int(client.get("key")) == number)
+        wait_until(lambda number=number: int(client.get("key")) == number)  # type: ignore[misc]
     held.reset()
     writer.close()
     assert_all_places(pool)

@@ -132,8 +132,8 @@ def test_a_kill_while_the_cache_is_read_gives_the_connection_back(
 ) -> None:
     """Taken, but its taker waits for the lock that others read the cache under."""
     pool = make_pool(max_connections=1)
-    pool.cache = object()
-    pool.make_connection = lambda: redis.Connection(port=pool.connection_kwargs["port"])
+    pool.cache = object()  # type: ignore[assignment]
+    pool.make_connection = lambda: redis.Connection(port=pool.connection_kwargs["port"])  # type: ignore[method-assign]
     with pool._lock:
         victim = gevent.spawn(pool.get_connection)
         wait_until(lambda: pool.stats().in_use)

@@ -509,7 +509,7 @@ def test_replies_left_unread_by_an_error_go_to_nobody(client: redis.Redis) -> No
     client.mset({"a": "A", "b": "B"})
     for transaction in (False, True):
         pipe = client.pipeline(transaction=transaction)
-        pipe.response_callbacks = {"GET": fail}
+        pipe.response_callbacks = {"GET": fail}  # type: ignore[assignment]
         with pytest.raises(ZeroDivisionError):
             pipe.get("a").get("b").execute()
         assert client.get("a") == b"A"

@@ -176,7 +176,7 @@ def test_an_invalidation_that_came_with_a_reply_is_acted_on(
 ) -> None:
     """It is kept, for a stale cache would be worse than a new connection."""
     peer = make_peer(protocol, parser)
-    told = []
+    told: list[Any] = []
     peer.conn._parser.set_invalidation_push_handler(told.append)
     peer.say(PONG + INVALIDATION)
     assert peer.conn.read_response() == b"PONG"

@@ -247,7 +247,8 @@ def test_a_pause_that_spares_the_server_is_left_to_redis_py(
 ) -> None:
     """Neither a slow server nor one that loads its data is away."""
     pauses.is_lost = lambda error: not isinstance(error, redis.BusyLoadingError)
-    conn, slept = Conn(), []
+    conn = Conn()
+    slept: list[Any] = []
     monkeypatch.setattr("redis.retry.sleep", slept.append)
     pauses.cover(conn)
     assert repeated(conn, error) == "done"
@@ -258,7 +259,8 @@ def test_a_pause_after_the_end_of_its_connection_is_left_to_redis_py(
     pauses: RetryPauses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is nothing to try the server with."""
-    conn, slept = Conn(), []
+    conn = Conn()
+    slept: list[Any] = []
     monkeypatch.setattr("redis.retry.sleep", slept.append)
     pauses.cover(conn)
     retry = conn.retry
@@ -312,7 +314,7 @@ def test_only_pauses_are_replaced(pauses: RetryPauses) -> None:
     """A connection class of the user's own may have no retries at all."""
     plain = Conn()
     for retry in (None, Retry(NoBackoff(), 3), Retry(ConstantBackoff(1), 0)):
-        plain.retry = before = copy.copy(retry)
+        plain.retry = before = copy.copy(retry)  # type: ignore[assignment]
         pauses.cover(plain)
         assert plain.retry is before
     conn = Conn()

@@ -236,7 +236,7 @@ def test_after_a_loss_idle_connections_are_pinged_first(
     client = redis.Redis(connection_pool=pool)
     assert_all_places(pool)
     reported: list[BaseException | None] = []
-    pool.core.report_error = reported.append  # type: ignore[method-assign]
+    pool.core.report_error = reported.append  # type: ignore[assignment, method-assign]
     assert isinstance(outcome(client.get, "a", "b"), TypeError)
     assert isinstance(outcome(client.incr, "key", "x"), redis.ResponseError)
     assert not reported

@@ -276,7 +276,8 @@ def test_threads_that_use_the_pool_first_share_one_stock_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each would have the whole limit otherwise, and lose connections of others."""
-    pool, first = make_pool(max_connections=2), []
+    pool = make_pool(max_connections=2)
+    first: list[Any] = []
 
     class Slow(ThreadedPool):
         def __init__(self, *args: Any) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pymysql
@@ -27,7 +28,7 @@ from tests.sqlalchemy.conftest import core, through
 Base = declarative_base()
 
 
-class Number(Base):  # type: ignore[valid-type]
+class Number(Base):  # type: ignore[misc, valid-type]
     """A row of the table of the fixture."""
 
     __tablename__ = "numbers"
@@ -418,14 +419,14 @@ def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
 @pytest.mark.parametrize("hides", [False, True])
 def test_in_a_child_connections_are_disowned(make_pool, monkeypatch, hides):
     """The socket is closed; or the descriptor leads nowhere, and it is kept."""
-    kept = []
+    kept: list[Any] = []
     monkeypatch.setattr(record_pool, "_inherited", kept)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         connector = record_pool.RecordConnector(make_pool())
         connector._process = -1
         record = Record(make_pool(), connect=False)
-        record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)
+        record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)  # type: ignore[assignment]
         if not hides:
             record.dbapi_connection.sock = ours
         inner = record.dbapi_connection

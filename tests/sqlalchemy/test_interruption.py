@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 from sqlalchemy import event, text
@@ -84,7 +86,7 @@ def test_listeners_may_be_interrupted_anywhere(later):
 @pytest.mark.parametrize("later", LATER)
 def test_what_is_forgotten_comes_back_whatever_happens_to_its_helper(later):
     """The greenlets of the pool are interrupted, those of the program are not."""
-    pools = []
+    pools: list[Any] = []
 
     def scenario():
         pool = made(Database(), pool_size=1)

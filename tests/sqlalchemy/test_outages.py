@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -284,7 +286,7 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
 
 def test_listeners_hear_of_an_outage():
     """Its begin and its end."""
-    told = []
+    told: list[Any] = []
     clock = Clock()
     gate, server = make(clock, told=told, grace=0, failures=1, backoff=AT_ONCE)
     server.error = OSError("down")

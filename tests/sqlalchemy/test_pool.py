@@ -7,6 +7,7 @@ import logging
 import socket
 import weakref
 from functools import partial
+from typing import Any
 
 import gevent
 import pytest
@@ -466,7 +467,7 @@ def test_a_failing_commit_costs_the_connection_for_the_stock(make_pool, monkeypa
             made.append(self)
             raise ValueError
 
-    made = []
+    made: list[Any] = []
     pool = make_pool(lambda: Failing(1), min_connections=1)
     parts.lifecycle(pool.core).housekeeping.ensure_reaper()
     turn()
