@@ -328,6 +328,15 @@ def test_while_the_server_is_full_returned_connections_serve_the_line():
     pool.close(timeout=0)
 
 
+def test_missing_connections_are_opened_when_a_full_server_has_room():
+    """There may be no borrower for long, and the next sweep may be minutes away."""
+    connector = ScriptedConnector(open=[Full(), Full()])
+    connector.exhausting = (Full,)
+    pool = make(connector, min_connections=2, backoff=Backoff(0.001, maximum=0.001))
+    wait_until(lambda: pool.stats().idle == 2)
+    check(pool)
+
+
 def test_a_full_server_is_not_tried_for_nobody():
     """When the last waiter has gone, so has the reason to try again."""
     connector = ScriptedConnector(open=[None, Full(), Full()])

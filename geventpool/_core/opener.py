@@ -332,6 +332,7 @@ class Opener(Generic[C]):
             # While one attempt pauses because the server is full, the other attempts
             # that it refuses end, and their waiters stay in line.
             stays = bool(self.refused)
+            self._retry_later()
         elif dialled.outdated and _is_loss(error, action):
             # It hung in an outage that has ended meanwhile.
             stays = self.breaker.has_grace
