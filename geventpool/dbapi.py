@@ -12,7 +12,7 @@ from typing import Any
 from geventpool.connector import ErrorAction
 from geventpool.factory import FactoryConnector
 
-__all__ = ["DBAPIConnector", "driver_of"]
+__all__ = ["DBAPIConnector", "driver_of", "tells_full"]
 
 #: What a driver's module has by PEP 249.
 _REQUIRED = ("apilevel", "threadsafety", "paramstyle", "Error", "OperationalError")
@@ -149,13 +149,25 @@ class DBAPIConnector(FactoryConnector):
             return super().classify(error)
         if not isinstance(error, (driver.OperationalError, driver.InterfaceError)):
             return ErrorAction.KEEP
-        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        text = str(error).lower()
-        if state in _FULL or any(each in text for each in _FULL_TEXTS):
+        if tells_full(error):
             return ErrorAction.BACK_OFF
+        state = _state_of(error)
         if state is None or str(state).startswith(_LOST):
             return ErrorAction.DISCONNECT
         return ErrorAction.DISCARD
+
+
+def tells_full(error: BaseException) -> bool:
+    """Whether a driver's error says that the server takes no more connections.
+
+    Never switches.
+    """
+    text = str(error).lower()
+    return _state_of(error) in _FULL or any(each in text for each in _FULL_TEXTS)
+
+
+def _state_of(error: BaseException) -> Any:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
 def driver_of(connect: Callable[..., Any]) -> ModuleType | None:

@@ -7,10 +7,12 @@ no private member of the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import gevent
+from gevent import getcurrent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.claims import Claims
@@ -150,7 +152,21 @@ class Extension(Generic[C]):
         """
         self._lifecycle.forget_all()
 
-    # Drivers that connect their connections again by themselves
+    # Drivers that connect what they have borrowed
+
+    @contextmanager
+    def in_line_since(self, came: float) -> Iterator[None]:
+        """Have the caller wait where it would be, had it waited since *came*.
+
+        For a block in which it borrows again, because it could not connect what it was
+        lent. It is lent nothing that is made at once. Times are those of :meth:`now`.
+        """
+        current = getcurrent()
+        self._ledger.returning[current] = came
+        try:
+            yield
+        finally:
+            self._ledger.returning.pop(current, None)
 
     def begin_reconnect(self) -> bool:
         """Count an attempt of a borrower to connect its own connection again.

@@ -111,6 +111,38 @@ def test_an_error_at_once_costs_no_place() -> None:
     check(pool)
 
 
+def test_a_borrower_that_returns_to_the_line_stands_where_it_would() -> None:
+    """Before all that came later, and it is lent nothing that is made at once."""
+    connector = AtOnce()
+    pool: Pool[Any] = Pool(connector, max_connections=1, timeout=None)
+    conn = pool.acquire()
+    order: list[float] = []
+
+    def borrow(came: float) -> None:
+        with pool.extension.in_line_since(came):
+            again = pool.acquire(reclaim=False)
+        order.append(came)
+        pool.release(again, anyone=True)
+
+    def wait() -> None:
+        again = pool.acquire(reclaim=False)
+        order.append(9)
+        pool.release(again, anyone=True)
+
+    waiters = [gevent.spawn(wait)]
+    waiters += [gevent.spawn(borrow, came) for came in (2.0, 1.0, 3.0)]
+    gevent.idle()
+    pool.release(conn)
+    gevent.joinall(waiters, raise_error=True)
+    assert order == [1.0, 2.0, 3.0, 9]
+    pool.resize(2)
+    left = connector.left
+    with pool.connection() as first, pool.extension.in_line_since(1.0):
+        assert pool.acquire().number == 2 and first is conn
+    assert connector.left == left
+    check(pool)
+
+
 def test_a_place_of_a_budget_is_given_back_if_nothing_is_made(tmp_path: Path) -> None:
     """Otherwise each attempt would cost the other processes a place."""
     budget = Budget(str(tmp_path / "b"), 1)

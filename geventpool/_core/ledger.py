@@ -158,6 +158,10 @@ class Waiter(Generic[C]):
         "ends",
     )
 
+    #: since when it has waited, if it was served before; FOREVER: it was not, and came
+    #: later than those that were
+    came: float = FOREVER
+
     def __init__(self, greenlet: Hashable) -> None:
         self.greenlet = greenlet
         self.entry: Entry[C] | None = None
@@ -231,6 +235,8 @@ class Ledger(Generic[C]):
         }
         #: the waiters by greenlet, in order of arrival
         self.waiters: OrderedDict[Hashable, Waiter[C]] = OrderedDict()
+        #: greenlets that will wait in line again, and since when they have waited
+        self.returning: dict[Hashable, float] = {}
         #: whether an exception, such as a RecursionError, interrupted the handling of
         #: an entry, so that there may be one that nothing has. An attribute can be set
         #: without a call, so at any depth of the stack.
@@ -470,6 +476,13 @@ class Ledger(Generic[C]):
         self.waiters[greenlet] = waiter
         waiter.ledger = self
         return waiter
+
+    def add_returning(self, waiter: Waiter[C]) -> None:
+        """Put a waiter that was served before in front of all that came later."""
+        self.add_waiter(waiter)
+        for greenlet, other in list(self.waiters.items()):
+            if other is not waiter and other.came > waiter.came:
+                self.waiters.move_to_end(greenlet)
 
     def remove_waiter(self, waiter: Waiter[C]) -> None:
         """Take *waiter* out of the line, if it is in it."""

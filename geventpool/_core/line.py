@@ -21,7 +21,7 @@ from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.loan_watch import LoanWatch
 from geventpool._core.measures import Measures
 from geventpool._core.refusals import Refusal
-from geventpool._core.wait_timers import TimedWaiter, WaitTimers
+from geventpool._core.wait_timers import ReturningWaiter, TimedWaiter, WaitTimers
 from geventpool.admission import AdmissionControl
 from geventpool.errors import (
     PoolClosedError,
@@ -130,6 +130,10 @@ class Line(Generic[C]):
         """
         ledger = self._ledger
         if self._lifecycle.opens_at_once:
+            came = ledger.returning.pop(getcurrent(), None)
+            if came is not None:
+                # It was admitted before.
+                return self._join(timeout, started, True, came)
             entry = self._open_at_once()
             if entry is not None:
                 return entry
@@ -169,21 +173,35 @@ class Line(Generic[C]):
                 self._listeners.notify("exhausted", 0.0)
             raise error
 
-    def _join(self, limit: float | None, started: float, is_own: bool) -> Entry[C]:
+    def _join(
+        self,
+        limit: float | None,
+        started: float,
+        is_own: bool,
+        came: float | None = None,
+    ) -> Entry[C]:
         """Return an entry that was assigned within *limit* seconds. May switch.
 
         :param is_own: whether the limit is one of the call, and not the pool's.
+        :param came: since when the caller has waited, if it was served before.
         """
         ledger = self._ledger
         hub = get_hub()
         current = getcurrent()
-        waiter: TimedWaiter[C] = TimedWaiter(current, hub.loop)
+        waiter: TimedWaiter[C]
+        if came is None:
+            waiter = TimedWaiter(current, hub.loop)
+        else:
+            waiter = ReturningWaiter(current, hub.loop, came)
         if is_own and limit is not None:
             waiter.ends = started + limit
         lost = self.hub_lag.total
         kind = PoolExhaustedError
         try:
-            ledger.add_waiter(waiter)
+            if came is None:
+                ledger.add_waiter(waiter)
+            else:
+                ledger.add_returning(waiter)
             waiting[current] = waiter
             if not ledger.is_exhausted:
                 self._lifecycle.serve()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from geventpool._core.deadline import FAR, LATE, MOMENT, Deadline
 from geventpool._core.ledger import Waiter
 
-__all__ = ["WaitTimers", "TimedWaiter"]
+__all__ = ["ReturningWaiter", "TimedWaiter", "WaitTimers"]
 
 C = TypeVar("C")
 
@@ -72,6 +72,19 @@ class TimedWaiter(Waiter[C]):
         """Do not switch to the greenlet any more: something else has woken it."""
         if self.call is not None:
             self.call.stop()
+
+
+class ReturningWaiter(TimedWaiter[C]):
+    """A waiter that was served before, with what turned out to be of no use.
+
+    :param float came: since when it has waited.
+    """
+
+    __slots__ = ("came",)
+
+    def __init__(self, greenlet: Any, loop: Any, came: float) -> None:
+        super().__init__(greenlet, loop)
+        self.came = came
 
 
 class WaitTimers:

@@ -1,4 +1,4 @@
-"""What borrowers do while their server cannot be reached.
+"""What borrowers do while their server cannot be reached, or is full.
 
 SQLAlchemy connects in the borrower's greenlet, so the core pool does not learn whether
 that worked. The gate here learns it, and tells the core's circuit breaker. It opens
@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import gevent
 from gevent.event import Event
 
 from geventpool.connector import ErrorAction
 from geventpool.extension import PROMPT, SLOW, Breaker
-from geventpool.policies import Outage
+from geventpool.policies import Backoff, Outage
+from geventpool.sqlalchemy.full_servers import FullServer
 
 __all__ = ["ConnectGate"]
 
@@ -29,6 +31,9 @@ MOST = 16
 SHORTEST = 0.001
 
 FOREVER = float("inf")
+
+#: The pauses of a borrower that has a place, and connects it again to a full server.
+PAUSES = Backoff()
 
 
 class ConnectGate:
@@ -48,6 +53,7 @@ class ConnectGate:
         notify: Callable[[str, Any], object],
     ) -> None:
         self.breaker = Breaker(policy, MOST)
+        self.full = FullServer()
         self._clock = clock
         self._classify = classify
         self._notify = notify
@@ -62,18 +68,40 @@ class ConnectGate:
         #: set when the next attempt ends
         self._ended = Event()
 
-    def connect(self, dial: Callable[[], C], limit: float | None) -> C:
+    def connect(
+        self, dial: Callable[[], C], limit: float | None, gives_way: bool = False
+    ) -> C:
         """Return what *dial* returns, as soon as it may be called. May switch.
 
-        In the grace of an outage the caller waits, and *dial* is called again.
+        In the grace of an outage the caller waits, and *dial* is called again; so it is
+        while the server is full.
 
         :param dial: connects to the server.
         :param limit: seconds to wait at most, while the server is away; None: no limit.
+        :param bool gives_way: do not wait at a full server.
         :raises Exception: raised by *dial*; in an outage the last error of another.
         """
         # The caller may be handling an error that has nothing to do with this.
         older = sys.exc_info()[1]
         ends = FOREVER if limit is None else self._clock() + limit
+        attempt = 0
+        while True:
+            try:
+                return self._reach(dial, ends, older)
+            except Exception as error:
+                left = ends - self._clock()
+                if gives_way or left <= 0 or not self.is_refusal(error):
+                    raise
+            gevent.sleep(min(PAUSES.delay(attempt), left))
+            attempt += 1
+
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether *error* says that the server is full. Never switches."""
+        return self._classify(error) is ErrorAction.BACK_OFF
+
+    def _reach(
+        self, dial: Callable[[], C], ends: float, older: BaseException | None
+    ) -> C:
         while True:
             pause = self._pause()
             if pause > 0 and self._clock() < ends and self._is_worth_waiting:
@@ -115,6 +143,9 @@ class ConnectGate:
         try:
             conn = dial()
         except Exception as error:
+            if self.is_refusal(error):
+                self.full.refused(_copy(error), began, self._clock())
+                raise
             if not self._is_loss(error, older):
                 raise
             if self._successes > successes:
@@ -144,6 +175,7 @@ class ConnectGate:
 
     def _succeeded(self) -> None:
         self._error = None
+        self.full.had_room()
         self._successes += 1
         outage = self.breaker.succeeded(self._clock())
         if outage is not None:

@@ -87,7 +87,8 @@ class GreenletPool(QueuePool):
     ``pool_timeout`` limits the wait for a place and not the connecting, as in
     ``QueuePool``. SQLAlchemy also makes every *re*-connect, after an invalidation or
     ``pool_recycle``, in the borrower's greenlet. If connecting is interrupted, the
-    place goes to the next waiter.
+    place goes to the next waiter. If the server is full, the borrower waits in line
+    again, at its old place, until *timeout* is over.
 
     **Which greenlet resets.** The borrower sends the reset at return as well, so that
     its locks are released when ``close()`` returns. If the reset is interrupted, or if
@@ -197,8 +198,8 @@ class GreenletPool(QueuePool):
     def connect(self) -> PoolProxiedConnection:
         """Lend a connection. May switch.
 
-        :raises sqlalchemy.exc.TimeoutError: no place became free in time, or too many
-            greenlets wait.
+        :raises sqlalchemy.exc.TimeoutError: no place became free in time, the server
+            took no more connections for that long, or too many greenlets wait.
         :raises Exception: raised by the driver or a listener.
         :raises NotPatchedError: gevent has not patched this process, and *unpatched* is
             ``"error"``.
@@ -216,31 +217,56 @@ class GreenletPool(QueuePool):
         return fairy
 
     def _do_get(self) -> Record:
+        places = self._pool
+        came = places.extension.now()
         try:
-            record = self._pool.acquire()
+            record = places.acquire()
+            while record.dbapi_connection is None or not record.is_quiet():
+                refusal = self._connect_record(record)
+                if refusal is None:
+                    break
+                record = places.acquire_again(came, refusal)
+            return record
         except PoolExhaustedError as error:
-            refusal = self._refusal(error)
-            raise refusal from error
-        if record.dbapi_connection is None or not record.is_quiet():
-            self._ensure_connected(record)
-        return record
+            raise self._refusal(error) from error
 
-    def _ensure_connected(self, record: Record) -> None:
-        """Connect a new record; replace a dead connection. May switch."""
+    def _connect_record(self, record: Record) -> Exception | None:
+        """Connect a record, or replace its dead connection. May switch.
+
+        :return: None: it is connected; or why the full server refused that. Its place
+            is free then.
+        """
+        is_new = record.is_new
         try:
-            if record.is_new:
-                # If this fails, there was no connection, and no event of a return is
-                # sent.
-                record.get_connection()
-            elif record.dbapi_connection is not None:
-                # SQLAlchemy then connects the record again.
+            if record.dbapi_connection is not None:
                 record.invalidate()
         except BaseException:
             self.free_place(record)
             raise
+        record.gives_way = True
+        try:
+            record.get_connection()
+            return None
+        except BaseException as error:
+            if record.dbapi_connection is None and isinstance(error, Exception):
+                if self._pool.gate.is_refusal(error):
+                    self.free_place(record)
+                    # Without its frames, which would refer to it in turn.
+                    return error.with_traceback(None)
+            if is_new:
+                # There was no connection, so no event of a return is sent.
+                self.free_place(record)
+            else:
+                # As SQLAlchemy does.
+                record._checkin_failed(error, _fairy_was_created=False)
+            raise
+        finally:
+            record.gives_way = False
 
     def _refusal(self, error: PoolExhaustedError) -> exc.TimeoutError:
         why = f"connection timed out, timeout {self._timeout or 0:0.2f}"
+        if error.__cause__ is not None:
+            why += "; the last attempt to connect failed"
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
         elif isinstance(error, PoolOverloadedError):
@@ -267,7 +293,7 @@ class GreenletPool(QueuePool):
     def _connect(self, record: Record) -> Any:
         """Have SQLAlchemy connect, unless the server is away. May switch."""
         dial = partial(self.__dict__["_invoke_creator"], record)
-        return self._pool.gate.connect(dial, self._timeout)
+        return self._pool.gate.connect(dial, self._timeout, record.gives_way)
 
     def _create_connection(self) -> Record:
         return Record(self)

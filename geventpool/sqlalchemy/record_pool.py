@@ -15,10 +15,12 @@ from typing import Any
 
 from geventpool import sockets
 from geventpool.connector import Connector, ErrorAction, judge
+from geventpool.errors import PoolExhaustedError
 from geventpool.extension import within
 from geventpool.listeners import PoolStats
 from geventpool.policies import Outage
 from geventpool.pool import Pool
+from geventpool.sqlalchemy.full_servers import is_refusal
 from geventpool.sqlalchemy.outages import ConnectGate
 from geventpool.sqlalchemy.records import Record, RecordOwner, terminate_connection
 
@@ -59,6 +61,10 @@ class RecordConnector(Connector[Record]):
         :raises Exception: raised by the driver or a listener.
         """
         if self._pool.core.extension.waiting:
+            refusal = self._pool.core.gate.full.hold_back()
+            if refusal is not None:
+                # The opener pauses then, as if it had been refused itself.
+                raise refusal.with_traceback(None)
             return Record(self._pool, connect=False)
         record = self._pool._create_connection()
         # It may be idle for long, so a transaction that a listener has begun is ended.
@@ -112,8 +118,10 @@ class RecordConnector(Connector[Record]):
     def classify(self, error: Exception) -> ErrorAction:
         """Return DISCONNECT for what the dialect takes for a lost connection.
 
-        Never switches.
+        BACK_OFF if the server is full. Never switches.
         """
+        if is_refusal(error, getattr(self._pool._dialect, "name", None)):
+            return ErrorAction.BACK_OFF
         is_disconnect = getattr(self._pool._dialect, "is_disconnect", None)
         if is_disconnect is not None and is_disconnect(error, None, None):
             return ErrorAction.DISCONNECT
@@ -219,6 +227,25 @@ class RecordPool(Pool[Record]):
     def was_reset(self, kind: str) -> None:
         """Count a loan that ended with a reset: ``skipped``, ``early`` or ``full``."""
         self._resets.update((kind,))
+
+    def acquire_again(self, came: float, refusal: Exception) -> Record:
+        """Lend another record, because the server has refused to connect the last one.
+
+        The caller waits where it would be in line, had it not been served, and no
+        longer than the pool's timeout in all. May switch.
+
+        :param came: when it came.
+        :raises PoolExhaustedError: no record in time. *refusal* is its cause.
+        """
+        extension, left = self.extension, None
+        if extension.timeout is not None:
+            left = max(0.0, came + extension.timeout - extension.now())
+        try:
+            with extension.in_line_since(came):
+                return self.acquire(timeout=left)
+        except PoolExhaustedError as error:
+            error.__cause__ = refusal
+            raise
 
     # Release
 

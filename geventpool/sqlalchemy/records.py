@@ -7,7 +7,8 @@ new version, read this list:
   ``invalidate``, ``__connect``; and of
   ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
   it passes on to the driver;
-* called: both constructors, ``_ConnectionFairy._checkout``;
+* called: both constructors, ``_ConnectionFairy._checkout``,
+  ``_ConnectionRecord._checkin_failed``;
 * of a pool: ``_creator``, ``_dialect``, ``_do_get``, ``_do_return_conn``,
   ``_create_connection``, ``_invoke_creator``, ``_close_connection``,
   ``_should_log_debug``, ``_pre_ping``, ``_recycle``, ``_reset_on_return``,
@@ -102,6 +103,9 @@ class Record(_ConnectionRecord):
     _lent: weakref.ref[Any] | None = None
     #: Whether the pool is giving it back in the place of its borrower.
     is_reclaimed = False
+    #: Whether its borrower takes another record if the server is full. Otherwise the
+    #: connecting waits until the server has room.
+    gives_way = False
     #: What its last connection has left running at the server; None: nothing.
     stranded: Stranded | None = None
     #: The connection whose socket was looked up, and the socket; None: it has none.

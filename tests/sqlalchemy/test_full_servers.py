@@ -1,0 +1,285 @@
+"""The server takes no more connections: the borrowers wait, try again, or fail."""
+
+from __future__ import annotations
+
+import errno
+
+import gevent
+import pymysql
+import pytest
+from gevent.event import Event
+from sqlalchemy import event, exc, text
+
+from geventpool import ErrorAction, Outage
+from geventpool.errors import PoolExhaustedError
+from geventpool.sqlalchemy import outages, reset_server_session
+from geventpool.sqlalchemy.full_servers import MOST_PAUSES, FullServer, is_refusal
+from geventpool.sqlalchemy.outages import ConnectGate
+from geventpool.testing import Clock, wait_until
+
+FULL = pymysql.err.OperationalError(1040, "Too many connections")
+ONE = text("SELECT 1")
+
+
+def url_of(server, **account):
+    """Where an engine connects to."""
+    options = {**server.client_options, **account}
+    return "mysql+pymysql://{user}:{password}@{host}:{port}/{database}".format(
+        **options
+    )
+
+
+def connect(server):
+    """A connection beside the pool."""
+    return pymysql.connect(**server.client_options, ssl_disabled=True)
+
+
+def end_of_pauses(pool):
+    """The opener notices at the end of its pause that nobody waits any more."""
+    wait_until(lambda: pool.checkedout() == 0, "a place is taken")
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_full_server_is_waited_for(make_engine, own_server, is_reset):
+    """Its refusal is no error as long as there is time: returned connections serve."""
+    taken = [connect(own_server) for _ in range(9)]
+    engine = make_engine(url_of(own_server), pool_size=10, pool_timeout=5)
+    if is_reset:
+        reset_server_session(engine, cancel=False)
+    served = []
+
+    def borrow():
+        with engine.connect() as conn:
+            served.append(conn.execute(ONE).scalar())
+
+    borrowers = [gevent.spawn(borrow) for _ in range(20)]
+    gevent.joinall(borrowers, raise_error=True, timeout=5)
+    assert served == [1] * 20
+    for conn in taken:
+        conn.close()
+    lent = [engine.connect() for _ in range(5)]
+    assert len(lent) == 5
+    for each in lent:
+        each.close()
+    end_of_pauses(engine.pool)
+
+
+def test_the_refusal_of_a_full_server_is_the_cause(make_engine, own_server):
+    """A log that says "timed out" alone would send the reader to the pool's size."""
+    taken = [connect(own_server) for _ in range(9)]
+    engine = make_engine(url_of(own_server), pool_size=10, pool_timeout=0.1)
+    with engine.connect(), pytest.raises(exc.TimeoutError, match="failed") as refused:
+        engine.connect()
+    cause = refused.value.__cause__
+    assert isinstance(cause, PoolExhaustedError)
+    assert cause.__cause__.args[0] == 1040
+    for conn in taken:
+        conn.close()
+    end_of_pauses(engine.pool)
+
+
+def test_a_limit_of_the_account_is_waited_for_too(make_engine, mariadb_server):
+    """max_user_connections is the server's, as max_connections is."""
+    mariadb_server.ask(
+        "CREATE OR REPLACE USER few IDENTIFIED BY 'few' WITH MAX_USER_CONNECTIONS 1"
+    )
+    url = url_of(mariadb_server, user="few", password="few", database="")
+    engine = make_engine(url, pool_size=2, pool_timeout=0.1)
+    with engine.connect(), pytest.raises(exc.TimeoutError) as refused:
+        engine.connect()
+    assert refused.value.__cause__.__cause__.args[0] in (1203, 1226)
+    end_of_pauses(engine.pool)
+
+
+def test_a_borrower_that_was_refused_keeps_its_place_in_line(make_pool, database):
+    """It came before those that it would have to wait for."""
+    pool = make_pool(pool_size=2)
+    first = pool.connect()
+    database.failure = FULL
+    order = []
+
+    def borrow(number):
+        conn = pool.connect()
+        order.append(number)
+        conn.close()
+
+    borrowers = [gevent.spawn(borrow, 1)]
+    wait_until(lambda: pool.core.extension.waiting == 1)
+    borrowers += [gevent.spawn(borrow, number) for number in (2, 3)]
+    wait_until(lambda: pool.core.extension.waiting == 3)
+    first.close()
+    gevent.joinall(borrowers, raise_error=True)
+    assert order == [1, 2, 3]
+    database.failure = None
+
+
+def test_borrowers_that_were_refused_together_keep_their_order(make_pool, database):
+    """The last one to be refused is not the first to be served."""
+    pool = make_pool(pool_size=4)
+    first = pool.connect()
+    database.failure = FULL
+    order = []
+
+    def borrow(number):
+        conn = pool.connect()
+        order.append(number)
+        conn.close()
+
+    borrowers = [gevent.spawn(borrow, number) for number in range(3)]
+    wait_until(lambda: pool.core.extension.waiting == 3)
+    first.close()
+    gevent.joinall(borrowers, raise_error=True)
+    assert order == [0, 1, 2]
+    database.failure = None
+
+
+def test_a_full_server_is_tried_until_it_has_room(make_pool, database):
+    """With nobody's connection to come back."""
+    pool = make_pool(pool_size=3, timeout=None)
+    database.failure = FULL
+    borrowers = [gevent.spawn(pool.connect) for _ in range(3)]
+    wait_until(lambda: pool.core.extension.waiting == 3)
+    database.failure = None
+    gevent.joinall(borrowers, raise_error=True)
+    for each in borrowers:
+        each.value.close()
+    assert pool.core.gate.full.refusal is None
+
+
+def test_a_killed_borrower_leaves_no_place_behind(make_pool, database):
+    """Neither in the line nor in the pool."""
+    pool = make_pool(pool_size=2)
+    database.failure = FULL
+    borrower = gevent.spawn(pool.connect)
+    wait_until(lambda: pool.core.extension.waiting == 1)
+    borrower.kill()
+    assert pool.core.extension.waiting == 0
+    end_of_pauses(pool)
+    database.failure = None
+    pool.connect().close()
+
+
+def test_a_connection_that_is_renewed_waits_at_its_place(
+    make_pool, database, monkeypatch
+):
+    """Its own was closed just now, so that the server will soon have room."""
+    monkeypatch.setattr(outages, "PAUSES", outages.Backoff(0, maximum=0))
+    pool = make_pool(pool_size=1)
+    conn = pool.connect()
+    conn.invalidate(soft=True)
+    conn.close()
+    database.failure = FULL
+    borrower = gevent.spawn(pool.connect)
+    wait_until(lambda: pool.core.gate.full.refusal is not None)
+    assert pool.core.extension.waiting == 0
+    database.failure = None
+    borrower.get().close()
+
+
+def test_a_record_that_lost_its_connection_gives_way(make_pool, database):
+    """Returned connections serve its borrower as well."""
+    pool = make_pool(pool_size=2, use_lifo=True)
+    first, second = pool.connect(), pool.connect()
+    second.invalidate()
+    second.close()
+    database.failure = FULL
+    borrower = gevent.spawn(pool.connect)
+    wait_until(lambda: pool.core.extension.waiting == 1)
+    first.close()
+    borrower.get().close()
+    database.failure = None
+
+
+def test_an_error_of_connecting_again_is_told_as_by_sqlalchemy(make_pool, database):
+    """The record comes back to the pool, with its event."""
+    pool = make_pool(pool_size=1)
+    conn = pool.connect()
+    conn.invalidate()
+    conn.close()
+    returned = []
+    event.listen(pool, "checkin", lambda conn, record: returned.append(conn))
+    database.failure = ValueError("no password")
+    with pytest.raises(ValueError, match="no password"):
+        pool.connect()
+    assert returned == [None]
+    database.failure = None
+    pool.connect().close()
+
+
+def gate_of(clock):
+    """A gate whose driver says that the server is full."""
+    return ConnectGate(
+        Outage(), clock, lambda error: ErrorAction.BACK_OFF, lambda *told: None
+    )
+
+
+def test_nobody_waits_at_a_full_server_beyond_its_limit():
+    """The caller gets the driver's error."""
+    clock = Clock()
+
+    def dial():
+        clock.advance(2)
+        raise FULL
+
+    for limit in (0, 1):
+        with pytest.raises(pymysql.err.OperationalError):
+            gate_of(clock).connect(dial, limit)
+
+
+def test_each_refusal_in_a_row_means_one_more_pause():
+    """The pauses of the opener grow."""
+    server = FullServer()
+    assert server.hold_back() is None
+    for number in range(1, MOST_PAUSES + 3):
+        server.refused(FULL, number, number)
+        pauses = 0
+        while server.hold_back() is not None:
+            pauses += 1
+        assert pauses == min(number, MOST_PAUSES)
+    assert server.hold_back() is FULL, "the next one waits for the outcome"
+    server.had_room()
+    assert server.hold_back() is None
+
+
+def test_refusals_of_the_same_moment_count_as_one():
+    """A crowd that was refused together must not wait for seconds."""
+    server = FullServer()
+    for _ in range(5):
+        server.refused(FULL, 1, 2)
+    assert server.hold_back() is FULL and server.hold_back() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "dialect", "expected"),
+    [
+        (FULL, "mysql", True),
+        (pymysql.err.OperationalError(1203, "more than"), "mariadb", True),
+        (pymysql.err.OperationalError(1226, "exceeded"), "mysql", True),
+        (pymysql.err.OperationalError(1226, "exceeded"), "mssql", False),
+        (pymysql.err.OperationalError(1045, "denied"), "mysql", False),
+        (RuntimeError("FATAL: sorry, too many clients already"), "postgresql", True),
+        (OSError(errno.EMFILE, "no descriptor"), "mysql", True),
+        (RuntimeError(), None, False),
+    ],
+)
+def test_a_refusal_is_known_by_code_or_text(error, dialect, expected):
+    """The codes are those of MySQL; elsewhere they mean something else."""
+    assert is_refusal(error, dialect) is expected
+
+
+def test_a_process_without_a_descriptor_counts_as_full():
+    """Whatever error the driver makes of it."""
+    error = pymysql.err.OperationalError(2003, "can't connect")
+    error.original_exception = OSError(errno.ENFILE, "no descriptor")
+    assert is_refusal(error, "mysql")
+
+
+def test_the_hub_may_run_while_a_full_server_is_tried(make_pool, database):
+    """A borrower without a limit does not keep the others from running."""
+    pool = make_pool(pool_size=1, timeout=None)
+    database.failure, ran = FULL, Event()
+    borrower = gevent.spawn(pool.connect)
+    gevent.spawn(ran.set)
+    ran.wait()
+    database.failure = None
+    borrower.get().close()
