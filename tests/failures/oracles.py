@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Footprint:
     What this process has of what leaks.
 
     Objects from before a ``gc.freeze()`` are not among it, and neither are the timers
-    by which greenlets from before it sleep, each time anew.
+    that greenlets, pools and other objects from before it start, each time anew.
     """
 
     descriptors: frozenset[int]
@@ -65,12 +66,13 @@ class Footprint:
             for it in objects
             if issubclass(type(it), gevent.Greenlet) and not it.dead
         ]
-        sleepers = {None, *map(id, greenlets)}
         timers = [it for it in objects if issubclass(type(it), timer) and it.active]
+        owners = {id(_owner(it)) for it in timers} - {id(None)}
+        older = owners.difference(map(id, objects))
         return cls(
             open_descriptors(),
             len(greenlets),
-            sum(_sleeper(it) in sleepers for it in timers),
+            sum(id(_owner(it)) not in older for it in timers),
             sys.getallocatedblocks(),
         )
 
@@ -97,11 +99,13 @@ class Footprint:
         return {name: count for name, count in more.items() if count > 0}
 
 
-def _sleeper(timer: Any) -> int | None:
-    """The id of the greenlet that sleeps by this timer; None: it wakes no greenlet."""
-    waiter = getattr(timer.callback, "__self__", None)
-    greenlet = getattr(waiter, "greenlet", None)
-    return id(greenlet) if isinstance(greenlet, gevent.Greenlet) else None
+def _owner(timer: Any) -> object:
+    """What this timer wakes or calls; None: it cannot be told."""
+    for each in timer.args:
+        if isinstance(each, weakref.ref):
+            return each()
+    caller = getattr(timer.callback, "__self__", None)
+    return getattr(caller, "greenlet", caller)
 
 
 def open_descriptors() -> frozenset[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from geventpool import Outage, PoolExhaustedError
+from geventpool import Outage, Pool, PoolExhaustedError
+from geventpool.testing import ScriptedConnector
 from tests import parts
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import OurSockets, PatientSockets
@@ -294,26 +296,39 @@ def test_what_was_given_up_is_told_first() -> None:
     assert broken(outcome)[0] == "hung"
 
 
-def test_an_older_greenlet_that_sleeps_anew_is_not_left_behind() -> None:
-    """The reaper of an older pool takes another timer for each of its pauses."""
+def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
+    """The reaper of an older pool takes one a pause, its watcher of hang-ups others."""
     awake = Event()
+    pool = Pool(ScriptedConnector())
+    timers: list[Any] = []
 
     def sleep_twice() -> None:
         awake.wait()
         real_time(60)
 
-    older = gevent.spawn(sleep_twice)
+    def call_later(method: Callable[[], object], *args: object) -> None:
+        timers.append(gevent.get_hub().loop.timer(60))
+        timers[-1].start(method, *args)
+
+    greenlets = [gevent.spawn(sleep_twice)]
     gevent.idle()
     gc.collect()
     gc.freeze()
     try:
         before = Footprint.take()
         awake.set()
+        call_later(pool.stats)
+        call_later(repr, weakref.ref(pool))
         gevent.idle()
         assert "timers" not in Footprint.take().left_since(before)
-        newer = gevent.spawn(real_time, 60)
+        call_later(gevent.idle)
+        greenlets.append(gevent.spawn(real_time, 60))
         gevent.idle()
-        assert Footprint.take().left_since(before)["timers"] == 1
+        assert Footprint.take().left_since(before)["timers"] == 2
     finally:
         gc.unfreeze()
-        gevent.killall([older, newer])
+        gevent.killall(greenlets)
+        for each in timers:
+            each.stop()
+            each.close()
+        pool.close()
