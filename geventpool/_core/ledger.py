@@ -149,14 +149,8 @@ class Waiter(Generic[C]):
     """
 
     __slots__ = (
-        "greenlet",
-        "entry",
-        "error",
-        "has_attempt",
-        "interrupted",
-        "ledger",
-        "ends",
-    )
+        "greenlet", "entry", "error", "has_attempt", "interrupted", "ledger", "ends"
+    )  # fmt: skip
 
     #: since when it has waited, if it was served before; FOREVER: it was not, and came
     #: later than those that were
@@ -462,9 +456,8 @@ class Ledger(Generic[C]):
         """
         entry = self.entries.get(id(conn))
         if entry is None or entry.conn is not conn or entry.state is not IN_USE:
-            raise ConnectionNotFoundError(
-                f"not on loan from this pool: {safe_repr(conn)}"
-            )
+            message = f"not on loan from this pool: {safe_repr(conn)}"
+            raise ConnectionNotFoundError(message)
         return entry
 
     # Waiters
@@ -494,11 +487,9 @@ class Ledger(Generic[C]):
         if self.waiters.get(waiter.greenlet) is waiter:
             # In this order for the reasons in assign_to_waiter().
             waiter.wake()
-            if (
-                waiter.greenlet in self.waiters
-                and self.waiters[waiter.greenlet] is waiter
-            ):
-                del self.waiters[waiter.greenlet]
+            greenlet = waiter.greenlet
+            if greenlet in self.waiters and self.waiters[greenlet] is waiter:
+                del self.waiters[greenlet]
                 waiter.error = error
 
     def next_unattempted(self) -> Waiter[C] | None:
