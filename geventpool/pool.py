@@ -72,6 +72,27 @@ class Pool(BoundPool[C]):
         the constructor waits for them, and then *may switch*.
     """
 
+    # A loan finds these faster than other attributes, and those of a base class slower.
+    # BoundPool says what they are.
+    __slots__ = (
+        "_clock",
+        "_get_idle",
+        "_holders",
+        "_holders_by_id",
+        "_is_unobserved",
+        "_last_block_owner",
+        "_last_holder",
+        "_last_releaser",
+        "_ledger",
+        "_lifecycle",
+        "_make_idle",
+        "_pass_on",
+        "_probe",
+        "_put_back",
+        "_release_is_trivial",
+        "_waiters",
+    )
+
     #: what adapters may do with the pool; see :class:`~geventpool.extension.Extension`
     extension: Extension[C]
 
@@ -110,11 +131,6 @@ class Pool(BoundPool[C]):
             self._lifecycle.housekeeping.ensure_reaper()
         if chosen.initial_connections:
             self._prefill(chosen.initial_connections)
-
-    def _within_budget(self, max_connections: int) -> int:
-        """Return the number of places that the pool may have at most."""
-        budget = self._options.shared_budget
-        return max_connections if budget is None else min(max_connections, budget.total)
 
     def _prefill(self, number: int) -> None:
         try:
@@ -420,17 +436,6 @@ class Pool(BoundPool[C]):
             f"{type(self).__name__} {self.name!r} can be neither copied nor pickled: "
             "make a pool where it is needed"
         )
-
-    def __del__(self) -> None:
-        """Terminate the idle connections of a pool that nothing refers to.
-
-        A finalizer runs anywhere, so it does nothing that could switch. It is not a
-        ``weakref.finalize``, which would keep the ledger and the connections alive, and
-        connections of some drivers refer to their pool. Borrowers keep what they have.
-        """
-        parts = getattr(self, "_parts", None)
-        if parts is not None:
-            parts.let_go()
 
     # Labels and measures
 

@@ -34,29 +34,12 @@ C = TypeVar("C")
 
 
 class BoundPool(PoolState[C]):
-    """What of a :class:`~geventpool.Pool` is bound to one event loop."""
+    """What of a :class:`~geventpool.Pool` is bound to one event loop.
 
-    # A loan finds these faster than among the other attributes.
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_clock",
-        "_get_idle",
-        "_holders",
-        "_holders_by_id",
-        "_is_unobserved",
-        "_last_block_owner",
-        "_last_holder",
-        "_last_releaser",
-        "_ledger",
-        "_lifecycle",
-        "_make_idle",
-        "_pass_on",
-        "_probe",
-        "_put_back",
-        "_release_is_trivial",
-        "_waiters",
-    )
+    The slots for it are in ``Pool``.
+    """
+
+    __slots__ = ("__dict__", "__weakref__")
 
     connector: Connector[C]
     _listeners: Listeners
@@ -80,6 +63,11 @@ class BoundPool(PoolState[C]):
             on_change=self._choose_path,
         )
         self._bind(parts)
+
+    def _within_budget(self, max_connections: int) -> int:
+        """Return the number of places that the pool may have at most."""
+        budget = self._options.shared_budget
+        return max_connections if budget is None else min(max_connections, budget.total)
 
     # The fast path
 
@@ -169,3 +157,14 @@ class BoundPool(PoolState[C]):
         self._parts.forget()
         ledger = self._ledger
         self._begin(ledger.max_connections, ledger.clock, ledger.closed)
+
+    def __del__(self) -> None:
+        """Terminate the idle connections of a pool that nothing refers to.
+
+        A finalizer runs anywhere, so it does nothing that could switch. It is not a
+        ``weakref.finalize``, which would keep the ledger and the connections alive, and
+        connections of some drivers refer to their pool. Borrowers keep what they have.
+        """
+        parts = getattr(self, "_parts", None)
+        if parts is not None:
+            parts.let_go()
