@@ -31,8 +31,7 @@ class HubError:
 
 @pytest.fixture(autouse=True)
 def ended_in_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """
-    Fail a test of the core that waits for something that never comes.
+    """Fail a test of the core that waits for something that never comes.
 
     Else the whole run hangs, and nobody learns which rule was broken. Tests beside
     servers have limits of their own.
@@ -48,8 +47,7 @@ def ended_in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HubError]]:
-    """
-    The errors the hub would have printed; those left in the list fail the test.
+    """The errors the hub would have printed; those left in the list fail the test.
 
     gevent prints the traceback of a greenlet that died of an error and goes on, so
     without this a test could pass over one. A test that expects such errors looks

@@ -1,5 +1,4 @@
-"""
-The other side: small loopback servers that run in greenlets of the test.
+"""The other side: small loopback servers that run in greenlets of the test.
 
 :class:`Echo` answers; :class:`Unruly` misbehaves in the way it is told, and can be told
 otherwise at any moment; :class:`Deaf` accepts nothing. Each counts the sockets it sees,
@@ -33,8 +32,7 @@ PATIENCE = 5.0
 
 
 class Peer:
-    """
-    A server on a free loopback port, or on a Unix socket.
+    """A server on a free loopback port, or on a Unix socket.
 
     :param path: of the Unix socket to make, instead of a port.
     :param tls: the server's ``SSLContext``, see :func:`tls_contexts`.
@@ -206,8 +204,7 @@ class Echo(Peer):
 
 
 class Unruly(Peer):
-    """
-    Does with each message what :attr:`behaviour` says at that moment.
+    """Does with each message what :attr:`behaviour` says at that moment.
 
     ``"echo"``: sends it back. ``"hang up"``: closes. ``"reset"``: closes with a reset.
     ``"silent"``: reads on, never answers. ``"late"``: sends it back once
@@ -278,8 +275,7 @@ class Unruly(Peer):
 
 
 class Deaf(Peer):
-    """
-    Listens but accepts nothing, and its queue is full: connecting takes forever.
+    """Listens but accepts nothing, and its queue is full: connecting takes forever.
 
     It has no use for ``tls``.
     """
@@ -312,8 +308,7 @@ def reset_on_close(sock: Any) -> None:
 
 @functools.cache
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """
-    Contexts for a server at 127.0.0.1, localhost and *peer.test*, and for its clients.
+    """TLS contexts for a server at 127.0.0.1, localhost or *peer.test*, and clients.
 
     They are made once per process, by an authority of their own.
     """
@@ -345,8 +340,7 @@ def open_sockets() -> set[int]:
 
 
 def run_script(source: str) -> str:
-    """
-    What *source* prints in a process of its own, where nothing is patched yet.
+    """What *source* prints in a process of its own, where nothing is patched yet.
 
     Any warning is an error there, and an exit status other than 0 is one here.
     """

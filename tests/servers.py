@@ -1,5 +1,4 @@
-"""
-Throw-away servers for tests, demo and benchmarks, on loopback alone.
+"""Throw-away servers for tests, demo and benchmarks, on loopback alone.
 
 A server gets a free port and a temporary folder, keeps nothing on disk beyond its
 life, and is ended by process id: by ``close()``, at the end of this process, or by
@@ -57,8 +56,7 @@ class ServerFailed(RuntimeError):
 
 
 class Server:
-    """
-    The life of one server process; its kinds say what to run and how to ask it.
+    """The life of one server process; its kinds say what to run and how to ask it.
 
     ``start()`` after ``stop()`` or ``kill()`` runs it again on the same port and
     folder; only ``close()``, or leaving the ``with`` block, gives those up.
@@ -81,8 +79,7 @@ class Server:
 
     @classmethod
     def find(cls) -> str:
-        """
-        The path of the program.
+        """The path of the program.
 
         :raises ServerMissing: if it is not installed.
         """
@@ -128,8 +125,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """
-        The id of the running process.
+        """The id of the running process.
 
         :raises ServerFailed: if it is not running.
         """
@@ -143,8 +139,7 @@ class Server:
         return self._process is not None and self._process.running()
 
     def start(self: S) -> S:
-        """
-        The server, answering. Does nothing if it runs.
+        """The server, answering. Does nothing if it runs.
 
         :raises ServerFailed: if it ends or stays silent instead.
         """
@@ -203,8 +198,7 @@ class Server:
         os.kill(self.pid, signal.SIGCONT)
 
     def sockets(self) -> int:
-        """
-        How many TCP connections the process holds, as the kernel counts them.
+        """How many TCP connections the process holds, as the kernel counts them.
 
         Asks nothing of the server, so it also holds while that is paused or full.
         A connection still in the listen queue is not accepted and not counted.
@@ -237,8 +231,7 @@ class Server:
 
 
 class RedisServer(Server):
-    """
-    A redis-server that saves nothing.
+    """A redis-server that saves nothing.
 
     :param args: more arguments of redis-server, for instance ``"--maxclients",
         "10"``; they win over ours, and ``{port}`` and ``{folder}`` in them are
@@ -340,8 +333,7 @@ class RedisServer(Server):
 
 
 class RedisSentinel(RedisServer):
-    """
-    A redis-server in sentinel mode that watches one master.
+    """A redis-server in sentinel mode that watches one master.
 
     :param master: the running server to watch.
     :param name: what clients ask the sentinel for.
@@ -373,8 +365,7 @@ class RedisSentinel(RedisServer):
 
 
 class MariaDBServer(Server):
-    """
-    A mariadbd with one empty database, without a binary log.
+    """A mariadbd with one empty database, without a binary log.
 
     :param options: more options of mariadbd, for instance ``max_connections=10``
         or ``log_bin=True, server_id=1``; they win over ours. ``True`` stands for an
@@ -435,8 +426,7 @@ class MariaDBServer(Server):
         return super().start()
 
     def admin(self) -> pymysql.Connection[Any]:
-        """
-        A connection as root over the Unix socket, which no count includes.
+        """A connection as root over the Unix socket, which no count includes.
 
         MariaDB keeps one place beyond ``max_connections`` for it.
         """
@@ -541,8 +531,7 @@ def _empty_data_folder() -> Path:
 
 
 def find_program(name: str, package: str) -> str:
-    """
-    The path of a server's program.
+    """The path of a server's program.
 
     :raises ServerMissing: naming the Debian package to install.
     """
@@ -570,8 +559,7 @@ def bundled_redis_server() -> str | None:
 
 
 def free_port() -> int:
-    """
-    A loopback port that nobody listens on.
+    """A loopback port that nobody listens on.
 
     It lies below the range the kernel gives to clients: else, while a server is
     down, a client that keeps trying could be given the very port it tries to reach,

@@ -302,8 +302,7 @@ FOR_TYPES = {"typing_extensions"}
 
 
 def imported_names(source: str, package: str) -> Iterator[str]:
-    """
-    Every module a file imports, anywhere in it, by absolute name.
+    """Every module a file imports, anywhere in it, by absolute name.
 
     :param package: the package the file is in, for relative imports.
     """
@@ -334,8 +333,7 @@ def for_types(tree: ast.AST) -> set[ast.stmt]:
 
 
 def offences(path: str, source: str) -> list[str]:
-    """
-    What in a file of geventpool breaks the rule.
+    """What in a file of geventpool breaks the rule.
 
     :param path: relative to the package, such as ``pool.py``, ``redis/pool.py``.
     """

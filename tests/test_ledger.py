@@ -683,9 +683,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.woken)
     @rule(pick=st.integers(0, 99), killed=st.booleans())
     def run_one_who_was_woken(self, pick, killed):
-        """It takes its connection; or it was killed meanwhile, and the next one gets
-        it.
-        """
+        """It takes its connection; or it was killed, and the next one gets it."""
         name = self.woken.pop(pick % len(self.woken))
         slot = self.slots.pop(name)
         assert (slot.entry is None) != (slot.error is None)

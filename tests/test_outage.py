@@ -348,7 +348,6 @@ def test_killed_before_it_began_it_is_missed_as_well():
 
 def test_a_pool_that_has_no_room_does_not_look_for_the_server():
     """A place comes free first."""
-
     shrunk = Event()
 
     def shrink():

@@ -24,9 +24,9 @@ __all__ = ["ConnectGate"]
 
 C = TypeVar("C")
 
-#: After an outage no more borrowers connect at a time than twice as many as before,
-#: until there are so many. From then on nothing is limited.
-MOST = 16
+#: After an outage one borrower may connect at a time, then two, four and so on. When so
+#: many may, there is no limit any more.
+NO_LIMIT_FROM = 16
 #: Seconds between two attempts at least, so that others run meanwhile.
 SHORTEST = 0.001
 
@@ -52,7 +52,7 @@ class ConnectGate:
         classify: Callable[[Exception], ErrorAction],
         notify: Callable[[str, Any], object],
     ) -> None:
-        self.breaker = Breaker(policy, MOST)
+        self.breaker = Breaker(policy, NO_LIMIT_FROM)
         self.full = FullServer()
         self._clock = clock
         self._classify = classify
@@ -119,7 +119,7 @@ class ConnectGate:
     def _pause(self) -> float:
         """Return the seconds until one more may try the server; 0 or less: now."""
         breaker, now = self.breaker, self._clock()
-        if breaker.limit == MOST:
+        if breaker.limit == NO_LIMIT_FROM:
             return 0.0
         # A server that has just come back may need long for its first connections.
         is_over = breaker.paused and breaker.grace_left(now) <= 0
@@ -193,7 +193,10 @@ class ConnectGate:
 
 
 def _copy(error: Exception) -> Exception:
-    """A copy without traceback; the same error if it cannot be copied."""
+    """Return a copy without traceback; *error* itself if it cannot be copied.
+
+    An error that is raised in several borrowers would collect the tracebacks of all.
+    """
     try:
         return copy.copy(error)
     except Exception:

@@ -1,0 +1,1 @@
+"""Tests of Celery on pools that all greenlets share."""

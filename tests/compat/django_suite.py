@@ -1,5 +1,4 @@
-"""
-Django's own tests, with its MySQL backend on PyMySQL and with ours: ``make compat``.
+"""Django's own tests, with its MySQL backend on PyMySQL and with ours: ``make compat``.
 
 Downloads the source distribution of the Django that is installed, which ships its
 tests, and runs those of the applications that are about databases under gevent twice

@@ -12,8 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def environment(name: str, *requirements: str) -> Path:
-    """
-    The interpreter of a virtual environment of that name with *requirements* in it.
+    """The interpreter of a virtual environment of that name with *requirements* in it.
 
     Made and filled at first use, and again when the requirements have changed.
     """

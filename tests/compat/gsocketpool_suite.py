@@ -1,5 +1,4 @@
-"""
-gsocketpool's own tests, with it and with geventpool in its place: ``make compat``.
+"""gsocketpool's own tests, with it and with geventpool in its place: ``make compat``.
 
 Downloads the source distribution, which ships the tests, and runs them twice. Prints
 test by test what passes with gsocketpool and not with ours, and ends with 1 if there is

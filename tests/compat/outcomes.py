@@ -94,8 +94,7 @@ class Run:
 
 
 def compare(stock: Outcomes, ours: Outcomes, reasons: Mapping[str, str]) -> int:
-    """
-    Print what passes with the stock pool and not with ours; 0 if each has its reason.
+    """Print what passes with the stock pool and not with ours; 0: each has a reason.
 
     :param reasons: differences that are right, by the beginning of the test's name.
     """

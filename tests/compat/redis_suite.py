@@ -1,5 +1,4 @@
-"""
-redis-py's own tests, with redis-py's pools and with ours: ``make compat``.
+"""redis-py's own tests, with redis-py's pools and with ours: ``make compat``.
 
 Downloads the source distribution of the redis-py that is installed, which ships its
 tests, and runs the synchronous ones under gevent twice at a time, each run with a

@@ -1,5 +1,4 @@
-"""
-Runs Django's own tests under gevent, with its MySQL backend or with ours.
+"""Runs Django's own tests under gevent, with its MySQL backend or with ours.
 
 Executed by path, in the ``tests`` folder of Django's source distribution, by
 ``django_suite.py``; it is the settings module of that run as well. The environment

@@ -1,5 +1,4 @@
-"""
-SQLAlchemy's own tests, with its QueuePool and with ours: ``make compat``.
+"""SQLAlchemy's own tests, with its QueuePool and with ours: ``make compat``.
 
 Downloads the source distribution of the SQLAlchemy that is installed, which ships its
 tests, and runs those that live on the pool under gevent, twice at a time: on SQLite

@@ -1,5 +1,4 @@
-"""
-Runs gsocketpool's own tests, with it or with geventpool in its place.
+"""Runs gsocketpool's own tests, with it or with geventpool in its place.
 
 Executed by path, in gsocketpool's source folder, by ``gsocketpool_suite.py``. The
 environment variable ``POOLS`` says which, ``OUTCOMES`` names the file to write: one

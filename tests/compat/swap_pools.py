@@ -1,5 +1,4 @@
-"""
-Runs pytest under gevent, with the pools of redis-py as they are or with ours.
+"""Runs pytest under gevent, with the pools of redis-py as they are or with ours.
 
 Executed by path, in redis-py's source folder, by ``redis_suite.py``. The environment
 variable ``POOLS`` says which pools, ``OUTCOMES`` names the file to write: one line of

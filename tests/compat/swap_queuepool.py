@@ -1,5 +1,4 @@
-"""
-Runs pytest under gevent, with SQLAlchemy's QueuePool as it is or with ours for it.
+"""Runs pytest under gevent, with SQLAlchemy's QueuePool as it is or with ours for it.
 
 Executed by path, in SQLAlchemy's source folder, by ``sqlalchemy_suite.py``. The
 environment variable ``POOLS`` says which pool, ``OUTCOMES`` names the file to write:

@@ -1,5 +1,4 @@
-"""
-Our tests of an adapter with other versions of its driver: ``make test-versions``.
+"""Our tests of an adapter with other versions of its driver: ``make test-versions``.
 
 Each version gets a virtual environment of its own. Names on the command line choose
 among them: ``sqlalchemy``, ``2.0.*`` or ``sqlalchemy-2.0``.

@@ -66,8 +66,7 @@ def accounts(migrated: MariaDBServer) -> Iterator[list[Account]]:
 
 @pytest.fixture()
 def make(migrated: MariaDBServer) -> Iterator[MakeWrapper]:
-    """
-    Makes wrappers with a pool of their own, closed at the end.
+    """Makes wrappers with a pool of their own, closed at the end.
 
     Keywords are settings; ``pool`` and those of ``options`` go into OPTIONS.
     """

@@ -29,9 +29,7 @@ WEB = "web"
 
 @pytest.fixture(scope="module")
 def web_user(migrated: MariaDBServer) -> MariaDBServer:
-    """
-    An account for web servers; MariaDB itself refuses it one connection too many.
-    """
+    """An account for web servers; MariaDB itself refuses it one connection too many."""
     migrated.ask(
         f"CREATE OR REPLACE USER {WEB} IDENTIFIED BY '{WEB}' "
         f"WITH MAX_USER_CONNECTIONS {LIMIT}"

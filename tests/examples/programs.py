@@ -63,8 +63,7 @@ def account(server: MariaDBServer, name: str, most: int) -> dict[str, str]:
 
 
 class Program(Server):
-    """
-    A program of an example that goes on until it is ended.
+    """A program of an example that goes on until it is ended.
 
     :param folder: the name of the example.
     :param words: the arguments of Python; ``{address}`` in them is replaced.

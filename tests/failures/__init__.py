@@ -1,5 +1,4 @@
-"""
-The failure laboratory: pools between real servers and real trouble.
+"""The failure laboratory: pools between real servers and real trouble.
 
 ``python -m tests.failures`` puts our pools and their peers through the same storms and
 prints a table of what became of them; ``python -m tests.failures.soak`` goes on with

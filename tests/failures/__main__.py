@@ -1,5 +1,4 @@
-"""
-The table of storms: a row for each, a column for each pool.
+"""The table of storms: a row for each, a column for each pool.
 
     python -m tests.failures                    everything, some minutes
     python -m tests.failures restart            one row

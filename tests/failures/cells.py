@@ -1,5 +1,4 @@
-"""
-Cells: one storm over one contestant, in words; if need be in a process of its own.
+"""Cells: one storm over one contestant, in words; if need be in a process of its own.
 
 A pool that hangs, or makes everything hang, must not stop the others, so each cell of
 the table is a process with a time limit, its own servers and its own folder.
@@ -48,8 +47,7 @@ def run_apart(
     harsh: bool = False,
     patience: float | None = None,
 ) -> Outcome:
-    """
-    The same in a process of its own.
+    """The same in a process of its own.
 
     :param patience: seconds after which it is given up; None: as long as it may need.
     """

@@ -1,5 +1,4 @@
-"""
-The contestants: pools behind one small interface. Here ours; ``peers.py`` has the rest.
+"""The interface of the pools under test, and ours; ``peers.py`` has the others.
 
 Drivers get the same time-outs everywhere, and none of their own retries: a second try
 that went well would hide what the pool did with the first.
@@ -22,8 +21,7 @@ ANSWER = 0.4
 
 
 class Contestant:
-    """
-    A pool on a site, and how one asks through it.
+    """A pool on a site, and how one asks through it.
 
     :param site: where its server is.
     """

@@ -1,6 +1,4 @@
-"""
-The load: greenlets that borrow, ask and give back, and others that interrupt them.
-"""
+"""The load: greenlets that borrow, ask and give back, and some that interrupt them."""
 
 from __future__ import annotations
 
@@ -67,8 +65,7 @@ class Account:
 
 
 class Load:
-    """
-    So many borrowers, who go on until they are told to stop.
+    """So many borrowers, who go on until they are told to stop.
 
     :param contestant: what they borrow from.
     :param chance: where everything random comes from.
@@ -117,8 +114,7 @@ class Load:
         self._may_go.set()
 
     def recover(self, calm: float) -> None:
-        """
-        Go on with nothing in the way, and nobody interrupted, until all goes well.
+        """Go on with nothing in the way, and nobody interrupted, until all goes well.
 
         That is, without an error for *calm* seconds, in which as many requests were
         served as there are borrowers: on a busy machine a second may pass without any.

@@ -1,5 +1,4 @@
-"""
-A network of our own, to lose packets in: client, router and server in three namespaces.
+"""A network that loses packets: client, router and server in namespaces of Linux.
 
 Needs Linux, ``ip`` of iproute2, ``unshare`` and ``nsenter`` of util-linux, and either
 root or user namespaces that anybody may make. Everything lives in namespaces that end
@@ -31,12 +30,11 @@ SERVER = "10.77.2.2"
 
 
 class Failed(RuntimeError):
-    """This machine does not permit it; says what was tried and what the answer was."""
+    """The machine does not permit it; says what was tried and what the answer was."""
 
 
 class Network:
-    """
-    ``client`` and ``server``, and between them a ``router`` that may stop forwarding.
+    """A client, a server, and between them a router that may stop forwarding.
 
     :param bool as_root: False: in a user namespace, which takes no privileges.
     """
@@ -91,8 +89,7 @@ class Network:
         self.run("router", "ip", "link", "set", "server", "down")
 
     def lose(self, share: int) -> None:
-        """
-        Lose so many per cent of the packets on their way to the server.
+        """Lose so many per cent of the packets on their way to the server.
 
         :raises Failed: the kernel has no ``netem``, or there is no ``tc``.
         """
@@ -106,8 +103,7 @@ class Network:
     # How it is made
 
     def run(self, name: str, *command: str) -> None:
-        """
-        Run a command in a namespace.
+        """Run a command in a namespace.
 
         :raises Failed: it is not there or did not succeed.
         """

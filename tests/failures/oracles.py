@@ -1,5 +1,4 @@
-"""
-The oracles: what must hold during and after every storm, and in what words it did not.
+"""What must hold during and after every storm, and in what words it did not.
 
 Each is asked of the :class:`Outcome` of one storm over one contestant, and answers with
 a few words, or with nothing if all is well.
@@ -42,8 +41,7 @@ BLOCKS = 20_000
 
 @dataclass
 class Footprint:
-    """
-    What this process has of what leaks.
+    """What this process has of what leaks.
 
     Objects from before a ``gc.freeze()`` are not among it, and neither are the timers
     that greenlets, pools and other objects from before it start, each time anew.
@@ -177,11 +175,10 @@ def replies_reach_their_borrower(outcome: Outcome) -> str | None:
 
 
 def the_limit_holds(outcome: Outcome) -> str | None:
-    """
-    Neither server nor proxy ever sees more sockets than there are places, and those
-    that the pool promises to have beside them.
+    """Neither server nor proxy ever sees more sockets than the pool promises to have.
 
-    The proxy's count is exact. The server's leaves out those whose client has gone, and
+    These are its places, and those that it has beside them by its documentation. The
+    proxy's count is exact. The server's leaves out those whose client has gone, and
     is an offence only if it lasts for :data:`LINGERING` seconds.
     """
     most = max(outcome.seen_by_server, outcome.seen_by_proxy)
@@ -213,8 +210,7 @@ def the_books_are_in_order(outcome: Outcome) -> str | None:
 
 
 def deadlines_are_kept(outcome: Outcome) -> str | None:
-    """
-    An acquire ends within its time, :data:`load.SLACK`, and the delay of the loop.
+    """An acquire ends within its time, :data:`load.SLACK`, and the delay of the loop.
 
     Where the borrower connects, as SQLAlchemy would have it, its timeout is
     for a place alone, and the driver's time-outs come on top.
@@ -303,8 +299,7 @@ def broken(outcome: Outcome) -> list[str]:
 
 
 class Watch:
-    """
-    Counts during a storm: the sockets the server sees, and what is in the books.
+    """Counts during a storm: the sockets the server sees, and what is in the books.
 
     :param site: whose server and proxy are asked.
     :param contestant: whose books are read.

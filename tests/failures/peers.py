@@ -1,5 +1,4 @@
-"""
-The pools one would use otherwise, each set up as its documentation would have it here.
+"""The pools in use today, each set up as its documentation says.
 
 They are imported when they are made.
 """

@@ -1,5 +1,4 @@
-"""
-A TCP proxy for loopback that does harm on demand.
+"""A TCP proxy for loopback that does harm on demand.
 
 Everything passes until a :class:`Fault` is set, for the connections that are open, for
 those to come, or for both; and set again, while bytes are on their way. It runs in
@@ -42,8 +41,7 @@ PROMPT = 0.05
 
 @dataclass(frozen=True)
 class Fault:
-    """
-    What is done to what passes; by default nothing.
+    """What is done to what passes; by default nothing.
 
     :param float delay: seconds that each piece is held back.
     :param float jitter: up to so many seconds more, at random for each piece.
@@ -78,8 +76,7 @@ CALM = Fault()
 
 
 class Proxy(Peer):
-    """
-    Passes everything on, both ways, except for what its faults do.
+    """Passes everything on, both ways, except for what its faults do.
 
     :param host: of the server behind it.
     :param port: of that server.
@@ -110,8 +107,7 @@ class Proxy(Peer):
     def disturb(
         self, fault: Fault, *, present: bool = True, future: bool = True
     ) -> None:
-        """
-        Let *fault* act from now on, in the place of what acted before.
+        """Let *fault* act from now on, in the place of what acted before.
 
         :param present: on the connections that are open.
         :param future: on those to come.
@@ -154,8 +150,7 @@ class Proxy(Peer):
             link.reset()
 
     def pool_sockets(self) -> int:
-        """
-        How many of its sockets are open at the client's end too.
+        """How many of its sockets are open at the client's end too.
 
         One that the client has closed is no longer the client's, although its end has
         not been read here.
@@ -199,8 +194,7 @@ class Proxy(Peer):
 
 
 class Link:
-    """
-    One connection through the proxy.
+    """One connection through the proxy.
 
     :param proxy: which it belongs to.
     :param client: the accepted socket.

@@ -1,6 +1,4 @@
-"""
-Sites: a real server with the proxy before it, and what may be done to both.
-"""
+"""Sites: a real server with the proxy before it, and what may be done to both."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ FEW = 10
 
 
 class Site(Generic[V]):
-    """
-    A server, the proxy before it, and a side connection that no count includes.
+    """A server, the proxy before it, and a side connection that no count includes.
 
     :param server: a running one, for the site alone.
     :param chance: where the weather comes from.

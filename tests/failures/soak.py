@@ -1,5 +1,4 @@
-"""
-The soak: storms without end, each with a new seed, over our pools.
+"""The soak: storms without end, each with a new seed, over our pools.
 
     python -m tests.failures.soak --minutes 10
 
@@ -66,8 +65,7 @@ class Weight:
 
 
 class Soak:
-    """
-    One run of it.
+    """One run of it.
 
     :param chance: where pools, storms, lengths and seeds come from.
     :param pools: which.

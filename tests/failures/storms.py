@@ -1,5 +1,4 @@
-"""
-The storms: what goes wrong beside the load, for how long, and what the row is called.
+"""The storms: what goes wrong beside the load, for how long, and its row's name.
 
 A storm's weather runs while the load does; when it is over everything is put right, the
 load goes on for a moment, and the oracles are asked.
@@ -39,8 +38,7 @@ SETTLING = 1.0
 
 @dataclass
 class Scene:
-    """
-    What the weather acts on.
+    """What the weather acts on.
 
     :param float seconds: how long it is to last, about.
     """
@@ -214,8 +212,7 @@ def kills(scene: Scene) -> None:
 
 @dataclass(frozen=True)
 class Storm:
-    """
-    One row of the table.
+    """One row of the table.
 
     :param title: of the row.
     :param weather: what happens beside the load.
@@ -263,8 +260,7 @@ def rage(
     seconds: float = 1.0,
     harsh: bool = False,
 ) -> Outcome:
-    """
-    What *storm* does to a contestant. May switch.
+    """What *storm* does to a contestant. May switch.
 
     :param make: makes the contestant on its site.
     :param seed: of all that is random; only the scheduling of processes is not ours.

@@ -53,8 +53,7 @@ def rst(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _fitted(columns: list[list[str]]) -> list[list[str]]:
-    """
-    The columns, their cells broken into lines, so that all fit if their words let them.
+    """The columns, with cells broken into lines so that all fit if words allow it.
 
     The first is left as it is: where it has words, a row begins. Of the others that one
     is made narrower which costs the fewest lines and saves the most characters.

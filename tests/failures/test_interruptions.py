@@ -1,5 +1,4 @@
-"""
-Kill, time-out, error and Ctrl-C at every switch point of everything that may switch.
+"""Kill, time-out, error and Ctrl-C at every switch point of everything that may switch.
 
 Each row of the table is an operation on real sockets. It is run again and again, with
 something thrown at its first, second, third... switch; then the pool must have all its

@@ -34,8 +34,7 @@ _QUERY, _PING, _RESET, _QUIT = 3, 14, 31, 1
 
 
 class MySQL84(Peer):
-    """
-    Answers what the tests ask.
+    """Answers what the tests ask.
 
     :param remembers: whether it has the password in its cache; otherwise the client has
         to send it whole, encrypted.

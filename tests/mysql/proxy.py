@@ -19,8 +19,7 @@ UNKNOWN = b"\x01\x00\x00\x00\x2f"
 
 
 class Proxy(Peer):
-    """
-    Passes everything on, both ways, unless told otherwise.
+    """Passes everything on, both ways, unless told otherwise.
 
     :param server: where to.
 

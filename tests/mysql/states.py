@@ -24,8 +24,7 @@ class Scene:
 
 @dataclass
 class State:
-    """
-    One thing that may pass from a borrower to the next.
+    """One thing that may pass from a borrower to the next.
 
     :param soil: what the first borrower does, and returns for the second to use.
     :param look: what the second one sees, compared with a first look.

@@ -80,8 +80,7 @@ def scene(mariadb_server: MariaDBServer) -> Iterator[Scene]:
 def is_clean(
     make_pool, scene: Scene, state: State, worn: bool = False, **options
 ) -> bool:
-    """
-    Whether the second borrower finds what a first one does.
+    """Whether the second borrower finds what a first one does.
 
     :param worn: the pool has cleaned a connection before, and knows its server.
     """

@@ -64,8 +64,7 @@ def assert_all_places(pool: ConnectionPool) -> None:
 def interrupted_everywhere(
     scenario: Callable[[], object], interrupt: Callable[[gevent.Greenlet], object]
 ) -> Iterator[int]:
-    """
-    Run *scenario* again and again, interrupted where it switches for the n-th time.
+    """Run *scenario* again and again, interrupted where it switches for the n-th time.
 
     Yields n after each run, for the caller to look at what is left behind, until the
     scenario is over before there is anything to interrupt.

@@ -1,0 +1,1 @@
+"""Tests of python-socketio's Redis manager on a pool."""

@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from geventpool import Backoff, ErrorAction, Outage
 from geventpool.sqlalchemy import outages
-from geventpool.sqlalchemy.outages import MOST, ConnectGate
+from geventpool.sqlalchemy.outages import NO_LIMIT_FROM, ConnectGate
 from geventpool.testing import Clock, wait_until
 
 #: The server is not tried again before the test is over.
@@ -279,9 +279,9 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     hangs.set()
     gevent.joinall([*crowd, last])
     assert {each.value for each in [*crowd, last]} == {"connection"}
-    for _ in range(MOST):
+    for _ in range(NO_LIMIT_FROM):
         outcome(gate, server)
-    assert gate.breaker.limit == MOST
+    assert gate.breaker.limit == NO_LIMIT_FROM
 
 
 def test_listeners_hear_of_an_outage():

@@ -1,6 +1,4 @@
-"""
-For ``--preload``: the parent imports the project, and gunicorn patches workers only.
-"""
+"""For ``--preload``: the parent imports the project, and gunicorn patches workers."""
 
 from gevent import monkey
 

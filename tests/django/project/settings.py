@@ -1,6 +1,7 @@
-"""
-Settings of the project. The environment says where its database is (``DATABASE``) and
-how its pool is to be (``POOL``), both as JSON.
+"""Settings of the project.
+
+The environment says where its database is (``DATABASE``) and how its pool is to be
+(``POOL``), both as JSON.
 """
 
 import json
