@@ -15,8 +15,8 @@ The pools for drivers are imported by name and need their driver:
 """
 
 from geventpool._core.failures import Failure
-from geventpool._core.ledger import CloseReason
 from geventpool._core.reports import Loan
+from geventpool._core.states import CloseReason
 from geventpool.admission import Admission
 from geventpool.budget import Budget, BudgetShare, BudgetStats
 from geventpool.connection import Connection, TcpConnection

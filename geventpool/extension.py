@@ -20,7 +20,7 @@ from geventpool._core.failures import describe
 from geventpool._core.histograms import BOUNDS, Distribution
 from geventpool._core.holders import end_loan
 from geventpool._core.home import Home
-from geventpool._core.ledger import IN_USE, CloseReason, anyone
+from geventpool._core.ledger import anyone
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.measured import Measured
 from geventpool._core.measures import (
@@ -31,6 +31,7 @@ from geventpool._core.measures import (
 )
 from geventpool._core.opener import PROMPT, SLOW
 from geventpool._core.reports import Loan
+from geventpool._core.states import IN_USE, CloseReason
 from geventpool._core.workers import within
 
 __all__ = [

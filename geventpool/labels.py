@@ -21,8 +21,8 @@ from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, TypeVar
 
-from geventpool._core.ledger import CloseReason
 from geventpool._core.reports import OTHERS, LabelCounts
+from geventpool._core.states import CloseReason
 from geventpool.listeners import PoolListener
 from geventpool.policies import check_int, safe_repr
 

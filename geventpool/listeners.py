@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from geventpool._core.ledger import CloseReason
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool._core.reports import IdleHold, LabelCounts, Leak
+from geventpool._core.states import CloseReason
 from geventpool.budget import BudgetStats
 
 __all__ = [

@@ -31,10 +31,11 @@ from geventpool._core import registry
 from geventpool._core.as_connector import as_connector
 from geventpool._core.bound_pool import BoundPool
 from geventpool._core.context import NO_HOLDER, ConnectionContext
-from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry
+from geventpool._core.ledger import Entry
 from geventpool._core.measures import Measures, is_default
 from geventpool._core.reports import Loan
 from geventpool._core.shutdown import shut_down
+from geventpool._core.states import IDLE, IN_USE, CloseReason
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.extension import Extension
 from geventpool.labels import LabelBlock, Labels, check_label, find_labels

@@ -15,8 +15,9 @@ from gevent.event import Event
 from geventpool import Pool, PoolListener
 from geventpool._core import borrow_sites
 from geventpool._core.borrow_sites import BorrowSites, Site, position
-from geventpool._core.ledger import IN_USE, Entry
+from geventpool._core.ledger import Entry
 from geventpool._core.loan_watch import weak_call
+from geventpool._core.states import IN_USE
 from geventpool.testing import ScriptedConnector
 from tests import parts
 

@@ -9,7 +9,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import CloseReason, Counters, Pool, PoolListener, Timeouts
-from geventpool._core.ledger import CLOSING
+from geventpool._core.states import CLOSING
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests import parts
 

@@ -9,7 +9,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Pool, PoolClosedError, PoolExhaustedError
-from geventpool._core.ledger import IDLE as _IDLE
+from geventpool._core.states import IDLE as _IDLE
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
 from tests import parts
 

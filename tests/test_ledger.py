@@ -26,7 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from geventpool._core.ledger import (
+from geventpool._core.ledger import Entry, Ledger, Waiter
+from geventpool._core.states import (
     CHECKING,
     CLOSING,
     GONE,
@@ -34,10 +35,7 @@ from geventpool._core.ledger import (
     IN_USE,
     OPENING,
     RESETTING,
-    Entry,
-    Ledger,
     State,
-    Waiter,
 )
 from geventpool.errors import ConnectionNotFoundError
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geventpool._core.ledger import CloseReason
+from geventpool._core.states import CloseReason
 from geventpool.listeners import (
     Counters,
     Listeners,

@@ -18,7 +18,7 @@ from geventpool import (
     PoolClosedError,
     PoolExhaustedError,
 )
-from geventpool._core.ledger import CHECKING, CLOSING, IDLE, IN_USE
+from geventpool._core.states import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
 from tests import parts
 from tests.peers import run_script

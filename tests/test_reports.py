@@ -15,18 +15,9 @@ from gevent.event import Event
 from greenlet import greenlet
 
 from geventpool._core import reports
-from geventpool._core.ledger import (
-    CHECKING,
-    CLOSING,
-    IDLE,
-    IN_USE,
-    RESETTING,
-    Entry,
-    Ledger,
-    Waiter,
-    anyone,
-)
+from geventpool._core.ledger import Entry, Ledger, Waiter, anyone
 from geventpool._core.reports import Loan, loans, name_of, summary
+from geventpool._core.states import CHECKING, CLOSING, IDLE, IN_USE, RESETTING
 
 
 def held(holder, since=0.0):

@@ -14,7 +14,7 @@ from geventpool import (
     PoolExhaustedError,
     PoolListener,
 )
-from geventpool._core.ledger import CloseReason
+from geventpool._core.states import CloseReason
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests import parts
 from tests.pauses import hang, turns

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from geventpool._core.ledger import CLOSING, CloseReason, Entry
+from geventpool._core.ledger import Entry
+from geventpool._core.states import CLOSING, CloseReason
 from geventpool._core.workers import WorkerGroup, WorkQueue, within
 from geventpool.connector import CannotCancel, Connector
 from geventpool.policies import safe_repr

@@ -9,16 +9,9 @@ from typing import Generic, TypeVar
 import gevent
 
 from geventpool._core.closing import Closer
-from geventpool._core.ledger import (
-    CHECKING,
-    FOREVER,
-    IDLE,
-    RESETTING,
-    CloseReason,
-    Entry,
-    Ledger,
-)
+from geventpool._core.ledger import FOREVER, Entry, Ledger
 from geventpool._core.returning import Returns
+from geventpool._core.states import CHECKING, IDLE, RESETTING, CloseReason
 from geventpool._core.workers import within
 from geventpool.connector import Connector, ErrorAction, asked, judge
 from geventpool.listeners import Listeners

@@ -17,9 +17,10 @@ from greenlet import greenlet
 
 from geventpool._core.holders import Holder, Holders, end_loan
 from geventpool._core.home import Home, thread_of
-from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, State, anyone
+from geventpool._core.ledger import Entry, anyone
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.reports import name_of
+from geventpool._core.states import IDLE, IN_USE, CloseReason, State
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.policies import safe_repr
 

@@ -15,15 +15,8 @@ import gevent
 from geventpool._core.cancellation import Cancellations
 from geventpool._core.hangups import HangupWatcher
 from geventpool._core.holders import end_loan
-from geventpool._core.ledger import (
-    CLOSING,
-    GONE,
-    IDLE,
-    RESETTING,
-    CloseReason,
-    Entry,
-    Ledger,
-)
+from geventpool._core.ledger import Entry, Ledger
+from geventpool._core.states import CLOSING, GONE, IDLE, RESETTING, CloseReason
 from geventpool._core.workers import WorkerGroup, WorkQueue, log_failure, within
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners

@@ -14,7 +14,8 @@ from weakref import ref
 from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
-from geventpool._core.ledger import IDLE, IN_USE, Entry
+from geventpool._core.ledger import Entry
+from geventpool._core.states import IDLE, IN_USE
 
 __all__ = ["NO_HOLDER", "ConnectionContext"]
 

@@ -10,10 +10,11 @@ import gevent
 
 from geventpool._core.closing import Closer
 from geventpool._core.hangups import HangupWatcher
-from geventpool._core.ledger import CHECKING, IDLE, Entry, Ledger
+from geventpool._core.ledger import Entry, Ledger
 from geventpool._core.opener import Opener
 from geventpool._core.readiness import Readiness
 from geventpool._core.reaper import Reaper
+from geventpool._core.states import CHECKING, IDLE
 from geventpool._core.workers import WorkerGroup, WorkQueue
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners

@@ -15,8 +15,9 @@ from itertools import islice
 from typing import Any
 
 from geventpool._core.borrow_sites import BorrowSites, Site, position
-from geventpool._core.ledger import IN_USE, Entry, Ledger, anyone
+from geventpool._core.ledger import Entry, Ledger, anyone
 from geventpool._core.reports import IdleHold
+from geventpool._core.states import IN_USE
 from geventpool.sockets import find_socket
 
 __all__ = ["IdleHolds"]

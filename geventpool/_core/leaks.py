@@ -9,9 +9,10 @@ import logging
 from typing import Any
 
 from geventpool._core.borrow_sites import BorrowSites
-from geventpool._core.ledger import IN_USE, Entry, Ledger, anyone
+from geventpool._core.ledger import Entry, Ledger, anyone
 from geventpool._core.reaper import Reaper
 from geventpool._core.reports import Leak, loans
+from geventpool._core.states import IN_USE
 from geventpool.listeners import Listeners
 
 __all__ = ["LeakDetector"]

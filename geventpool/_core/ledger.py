@@ -5,7 +5,7 @@ and each waiter can wake its greenlet. So tests can use it without gevent.
 
 Two rules hold whenever a switch is possible:
 
-1. each place that is taken is in exactly one of the states below;
+1. each place that is taken is in exactly one of the states of ``states.py``;
 2. there are no waiters while a connection is idle and can be lent.
 
 A place is taken before a connection is opened and freed after it is closed. So ``size``
@@ -14,7 +14,6 @@ bounds what a server can see. The counts are the lengths of the containers.
 
 from __future__ import annotations
 
-import enum
 import sys
 import time
 from collections import OrderedDict
@@ -22,69 +21,27 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from queue import Empty
 from typing import Any, Generic, Protocol, TypeVar
 
+from geventpool._core.states import (
+    CHECKING,
+    CLOSING,
+    GONE,
+    IDLE,
+    IN_USE,
+    MOVES,
+    OPENING,
+    RESETTING,
+    CloseReason,
+    State,
+)
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.policies import safe_repr
 
-__all__ = ["Entry", "IdleQueue", "Ledger", "CloseReason", "Waiter", "State", "anyone"]
+__all__ = ["Entry", "IdleQueue", "Ledger", "Waiter", "anyone"]
 
 C = TypeVar("C")
 S = TypeVar("S", bound="Waiter[Any]")
 
 FOREVER = float("inf")
-
-
-class State(enum.Enum):
-    """The state of a place. All but GONE count against the limit."""
-
-    OPENING = "opening"
-    IDLE = "idle"
-    IN_USE = "in use"
-    CHECKING = "checking"
-    RESETTING = "resetting"
-    CLOSING = "closing"
-    GONE = "gone"
-
-    # That of Enum is written in Python, and a hand-over hashes four states.
-    __hash__ = object.__hash__
-
-
-OPENING = State.OPENING
-IDLE = State.IDLE
-IN_USE = State.IN_USE
-CHECKING = State.CHECKING
-RESETTING = State.RESETTING
-CLOSING = State.CLOSING
-GONE = State.GONE
-
-#: The legal moves. IN_USE to IN_USE is a hand-over to the first waiter.
-MOVES: dict[State, frozenset[State]] = {
-    OPENING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
-    IDLE: frozenset({IN_USE, CHECKING, CLOSING, GONE}),
-    IN_USE: frozenset({IDLE, IN_USE, RESETTING, CLOSING, GONE}),
-    CHECKING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
-    RESETTING: frozenset({IDLE, IN_USE, CLOSING, GONE}),
-    # To RESETTING: its request was cancelled at the server, and it is kept.
-    CLOSING: frozenset({RESETTING, GONE}),
-    GONE: frozenset(),
-}
-
-
-class CloseReason(enum.Enum):
-    """Why a connection was closed."""
-
-    EXPIRED = "expired"
-    IDLE = "idle too long"
-    UNUSABLE = "unusable"
-    PING_FAILED = "ping failed"
-    RESET_FAILED = "reset failed"
-    BORROWER_FAILED = "borrower failed"
-    HOLDER_DIED = "holder died"
-    DROPPED = "dropped"
-    DRAINED = "drained"
-    SUSPECT = "suspect"
-    SURPLUS = "surplus"
-    INTERRUPTED = "interrupted"
-    POOL_CLOSED = "pool closed"
 
 
 def anyone() -> None:

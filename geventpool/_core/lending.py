@@ -9,10 +9,11 @@ from typing import Generic, TypeVar
 
 from gevent import get_hub
 
-from geventpool._core.ledger import IN_USE, Entry, anyone
+from geventpool._core.ledger import Entry, anyone
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.loan_watch import LoanWatch
+from geventpool._core.states import IN_USE
 from geventpool.errors import PoolClosedError
 from geventpool.policies import check_int, check_seconds
 

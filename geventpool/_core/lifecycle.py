@@ -24,21 +24,13 @@ from geventpool._core.closing import Closer
 from geventpool._core.demand import CHECKERS, RESETTERS
 from geventpool._core.housekeeping import Housekeeping
 from geventpool._core.leases import Leases
-from geventpool._core.ledger import (
-    GONE,
-    IDLE,
-    IN_USE,
-    OPENING,
-    CloseReason,
-    Entry,
-    Ledger,
-    anyone,
-)
+from geventpool._core.ledger import Entry, Ledger, anyone
 from geventpool._core.opener import Dialled, Opener
 from geventpool._core.readiness import Readiness
 from geventpool._core.recovery import Recovery
 from geventpool._core.returning import Returns
 from geventpool._core.seat_client import SeatClient
+from geventpool._core.states import GONE, IDLE, IN_USE, OPENING, CloseReason
 from geventpool._core.teardown import Teardown
 from geventpool._core.workers import WorkerGroup, WorkQueue, log_failure
 from geventpool.connector import Connector

@@ -16,11 +16,12 @@ from greenlet import greenlet
 from geventpool._core.deadline import FAR
 from geventpool._core.deadlocks import is_deadlocked, waiting
 from geventpool._core.hub_lag import HubLag
-from geventpool._core.ledger import FOREVER, IN_USE, Entry
+from geventpool._core.ledger import FOREVER, Entry
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.loan_watch import LoanWatch
 from geventpool._core.measures import Measures
 from geventpool._core.refusals import Refusal
+from geventpool._core.states import IN_USE
 from geventpool._core.wait_timers import ReturningWaiter, TimedWaiter, WaitTimers
 from geventpool.admission import AdmissionControl
 from geventpool.errors import (

@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from geventpool._core.histograms import Distribution
-from geventpool._core.ledger import CloseReason
 from geventpool._core.reports import OTHERS, LabelCounts
+from geventpool._core.states import CloseReason
 
 __all__ = ["FrozenCounts", "Measured", "as_plain"]
 

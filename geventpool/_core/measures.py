@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from geventpool._core.histograms import MANY, Histogram
-from geventpool._core.ledger import CloseReason
 from geventpool._core.measured import FrozenCounts, Measured
 from geventpool._core.reports import LabelCounts
+from geventpool._core.states import CloseReason
 from geventpool.errors import PoolExhaustedError
 from geventpool.listeners import PoolListener
 

@@ -18,8 +18,9 @@ from geventpool._core.breaker import Breaker
 from geventpool._core.demand import Demand, demand
 from geventpool._core.dial_errors import clear_frames, copy_error, for_waiter
 from geventpool._core.leases import Leases
-from geventpool._core.ledger import GONE, OPENING, Entry, Ledger, Waiter
+from geventpool._core.ledger import Entry, Ledger, Waiter
 from geventpool._core.server_probe import ServerProbe
+from geventpool._core.states import GONE, OPENING
 from geventpool._core.workers import WorkerGroup, log_failure, within
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.listeners import Listeners

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, Generic, TypeVar
 
 from geventpool._core.failures import Failure, describe
-from geventpool._core.ledger import IDLE, IN_USE, Ledger
+from geventpool._core.ledger import Ledger
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.line import Line
 from geventpool._core.measured import Measured
 from geventpool._core.measures import Measures
 from geventpool._core.pool_parts import PoolParts
 from geventpool._core.reports import Loan, loans, summary
+from geventpool._core.states import IDLE, IN_USE
 from geventpool.labels import labels_of
 from geventpool.listeners import PoolStats
 

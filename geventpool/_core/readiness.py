@@ -11,15 +11,8 @@ from typing import Generic, TypeVar
 
 from geventpool._core.closing import Closer
 from geventpool._core.holders import end_loan
-from geventpool._core.ledger import (
-    CHECKING,
-    IDLE,
-    IN_USE,
-    RESETTING,
-    CloseReason,
-    Entry,
-    Ledger,
-)
+from geventpool._core.ledger import Entry, Ledger
+from geventpool._core.states import CHECKING, IDLE, IN_USE, RESETTING, CloseReason
 from geventpool._core.workers import WorkQueue
 from geventpool.connector import Connector, asked
 from geventpool.policies import Expiry

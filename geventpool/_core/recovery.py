@@ -10,15 +10,14 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from geventpool._core.closing import Closer
-from geventpool._core.ledger import (
+from geventpool._core.ledger import Entry, Ledger
+from geventpool._core.states import (
     CHECKING,
     CLOSING,
     IDLE,
     IN_USE,
     RESETTING,
     CloseReason,
-    Entry,
-    Ledger,
 )
 from geventpool._core.workers import WorkQueue
 from geventpool.listeners import Listeners

@@ -11,8 +11,9 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from geventpool._core.ledger import IN_USE, Ledger
+from geventpool._core.ledger import Ledger
 from geventpool._core.reports import Sighting, numbers, worded
+from geventpool._core.states import IN_USE
 from geventpool.errors import (
     PoolDeadlockError,
     PoolExhaustedError,

@@ -11,15 +11,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from geventpool._core.closing import Closer
-from geventpool._core.ledger import (
-    IDLE,
-    IN_USE,
-    RESETTING,
-    CloseReason,
-    Entry,
-    Ledger,
-)
+from geventpool._core.ledger import Entry, Ledger
 from geventpool._core.readiness import Readiness
+from geventpool._core.states import IDLE, IN_USE, RESETTING, CloseReason
 from geventpool._core.workers import WorkQueue
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners

@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from geventpool._core.closing import Closer
 from geventpool._core.leases import Leases
-from geventpool._core.ledger import IDLE, IN_USE, CloseReason, Entry, Ledger
+from geventpool._core.ledger import Entry, Ledger
 from geventpool._core.opener import Opener
+from geventpool._core.states import IDLE, IN_USE, CloseReason
 from geventpool.budget.client import Client, Standing
 
 __all__ = ["SeatClient"]

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 import gevent
 
 from geventpool._core.breaker import Breaker
-from geventpool._core.ledger import CLOSING, FOREVER, IN_USE, Entry, Ledger
+from geventpool._core.ledger import FOREVER, Entry, Ledger
+from geventpool._core.states import CLOSING, IN_USE
 from geventpool._core.workers import WorkerGroup
 
 __all__ = ["ServerProbe"]

@@ -7,9 +7,10 @@ from typing import Any
 import gevent
 from gevent import getcurrent
 
-from geventpool._core.ledger import IN_USE, Entry
+from geventpool._core.ledger import Entry
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.reports import Loan, loans
+from geventpool._core.states import IN_USE
 from geventpool.errors import PoolClosedError
 
 __all__ = ["shut_down"]

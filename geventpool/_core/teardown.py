@@ -12,17 +12,9 @@ from geventpool._core.closing import Closer
 from geventpool._core.holders import end_loan
 from geventpool._core.housekeeping import Housekeeping
 from geventpool._core.leases import Leases
-from geventpool._core.ledger import (
-    CLOSING,
-    GONE,
-    IDLE,
-    IN_USE,
-    OPENING,
-    CloseReason,
-    Entry,
-    Ledger,
-)
+from geventpool._core.ledger import Entry, Ledger
 from geventpool._core.opener import Opener
+from geventpool._core.states import CLOSING, GONE, IDLE, IN_USE, OPENING, CloseReason
 from geventpool._core.workers import WorkerGroup, log_failure
 from geventpool.connector import Connector
 from geventpool.listeners import Listeners

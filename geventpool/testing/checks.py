@@ -7,7 +7,8 @@ from typing import Any
 import gevent
 import greenlet
 
-from geventpool._core.ledger import CLOSING, IDLE, IN_USE, OPENING, Entry
+from geventpool._core.ledger import Entry
+from geventpool._core.states import CLOSING, IDLE, IN_USE, OPENING
 from geventpool.pool import Pool
 
 __all__ = ["check", "check_capacity", "pool_greenlets", "sweep", "watch_now"]

@@ -14,8 +14,9 @@ import gevent
 from gevent._hub_local import get_hub_if_exists
 
 from geventpool._core.borrow_sites import BorrowSites
-from geventpool._core.ledger import IN_USE, Entry
+from geventpool._core.ledger import Entry
 from geventpool._core.reports import Loan, loans, name_of
+from geventpool._core.states import IN_USE
 from geventpool.pool import Pool, pools
 from geventpool.testing.checks import pool_greenlets
 

@@ -20,7 +20,7 @@ from geventpool import (
     PoolClosedError,
     PoolExhaustedError,
 )
-from geventpool._core.ledger import IDLE
+from geventpool._core.states import IDLE
 from geventpool.budget import files
 from geventpool.options import PoolOptions, from_text
 from geventpool.testing import ScriptedConnector, check, wait_until

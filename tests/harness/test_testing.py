@@ -11,7 +11,8 @@ import pytest
 from gevent.event import Event
 
 from geventpool import ErrorAction, Pool
-from geventpool._core.ledger import CLOSING, IDLE, IN_USE, Entry, Waiter
+from geventpool._core.ledger import Entry, Waiter
+from geventpool._core.states import CLOSING, IDLE, IN_USE
 from geventpool.testing import (
     INTERRUPTIONS,
     Clock,
