@@ -72,10 +72,10 @@ class ConnectionPool(Pool[Connection]):
         run on. None: what the URL says, or True.
     :param max_connections: None: what the URL says, or 10. A MariaDB server serves 151
         clients in all.
-    :param str unpatched: what to do in a process whose ``socket`` gevent has not
+    :param unpatched: what to do in a process whose ``socket`` gevent has not
         patched: ``"stock"`` is a plain pool for threads with the same limit and
         clean-up; ``"error"`` is :exc:`~geventpool.NotPatchedError`. Asked at the first
-        loan.
+        loan. None: what the URL says, or ``"stock"``.
     :raises TypeError: an unknown argument, or one of the wrong kind.
     :raises ValueError: an argument is out of its range, or contradicts another.
     """
@@ -93,10 +93,9 @@ class ConnectionPool(Pool[Connection]):
         configure: Callable[[Any], object] | None = None,
         check: Callable[[Any], object] | None = None,
         cancel: bool | None = None,
-        unpatched: str = STOCK,
+        unpatched: str | None = None,
         **keywords: Unpack[MySQLKeywords],
     ) -> None:
-        self._unpatched = check_unpatched(unpatched)
         #: Whether it is still unknown if gevent has patched this process.
         self._is_undecided = True
         #: the pool that lends in a process that gevent has not patched
@@ -115,9 +114,13 @@ class ConnectionPool(Pool[Connection]):
                 target=target,
                 max_connections=max_connections,
                 cancel=cancel,
+                unpatched=unpatched,
             )
-            hosts, host_order, target, max_connections, cancel = found.values()
+            hosts, host_order, target, max_connections, cancel, unpatched = (
+                found.values()
+            )
             source = None
+        self._unpatched = check_unpatched(STOCK if unpatched is None else unpatched)
         if max_connections is None:
             max_connections = DEFAULT_MAX_CONNECTIONS
         own: Any = {name: options.pop(name) for name in names() & options.keys()}

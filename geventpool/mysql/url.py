@@ -13,6 +13,7 @@ from pymysql import cursors
 
 from geventpool.mysql.hosts import Host, split_host
 from geventpool.options import from_text, names, unknown
+from geventpool.patching import check_unpatched
 from geventpool.policies import safe_repr
 
 __all__ = ["POOL_ARGUMENTS", "parse_url"]
@@ -46,7 +47,7 @@ def _cursorclass(text: str) -> type[cursors.Cursor]:
 
 
 #: The options of a pool. They are no arguments of ``pymysql.connect``.
-POOL_ARGUMENTS = names()
+POOL_ARGUMENTS = names() | {"unpatched"}
 
 #: The arguments that may follow the question mark. Others cannot be written as text.
 _ARGUMENTS: dict[str, Callable[[str], Any]] = {
@@ -71,6 +72,7 @@ _ARGUMENTS: dict[str, Callable[[str], Any]] = {
     "cursorclass": _cursorclass,
     "host_order": str,
     "target": str,
+    "unpatched": check_unpatched,
 }
 
 
@@ -169,7 +171,7 @@ def _query(text: str) -> dict[str, Any]:
             raise ValueError(unknown("url", name, _ARGUMENTS.keys() | POOL_ARGUMENTS))
         if name in options:
             raise ValueError(f"url has the argument {name!r} twice")
-        if name in POOL_ARGUMENTS:
+        if name not in _ARGUMENTS:
             options[name] = from_text(name, value)
             continue
         try:

@@ -13,7 +13,7 @@ from geventpool import (
     PoolExhaustedError,
     patching,
 )
-from geventpool.mysql import ConnectionPool
+from geventpool.mysql import ConnectionPool, MySQLConnector
 from tests.mysql.conftest import rows, value
 from tests.peers import run_script
 
@@ -197,3 +197,20 @@ def test_it_may_be_an_error(unpatched):
         ConnectionPool(host="127.0.0.1", unpatched="error", initial_connections=1)
     with pytest.raises(ValueError, match="unpatched must be 'stock' or 'error'"):
         ConnectionPool(unpatched="ignore")
+
+
+def test_a_url_may_ask_for_the_error(unpatched):
+    """As for the other options of the pool; the keyword takes precedence."""
+    url = "mysql://127.0.0.1:1/?unpatched={}"
+    with pytest.raises(NotPatchedError, match="geventpool.mysql would block"):
+        ConnectionPool(url.format("error")).acquire()
+    for pool in (
+        ConnectionPool(url.format("error"), unpatched="stock"),
+        ConnectionPool(url.format("stock")),
+    ):
+        with pytest.raises(err.OperationalError):
+            pool.acquire()
+    with pytest.raises(ValueError, match="unpatched must be 'stock' or 'error'"):
+        ConnectionPool(url.format("ignore"))
+    with pytest.raises(ValueError, match="option unpatched of a pool"):
+        MySQLConnector(url.format("error"))
