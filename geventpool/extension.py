@@ -22,6 +22,7 @@ from geventpool._core.holders import end_loan
 from geventpool._core.home import Home
 from geventpool._core.ledger import anyone
 from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.loops import timer_length
 from geventpool._core.measured import Measured
 from geventpool._core.measures import (
     kept,
@@ -48,6 +49,7 @@ __all__ = [
     "measure_by_default",
     "on_first_event",
     "retired",
+    "timer_length",
     "within",
 ]
 

@@ -94,7 +94,7 @@ def test_it_stops_when_nobody_waits(ward):
     ward.beat()
     ward.now += 1000
     assert ward.pulse.measured() == 0
-    assert not ward.pulse._timer.active
+    assert not ward.pulse.is_running
 
 
 def test_it_can_be_started_again(ward):

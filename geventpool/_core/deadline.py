@@ -10,15 +10,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-__all__ = ["FAR", "LATE", "MOMENT", "Deadline"]
+from geventpool._core.loops import timer_length
+
+__all__ = ["LATE", "MOMENT", "Deadline"]
 
 #: A timer that is late by this many seconds was delayed by a blocked loop.
 LATE = 0.02
 #: Seconds of extra time in that case, enough for a few turns of the loop.
 MOMENT = 0.05
-#: The longest time of a timer in seconds, about thirty years. libuv's timers count
-#: milliseconds in 64 bits.
-FAR = 1e9
 
 
 class Deadline:
@@ -43,7 +42,7 @@ class Deadline:
     def _start(self, pause: float, callback: Callable[[], object]) -> None:
         # A low priority, so that sockets are handled first in the same turn of the
         # loop.
-        self._timer = self._loop.timer(min(pause, FAR), priority=-1)
+        self._timer = self._loop.timer(timer_length(pause), priority=-1)
         # update: otherwise the time counts from the start of this turn of the loop.
         self._timer.start(callback, update=True)
 

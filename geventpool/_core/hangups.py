@@ -18,6 +18,8 @@ from weakref import ref
 
 from gevent.monkey import get_original
 
+from geventpool._core.loops import is_libuv
+
 __all__ = ["HangupWatcher"]
 
 #: Seconds until watchers are started for the connections that are idle then.
@@ -59,7 +61,7 @@ class HangupWatcher:
         #: the watchers by their owners
         self.watchers: dict[Hashable, Any] = {}
         self._timer: Any = None
-        self._stopped = "libuv" in type(loop).__module__
+        self._stopped = is_libuv(loop)
 
     def schedule(self, seconds: float = INTERVAL) -> None:
         """Call :meth:`arm` after *seconds*, unless that is already scheduled."""

@@ -11,6 +11,7 @@ import gevent
 from geventpool._core.closing import Closer
 from geventpool._core.hangups import HangupWatcher
 from geventpool._core.ledger import Entry, Ledger
+from geventpool._core.loops import timer_length
 from geventpool._core.opener import Opener
 from geventpool._core.readiness import Readiness
 from geventpool._core.reaper import Reaper
@@ -95,7 +96,7 @@ class Housekeeping(Generic[C]):
                 self._checks.put(entry)
             if now - began > SLICE:
                 # sleep(0) would run the callbacks, but would not look at sockets.
-                gevent.sleep(SLICE / 4, ref=False)
+                gevent.sleep(timer_length(SLICE / 4), ref=False)
                 began = ledger.clock()
         self._opener.serve(retry=True)
 

@@ -57,5 +57,6 @@ class HubLag:
         self.total += max(0.0, now - self._last - INTERVAL)
         self._last = now
         if not self._is_needed():
-            self._timer.stop()
+            timer, self._timer = self._timer, None
+            timer.close()
             self.is_running = False

@@ -13,12 +13,12 @@ import gevent
 from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
-from geventpool._core.deadline import FAR
 from geventpool._core.deadlocks import is_deadlocked, waiting
 from geventpool._core.hub_lag import HubLag
 from geventpool._core.ledger import FOREVER, Entry
 from geventpool._core.lifecycle import Lifecycle
 from geventpool._core.loan_watch import LoanWatch
+from geventpool._core.loops import timer_length
 from geventpool._core.measures import Measures
 from geventpool._core.refusals import Refusal
 from geventpool._core.states import IN_USE
@@ -278,7 +278,7 @@ class Line(Generic[C]):
                 break
             self.pollers.add(getcurrent())
             try:
-                gevent.sleep(min(pause, FAR))
+                gevent.sleep(timer_length(pause))
             finally:
                 self.pollers.discard(getcurrent())
             if self._ledger.closed:

@@ -19,6 +19,7 @@ from geventpool._core.demand import Demand, demand
 from geventpool._core.dial_errors import clear_frames, copy_error, for_waiter
 from geventpool._core.leases import Leases
 from geventpool._core.ledger import Entry, Ledger, Waiter
+from geventpool._core.loops import timer_length
 from geventpool._core.server_probe import ServerProbe
 from geventpool._core.states import GONE, OPENING
 from geventpool._core.workers import WorkerGroup, log_failure, within
@@ -260,7 +261,7 @@ class Opener(Generic[C]):
                 failure = error
             self.refused.add(entry)
             try:
-                gevent.sleep(self.backoff.delay(attempt))
+                gevent.sleep(timer_length(self.backoff.delay(attempt)))
             finally:
                 self.refused.discard(entry)
             if not self._ledger.waiters:
@@ -384,7 +385,8 @@ class Opener(Generic[C]):
         if self._is_short and self._retry is None:
             # There may be no caller for long, and the next sweep may be minutes away.
             loop = gevent.get_hub().loop
-            self._retry = loop.timer(self.backoff.delay(self._missed), ref=False)
+            pause = timer_length(self.backoff.delay(self._missed))
+            self._retry = loop.timer(pause, ref=False)
             self._retry.start(self._retry_minimum, update=True)
             self._missed += 1
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
-from geventpool._core.deadline import FAR
+from geventpool._core.loops import timer_length
 
 __all__ = ["Reaper"]
 
@@ -38,7 +38,7 @@ class Reaper(Generic[T]):
     ) -> None:
         self._target = weakref.ref(target, self._forgotten)
         self._sweep = sweep
-        self.interval = min(interval, FAR)
+        self.interval = timer_length(interval)
         self._loop = gevent.get_hub().loop
         self._stopped = False
         self._greenlet = gevent.spawn(self._run)

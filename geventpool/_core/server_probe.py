@@ -12,6 +12,7 @@ import gevent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.ledger import FOREVER, Entry, Ledger
+from geventpool._core.loops import timer_length
 from geventpool._core.states import CLOSING, IN_USE
 from geventpool._core.workers import WorkerGroup
 
@@ -62,7 +63,7 @@ class ServerProbe(Generic[C]):
         self._stop_timer()
         left = self._breaker.grace_left(self._ledger.clock())
         if 0 < left < FOREVER:
-            self._timer = gevent.get_hub().loop.timer(left, ref=False)
+            self._timer = gevent.get_hub().loop.timer(timer_length(left), ref=False)
             # update: otherwise the time counts from the start of this turn of the loop.
             self._timer.start(self._grace_is_over, update=True)
 
@@ -107,7 +108,7 @@ class ServerProbe(Generic[C]):
         """Try the server at intervals, in a greenlet of the pool. May switch."""
         breaker = self._breaker
         while breaker.paused:
-            gevent.sleep(breaker.next_pause(self._ledger.clock()))
+            gevent.sleep(timer_length(breaker.next_pause(self._ledger.clock())))
             wanted = breaker.demand or self._ledger.waiters
             if self._ledger.closed or not (breaker.paused and wanted):
                 return

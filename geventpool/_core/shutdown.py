@@ -9,6 +9,7 @@ from gevent import getcurrent
 
 from geventpool._core.ledger import Entry
 from geventpool._core.lifecycle import Lifecycle
+from geventpool._core.loops import timer_length
 from geventpool._core.reports import Loan, loans
 from geventpool._core.states import IN_USE
 from geventpool.errors import PoolClosedError
@@ -44,7 +45,7 @@ def _wait_for_all(lifecycle: Lifecycle[Any], timeout: float | None) -> None:
         if left is not None and left <= 0:
             return
         lifecycle.teardown.changed.clear()
-        lifecycle.teardown.changed.wait(left)
+        lifecycle.teardown.changed.wait(None if left is None else timer_length(left))
 
 
 def _others(lifecycle: Lifecycle[Any]) -> list[Entry[Any]]:

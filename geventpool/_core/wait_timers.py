@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
-from geventpool._core.deadline import FAR, LATE, MOMENT, Deadline
+from geventpool._core.deadline import LATE, MOMENT, Deadline
 from geventpool._core.ledger import Waiter
+from geventpool._core.loops import is_libuv, timer_length
 
 __all__ = ["ReturningWaiter", "TimedWaiter", "WaitTimers"]
 
@@ -120,9 +121,8 @@ class WaitTimers:
         elif limit == self._default_timeout:
             waiter.deadline = monotonic() + limit
             if self._timer is None:
-                if self._whole is None:
-                    self._whole = hub.loop.timer(min(limit, FAR))
-                self._start(self._whole, waiter.deadline)
+                timer = self._whole or self._make_whole(hub.loop, limit)
+                self._start(timer, waiter.deadline)
             waiter.sleep(hub)
         else:
             deadline = Deadline(hub.loop, limit, waiter.wake)
@@ -130,6 +130,12 @@ class WaitTimers:
                 waiter.sleep(hub)
             finally:
                 deadline.close()
+
+    def _make_whole(self, loop: Any, limit: float) -> Any:
+        timer = loop.timer(timer_length(limit))
+        # Nobody closes a timer that is kept.
+        self._whole = None if is_libuv(loop) else timer
+        return timer
 
     def stop_if_unused(self) -> None:
         """Stop the shared timer if there are no waiters. Never switches.
@@ -169,5 +175,5 @@ class WaitTimers:
                 waiter.wake()
             else:
                 pause = max(waiter.deadline - now, passed * STRIDE)
-                self._start(waiter.loop.timer(min(pause, FAR)), now + pause)
+                self._start(waiter.loop.timer(timer_length(pause)), now + pause)
                 break

@@ -16,6 +16,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from geventpool.connector import Connector, ErrorAction
+from geventpool.extension import timer_length
 from geventpool.mysql.arguments import (
     check_account,
     check_password,
@@ -196,7 +197,7 @@ class MySQLConnector(Connector[Connection]):
         # PyMySQL's own limit ends when the TCP connection is made. A server that sends
         # nothing after that would block this greenlet without limit. The timer needs an
         # event loop.
-        limit = gevent.Timeout(conn.connect_timeout)
+        limit = gevent.Timeout(timer_length(conn.connect_timeout or 0))
         if is_patched("socket"):
             limit.start()
         try:

@@ -380,10 +380,16 @@ class Packets(Interruptible):
 
     def _let_others_run(self) -> None:
         # While there is something to read, gevent never switches. sleep(0) would not
-        # do: the loop would handle no events of other sockets.
+        # do: the loop would handle no events of other sockets. A timer does, and one
+        # of less than a millisecond is too short for libuv.
         self._blocks += 1
         if self._blocks % _BLOCKS == 0:
-            gevent.sleep(0.0001)
+            hub = gevent.get_hub()
+            turn = hub.loop.timer(0)
+            try:
+                hub.wait(turn)
+            finally:
+                turn.close()
 
     def _write_bytes(self, data: bytes) -> None:
         if self._sock is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -265,16 +264,19 @@ class SideConnection:
         else:
             self._timer = gevent.get_hub().loop.timer(IDLE, ref=False)
         # Weakly: the event loop must not keep the connection of a pool that is gone.
-        self._timer.start(partial(_expire, weakref.ref(self)))
+        self._timer.start(_expire, weakref.ref(self), self._timer)
 
     def _expire(self) -> None:
         if not self._turn.locked():
             self._drop()
 
 
-def _expire(ref: weakref.ref[SideConnection]) -> None:
+def _expire(ref: weakref.ref[SideConnection], timer: Any) -> None:
     side = ref()
-    if side is not None:
+    if side is None or side._timer is not timer:
+        # Its pool is gone, or in the child of a fork.
+        timer.close()
+    else:
         side._expire()
 
 

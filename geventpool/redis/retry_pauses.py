@@ -25,6 +25,7 @@ from redis.backoff import AbstractBackoff, NoBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
+from geventpool.extension import timer_length
 from geventpool.policies import Backoff
 from geventpool.redis.dialling import connect_once, is_restricted
 from geventpool.redis.errors import TakenBackError
@@ -105,7 +106,7 @@ class RetryPauses:
         end, returns = monotonic() + seconds, self._returns
         while self._returns == returns and (left := end - monotonic()) > 0:
             if self._is_tried or is_restricted(conn):
-                self._changed.wait(left)
+                self._changed.wait(timer_length(left))
             else:
                 self._try_until(conn, end, returns)
         # Not all at once: the first connections after an outage may take long.
@@ -119,10 +120,11 @@ class RetryPauses:
         self._is_tried = True
         try:
             while self._returns == returns and (left := end - monotonic()) > 0:
-                gevent.sleep(min(self._backoff.delay(self._attempts), left))
+                pause = min(self._backoff.delay(self._attempts), left)
+                gevent.sleep(timer_length(pause))
                 self._attempts += 1
                 if self._try(conn) and self._returns == returns:
-                    self._changed.wait(max(0.0, end - monotonic()))
+                    self._changed.wait(timer_length(end - monotonic()))
         finally:
             self._is_tried = False
             self._wake()

@@ -8,6 +8,7 @@ from typing import Any
 from gevent import getcurrent
 
 from geventpool.errors import PoolExhaustedError, TooManyWaitingError
+from geventpool.extension import timer_length
 
 __all__ = ["Room"]
 
@@ -100,7 +101,7 @@ class Room:
     def _sleep(self, waiter: _Waiter, timeout: float | None) -> None:
         timer = None
         if timeout is not None:
-            timer = self._hub.loop.timer(timeout)
+            timer = self._hub.loop.timer(timer_length(timeout))
             timer.start(waiter.expire, update=True)
         try:
             # Other code may switch to this greenlet as well.

@@ -16,7 +16,7 @@ import gevent
 from gevent.event import Event
 
 from geventpool.connector import ErrorAction
-from geventpool.extension import PROMPT, SLOW, Breaker
+from geventpool.extension import PROMPT, SLOW, Breaker, timer_length
 from geventpool.policies import Backoff, Outage
 from geventpool.sqlalchemy.full_servers import FullServer
 
@@ -92,7 +92,7 @@ class ConnectGate:
                 left = ends - self._clock()
                 if gives_way or left <= 0 or not self.is_refusal(error):
                     raise
-            gevent.sleep(min(PAUSES.delay(attempt), left))
+            gevent.sleep(timer_length(min(PAUSES.delay(attempt), left)))
             attempt += 1
 
     def is_refusal(self, error: Exception) -> bool:
@@ -132,7 +132,7 @@ class ConnectGate:
     def _wait(self, seconds: float) -> None:
         """Wait for the end of an attempt, or of the grace. May switch."""
         left = self.breaker.grace_left(self._clock())
-        self._ended.wait(min(seconds, left) if left else seconds)
+        self._ended.wait(timer_length(min(seconds, left) if left else seconds))
 
     def _try(
         self, dial: Callable[[], C], ends: float, older: BaseException | None

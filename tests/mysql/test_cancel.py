@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import weakref
 
 import gevent
 import gevent.os
@@ -589,8 +590,12 @@ def test_a_side_connection_in_use_is_not_closed_by_its_timer(pooled, monkeypatch
     with side._turn:
         side._expire()
         assert side.is_open
-    side_connection._expire(lambda: None)
-    side._expire()
+    # That of another time, and that of a pool that is gone, mean nothing.
+    for gone in weakref.ref(side), lambda: None:
+        timer = gevent.get_hub().loop.timer(1)
+        side_connection._expire(gone, timer)
+        assert side.is_open
+    side_connection._expire(weakref.ref(side), side._timer)
     assert not side.is_open
 
 
