@@ -154,9 +154,11 @@ class Returns(Generic[C]):
             entry.close_reason = None
         # A waiter does not look at what it is given. So this is the last chance to find
         # that it is closed, or that a reply is unread.
-        if probe and ledger.waiters and not self._readiness.passes(entry):
-            self._on_room()
-            return
+        readiness = self._readiness
+        if probe and ledger.waiters and readiness.probe is not None:
+            if not readiness.passes(entry):
+                self._on_room()
+                return
         if entry.state is IN_USE and ledger.waiters and self.is_trivial:
             # The same as below, with fewer calls.
             ledger.assign_to_waiter(entry, ledger.clock())
