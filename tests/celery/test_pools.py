@@ -20,7 +20,7 @@ import geventpool.celery as hook
 from geventpool.redis import ConnectionPool
 from geventpool.redis.process_pools import ProcessPools
 from tests import parts
-from tests.servers import RedisServer
+from tests.servers import RedisSentinel, RedisServer
 
 MOST = 3
 
@@ -206,3 +206,19 @@ def test_another_call_replaces_the_options(server, pools):
         pool = connection.default_channel.pool
         assert pool.core.max_connections == 4
         assert parts.option(pool.core, "timeout") == 30
+
+
+def test_addresses_of_sentinels_are_left_to_kombu(server):
+    """It asks them for the server. Broker and results work as without the pools."""
+    hook.install(max_connections=MOST)
+    with RedisSentinel(server, name="shop") as sentinel:
+        url = f"sentinel://{sentinel.host}:{sentinel.port}/0"
+        app = Celery("shop", broker=url, backend=url, set_as_current=False)
+        app.conf.broker_transport_options = {"master_name": "shop"}
+        app.conf.result_backend_transport_options = {"master_name": "shop"}
+        crowd = [gevent.spawn(app.send_task, "count", (n,)) for n in range(10)]
+        gevent.joinall(crowd, raise_error=True)
+        assert server.ask("LLEN", "celery") == 10
+        app.backend.store_result("a task", 42, "SUCCESS")
+        assert app.AsyncResult("a task").get(timeout=20) == 42
+        app.close()
