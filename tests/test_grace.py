@@ -25,6 +25,7 @@ from geventpool.testing import (
     ScriptedConnector,
     check,
     check_capacity,
+    no_switch,
     pool_greenlets,
     wait_until,
 )
@@ -388,6 +389,21 @@ def test_what_a_borrower_finds_out_about_the_server_counts():
     clock.advance(1)
     pool.extension.report_reachable()
     assert told == ["paused", ("resumed", 5)] and not pool.stats().paused
+    for conn in loans:
+        pool.release(conn)
+    check_capacity(pool)
+
+
+def test_a_borrower_fails_without_a_switch_though_useless_loans_have_all_places():
+    """It does not wait for the next attempt to connect."""
+    pool, clock, loans, waiter = all_lent(Reconnecting())
+    for error in down(3):
+        pool.extension.report_unreachable(error)
+    clock.advance(4)
+    with no_switch():
+        assert str(outcome(pool, 3600)) == "[Errno 111] refused 3"
+    assert str(waiter.get()) == "[Errno 111] refused 3"
+    pool.extension.report_reachable()
     for conn in loans:
         pool.release(conn)
     check_capacity(pool)

@@ -25,6 +25,7 @@ from geventpool.testing import (
     ScriptedConnector,
     check,
     check_capacity,
+    no_switch,
     pool_greenlets,
     sweep,
 )
@@ -98,6 +99,35 @@ def test_in_a_pause_an_acquirer_fails_at_once_with_the_last_error():
     with pytest.raises(ConnectionRefusedError, match="refused 3"):
         pool.acquire(timeout=0)
     assert len(connector.calls) == 3
+    check(pool)
+
+
+def test_a_crowd_fails_without_a_switch():
+    """None of it waits until all the others have been told."""
+    pool = paused_pool()
+    with no_switch():
+        assert isinstance(outcome(pool), ConnectionRefusedError)
+    check(pool)
+
+
+def test_a_borrower_that_tries_again_at_once_lets_the_others_run():
+    """Else the server would never be tried, and the program would hang."""
+    pool = paused_pool()
+    ran: list[bool] = []
+    outcome(pool)
+    gevent.spawn(ran.append, True)
+    outcome(pool)
+    assert ran
+    check(pool)
+
+
+def test_after_an_error_at_once_nothing_wakes_the_borrower():
+    """Whatever it waits for next must not end early."""
+    pool = paused_pool()
+    awaited = Event()
+    for timeout in (None, 0):
+        outcome(pool, timeout)
+        assert not awaited.wait(0.001)
     check(pool)
 
 

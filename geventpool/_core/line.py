@@ -73,12 +73,15 @@ class Line(Generic[C]):
         self.max_waiting = max_waiting
         self._backoff = backoff
         self._handoff = handoff
+        self._breaker = lifecycle.opener.breaker
         #: the limit of a call with neither *retry* nor *timeout*; None: there is none
         self.default_limit = self.limit(None, None)
         self.timers = WaitTimers(self.default_limit, self._ledger.waiters)
         ledger = self._ledger
         attend = watch.sampling(lifecycle.recovery.attend)
         self.hub_lag = HubLag(attend, lambda: ledger.clock())
+        #: greenlets that had an error in this turn of the event loop, without a switch
+        self._failed: set[greenlet] = set()
         #: greenlets that poll because *handoff* is off
         self.pollers: set[greenlet] = set()
         #: counts refusals; None: nothing is measured
@@ -205,13 +208,18 @@ class Line(Generic[C]):
                 ledger.add_returning(waiter)
             waiting[current] = waiter
             if not ledger.is_exhausted:
-                self._lifecycle.serve()
+                limit = self._serve(waiter, limit)
             elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
+            elif self._breaker.paused:
+                # The loans may be of no use.
+                limit = self._serve(waiter, limit)
             if limit != 0 and current is not hub:
                 if not self.hub_lag.is_running:
                     self.hub_lag.start()
                 self.timers.sleep(hub, waiter, limit)
+            else:
+                waiter.cancel_wake()
             if waiter.entry is None and waiter.error is None:
                 if is_deadlocked(ledger, certain=False):
                     kind = PoolDeadlockError
@@ -241,6 +249,27 @@ class Line(Generic[C]):
                 self._listeners.notify("exhausted", self._ledger.clock() - started)
             raise waiter.error
         raise self._refusal(kind, started, lost)
+
+    def _serve(self, waiter: TimedWaiter[C], limit: float | None) -> float | None:
+        """Serve the waiters; return how long this one waits then. Never switches."""
+        self._lifecycle.serve()
+        if waiter.error is not None and self._may_fail_at_once(waiter.greenlet):
+            return 0.0
+        return limit
+
+    def _may_fail_at_once(self, current: greenlet) -> bool:
+        """Whether the caller may get its error without a switch. Never switches.
+
+        Once in a turn of the event loop: one that tries again at once must not keep all
+        others from running.
+        """
+        failed = self._failed
+        if current in failed:
+            return False
+        if not failed:
+            get_hub().loop.run_callback(failed.clear)
+        failed.add(current)
+        return True
 
     def _step_out(self, waiter: TimedWaiter[C]) -> None:
         """End a wait that an exception ended. Pass on what was assigned."""
