@@ -18,16 +18,24 @@ from gevent import getcurrent
 from gevent.event import AsyncResult
 
 from geventpool.errors import PoolExhaustedError
-from geventpool.redis.calls import Call, copy_of
+from geventpool.redis.calls import Call, call_of, copy_of
 from geventpool.redis.room import Room
 from geventpool.redis.shared import CallQueue, SharedConnection
 
-__all__ = ["Multiplexer", "Source"]
+__all__ = ["Multiplexer", "Source", "place_of"]
 
 #: Bytes for which a call takes one unit of room. A command takes at least one.
 UNIT = 16 * 1024
 #: So many callers go on before the event loop handles its sockets.
 MOST = 50
+
+
+def place_of(conn: Any) -> tuple[Any, Any] | None:
+    """Return name and port of the server; None: it is at a Unix socket."""
+    try:
+        return conn.host, conn.port
+    except AttributeError:
+        return None
 
 
 class Source(Protocol):
@@ -39,6 +47,8 @@ class Source(Protocol):
     #: the pool's, for messages
 
     name: str
+    #: name and port of the server; None: connections have none
+    place: tuple[Any, Any] | None
     #: the most seconds that a caller waits; None: no limit
     timeout: float | None
     #: how many callers may wait for room; None: no limit
@@ -83,6 +93,8 @@ class Multiplexer(CallQueue):
         self._source = source
         self.hub = hub
         self._loop = hub.loop
+        #: name and port of the server that it was connected to last
+        self.place = source.place
         self.room = Room(max_in_flight, hub, source.name)
         self._begin()
 
@@ -118,18 +130,22 @@ class Multiplexer(CallQueue):
             room.free -= units
         else:
             self._wait_for_room(units)
-        call = Call(data, count, units)
+        call = call_of(data, count, units)
         self.out.append(call)
         if not self._is_scheduled:
-            shared = self.shared
-            if shared is None:
-                call.since = monotonic()
-                self.schedule()
-            elif shared.sent or self.ready or shared.is_blocked:
-                self.schedule()
-            else:
-                self._write_now(shared, call)
+            self._schedule_or_write(call)
         return call
+
+    def _schedule_or_write(self, call: Call) -> None:
+        """Let the queue be written, whose last call is *call*."""
+        shared = self.shared
+        if shared is None:
+            call.since = monotonic()
+            self.schedule()
+        elif shared.sent or self.ready or shared.is_blocked:
+            self.schedule()
+        else:
+            self._write_now(shared, call)
 
     def _write_now(self, shared: SharedConnection, call: Call) -> None:
         """Write at once, because no other greenlet is about to send."""
@@ -183,21 +199,19 @@ class Multiplexer(CallQueue):
         :raises BaseException: why there is no reply; or what interrupted the wait. The
             call is then abandoned.
         """
+        current, switch = getcurrent(), self.hub.switch
         try:
             # Other code may switch to this greenlet as well.
             while call.left and call.error is None:
-                self._sleep(call)
+                call.waiter = current
+                switch()
         except BaseException:
+            call.waiter = None
             self.abandon(call)
             raise
-        finally:
-            call.waiter = None
+        call.waiter = None
         if call.error is not None:
             raise call.error
-
-    def _sleep(self, call: Call) -> None:
-        call.waiter = getcurrent()
-        self.hub.switch()
 
     def abandon(self, call: Call) -> None:
         """Note that no greenlet waits for *call* any more. Never switches.
@@ -324,6 +338,7 @@ class Multiplexer(CallQueue):
         self._opener = None
         try:
             self.shared = SharedConnection(self, conn, self._source.renew_after)
+            self.place = place_of(conn)
         except Exception as error:
             # It was closed after it was acquired.
             self._source.drop(conn, error)

@@ -42,7 +42,7 @@ from geventpool.redis.options import (
 )
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
-from geventpool.redis.standin import StandIn
+from geventpool.redis.standin import kind_for, stand_in_for
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.turns import Turns
 
@@ -176,7 +176,8 @@ class ConnectionPool(Returns):
                 chosen.timeout,
                 chosen.max_waiting,
                 chosen.max_lifetime,
-                StandIn,
+                kind_for,
+                stand_in_for,
             )
         # Bound once, because every command calls them.
         self._turns = Turns(time.monotonic)

@@ -7,6 +7,7 @@ still wait. Everything here runs in the hub or without switching.
 from __future__ import annotations
 
 from collections import deque
+from itertools import accumulate
 from time import monotonic
 from typing import Any, Protocol
 
@@ -38,6 +39,9 @@ EARLY = 0.001
 #: The most reads before a connection is given up, for data that arrived while the event
 #: loop was blocked.
 LAST_READS = 16
+
+#: Types of replies that are neither pushes nor errors.
+_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
 
 CLOSED_BY_SERVER = "Connection closed by server."
 
@@ -150,8 +154,7 @@ class SharedConnection:
 
     def _write_queued(self) -> None:
         out = self._owner.out
-        batch = self._next_batch(out)
-        data = batch[0].data if len(batch) == 1 else b"".join([c.data for c in batch])
+        batch, data = self._next_batch(out)
         size = len(data)
         taken = 0
         try:
@@ -172,21 +175,25 @@ class SharedConnection:
         if out and not self.is_blocked:
             self._owner.schedule()
 
-    def _next_batch(self, out: deque[Call]) -> list[Call]:
-        """Take the calls that are written in this turn of the loop out of the queue."""
+    def _next_batch(self, out: deque[Call]) -> tuple[list[Call], bytes]:
+        """Take the calls that are written in this turn of the loop out of the queue.
+
+        :return: the calls and their bytes.
+        """
         now = monotonic()
         if len(out) == 1:
-            out[0].since = now
-            return [out.popleft()]
-        size = 0
-        for number, call in enumerate(out, 1):
+            call = out.popleft()
             call.since = now
-            size += len(call.data)
-            if size >= TURN:
-                return [out.popleft() for _ in range(number)]
-        batch = list(out)
-        out.clear()
-        return batch
+            return [call], call.data
+        pieces = [call.data for call in out]
+        number = len(pieces)
+        if sum(map(len, pieces)) >= TURN:
+            ends = accumulate(map(len, pieces))
+            number = next(index for index, end in enumerate(ends, 1) if end >= TURN)
+        batch = [out.popleft() for _ in range(number)]
+        for call in batch:
+            call.since = now
+        return batch, b"".join(pieces[:number])
 
     def _note_written(self, batch: list[Call], taken: int) -> None:
         """Note which calls of a batch were written by its first *taken* bytes."""
@@ -275,16 +282,17 @@ class SharedConnection:
                 reply = error
             if reply is MORE:
                 return
-            if type(reply) is push:
-                owner.pushed(self.conn, reply)
-                if self.is_lost:
-                    return
-                continue
+            if type(reply) not in _PLAIN:
+                if type(reply) is push:
+                    owner.pushed(self.conn, reply)
+                    if self.is_lost:
+                        return
+                    continue
+                if isinstance(reply, ResponseError) and sent:
+                    self._check_error(reply, sent[0])
             if not sent:
                 raise InvalidResponse("Protocol Error: a reply to no command")
             call = sent[0]
-            if isinstance(reply, ResponseError) and is_foreign(reply, call.data):
-                raise InvalidResponse(f"Protocol Error: not the reply awaited: {reply}")
             if call.count == 1:
                 call.replies = reply
                 call.left = 0
@@ -300,6 +308,11 @@ class SharedConnection:
                 room.serve()
             if call.waiter is not None:
                 ready.append(call)
+
+    def _check_error(self, error: ResponseError, call: Call) -> None:
+        """Refuse an error reply that does not belong to *call*."""
+        if is_foreign(error, call.data):
+            raise InvalidResponse(f"Protocol Error: not the reply awaited: {error}")
 
     # Time.
 

@@ -33,7 +33,7 @@ from geventpool.redis.internals import (
     has_standard_methods,
     is_fit,
 )
-from geventpool.redis.multiplexer import UNIT, Multiplexer, Source
+from geventpool.redis.multiplexer import UNIT, Multiplexer, Source, place_of
 from geventpool.redis.probe import is_quiet
 from geventpool.redis.shareable import (
     SHAREABLE,
@@ -43,6 +43,9 @@ from geventpool.redis.shareable import (
 )
 
 __all__ = ["Sharing", "SharingPool"]
+
+#: Stands for the hub before there is one.
+_NO_HUB = object()
 
 log = logging.getLogger("geventpool")
 
@@ -103,8 +106,10 @@ class Sharing(Source):
     :param timeout: the most seconds that a caller waits for room or a connection.
     :param max_waiting: how many callers may wait for room; None: no limit.
     :param max_lifetime: seconds that a connection may be used; None: no limit.
-    :param make_stand_in: makes what a caller gets in place of a connection: it is given
-        this object and the queue to use.
+    :param kind_for: returns the class of what a caller gets in place of a connection:
+        it is given a connection that is like all others.
+    :param make_stand_in: makes an object of that class: it is given this object and the
+        queue to use.
     """
 
     def __init__(
@@ -115,8 +120,10 @@ class Sharing(Source):
         timeout: float | None,
         max_waiting: int | None,
         max_lifetime: float | None,
+        kind_for: Callable[[Any], type],
         make_stand_in: Callable[[Sharing, Multiplexer], Any],
     ) -> None:
+        self._kind_for = kind_for
         self._make_stand_in = make_stand_in
         self._pool = weakref.ref(pool)
         # The multiplexers outlive the pool until their connections are quiet.
@@ -138,7 +145,12 @@ class Sharing(Source):
         #: made at first use, because an unused pool must not create a hub
         self._multiplexers: list[Multiplexer] = []
         self._only: Multiplexer | None = None
-        self._hub: Any = None
+        #: of the greenlets that share; before first use, nothing that is a hub
+        self._hub: Any = _NO_HUB
+        #: the class of stand-ins
+        self.kind: Any = None
+        #: name and port of the server; None: a connection has none
+        self.place: tuple[Any, Any] | None = None
         #: a connection that is never connected, for properties that all share
         self.template: Any = None
         #: packs a command of *names*, or raises TypeError because of an argument
@@ -162,17 +174,19 @@ class Sharing(Source):
             return None
         if caller.f_code is not COMMAND and not is_sharing_caller(caller):
             return None
-        hub = self._hub
-        if hub is None:
-            if not self._start():
-                return None
-            hub = self._hub
         current = getcurrent()
-        if current is hub or get_hub() is not hub:
-            # The hub cannot wait for a reply, and other threads have other event loops.
+        # The parent of most greenlets is the hub of their thread.
+        if current.parent is not self._hub and not self._may_wait(current):
             return None
         queue = self._only or self._multiplexer_of(current)
         return self._make_stand_in(self, queue)
+
+    def _may_wait(self, greenlet: Any) -> bool:
+        """Return whether *greenlet*, which is running, can wait for a reply."""
+        if self._hub is _NO_HUB and not self._start():
+            return False
+        # The hub cannot wait for a reply, and other threads have other event loops.
+        return greenlet is not self._hub and get_hub() is self._hub
 
     def _multiplexer_of(self, greenlet: Any) -> Multiplexer:
         # The lowest bits of an address are always 0.
@@ -194,6 +208,8 @@ class Sharing(Source):
             return False
         self.decodes = template.encoder.decode_responses
         self.fast_pack = fast_packer_of(template) or self.pack
+        self.kind = self._kind_for(template)
+        self.place = place_of(template)
         hub = get_hub()
         self._multiplexers = [
             Multiplexer(self, self._max_in_flight, hub)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from sys import exc_info
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from geventpool.redis.calls import Call
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.sharing import Sharing
 
-__all__ = ["StandIn"]
+__all__ = ["StandIn", "kind_for", "stand_in_for"]
 
 
 #: types of replies that may be, or begin with, an error
@@ -38,31 +39,48 @@ class StandIn:
 
     It begins without a connection. For an operation that cannot be shared it takes a
     connection of its own, and uses that until it is released. An attribute that is not
-    defined here is one of that connection. So a new version of redis-py may make it
-    slower, but not wrong.
+    defined here is one of that connection: :func:`kind_for` adds all of these. So a new
+    version of redis-py may make it slower, but not wrong.
+
+    :func:`stand_in_for` makes one.
     """
 
-    #: the last call on the shared connection
-    _call: Call | None = None
-    #: the index of its next reply
-    _index = 0
-    #: the connection of its own
-    _own: Any = None
-    #: the error because of which nothing was sent
-    _refusal: BaseException | None = None
+    # No __getattr__, with which the interpreter would search for each attribute anew.
+    __slots__ = (
+        "_sharing",
+        "_multiplexer",
+        #: the last call on the shared connection
+        "_call",
+        #: the index of its next reply
+        "_index",
+        #: the connection of its own
+        "_own",
+        #: the error because of which nothing was sent
+        "_refusal",
+        #: the retries of redis-py, the same for all
+        "retry",
+        #: the number of the database
+        "db",
+        #: the name and port of the server; only TCP connections have them
+        "host",
+        "port",
+    )
+
+    _sharing: Sharing
+    _multiplexer: Multiplexer
+    _call: Call | None
+    _index: int
+    _own: Any
+    _refusal: BaseException | None
+    retry: Any
+    db: Any
+    host: Any
+    port: Any
 
     # Nothing was prepared on this connection.
     himport_registry = None
     _himport_prepared: ClassVar[dict[str, int]] = {}
     _himport_reconciled_revision = 0
-
-    def __init__(self, sharing: Sharing, multiplexer: Multiplexer) -> None:
-        self._sharing = sharing
-        self._multiplexer = multiplexer
-        #: the retries of redis-py, the same for all
-        self.retry = sharing.template.retry
-        #: the number of the database
-        self.db = sharing.template.db
 
     # Sending.
 
@@ -168,14 +186,18 @@ class StandIn:
         if call.count > 1:
             reply = reply[self._index]
             self._index += 1
-        if isinstance(reply, _MAY_RAISE):
-            first = reply[0] if type(reply) is list and reply else reply
-            # redis-py's parsers raise the first item of an array only if it is a
-            # ConnectionError.
-            kind = Exception if first is reply else ConnectionError
-            if isinstance(first, kind):
-                raise self._sharing.error_of(first, self._multiplexer)
+        if type(reply) is not bytes and isinstance(reply, _MAY_RAISE):
+            self._raise_error(reply)
         return reply
+
+    def _raise_error(self, reply: Any) -> None:
+        """Raise *reply*, or its first item, if it is an error for the caller."""
+        first = reply[0] if type(reply) is list and reply else reply
+        # redis-py's parsers raise the first item of an array only if it is a
+        # ConnectionError.
+        kind = Exception if first is reply else ConnectionError
+        if isinstance(first, kind):
+            raise self._sharing.error_of(first, self._multiplexer)
 
     # The life of a connection, as redis-py sees it.
 
@@ -206,9 +228,11 @@ class StandIn:
 
     def retire(self) -> Any:
         """End the loan; return the connection of its own, or None. Never switches."""
-        call, self._call = self._call, None
-        if call is not None and call.left:
-            self._multiplexer.abandon(call)
+        call = self._call
+        if call is not None:
+            self._call = None
+            if call.left:
+                self._multiplexer.abandon(call)
         own = self._own
         if own is not None:
             self._own = None
@@ -226,18 +250,6 @@ class StandIn:
         """The id of this process."""
         return os.getpid()
 
-    @property
-    def host(self) -> Any:
-        """The name of the server. Only TCP connections have it."""
-        shared = self._multiplexer.shared
-        return self._sharing.template.host if shared is None else shared.conn.host
-
-    @property
-    def port(self) -> Any:
-        """The port of the server. Only TCP connections have it."""
-        shared = self._multiplexer.shared
-        return self._sharing.template.port if shared is None else shared.conn.port
-
     def get_protocol(self) -> Any:
         """Return the version of the protocol."""
         return self._facts.get_protocol()
@@ -251,14 +263,64 @@ class StandIn:
         """The connection to read attributes from: its own, or the template."""
         return self._sharing.template if self._own is None else self._own
 
-    def __getattr__(self, name: str) -> Any:
-        # Unix socket connections have no host.
-        if name.startswith("__") or name in ("host", "port"):
-            raise AttributeError(name)
+    def own_attribute(self, name: str) -> Any:
+        """Return an attribute of the connection of its own.
+
+        May switch.
+        """
         if self._own is None:
             self._promote(())
         return getattr(self._own, name)
 
     def __repr__(self) -> str:
         kind = "sharing" if self._own is None else f"with {self._own!r}"
-        return f"<{type(self).__name__} {kind}>"
+        return f"<StandIn {kind}>"
+
+
+class _OfOwn:
+    """An attribute of the connection of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, it: StandIn | None, kind: type) -> Any:
+        return self if it is None else it.own_attribute(self._name)
+
+
+@lru_cache(maxsize=32)
+def _kind_with(names: frozenset[str]) -> type[StandIn]:
+    return type("StandInOfKind", (StandIn,), {name: _OfOwn(name) for name in names})
+
+
+def kind_for(template: Any) -> type[StandIn]:
+    """Return a class of stand-ins that have all attributes of *template*.
+
+    Connections with the same attributes share one.
+    """
+    return _kind_with(
+        frozenset(
+            name
+            for name in dir(template)
+            if not name.startswith("__") and not hasattr(StandIn, name)
+        )
+    )
+
+
+def stand_in_for(sharing: Sharing, multiplexer: Multiplexer) -> StandIn:
+    """Return a stand-in without a connection.
+
+    It is no constructor, because one is called for each command, and the interpreter
+    calls a function in half of the time.
+    """
+    it: StandIn = sharing.kind()
+    template = sharing.template
+    it._sharing = sharing
+    it._multiplexer = multiplexer
+    it._call = it._own = it._refusal = None
+    it._index = 0
+    it.retry = template.retry
+    it.db = template.db
+    place = multiplexer.place
+    if place is not None:
+        it.host, it.port = place
+    return it

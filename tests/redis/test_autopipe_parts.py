@@ -20,7 +20,7 @@ from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis import sharing as sharing_module
 from geventpool.redis.calls import copy_of
 from geventpool.redis.shared import SharedConnection
-from geventpool.redis.standin import StandIn
+from geventpool.redis.standin import StandIn, stand_in_for
 from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
@@ -63,7 +63,7 @@ def test_an_error_for_many_is_copied_if_it_can_be() -> None:
 def stand_in(client: redis.Redis) -> StandIn:
     """What redis-py would get for its next command."""
     sharing = parts.sharing(client.connection_pool)
-    return StandIn(sharing, sharing._only)
+    return stand_in_for(sharing, sharing._only)
 
 
 def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
