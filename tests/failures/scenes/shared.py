@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 
 from geventpool.redis import RedisCluster
-from geventpool.redis.standin import StandIn
+from geventpool.redis.standin import stand_in_for
 from tests import parts
 from tests.failures.scenes.redis import GET_CONNECTION, redis_scene
 from tests.failures.scenes.table import Scene, Site, covers
@@ -85,7 +85,7 @@ def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
         client.get("mine")
         pool = client.connection_pool
         [multiplexer] = parts.sharing(pool)._multiplexers
-        stand_in = StandIn(parts.sharing(pool), multiplexer)
+        stand_in = stand_in_for(parts.sharing(pool), multiplexer)
         try:
             stand_in.send_command("CLIENT", "ID")
             stand_in.disconnect()
