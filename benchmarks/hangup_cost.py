@@ -23,6 +23,7 @@ from benchmarks.report import Column, Report
 from benchmarks.rounds import Scale
 from geventpool import Counters, Pool
 from geventpool.sockets import is_quiet
+from tests import parts
 
 BLIND = "nothing watched"
 MEASURED = "with metrics"
@@ -100,7 +101,7 @@ def _add_samples(report: Report, scale: Scale) -> None:
         for name in (NOT_SAMPLED, SAMPLED)
     }
     # There is no option for it, because it should cost nothing that can be measured.
-    pools[NOT_SAMPLED]._watch.idle_holds.sample = int  # type: ignore[method-assign]
+    parts.idle_holds(pools[NOT_SAMPLED]).sample = int
     turns = {
         name: repeated(partial(_wait_for_loans, pool), scale.slice)
         for name, pool in pools.items()
