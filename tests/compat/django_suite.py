@@ -1,10 +1,10 @@
-"""Django's own tests, with its MySQL backend on PyMySQL and with ours: ``make compat``.
+"""Django's own tests, with its MySQL backend and Redis cache or ours: ``make compat``.
 
 Downloads the source distribution of the Django that is installed, which ships its
-tests, and runs those of the applications that are about databases under gevent twice
-at a time, each run with a MariaDB of its own; ours with its pool on. Prints test by
-test what passes with the stock backend and not with ours, and ends with 1 if there is a
-line without a reason.
+tests, and runs those of the applications that are about databases and caches under
+gevent twice at a time, each run with servers of its own; ours with pools on. Prints
+test by test what passes with the stock backends and not with ours, and ends with 1 if
+there is a line without a reason.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tests.compat.environment import environment
 from tests.compat.outcomes import Run, compare, source
-from tests.servers import MariaDBServer
+from tests.servers import MariaDBServer, RedisServer
 
 #: What Django's tests import, where it makes a difference here.
-REQUIREMENTS = ("gevent", "PyMySQL", "jinja2", "PyYAML", "tblib")
+REQUIREMENTS = ("gevent", "PyMySQL", "jinja2", "PyYAML", "redis", "tblib")
 
 #: Applications of Django's tests whose subject is the database, a connection's life,
 #: or a server that uses both.
@@ -52,7 +52,7 @@ def main(chosen: list[str]) -> int:
 
 
 def _begin(pools: str, suite: Path, python: Path, applications: list[str]) -> Run:
-    server = MariaDBServer().start()
+    server, redis_server = MariaDBServer().start(), RedisServer().start()
     # Test databases are made and dropped under names of their own.
     server.ask(f"GRANT ALL ON *.* TO '{server.user}'@'%'")
     # Django 4.2 asks something of the real ones before.
@@ -64,6 +64,11 @@ def _begin(pools: str, suite: Path, python: Path, applications: list[str]) -> Ru
         "USER": server.user,
         "PASSWORD": server.password,
     }
+
+    def over() -> None:
+        server.close()
+        redis_server.close()
+
     arguments = ("--settings=run_django_tests", "--parallel=1", "--noinput")
     return Run(
         pools,
@@ -71,8 +76,8 @@ def _begin(pools: str, suite: Path, python: Path, applications: list[str]) -> Ru
         (python,),
         "run_django_tests.py",
         (*arguments, *applications),
-        server.close,
-        {"SERVER": json.dumps(where)},
+        over,
+        {"SERVER": json.dumps(where), "REDIS": redis_server.url},
     )
 
 

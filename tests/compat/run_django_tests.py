@@ -1,9 +1,9 @@
-"""Runs Django's own tests under gevent, with its MySQL backend or with ours.
+"""Runs Django's own tests under gevent, with its MySQL backend and Redis cache or ours.
 
 Executed by path, in the ``tests`` folder of Django's source distribution, by
 ``django_suite.py``; it is the settings module of that run as well. The environment
-variable ``POOLS`` says whose backend, ``SERVER`` where MariaDB is (JSON), and
-``OUTCOMES`` names the file to write: one line of JSON for each test.
+variable ``POOLS`` says whose, ``SERVER`` where MariaDB is (JSON), ``REDIS`` the URL of
+Redis, and ``OUTCOMES`` names the file to write: one line of JSON for each test.
 """
 
 from gevent import monkey
@@ -45,6 +45,14 @@ def database(name):
 
 
 DATABASES = {"default": database("django"), "other": database("django_other")}
+#: The tests of the cache look for this name. Ours may stand behind it.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "redis": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": os.environ["REDIS"],
+    },
+}
 SECRET_KEY = "known to everybody"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
@@ -123,7 +131,18 @@ def make_runner():
     return Runner
 
 
+def put_cache_in_place():
+    """Let everybody who asks for Django's Redis cache get ours."""
+    from django.core.cache.backends import redis
+
+    from geventpool.django.cache import RedisCache
+
+    redis.RedisCache = RedisCache
+
+
 if __name__ == "__main__":
+    if OURS:
+        put_cache_in_place()
     # As a module of its own name it is the settings, too.
     sys.modules["run_django_tests"] = sys.modules["__main__"]
     sys.path.insert(0, os.getcwd())
