@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill, indent
@@ -23,6 +24,7 @@ from benchmarks.rounds import is_unsteady
 BEGIN, END = ".. measured: begin", ".. measured: end"
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "benchmarks.rst"
+README = PAGE.parents[2] / "README.rst"
 COMMAND = "make results"
 
 #: The figures of the page, and where they and the numbers are, relative to it.
@@ -58,14 +60,30 @@ def replaced(text: str, block: str) -> str:
 def block_of(run: Run) -> str:
     """Return the text between the marks."""
     parts = [_where(run)]
-    for figure in results.figures(run):
-        if figure.name in PICTURES:
-            path = (FOLDER / f"{figure.name}.svg").as_posix()
-            alt = f"{figure.title} ({figure.caption})"
-            parts.append(f".. image:: {path}\n   :alt: {alt}")
+    for name, alt in _alts(run):
+        path = (FOLDER / f"{name}.svg").as_posix()
+        parts.append(f".. image:: {path}\n   :alt: {alt}")
     for name, workload in run["workloads"].items():
         parts += _workload(name, workload)
     return "\n\n".join(parts)
+
+
+def _alts(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield the names of the pictures, and what stands in the place of each."""
+    for figure in results.figures(run):
+        if figure.name in PICTURES:
+            yield figure.name, f"{figure.title} ({figure.caption})"
+
+
+def described(text: str, run: Run) -> str:
+    """Return the text with the numbers of a run in the place of its pictures.
+
+    A package index shows the README without its pictures.
+    """
+    for name, alt in _alts(run):
+        image = re.compile(rf"(\.\. image:: .*/{name}\.\w+\n +:alt: ).*")
+        text = image.sub(rf"\g<1>{alt}", text)
+    return text
 
 
 def _where(run: Run) -> str:
@@ -136,3 +154,6 @@ def write(run: Run, page: Path) -> None:
         workload["figures"] = kept
     results.save(folder / NUMBERS, run)
     page.write_text(text, encoding="utf-8")
+    if page == PAGE:
+        readme = README.read_text(encoding="utf-8")
+        README.write_text(described(readme, run), encoding="utf-8")

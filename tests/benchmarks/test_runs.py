@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -274,3 +275,12 @@ def test_the_page_shows_what_is_there() -> None:
     assert page.replaced(text, page.block_of(kept)) == text
     for name in page.PICTURES:
         assert (page.PAGE.parent / page.FOLDER / f"{name}.svg").is_file()
+
+
+def test_the_readme_has_the_numbers_where_its_pictures_are_not_shown() -> None:
+    """A package index has the README alone."""
+    kept = results.load(page.PAGE.parent / page.FOLDER / page.NUMBERS)
+    text = page.README.read_text()
+    assert page.described(text, kept) == text
+    for alt in re.findall(r":alt: (.*)", page.block_of(kept)):
+        assert f":alt: {alt}\n" in text

@@ -8,6 +8,7 @@ Nothing is uploaded.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -33,6 +34,8 @@ IN_SOURCES = (
     "geventpool/py.typed",
     "tests/test_acquire.py",
     "tests/redis/tls",
+    # The pictures of the README.
+    *re.findall(r"image:: (\S+)", README.read_text()),
 )
 
 
