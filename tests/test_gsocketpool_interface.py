@@ -1,4 +1,4 @@
-"""What the ancestors promised, one test each: gsocketpool, redis-py, a MySQL pool."""
+"""The interface of gsocketpool, and what other pools promise, one test each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose death the pool must hear of."""
+"""The greenlets that hold loans: the pool hears of their end."""
 
 from __future__ import annotations
 

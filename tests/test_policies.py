@@ -1,4 +1,4 @@
-"""When: arithmetic, and refusal of bad numbers."""
+"""Times and back-off: their arithmetic, and the refusal of bad numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""handoff=False: the ancestor's way to wait at the pool's limit."""
+"""handoff=False: at its limit the pool is polled, as gsocketpool is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The background greenlet."""
+"""The greenlet that sweeps at intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pools in use today."""
+"""The pools in use today, behind the interface of the comparison."""
 
 from __future__ import annotations
 

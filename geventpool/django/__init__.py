@@ -1,1 +1,1 @@
-"""Django on pooled connections: :mod:`geventpool.django.mysql`."""
+"""Django on pooled connections: its MySQL backend, and its Redis cache."""

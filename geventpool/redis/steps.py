@@ -1,4 +1,4 @@
-"""Whether an error reply belongs to the command that it would be delivered to.
+"""In step or not: whether an error reply belongs to the command that would get it.
 
 If a stream has lost bytes, the server reads commands that were never sent. On a shared
 connection all later replies would then reach the wrong callers. The error replies of

@@ -1,4 +1,4 @@
-"""The part of an event loop in a budget: two in one process share as two processes."""
+"""The part of a pool in a budget: two in one process share as two processes do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a URL says."""
+"""URLs of the MySQL pool: what they say, and which are refused."""
 
 from __future__ import annotations
 
