@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from benchmarks import adapters, loans
+from benchmarks import adapters, loans, overload
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS, POOLS, PoolAdapter, fake_pool
 from benchmarks.clients import Account
 from benchmarks.fakes import SELECT_LIMIT, Fake, SocketFake
@@ -225,8 +225,18 @@ def test_the_dials_of_a_port_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_under_overload_no_pool_replies_to_all_in_time() -> None:
     """What arrives beyond the capacity fails or is refused."""
-    seen = offered(adapters.ours.fake, 4.0, 0.1)
+    seen = offered(adapters.ours.fake, 4.0, 0.1, 0.01)
     assert seen.arrived > 0 and 0 < seen.failed <= 1 and seen.refused == 0
+
+
+def test_requests_that_were_sent_late_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The goodput of a machine that is too slow must not count as that of a pool."""
+    for late, notes in ((1000.0, 1), (0.0, 2)):
+        monkeypatch.setattr(overload, "LATE", late)
+        (section,) = overload.run(TINY).sections
+        assert sum("late" in note for note in section.notes) == notes
 
 
 def test_memory_is_what_a_pool_adds() -> None:
