@@ -43,9 +43,9 @@ class Server:
     start: Callable[[], object]
     close: Callable[[], object]
 
-    def pool(self, name: str) -> PoolAdapter:
-        """Build the pool of that name, with its defaults."""
-        return AT_SERVERS[self.kind][name](LIMIT, **self.options)
+    def pool(self, name: str, **options: Any) -> PoolAdapter:
+        """Build the pool of that name, with its defaults but for *options*."""
+        return AT_SERVERS[self.kind][name](LIMIT, **self.options, **options)
 
     def sockets(self) -> int | None:
         """Return the number of connections; None while the server is down.

@@ -7,13 +7,18 @@ monkey.patch_all()
 # Everything below must see the patched standard library.
 import argparse  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 
 import gevent  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from benchmarks.demo.scenario import Scenario  # noqa: E402
+from benchmarks.demo.scenario import (  # noqa: E402
+    OURS_ALONE,
+    SHARED,
+    STOCK_POOLS,
+    Scenario,
+)
 from benchmarks.demo.tables import Screen, summary, verdict  # noqa: E402
 from benchmarks.servers import LIMIT, Server, echo_server, real_server  # noqa: E402
 
@@ -32,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         servers = _open(stack, console, options.echo)
         scenarios = []
-        for number, title in _order(options.rounds, options.alone):
+        titles = [OURS_ALONE] if options.alone else [OURS_ALONE, STOCK_POOLS]
+        if any(server.kind == "redis" for server in servers) and not options.alone:
+            titles.append(SHARED)
+        for number, title in _order(options.rounds, titles):
             if not console.is_terminal:
                 console.print(f"round {number}, {title}:")
             lengths = (options.seconds, options.outage, options.greenlets)
@@ -44,10 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if verdict(scenarios, console) else 1
 
 
-def _order(rounds: int, is_alone: bool) -> Iterator[tuple[int, str]]:
+def _order(rounds: int, titles: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Return the number and the pools of each run."""
     for number in range(1, rounds + 1):
-        titles = ["ours"] if is_alone else ["ours", "stock"]
         # A server that has just started is slower, and a machine has slow moments.
         for title in titles if number % 2 else reversed(titles):
             yield number, title
@@ -58,13 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     seconds = {"metavar": "N", "type": _seconds}
     add("--seconds", **seconds, default=8.0, help="of each run (8)")
-    text = "ours and stock run so often, in turn; the table shows medians (3)"
+    text = "all pools run so often, in turn; the table shows medians (3)"
     add("--rounds", metavar="N", type=_rounds, default=3, help=text)
     text = "seconds for which Redis is away, in all runs (0.5)"
     add("--outage", metavar="N", type=float, default=0.5, help=text)
     add("--greenlets", type=int, default=300, metavar="N")
     add("--echo", action="store_true", help="use no real servers")
-    add("--alone", action="store_true", help="leave the stock pools out")
+    add("--alone", action="store_true", help="our pools with their defaults only")
     return parser
 
 

@@ -22,6 +22,10 @@ from benchmarks.servers import LIMIT, Server
 #: The pool in use today, by the kind of server.
 STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
 
+#: The pools of a run: ours, those in use today, and ours with one connection to Redis
+#: for the commands of all greenlets.
+OURS_ALONE, STOCK_POOLS, SHARED = "ours", "stock", "ours, auto_pipeline"
+
 #: When each of the first three phases ends, as a fraction of the whole; and until when
 #: the pools may fill before the first phase is measured.
 CALM, ROUGH, CALM_AGAIN, WARM_UP = 0.35, 0.55, 0.65, 0.1
@@ -57,7 +61,8 @@ class Record:
 class Scenario:
     """A run of the demo; :meth:`run` it once.
 
-    :param title: "ours" or "stock": whose pools these are.
+    :param title: which pools these are: :data:`OURS_ALONE`, :data:`STOCK_POOLS` or
+        :data:`SHARED`.
     :param outage: seconds for which the first server is down.
     :param size: how many greenlets send requests.
     :param draw: is called with the scenario every now and then.
@@ -74,11 +79,7 @@ class Scenario:
     ) -> None:
         self.title = title
         self.seconds, self.outage, self.size = seconds, outage, size
-        is_stock = title == "stock"
-        self.records = [
-            Record(server, server.pool(STOCK[server.kind] if is_stock else OURS))
-            for server in servers
-        ]
+        self.records = [Record(server, _pool(server, title)) for server in servers]
         self.phase = "calm"
         #: passes per second, and the seconds of each, in the first phase
         self.rate, self.calm = 0.0, [0.0]
@@ -174,3 +175,11 @@ class Scenario:
         while True:
             gevent.sleep(DRAW_EVERY)
             self._draw(self)
+
+
+def _pool(server: Server, title: str) -> PoolAdapter:
+    if title == STOCK_POOLS:
+        return server.pool(STOCK[server.kind])
+    if title == SHARED and server.kind == "redis":
+        return server.pool(OURS, auto_pipeline=True)
+    return server.pool(OURS)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.demo.scenario import Record, Scenario
+from benchmarks.demo.scenario import OURS_ALONE, STOCK_POOLS, Record, Scenario
 from benchmarks.report import duration
 from benchmarks.rounds import percentile
 from benchmarks.servers import LIMIT
@@ -36,7 +36,8 @@ that could be borrowed at once at the end; back: from the server's first reply t
 anybody to the first one to a client; all: until each client that waited then has its
 reply. Replies, failed and wrong count all rounds; longest, sockets and places are those
 of the worst round; the others are medians. Who runs first changes from round to round.
-All runs have the same clients and the same outage. Every pool has its defaults."""
+All runs have the same clients and the same outage. Every pool has its defaults, but for
+auto_pipeline: with it the commands of all greenlets to Redis share one connection."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def line(scenario: Scenario) -> str:
 def rows(
     scenarios: Sequence[Scenario],
 ) -> Iterator[tuple[str, tuple[Column, ...], dict[str, list[Any]]]]:
-    """Return each subject, its columns, and its rounds by "ours" and "stock"."""
+    """Return each subject, its columns, and its rounds by the title of the pools."""
     runs: dict[str, list[Any]] = {}
     for scenario in sorted(scenarios, key=lambda each: each.title):
         runs.setdefault(scenario.title, []).append(scenario)
@@ -165,7 +166,7 @@ def rows(
 
 
 def summary(scenarios: Sequence[Scenario], title: str) -> Table:
-    """Return two rows for the passes and for each server, of all rounds."""
+    """Return rows for the passes and for each server, one for each kind of pools."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for header in ("", *(column.title for column in OF_PASSES + OF_POOLS)):
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
@@ -175,7 +176,7 @@ def summary(scenarios: Sequence[Scenario], title: str) -> Table:
                 column.cell(rounds) if column in columns else ""
                 for column in OF_PASSES + OF_POOLS
             ]
-            style = "bold" if whose == "ours" else None
+            style = "bold" if whose != STOCK_POOLS else None
             table.add_row(f"{name}, {whose}", *cells, style=style)
     return table
 
@@ -184,9 +185,10 @@ def worse(scenarios: Sequence[Scenario]) -> Iterator[str]:
     """Name each number of ours that is worse than that of the stock pools."""
     for name, columns, found in rows(scenarios):
         for column in columns if len(found) > 1 else ():
-            if column.is_worse(found["ours"], found["stock"]):
-                mine, theirs = column.cell(found["ours"]), column.cell(found["stock"])
-                yield f"{name}, {column.title}: {mine}, stock {theirs or 'none'}"
+            ours, stock = found[OURS_ALONE], found[STOCK_POOLS]
+            if column.is_worse(ours, stock):
+                theirs = column.cell(stock) or "none"
+                yield f"{name}, {column.title}: {column.cell(ours)}, stock {theirs}"
 
 
 def verdict(scenarios: Sequence[Scenario], console: Console) -> bool:
@@ -194,7 +196,7 @@ def verdict(scenarios: Sequence[Scenario], console: Console) -> bool:
     console.print(LEGEND, style="dim", highlight=False)
     for each in worse(scenarios):
         console.print(f"worse than stock: {each}", style="yellow", highlight=False)
-    ours = [scenario for scenario in scenarios if scenario.title == "ours"]
+    ours = [scenario for scenario in scenarios if scenario.title != STOCK_POOLS]
     records = [record for scenario in ours for record in scenario.records]
     broken = [promise for record in records for promise in _broken(record)]
     alarms = {alarm for scenario in ours for alarm in scenario.alarms}

@@ -260,7 +260,8 @@ def test_the_demo_keeps_its_promises_on_real_servers() -> None:
         "--seconds", "2", "--outage", "0.1", "--greenlets", "100", "--rounds", "1"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("redis is down", "none wrong", "mysql, stock"):
+    rows = ("mysql, stock", "redis, ours, auto_pipeline")
+    for words in ("redis is down", "none wrong", *rows):
         assert words in done.stdout
     assert "echo" not in done.stdout
 
