@@ -28,6 +28,7 @@ from geventpool.testing import (
 )
 from tests.conftest import HubError
 from tests.deeds import close_now, drain, drop, give_back
+from tests.event_loops import not_on_libuv
 
 LATER = range(-1, 3)
 
@@ -135,6 +136,7 @@ def test_a_listener_may_do_anything_at_any_event(
     hub_errors.clear()
 
 
+@not_on_libuv("a full stack leaves gevent's timers half stopped")
 @pytest.mark.parametrize("work", WORK)
 def test_a_stack_may_be_full_at_any_depth(
     work: Any, hub_errors: list[HubError]
@@ -144,6 +146,7 @@ def test_a_stack_may_be_full_at_any_depth(
     hub_errors.clear()
 
 
+@not_on_libuv("gevent raises errors of callbacks in the main greenlet")
 @pytest.mark.parametrize("work", WORK)
 def test_any_call_of_the_pool_may_fail(work: Any, hub_errors: list[HubError]) -> None:
     """For want of memory, or by a signal handler: no place and no waiter is lost."""
@@ -151,6 +154,7 @@ def test_any_call_of_the_pool_may_fail(work: Any, hub_errors: list[HubError]) ->
     hub_errors.clear()
 
 
+@not_on_libuv("gevent raises errors of callbacks in the main greenlet")
 def test_any_call_may_fail_while_nothing_can_be_opened(
     hub_errors: list[HubError],
 ) -> None:

@@ -21,6 +21,7 @@ from geventpool import Pool, PoolError
 from geventpool.series import VALUES, Reading, read
 from geventpool.sqlalchemy import GreenletPool
 from geventpool.testing import check, wait_until
+from tests.event_loops import not_on_libuv
 from tests.servers import MariaDBServer, RedisServer
 from tests.telemetry import isolated
 
@@ -133,6 +134,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@not_on_libuv("redis-py's own pool finds data in silent sockets")
 def test_gauges_of_a_pool_for_redis_do_not_drift() -> None:
     """After 10,000 accidents, restarts and forks."""
     with RedisServer() as server:
@@ -172,6 +174,7 @@ def mariadb() -> Iterator[MariaDBServer]:
         yield server
 
 
+@not_on_libuv("no idle connection is watched")
 def test_gauges_of_a_pool_for_mysql_do_not_drift(mariadb: MariaDBServer) -> None:
     """Its connections are reset after each loan."""
     options: dict[str, Any] = {**mariadb.client_options, "max_connections": MOST}

@@ -16,6 +16,7 @@ from geventpool._core.hangups import HangupWatcher, _arm_alive, _fired
 from geventpool.sockets import is_quiet
 from geventpool.testing import check, wait_until, watch_now
 from tests import parts
+from tests.event_loops import not_on_libuv
 
 
 class Pairs(Connector):
@@ -110,6 +111,7 @@ def test_a_watcher_costs_a_loan_nothing_and_is_gone_at_its_first_answer():
     assert watched(pool) == 1
 
 
+@not_on_libuv("no idle connection is watched")
 def test_what_is_in_use_is_watched_when_it_is_idle_again():
     """There is another look, as long as there is somebody to wait for."""
     pool = make(Pairs())
@@ -123,6 +125,7 @@ def test_what_is_in_use_is_watched_when_it_is_idle_again():
     assert watched(pool) == 1 and watch._timer is None
 
 
+@not_on_libuv("no idle connection is watched")
 def test_the_loop_looks_by_itself():
     """A second after the last one was opened."""
     pool = Pool(Pairs(), initial_connections=2)
@@ -133,6 +136,7 @@ def test_the_loop_looks_by_itself():
     wait_until(lambda: watched(pool) == 2)
 
 
+@not_on_libuv("no idle connection is watched")
 def test_many_are_put_under_watch_by_portions(monkeypatch):
     """The hub is not held up by thousands."""
     monkeypatch.setattr("geventpool._core.hangups.BATCH", 2)
@@ -155,6 +159,7 @@ def test_a_connection_is_not_watched_after_it_has_left():
     assert watched(pool) == 0
 
 
+@not_on_libuv("no idle connection is watched")
 def test_something_to_read_that_means_nothing_costs_no_connection():
     """The connector says what it means; it is watched again later."""
     connector = Pairs()
@@ -304,6 +309,7 @@ def test_counting_a_death_that_was_heard(hub_errors):
     assert hub_errors == []
 
 
+@not_on_libuv("no idle connection is watched")
 def test_a_watch_does_not_keep_the_loop_running():
     """Neither its timer nor its watchers: a program with nothing else to do ends."""
     pool = make(Pairs())

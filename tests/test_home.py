@@ -15,6 +15,7 @@ from geventpool import Pool
 from geventpool._core.deadlocks import waiting
 from geventpool._core.home import Home, thread_of
 from geventpool.testing import ScriptedConnector, check_capacity
+from tests.event_loops import not_on_libuv
 from tests.peers import Echo, run_script
 
 
@@ -129,6 +130,7 @@ def in_a_thread(work: Callable[[], object]) -> None:
         raise errors[0]
 
 
+@not_on_libuv("gevent runs a destroyed loop to its end")
 def test_waiters_of_a_destroyed_hub_are_forgotten() -> None:
     """They never run again, so they take no part in deadlocks of the new loop."""
 

@@ -21,6 +21,7 @@ from geventpool import (
 from geventpool._core.states import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
 from tests import parts
+from tests.event_loops import not_on_libuv
 from tests.peers import run_script
 
 #: So many of the deepest calls that the interpreter allows are tried.
@@ -70,6 +71,7 @@ def transfer(pool: Pool[Any]) -> None:
 DEEDS = [acquire, acquire_unwatched, block, failed_block, drop, transfer]
 
 
+@not_on_libuv("its run_callback() needs room on the stack as well")
 def test_a_stack_overflow_at_any_depth_loses_no_place() -> None:
     """No waiter stays in line that does not wait, and each place can be lent."""
     # In a process of its own: an overflow ends the tracing that measures coverage.

@@ -14,6 +14,7 @@ pytest.importorskip("prometheus_client")
 from prometheus_client import CollectorRegistry, multiprocess
 
 from geventpool.testing import wait_until
+from tests.event_loops import not_on_libuv
 from tests.servers import RedisServer
 from tests.web import gunicorn
 
@@ -34,6 +35,7 @@ def scraped(folder: Path, name: str) -> float:
     )
 
 
+@not_on_libuv("redis-py's own pool finds data in silent sockets")
 def test_counts_of_workers_of_gunicorn_go_on_and_gauges_follow_them(
     tmp_path: Path,
 ) -> None:
