@@ -287,10 +287,10 @@ class ConnectionPool(Pool[Connection]):
 
         :return: False: the connection failed the check, and was closed.
         """
-        conn.lend(self)
-        if self._check_loan is None:
-            return True
         try:
+            conn.lend(self)
+            if self._check_loan is None:
+                return True
             passed = self._passes(self._check_loan, conn)
         except BaseException:
             # Interrupted before the borrower got it.
@@ -355,7 +355,13 @@ class TransactionContext(ConnectionContext[Connection]):
             conn = _enter(self)
             if pool._unsettled:
                 pool._wait_for_locks_in(self)
-            conn.lend(pool)
+            try:
+                conn.lend(pool)
+            except BaseException:
+                # The borrower does not get it, so nothing else would end the loan.
+                pool.drop(conn)
+                self.entry = None
+                raise
             return conn
         limit = self.timeout
         started = pool.extension.now()
@@ -373,13 +379,19 @@ class TransactionContext(ConnectionContext[Connection]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        conn = self.held()
-        if conn is None or (error is None and conn.nothing_to_commit):
-            _exit(self, kind, error, trace)
-            return
-        self.pool.report_error(error)
+        try:
+            conn = self.held()
+            if conn is None or (error is None and conn.nothing_to_commit):
+                _exit(self, kind, error, trace)
+                return
+            self.pool.report_error(error)
+        except BaseException as failure:
+            # Such as a MemoryError. If the loan has ended, this does nothing.
+            _exit(self, type(failure), failure, None)
+            raise
         try:
             conn.finish_transaction(error)
+            is_fine = self._is_fine(conn, error)
         except Exception as failure:
             _exit(self, type(failure), failure, None)
             if error is None or not isinstance(failure, (err.Error, OSError)):
@@ -390,13 +402,16 @@ class TransactionContext(ConnectionContext[Connection]):
             _exit(self, type(failure), failure, None)
             raise
         else:
-            fine = error is None or isinstance(error, Exception)
-            if isinstance(error, GeneratorExit):
-                # The generator that contains the block was closed early, perhaps by the
-                # garbage collector. Nothing can be sent here, but no command was
-                # interrupted either. The reset ends the transaction.
-                fine = self.pool._is_reset or not conn.may_hold_transaction
-            _exit(self, *((None, None, None) if fine else (kind, error, trace)))
+            _exit(self, *((None, None, None) if is_fine else (kind, error, trace)))
+
+    def _is_fine(self, conn: Connection, error: BaseException | None) -> bool:
+        """Whether the connection may be lent again, its transaction being over."""
+        if isinstance(error, GeneratorExit):
+            # The generator that contains the block was closed early, perhaps by the
+            # garbage collector. Nothing can be sent here, but no command was
+            # interrupted either. The reset ends the transaction.
+            return self.pool._is_reset or not conn.may_hold_transaction
+        return error is None or isinstance(error, Exception)
 
 
 class CursorContext:

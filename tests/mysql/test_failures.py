@@ -9,7 +9,8 @@ import pytest
 from pymysql import err
 
 from geventpool import Backoff, Outage, PoolExhaustedError, Timeouts
-from geventpool.testing import wait_until, watch_now
+from geventpool.mysql import Connection
+from geventpool.testing import check_capacity, wait_until, watch_now
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
 
@@ -486,3 +487,22 @@ def test_a_pool_that_is_gone_needs_no_renewal(make_pool, table, demote, monkeypa
         rows(conn, f"INSERT INTO {table} VALUES (1, 0)")
     pool.release(conn)
     wait_until(lambda: pool.size == 0, "closed")
+
+
+@pytest.mark.parametrize("way", ["block", "bare"])
+def test_a_loan_that_cannot_begin_loses_no_place(make_pool, monkeypatch, way):
+    """Such as for want of memory. A block can be entered again."""
+    pool = make_pool(max_connections=1)
+    block = pool.connection()
+    begin: Any = block.__enter__ if way == "block" else pool.acquire
+
+    def fail(self: Any, lender: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "lend", fail)
+        with pytest.raises(MemoryError):
+            begin()
+    check_capacity(pool)
+    with block as conn:
+        assert value(conn, "SELECT 1") == 1
