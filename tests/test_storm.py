@@ -138,6 +138,15 @@ def exchange(conn: TcpConnection, message: bytes) -> None:
     assert reply == message, f"asked {message!r}, was answered {reply!r}"
 
 
+def wait_for_reply(conn: TcpConnection) -> None:
+    """Wait until a reply is there to be read. libuv wakes too early now and then."""
+    poll = gevent.monkey.get_original("select", "poll")()
+    poll.register(conn.fileno(), select.POLLIN)
+    gevent.socket.wait_read(conn.fileno())
+    while not poll.poll(0):
+        gevent.sleep(0)
+
+
 class Storm:
     """A pool, the greenlets that use it, and others that kill them."""
 
@@ -218,7 +227,7 @@ class Storm:
         if mood < 0.06:
             conn.send(tag)
             # Here, and unread.
-            gevent.socket.wait_read(conn.fileno())
+            wait_for_reply(conn)
         elif mood < 0.1:
             raise InStep
 
