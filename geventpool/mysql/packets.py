@@ -50,9 +50,9 @@ AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 #: and the session's variable session_track_state_change is on.
 CHANGED = 0x4000
 
-#: The header of a packet: three bytes of length, one of its number.
-_header = struct.Struct("<HBB").unpack_from
-_HEADER = 4
+#: The header of a packet, as one number: three bytes of length, one of its number.
+_header = struct.Struct("<I").unpack_from
+_HEADER, _LENGTH, _NUMBER = 4, 0xFFFFFF, 24
 command_head = struct.Struct("<iB").pack
 #: Bytes. PyMySQL and gevent split longer commands.
 SMALL = 16 * 1024
@@ -62,7 +62,7 @@ _poll = gevent.monkey.get_original("select", "poll")
 #: The first bytes of an error, and of the packet that ends a result set. A row may
 #: begin with the latter too, but is longer.
 _ERROR = 0xFF
-_END = b"\xfe"
+_END = 0xFE
 _LONGEST_END = 8
 
 #: A cache of parsed columns, by their description and the encoding of their names.
@@ -249,27 +249,26 @@ class Packets(Interruptible):
         buffer = self._buffer
         if buffer is None:
             return _pymysql._read_packet(self, packet_type)
-        at = self._at
-        if at == len(buffer):
-            buffer, at = self._block(), 0
-            self._buffer, self._at = buffer, 0
-        start = at + _HEADER
-        if start <= len(buffer):
-            low, high, number = _header(buffer, at)
-            end = start + low + (high << 16)
-        if (
-            start > len(buffer)
-            or end > len(buffer)
-            or number != self._next_seq_id
-            or high == 255
-        ):
-            # Not complete, out of order, or possibly one of several parts.
-            data = self._receive()
-        else:
+        at, have = self._at, len(buffer)
+        if at == have:
+            self._buffer = buffer = self._block()
+            self._at = at = 0
+            have = len(buffer)
+        start = end = at + _HEADER
+        number = -1
+        if start <= have:
+            (head,) = _header(buffer, at)
+            end += head & _LENGTH
+            number = head >> _NUMBER
+        if end <= have and number == self._next_seq_id:
             data = buffer[start:end]
             self._at = end
             self._next_seq_id = (number + 1) & 255
-        if data[:1] >= _END:
+        else:
+            # Out of order, or not complete. One of several parts never is: it is much
+            # longer than the buffer.
+            data = self._receive()
+        if data and data[0] >= _END:
             self._note_end(data)
         if packet_type is FieldDescriptorPacket:
             return self._column(data)
@@ -318,7 +317,8 @@ class Packets(Interruptible):
         """Read a packet that is not complete in the buffer. May switch."""
         parts = []
         while True:
-            low, high, number = _header(self._take(_HEADER))
+            (head,) = _header(self._take(_HEADER))
+            number = head >> _NUMBER
             if number != self._next_seq_id:
                 self._force_close()
                 if number == 0:
@@ -329,7 +329,7 @@ class Packets(Interruptible):
                     f"expected {self._next_seq_id:d}"
                 )
             self._next_seq_id = (number + 1) & 255
-            length = low + (high << 16)
+            length = head & _LENGTH
             parts.append(self._take(length))
             if length < MAX_PACKET_LEN:
                 return b"".join(parts)
