@@ -16,7 +16,7 @@ help:
 	@echo "make test    check, run all tests, measure their coverage"
 	@echo "make check   formatting, lint and types alone"
 	@echo "make bench   measure the pool beside its peers (ARGS=\"cycle --quick\")"
-	@echo "make results measure again what docs/results shows, in 25 minutes"
+	@echo "make results measure again what docs/results shows, in half an hour"
 	@echo "make docs    build the documentation and check its links"
 	@echo "make mutants put mistakes into the code and see the tests notice (JOBS=2)"
 	@echo "make compat  drivers' own tests, with their pools and with ours"

@@ -41,6 +41,10 @@ HOLD, SHORT_HOLD = 0.05, 0.01
 #: Loans after whose time a caller gives up.
 PATIENCE = 30
 
+#: The fewest loans that a connection makes while goodput is measured: the first and the
+#: last one are only partly within that time.
+LOANS = 40
+
 #: Requests that are sent later than this part of a caller's patience were limited by
 #: the machine.
 LATE = 0.1
@@ -158,11 +162,11 @@ def run(scale: Scale) -> Report:
         name: partial(adapters.ours.fake, **more) for name, more in VARIANTS.items()
     }
     contestants: dict[str, Builder] = {**ours, **builders, **ours}
-    rates, hold = RATES, HOLD
+    rates, hold, loans = RATES, HOLD, LOANS
     if scale.name == "tiny":
         rates, contestants = RATES[2:3], {name: contestants[name] for name in VARIANTS}
-        hold = SHORT_HOLD
-    seconds = max(2 * scale.seconds, 0.1)
+        hold, loans = SHORT_HOLD, 10
+    seconds = max(2 * scale.seconds, loans * hold)
     for rate in rates:
         how = f"{rate:g} times the capacity"
         table = report.compare(
@@ -210,7 +214,7 @@ def offered(build: Builder, rate: float, seconds: float, hold: float) -> Result:
     greenlets: list[gevent.Greenlet[..., None]] = []
     cpu, due = time.process_time(), time.perf_counter()
     # By then the first callers have given up, and the load is steady.
-    begin = due + 2 * PATIENCE * hold
+    begin = due + 1.2 * PATIENCE * hold
     end = begin + seconds
     while (due := due + chance.expovariate(rate * capacity)) < end:
         gevent.sleep(max(0.0, due - time.perf_counter()))

@@ -72,7 +72,7 @@ TINY = Scale(
 )
 QUICK = Scale("quick", rounds=7, slice=0.01, seconds=0.25, share=0.5)
 FULL = Scale("full", rounds=15, slice=0.03, seconds=1.0, share=1.0)
-#: All workloads together take about 20 minutes.
+#: All workloads together take about 25 minutes.
 PAGE = Scale("page", rounds=9, slice=0.01, seconds=0.4, share=0.5)
 SCALES = {scale.name: scale for scale in (TINY, QUICK, PAGE, FULL)}
 
