@@ -134,7 +134,11 @@ def test_after_an_error_at_once_nothing_wakes_the_borrower():
 def test_each_who_fails_has_an_error_of_his_own():
     """One and the same would grow with each who raises it."""
     pool = paused_pool()
-    errors = [outcome(pool) for _ in range(3)]
+    errors = []
+    for _ in range(3):
+        errors.append(outcome(pool))
+        # A second one in this turn would come another way.
+        gevent.idle()
     assert len({id(error) for error in errors}) == 3
     lengths = set()
     for error in errors:

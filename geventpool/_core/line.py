@@ -141,6 +141,10 @@ class Line(Generic[C]):
             entry = self._open_at_once()
             if entry is not None:
                 return entry
+        if self._breaker.paused:
+            error = self._lifecycle.opener.error_at_once()
+            if error is not None and self._may_fail_at_once(getcurrent()):
+                raise error
         patience = self.default_limit
         if retry is not None or timeout is not None:
             patience = self.limit(retry, timeout)
@@ -208,12 +212,12 @@ class Line(Generic[C]):
                 ledger.add_returning(waiter)
             waiting[current] = waiter
             if not ledger.is_exhausted:
-                limit = self._serve(waiter, limit)
+                self._lifecycle.serve()
             elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
             elif self._breaker.paused:
                 # The loans may be of no use.
-                limit = self._serve(waiter, limit)
+                self._lifecycle.serve()
             if limit != 0 and current is not hub:
                 if not self.hub_lag.is_running:
                     self.hub_lag.start()
@@ -249,13 +253,6 @@ class Line(Generic[C]):
                 self._listeners.notify("exhausted", self._ledger.clock() - started)
             raise waiter.error
         raise self._refusal(kind, started, lost)
-
-    def _serve(self, waiter: TimedWaiter[C], limit: float | None) -> float | None:
-        """Serve the waiters; return how long this one waits then. Never switches."""
-        self._lifecycle.serve()
-        if waiter.error is not None and self._may_fail_at_once(waiter.greenlet):
-            return 0.0
-        return limit
 
     def _may_fail_at_once(self, current: greenlet) -> bool:
         """Whether the caller may get its error without a switch. Never switches.

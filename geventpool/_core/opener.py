@@ -390,6 +390,18 @@ class Opener(Generic[C]):
             self._retry.start(self._retry_minimum, update=True)
             self._missed += 1
 
+    def error_at_once(self) -> BaseException | None:
+        """Return the error for a borrower that nothing can serve; None: it may wait.
+
+        To be asked in a pause. The waiters fail too. Never switches.
+        """
+        self.breaker.demand = True
+        if self.failure is None or self.search.can_still_serve():
+            return None
+        if self._ledger.waiters:
+            self._fail_waiters()
+        return copy_error(self.failure[1])
+
     def _fail_waiters(self) -> None:
         """Fail the waiters that nothing can serve, with the last error."""
         self.breaker.demand = True
