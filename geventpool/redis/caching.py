@@ -90,7 +90,7 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
         """Remove a value whose connection may have an unread invalidation."""
         if keys is None:
             return
-        key = CacheKey(command=args[0], redis_keys=tuple(keys), redis_args=args)
+        key = _key(command=args[0], redis_keys=tuple(keys), redis_args=args)
         entry = self._cache.get(key)
         if (
             entry is not None
@@ -98,6 +98,13 @@ class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
             and not self._conn.readers.is_read(entry.connection_ref)
         ):
             self._cache.delete_by_cache_keys([key])
+
+
+def _key(**parts: Any) -> CacheKey:
+    """Return the key of a command in the cache, with the parts that redis-py knows."""
+    # Those of redis-py 6.4 have no arguments.
+    known = CacheKey.__dataclass_fields__
+    return CacheKey(**{name: parts[name] for name in parts if name in known})
 
 
 @functools.cache

@@ -296,6 +296,7 @@ def test_the_cache_is_fresh_on_a_new_server(
     pool = ConnectionPool(
         port=new_server.port,
         max_connections=4,
+        protocol=3,
         parser_class=parser,
         cache_config=CacheConfig(),
     )
