@@ -34,10 +34,13 @@ sockets: the most that the server had at once, of those allowed (our pool for My
 one more, to end interrupted statements at the server); places: connections
 that could be borrowed at once at the end; back: from the server's first reply to
 anybody to the first one to a client; all: until each client that waited then has its
-reply. Replies, failed and wrong count all rounds; longest, sockets and places are those
-of the worst round; the others are medians. Who runs first changes from round to round.
-All runs have the same clients and the same outage. Every pool has its defaults, but for
-auto_pipeline: with it the commands of all greenlets to Redis share one connection."""
+reply. In an outage our pool makes one attempt to connect at a time, every 5 to 50 ms;
+each client of the stock pool makes its own, some 1,500 in a second: one of them may be
+the first, and the failed ones are the price. Replies, failed and wrong count all
+rounds; longest, sockets and places are those of the worst round; the others are
+medians. Who runs first changes from round to round. All runs have the same clients and
+the same outage. Every pool has its defaults, but for auto_pipeline: with it the
+commands of all greenlets to Redis share one connection."""
 
 
 @dataclass(frozen=True)
