@@ -110,12 +110,20 @@ def connect_once(conn: Any) -> None:
     """Connect *conn*, without its retries. May switch.
 
     :raises Exception: raised by redis-py.
+    :raises ConnectionError: the reply to HELLO is not one, for instance because bytes
+        were lost on the way.
     :raises TakenBackError: :func:`forbid` was called meanwhile.
     """
     inner = behind_cache(conn)
     retry, inner.retry = inner.retry, Retry(NoBackoff(), 0)
     try:
         conn.connect()
+    except AttributeError as error:
+        # redis-py takes the reply to HELLO for a dictionary without looking.
+        reply = getattr(inner, "handshake_metadata", None)
+        if reply is None or isinstance(reply, dict):
+            raise
+        raise ConnectionError(f"not a reply to HELLO: {reply!r:.100}") from error
     finally:
         if is_restricted(inner):
             # See forbid(), which has changed the other object.
