@@ -269,7 +269,8 @@ class Ledger(Generic[C]):
         before = entry.state
         assert state in MOVES[before], f"{before} -> {state}: {entry!r}"
         if before in self._shelves:
-            self._shelves[before].remove(entry)
+            # Not remove(): an error may have come before add() below.
+            self._shelves[before].discard(entry)
             if entry in self.away and state in (CLOSING, GONE):
                 self.away.remove(entry)
                 self.absent.add(entry)

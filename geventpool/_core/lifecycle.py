@@ -324,11 +324,17 @@ class Lifecycle(Generic[C]):
         """
         self.housekeeping.ensure_reaper()
         entry = self.ledger.reserve()
-        self.ledger.opened(entry, conn)
-        now = self.ledger.clock()
-        entry.expires = self.expiry.expires(now)
-        entry.used = entry.alive = entry.since = now
-        self.ledger.move(entry, IN_USE)
+        try:
+            self.ledger.opened(entry, conn)
+            now = self.ledger.clock()
+            entry.expires = self.expiry.expires(now)
+            entry.used = entry.alive = entry.since = now
+            self.ledger.move(entry, IN_USE)
+        except BaseException:
+            # As in _conclude().
+            self.ledger.is_torn = True
+            get_hub().loop.run_callback(self._abandon, entry, conn)
+            raise
         if not self.listeners.is_deaf:
             # Without a holder it would be taken for lost if the listener switches.
             entry.holder = anyone
@@ -370,6 +376,12 @@ class Lifecycle(Generic[C]):
         Waiters are served. No minimum is kept any more.
         """
         self.ledger.min_connections = 0
-        self.teardown.close_idle()
-        self.teardown.forget_lent()
-        self.serve()
+        try:
+            self.teardown.close_idle()
+            self.teardown.forget_lent()
+            self.serve()
+        except BaseException:
+            # As in _conclude().
+            self.ledger.is_torn = True
+            get_hub().loop.run_callback(self.recover)
+            raise

@@ -316,7 +316,13 @@ class Multiplexer(CallQueue):
             except (Exception, gevent.Timeout) as error:
                 self._fail_queued(source.explained(error))
                 return
-            self._share(conn)
+            try:
+                self._share(conn)
+            except BaseException as error:
+                # Such as a MemoryError. The waiters get another one.
+                if self.shared is None:
+                    source.drop(conn, error)
+                raise
             return
 
     def _patience(self, now: float) -> float | None:

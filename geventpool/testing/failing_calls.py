@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +36,7 @@ def fail_calls_everywhere(
     expected: tuple[type[BaseException], ...] = (PoolError,),
     most: int = 2000,
     patience: float = 10.0,
+    afterwards: Callable[[], object] | None = None,
 ) -> int:
     """Raise *error* at each call that this package makes; return their number.
 
@@ -48,6 +49,8 @@ def fail_calls_everywhere(
         raises.
     :param skipped: the names of functions whose own call succeeds.
     :param expected: errors that the main greenlet may end with, beside *error*.
+    :param afterwards: called after each run, before the pools are closed, for further
+        checks.
     :raises AssertionError: an invariant is violated, or an error was not expected. The
         message names the call.
     """
@@ -67,7 +70,7 @@ def fail_calls_everywhere(
         run.story += f" {strike.place}"
         for raised in run.outcome:
             assert isinstance(raised, (error, *expected)), f"{run.story}: not expected"
-        run.ends_well(look_for_losses)
+        run.ends_well(look_for_losses, afterwards)
         return strike.seen >= point
 
     return count_points(run_to, most)

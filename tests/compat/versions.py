@@ -25,7 +25,7 @@ DRIVERS = (
 )
 
 TEST_REQUIREMENTS = (
-    *("gevent", "pytest>=8.2", "mirakuru>=2.5", "psutil"),
+    *("gevent", "hypothesis", "pytest>=8.2", "mirakuru>=2.5", "psutil"),
     *("redis", "PyMySQL", "gunicorn", "rich"),
 )
 
