@@ -16,8 +16,8 @@ greenlet with an empty context, so a greenlet begins without a label.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -83,7 +83,15 @@ def _block_of_all(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.reset(token)
+        _reset(_current, token)
+
+
+def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """End a block. Never switches."""
+    # Another greenlet may close a generator that contains the block, or the garbage
+    # collector. There the variable has never been set.
+    with suppress(ValueError):
+        variable.reset(token)
 
 
 class Labels(PoolListener):
@@ -130,7 +138,7 @@ class Labels(PoolListener):
         try:
             yield
         finally:
-            _of_pools.reset(token)
+            _reset(_of_pools, token)
 
     def acquired(self, conn: Any, waited: float) -> None:
         name = self._name()
@@ -152,9 +160,13 @@ class Labels(PoolListener):
     def _name(self) -> str:
         source = _of_pools.get().get(id(self), self._of)
         name = source() if callable(source) else source
-        if type(name) is not str:
+        if not isinstance(name, str):
             return NONE
-        name = name[:LENGTH]
+        # The plain string of a subclass, such as an enumeration.
+        name = str.__str__(name)[:LENGTH]
+        if not name.isascii():
+            # No metrics can be written with half of a surrogate pair.
+            name = name.encode(errors="replace").decode()
         if name in self.counts or len(self.counts) < self._most:
             return name
         return OTHERS

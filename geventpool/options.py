@@ -90,6 +90,13 @@ def _optional_above_zero(name: str, value: Any) -> float | None:
 def _text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {safe_repr(value)}")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        # No metrics could be written.
+        raise ValueError(
+            f"{name} must be text that UTF-8 can encode, not {safe_repr(value)}"
+        ) from None
     return value
 
 

@@ -84,7 +84,12 @@ REFUSED: dict[str, list[tuple[Any, type[Exception]]]] = {
     "lifo": NO_FLAG,
     "handoff": NO_FLAG,
     "reclaim": NO_FLAG,
-    "name": [(1, TypeError), (b"redis", TypeError), (["redis"], TypeError)],
+    "name": [
+        (1, TypeError),
+        (b"redis", TypeError),
+        (["redis"], TypeError),
+        ("half a pair: \ud800", ValueError),
+    ],
     "backoff": [*NONE, (1, TypeError), (Timeouts(), TypeError), (Backoff, TypeError)],
     "timeouts": [*NONE, (1, TypeError), (Backoff(), TypeError), (Timeouts, TypeError)],
     "listeners": [*NONE, (1, TypeError), ([1], TypeError), (object(), TypeError)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import gevent
@@ -99,6 +100,40 @@ def test_a_callable_names_the_label() -> None:
         for _ in range(3):
             pool.release(pool.acquire())
         assert set(counts(pool)) == {"a" * 60, "(none)"}
+
+
+def test_a_label_can_be_of_a_subclass_of_strings(pool: Pool[Any]) -> None:
+    """An enumeration, or a string that a framework has marked as safe."""
+
+    class Endpoint(str, Enum):
+        CHECKOUT = "checkout"
+
+    with pool.label(Endpoint.CHECKOUT):
+        pool.release(pool.acquire())
+    assert set(counts(pool)) == {"checkout"}
+    assert type(next(iter(counts(pool)))) is str
+
+
+def test_a_label_can_always_be_published(pool: Pool[Any]) -> None:
+    """A path that is no UTF-8 has half pairs, which cannot be encoded."""
+    with pool.label("shop\udce9 \xe9"):
+        pool.release(pool.acquire())
+    assert set(counts(pool)) == {"shop? \xe9"}
+
+
+@pytest.mark.parametrize("of_pool", [True, False])
+def test_a_block_can_be_left_in_another_greenlet(
+    pool: Pool[Any], of_pool: bool
+) -> None:
+    """The server closes the generator of a response where it likes."""
+
+    def stream() -> Iterator[None]:
+        with pool.label("stream") if of_pool else label("stream"):
+            yield
+
+    response = stream()
+    next(response)
+    gevent.spawn(response.close).get()  # type: ignore[attr-defined]
 
 
 def test_the_number_of_labels_is_bounded() -> None:

@@ -47,6 +47,7 @@ import copy
 import importlib
 import inspect
 import io
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any
@@ -315,7 +316,17 @@ def fast_packer_of(conn: Any) -> Any:
     kind = vars(redis.connection).get("HiredisRespSerializer")
     if hiredis is None or kind is None or type(conn._command_packer) is not kind:
         return None
-    return hiredis.pack_command
+    pack: Callable[[Any], bytes] = hiredis.pack_command
+
+    def pack_fast(args: Sequence[Any]) -> bytes:
+        # A loop, because it costs less than a search.
+        for each in args:
+            if type(each) is memoryview:
+                # hiredis would send the wrong bytes of a view that skips some.
+                raise TypeError("a view")
+        return pack(args)
+
+    return pack_fast
 
 
 def handle_push(conn: Any, reply: Any) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from sys import exc_info
 from typing import Any, ClassVar
 
+from redis.client import NEVER_DECODE
 from redis.exceptions import ConnectionError, DataError
 
 from geventpool.errors import PoolError
@@ -92,7 +93,11 @@ class StandIn:
         if self._own is None:
             sharing = self._sharing
             data = None
-            if args[0] in sharing.names:
+            name = args[0]
+            if sharing.decodes and NEVER_DECODE in options:
+                # Replies of a shared connection are decoded.
+                pass
+            elif type(name) is str and name in sharing.names:
                 try:
                     data = sharing.fast_pack(args)
                 except TypeError:

@@ -191,12 +191,29 @@ def test_what_cannot_be_sent_is_refused_before_it_is_queued(
     with pytest.raises(redis.DataError):
         shared.pipeline().set("key", None).execute()  # type: ignore[arg-type]
     stock = redis.Redis(port=shared.connection_pool.connection_kwargs["port"])
-    for odd in (bytearray(b"bytes"), memoryview(b"view")):
+    for odd in (bytearray(b"bytes"), memoryview(b"view"), memoryview(b"a-b-c")[::2]):
         # Newer versions of redis-py convert it.
-        expected = outcome(stock.set, "key", odd)
-        assert repr(outcome(shared.set, "key", odd)) == repr(expected)
+        expected = outcome(stock.set, "key", odd), stock.get("key")
+        got = outcome(shared.set, "key", odd), stock.get("key")
+        assert repr(got) == repr(expected)
+    names: list[Any] = [["GET"], {}, bytearray(b"GET"), memoryview(b"GET"), 5, None]
+    for name in names:
+        expected = outcome(stock.execute_command, name, "key")
+        assert repr(outcome(shared.execute_command, name, "key")) == repr(expected)
     stock.close()
     assert parts.sharing(shared.connection_pool).in_flight() == 0
+
+
+def test_a_reply_that_must_not_be_decoded_comes_over_another_connection(
+    make_pool: MakePool,
+) -> None:
+    """Programs that decode ask for bytes in this way."""
+    pool = make_pool(decode_responses=True, auto_pipeline=True)
+    client = redis.Redis(connection_pool=pool)
+    client.set("raw", b"\xff")
+    assert client.execute_command("GET", "raw", NEVER_DECODE=True) == b"\xff"
+    client.set("raw", "text")
+    assert client.get("raw") == "text"
 
 
 def test_a_packer_of_the_users_own_is_used(make_pool: MakePool) -> None:
