@@ -59,14 +59,15 @@ class Table:
         self.pid = pid
         #: the places that are locked by this object
         self.held: set[int] = set()
+        #: the row as it was written last
+        self._own: list[Part] = []
         self.fd = open_file(path)
         rows = (row for row in range(ROWS) if locks.try_lock(self.fd, _ROW_LOCKS + row))
         self.row = next(rows, -1)
         if self.row < 0:
             self.close()
             raise BudgetError(f"the budget's file {path!r}: {ROWS} processes share it")
-        highest = _HIGHEST.unpack(os.pread(self.fd, _HIGHEST.size, _HIGHEST_AT))[0]
-        if self.row > highest:
+        if self.row > self._highest():
             self._write(_HIGHEST_AT, _HIGHEST.pack(self.row))
 
     def close(self) -> None:
@@ -99,21 +100,32 @@ class Table:
 
     def write(self, part: Part) -> None:
         """Let the other processes read what this one has."""
+        self._own = [part]
         data = _ROW.pack(*part[1:-1], part.name.encode("utf-8", "replace")[:32])
         self._write(_ROWS_AT + _ROW_SIZE * self.row, data)
 
     def raw(self) -> bytes:
         """The rows of all processes, to be read by :func:`parts_in`."""
-        highest = _HIGHEST.unpack(os.pread(self.fd, _HIGHEST.size, _HIGHEST_AT))[0]
-        return os.pread(self.fd, _ROW_SIZE * (highest + 1), _ROWS_AT)
+        return _read(self.fd, _ROW_SIZE * (self._highest() + 1), _ROWS_AT)
+
+    def _highest(self) -> int:
+        """The highest row that was used so far."""
+        data = _read(self.fd, _HIGHEST.size, _HIGHEST_AT)
+        return int(_HIGHEST.unpack(data)[0])
 
     def parts(self) -> list[Part]:
         """The rows of the living processes, this one included once it is written."""
-        return [part for part in parts_in(self.raw()) if self._lives(part.row)]
+        # Its own is not read, because a full disk may have kept it from being written.
+        others = [
+            part
+            for part in parts_in(self.raw())
+            if part.row != self.row and self._lives(part.row)
+        ]
+        return sorted(others + self._own)
 
     def _lives(self, row: int) -> bool:
         offset = _ROW_LOCKS + row
-        if row == self.row or locks.is_locked(self.fd, offset):
+        if locks.is_locked(self.fd, offset):
             return True
         if locks.try_lock(self.fd, offset):
             self._write(_ROWS_AT + _ROW_SIZE * row, bytes(_ROW_SIZE))
@@ -144,7 +156,7 @@ class Table:
         return None
 
     def _places(self, total: int) -> Iterator[tuple[int, int, int, float]]:
-        data = os.pread(self.fd, _PLACE.size * total, _PLACES_AT)
+        data = _read(self.fd, _PLACE.size * total, _PLACES_AT)
         return _PLACE.iter_unpack(data)
 
     def _mark(self, number: int, owner: int, row: int = 0, until: float = 0.0) -> None:
@@ -174,7 +186,7 @@ class Table:
         if not locks.try_lock(self.fd, _BUCKET_LOCK):
             return 0
         try:
-            data = os.pread(self.fd, _BUCKET.size, _BUCKET_AT)
+            data = _read(self.fd, _BUCKET.size, _BUCKET_AT)
             left, then, moved = _BUCKET.unpack(data)
             left = refill(left, now - then, total)
             granted = min(number, int(left))
@@ -186,6 +198,11 @@ class Table:
             return 0
         finally:
             locks.unlock(self.fd, _BUCKET_LOCK)
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    # Something may have cut the file off, which then has no hints.
+    return os.pread(fd, size, offset).ljust(size, b"\0")
 
 
 def parts_in(data: bytes) -> list[Part]:
@@ -209,13 +226,13 @@ def read(path: str) -> tuple[list[Part], int]:
     """
     fd = open_file(path)
     try:
-        data = os.pread(fd, _ROW_SIZE * ROWS, _ROWS_AT)
+        data = _read(fd, _ROW_SIZE * ROWS, _ROWS_AT)
         parts = [
             part
             for part in parts_in(data)
             if locks.is_locked(fd, _ROW_LOCKS + part.row)
         ]
-        _, _, moved = _BUCKET.unpack(os.pread(fd, _BUCKET.size, _BUCKET_AT))
+        _, _, moved = _BUCKET.unpack(_read(fd, _BUCKET.size, _BUCKET_AT))
         return parts, moved
     finally:
         os.close(fd)

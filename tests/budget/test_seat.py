@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -310,6 +311,35 @@ def test_a_file_without_locks_gives_no_place_and_no_error(
     one.want(1)
     assert one.waiting == 1
     assert "no place could be leased" in caplog.text
+
+
+def test_a_full_disk_costs_no_place(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is written is a hint; also the row of the process itself."""
+    one = make()
+    os.pwrite(one.seat.table.fd, bytes(128), 128)
+
+    def fails(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    one.want(2)
+    assert one.used == 2
+
+
+@pytest.mark.parametrize("size", [0, 3, 97, 200, 65540])
+def test_a_file_that_is_cut_off_costs_no_place(
+    make: Make, path: str, size: int
+) -> None:
+    """The locks are beyond its end, and stay."""
+    one, other = make(), make()
+    one.want(1)
+    os.truncate(path, size)
+    other.want(1)
+    one.want(1)
+    assert (one.used, other.used) == (2, 1)
+    assert not one.seat.table.held & other.seat.table.held
 
 
 def test_what_another_process_has_is_left_alone(
