@@ -179,9 +179,11 @@ def driver_of(connect: Callable[..., Any]) -> ModuleType | None:
         connect = connect.func
     name = getattr(connect, "__module__", None)
     while isinstance(name, str) and name:
-        module = sys.modules.get(name)
-        if module is not None and _is_driver(module):
-            return module
+        # A driver may have its functions from a module in C, as sqlite3 from _sqlite3.
+        for each in (name, name.lstrip("_")):
+            module = sys.modules.get(each)
+            if module is not None and _is_driver(module):
+                return module
         name = name.rpartition(".")[0]
     return None
 

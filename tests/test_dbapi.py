@@ -125,6 +125,11 @@ def test_a_driver_with_a_flag_for_its_transaction_is_asked() -> None:
     connector.close(conn)
 
 
+def test_the_driver_of_a_function_in_c_is_found() -> None:
+    """The module of sqlite3.connect is _sqlite3, which is no driver."""
+    assert driver_of(sqlite3.connect) is sqlite3
+
+
 def test_pymysql_in_a_plain_pool_is_rolled_back(mariadb_server: MariaDBServer) -> None:
     with Pool(pymysql.connect, mariadb_server.client_options) as pool:
         with pool.connection() as conn, conn.cursor() as cursor:

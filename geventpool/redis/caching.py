@@ -17,10 +17,15 @@ from typing import Any
 
 from gevent import getcurrent
 from redis.cache import CacheEntryStatus, CacheKey
+from redis.exceptions import ConnectionError
 
-from geventpool.redis.internals import CacheProxyConnection, behind_cache
+from geventpool.redis.internals import (
+    CacheProxyConnection,
+    behind_cache,
+    is_connected,
+)
 
-__all__ = ["CachedConnection", "Readers", "guarded"]
+__all__ = ["CachedConnection", "NoCacheError", "Readers", "guarded"]
 
 #: The timeout of ``can_read`` when redis-py calls it for another connection's command.
 BY_OTHERS = None
@@ -56,10 +61,27 @@ class Readers:
         return bool(self.may_read(conn) or conn.reading)
 
 
+class NoCacheError(ConnectionError):
+    """The server can be reached, but does not support client-side caching."""
+
+
 class CachedConnection(CacheProxyConnection):  # type: ignore[misc]
     """A connection with a cache, which sends each command whose reply it waits for."""
 
     _current_command_cache_key: Any
+
+    def connect(self) -> None:
+        """Connect. May switch.
+
+        :raises NoCacheError: the server is too old for the cache.
+        :raises ConnectionError: it cannot be reached.
+        """
+        try:
+            super().connect()
+        except ConnectionError as error:
+            if not is_connected(self._conn):
+                raise
+            raise NoCacheError(*error.args) from None
 
     # Subscriptions read these.
 

@@ -27,6 +27,7 @@ from redis.retry import Retry
 
 from geventpool.connector import Connector, ErrorAction
 from geventpool.policies import Outage
+from geventpool.redis.caching import NoCacheError
 from geventpool.redis.dialling import connect_once, forbid
 from geventpool.redis.internals import (
     awaits_auth,
@@ -144,8 +145,8 @@ class RedisConnector(Connector[Any]):
             # A waiter whose time ends before the last attempt gets this error.
             hooks.failed(error)
             # The core decides when to try again, because connections that are given
-            # back serve the waiters and make room.
-            if _means_full(error):
+            # back serve the waiters and make room. A server that is too old stays so.
+            if _means_full(error) or isinstance(error, NoCacheError):
                 raise error
             if _is_away(error):
                 self.pauses.failed()
@@ -275,11 +276,11 @@ def is_in_step(error: BaseException) -> bool:
 def _is_lost(error: BaseException) -> bool:
     """Whether *error* means a lost connection or a timeout of the server.
 
-    redis-py raises a connection error for a wrong password as well. This does not mean
-    that the connection is lost.
+    redis-py raises a connection error for a wrong password as well, or for a server
+    that is too old. This does not mean that the connection is lost.
     """
     lost = isinstance(error, (ConnectionError, TimeoutError))
-    return lost and not isinstance(error, AuthenticationError)
+    return lost and not isinstance(error, (AuthenticationError, NoCacheError))
 
 
 def _is_away(error: Exception) -> bool:

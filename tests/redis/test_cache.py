@@ -56,6 +56,23 @@ def gets(server: RedisServer) -> int:
     return int(stats.get("cmdstat_get", {"calls": 0})["calls"])
 
 
+def test_a_server_without_caching_is_refused_at_once(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    """It is no outage: it can be reached, and trying again would not help."""
+    monkeypatch.setattr(CacheProxyConnection, "MIN_ALLOWED_VERSION", "999.0.0")
+    before = int(redis_server.ask("INFO", "stats")["total_connections_received"])
+    client = redis.Redis(
+        connection_pool=make_pool(protocol=3, cache_config=CacheConfig(), timeout=60)
+    )
+    with pytest.raises(redis.ConnectionError, match="client-side caching is supported"):
+        client.get("key")
+    after = int(redis_server.ask("INFO", "stats")["total_connections_received"])
+    # Its own, and those of the questions and of redis-py.
+    assert after - before <= 3
+    assert not client.connection_pool.stats().paused
+
+
 def test_a_value_is_read_once(client: redis.Redis, redis_server: RedisServer) -> None:
     """From then on it comes from the cache, also over other connections."""
     client.set("key", "value")
