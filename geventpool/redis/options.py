@@ -141,8 +141,12 @@ def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) 
     the program's own, may take them.
 
     :param owner: the name of what was called, for the message.
-    :raises TypeError: there is such a keyword.
+    :raises TypeError: there is such a keyword; or *connection_class* is no class.
     """
+    if not callable(connection_class):
+        raise TypeError(
+            f"connection_class must be a class, not {safe_repr(connection_class)}"
+        )
     if not connection_class.__module__.startswith("redis."):
         return
     for name in options:

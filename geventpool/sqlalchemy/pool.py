@@ -264,18 +264,17 @@ class GreenletPool(QueuePool):
             record.gives_way = False
 
     def _refusal(self, error: PoolExhaustedError) -> exc.TimeoutError:
+        what = f"limit of size {self.size()} overflow {self.overflow()} reached"
         why = f"connection timed out, timeout {self._timeout or 0:0.2f}"
-        if error.__cause__ is not None:
-            why += "; the last attempt to connect failed"
+        if isinstance(cause := error.__cause__, Exception):
+            why += f"; the last attempt to connect failed: {cause}"
+            if self._pool.gate.is_refusal(cause):
+                what = "got no connection, because the server takes no more"
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
         elif isinstance(error, PoolOverloadedError):
             why = str(error)
-        return exc.TimeoutError(
-            f"{type(self).__name__} limit of size {self.size()} overflow "
-            f"{self.overflow()} reached, {why}",
-            code="3o7r",
-        )
+        return exc.TimeoutError(f"{type(self).__name__} {what}, {why}", code="3o7r")
 
     @property
     def _invoke_creator(self) -> Any:

@@ -57,6 +57,13 @@ def test_a_misspelt_option_is_refused_at_once(kind):
         ConnectionPool(kind, max_idel=5)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("value", [None, 1, "redis.Connection"])
+def test_a_connection_class_that_cannot_be_called_is_refused(value):
+    """It would fail with an AttributeError about the inside of the pool."""
+    with pytest.raises(TypeError, match=f"connection_class .* not {value!r}"):
+        ConnectionPool(connection_class=value)
+
+
 def test_a_keyword_of_another_class_is_its_own_affair():
     """Only the class knows what it takes."""
 

@@ -71,6 +71,10 @@ def test_the_refusal_of_a_full_server_is_the_cause(make_engine, own_server):
     with engine.connect(), pytest.raises(exc.TimeoutError, match="failed") as refused:
         engine.connect()
     cause = refused.value.__cause__
+    # The limit of the pool was not reached.
+    assert "limit" not in str(refused.value)
+    assert "the server takes no more" in str(refused.value)
+    assert "Too many connections" in str(refused.value)
     assert isinstance(cause, PoolExhaustedError)
     assert cause.__cause__.args[0] == 1040
     for conn in taken:
