@@ -53,6 +53,7 @@ class ThreadedPool:
         :raises PoolExhaustedError: no connection became free in time.
         :raises PoolClosedError: the pool is closed.
         """
+        self._check_open()
         limit = self._timeout if timeout is None else timeout
         if not self._room.acquire(timeout=-1 if limit is None else limit):
             raise PoolExhaustedError(f"no connection within {limit:.1f} s")
@@ -69,9 +70,13 @@ class ThreadedPool:
         self._lent[id(conn)] = conn
         return conn
 
-    def _ready(self) -> Connection:
+    def _check_open(self) -> None:
         if self._closed:
             raise PoolClosedError("the pool is closed")
+
+    def _ready(self) -> Connection:
+        # It may have been closed while this thread waited.
+        self._check_open()
         while True:
             try:
                 conn = self._idle.pop()
@@ -96,8 +101,10 @@ class ThreadedPool:
         try:
             if self._connector.end_loan(conn):
                 self._connector.reset(conn)
-        except Exception:
+        except BaseException as failure:
             self._connector.terminate(conn)
+            if not isinstance(failure, Exception):
+                raise
         else:
             self._keep(conn)
         finally:
@@ -152,9 +159,10 @@ class ThreadedLoan:
             return  # given back in the block
         try:
             conn.finish_transaction(error)
-        except Exception:
+        except BaseException as failure:
+            # Also a KeyboardInterrupt, which must not cost the place.
             self._pool.drop(conn)
-            if error is None:
+            if error is None or not isinstance(failure, Exception):
                 raise
             return
         if error is None or isinstance(error, Exception):

@@ -1,14 +1,17 @@
 """The pool for engines in a process that gevent has not patched: a QueuePool.
 
-It depends on SQLAlchemy's ``QueuePool``, not on gevent.
+It lends by SQLAlchemy's ``QueuePool``, without gevent.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.pool import QueuePool
+
+from geventpool.listeners import PoolStats
 
 __all__ = ["ThreadPool", "become_thread_pool"]
 
@@ -27,6 +30,12 @@ class ThreadPool(QueuePool):
     def core(self) -> Any:
         """The core pool. It lends nothing here."""
         return self._places
+
+    def stats(self) -> PoolStats:
+        """The state of the pool at this moment; loans and idle connections only."""
+        idle, in_use = self.checkedin(), self.checkedout()
+        stats: PoolStats = self._places.stats()
+        return replace(stats, size=idle + in_use, idle=idle, in_use=in_use)
 
     def transfer(self, connection: Any, greenlet: Any) -> None:
         """Do nothing: here no loan ends with a greenlet."""

@@ -14,6 +14,7 @@ from geventpool import (
     patching,
 )
 from geventpool.mysql import ConnectionPool, MySQLConnector
+from geventpool.mysql.connection import Connection
 from tests.mysql.conftest import rows, value
 from tests.peers import run_script
 
@@ -96,6 +97,32 @@ def test_a_commit_that_fails_is_the_blocks_error(pool):
             conn.rollback_if_open = lambda: int("no")
             1 // 0
     assert value(pool.acquire(), "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("deed", ["finish_transaction", "reset"])
+def test_an_interrupted_end_of_a_loan_costs_no_place(pool, monkeypatch, deed):
+    """Ctrl-C may come at any line."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    kind = MySQLConnector if deed == "reset" else Connection
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kind, deed, interrupt)
+        with pool.connection() as conn:
+            rows(conn, "SET @mine=1")
+    assert not conn.open
+    with pool.connection(timeout=0) as conn:
+        assert value(conn, "SELECT 1") == 1
+
+
+def test_a_closed_pool_says_so_even_if_it_is_exhausted(pool):
+    """There is nothing to wait for."""
+    conn = pool.acquire()
+    pool.close()
+    with pytest.raises(PoolClosedError):
+        pool.acquire(timeout=0)
+    conn.close()
 
 
 def test_a_loan_by_hand_ends_once(pool):

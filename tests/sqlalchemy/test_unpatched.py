@@ -62,6 +62,9 @@ def test_it_is_a_queue_pool_there(unpatched, database):
     assert (pool.size(), pool.checkedout(), pool.overflow()) == (1, 2, 1)
     pool.transfer(first, None)
     first.close()
+    stats = pool.stats()
+    assert (stats.size, stats.idle, stats.in_use) == (2, 1, 1)
+    assert stats.max_connections == 2
     second.close()
     become_thread_pool(pool)
     again = pool.recreate()
