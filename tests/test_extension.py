@@ -29,6 +29,7 @@ from geventpool.testing import (
     check_capacity,
     no_switch,
 )
+from tests import parts
 
 
 class AtOnce(ScriptedConnector):
@@ -109,6 +110,26 @@ def test_an_error_at_once_costs_no_place() -> None:
     gevent.idle()
     assert pool.size == 0
     check(pool)
+
+
+@pytest.mark.parametrize("step", ["opened", "move"])
+def test_a_connection_made_at_once_that_cannot_be_noted_costs_no_place(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as for want of memory. It is closed, because nobody else has it."""
+    connector = AtOnce()
+    pool: Pool[Any] = Pool(connector, max_connections=1)
+
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.ledger(pool), step, fail)
+        with pytest.raises(MemoryError):
+            pool.acquire()
+    gevent.idle()
+    assert connector.opened[-1].end == "discarded" and pool.size == 0
+    check_capacity(pool)
 
 
 def test_a_borrower_that_returns_to_the_line_stands_where_it_would() -> None:
@@ -270,6 +291,27 @@ def test_a_pool_can_forget_all_its_connections() -> None:
         assert conn is not lent
     assert pool.extension.adopt(lent)
     check(pool)
+
+
+def test_an_error_while_all_is_forgotten_costs_no_place(
+    monkeypatch: pytest.MonkeyPatch, pool: Pool[Any]
+) -> None:
+    """The handling of an entry may have been interrupted, so the pool looks."""
+    idle = pool.acquire()
+    pool.release(idle)
+
+    def fail() -> None:
+        # As an error between the queue and the next owner of the entry.
+        parts.ledger(pool).idle_queue.get_nowait()
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.lifecycle(pool).teardown, "close_idle", fail)
+        with pytest.raises(MemoryError):
+            pool.extension.forget_all()
+    gevent.idle()
+    assert idle.end == "discarded" and pool.size == 0
+    check_capacity(pool)
 
 
 def test_a_forgotten_connection_keeps_its_place_in_the_budget(tmp_path: Path) -> None:

@@ -270,6 +270,25 @@ def test_an_entry_that_is_where_it_belongs_is_left_there_unless_nobody_has_it(
     check(pool)
 
 
+def test_an_idle_connection_that_could_not_be_queued_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would be lent it: it is idle by its state alone."""
+    pool = made(is_unobserved=False)
+    conn = pool.acquire()
+
+    def fail(entry: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.ledger(pool), "make_idle", fail)
+        with pytest.raises(MemoryError):
+            pool.release(conn)
+    gevent.idle()
+    assert conn.end == "discarded" and pool.size == 0
+    check_capacity(pool)
+
+
 def test_an_interrupted_end_of_a_wait_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
