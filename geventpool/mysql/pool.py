@@ -385,9 +385,10 @@ class TransactionContext(ConnectionContext[Connection]):
                 _exit(self, kind, error, trace)
                 return
             self.pool.report_error(error)
-        except BaseException as failure:
-            # Such as a MemoryError. If the loan has ended, this does nothing.
-            _exit(self, type(failure), failure, None)
+        except BaseException:
+            # Such as a MemoryError. A transaction may be open, so the connection is
+            # closed, as after a kill. If the loan has ended, this does nothing.
+            _exit(self, GreenletExit, GreenletExit(), None)
             raise
         try:
             conn.finish_transaction(error)

@@ -506,3 +506,20 @@ def test_a_loan_that_cannot_begin_loses_no_place(make_pool, monkeypatch, way):
     check_capacity(pool)
     with block as conn:
         assert value(conn, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_block_that_cannot_end_loses_no_place(make_pool, monkeypatch, error):
+    """The connection is closed, because nobody knows what is left on it."""
+    pool = make_pool(max_connections=1)
+
+    def fail(*args: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        with pytest.raises(MemoryError), pool.connection() as conn:
+            patch.setattr(Connection, "nothing_to_commit", property(fail))
+            patch.setattr(pool, "report_error", fail)
+            if error is not None:
+                raise error
+    assert pool.acquire() is not conn
