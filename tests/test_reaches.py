@@ -51,6 +51,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "mysql/test_wire.py": ("mysql/packets.py", "mysql/protocol.py"),
     "redis/test_autopipe.py": ("redis/sharing.py",),
     "redis/test_autopipe_clients.py": ("redis/sharing.py",),
+    "redis/test_autopipe_errors.py": ("redis/multiplexer.py", "redis/shared.py"),
     "redis/test_autopipe_parts.py": (
         "redis/multiplexer.py",
         "redis/shared.py",

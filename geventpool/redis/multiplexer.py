@@ -19,6 +19,7 @@ from gevent.event import AsyncResult
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.redis.calls import Call, call_of, copy_of
+from geventpool.redis.errand import Errand
 from geventpool.redis.room import Room
 from geventpool.redis.shared import CallQueue, SharedConnection
 
@@ -92,7 +93,6 @@ class Multiplexer(CallQueue):
     def __init__(self, source: Source, max_in_flight: int, hub: Any) -> None:
         self._source = source
         self.hub = hub
-        self._loop = hub.loop
         #: name and port of the server that it was connected to last
         self.place = source.place
         self.room = Room(max_in_flight, hub, source.name)
@@ -104,10 +104,10 @@ class Multiplexer(CallQueue):
         self.out: deque[Call] = deque()
         #: calls whose callers the hub will switch to
         self.ready: deque[Call] = deque()
-        self._is_waking = False
+        self._flushing = Errand(self.hub.loop, self._flush)
+        self._waking = Errand(self.hub.loop, self._resume_soon)
         #: the present connection; None: none is open
         self.shared: SharedConnection | None = None
-        self._is_scheduled = False
         self._opener: Any = None
         self._refusal: BaseException | None = None
 
@@ -126,14 +126,20 @@ class Multiplexer(CallQueue):
             raise copy_of(self._refusal)
         room = self.room
         units = count if len(data) <= UNIT else self.units(len(data), count)
+        call = call_of(data, count, units)
         if room.free >= units and not room.waiters:
+            # First, because it can fail for want of memory.
+            self.out.append(call)
             room.free -= units
         else:
-            self._wait_for_room(units)
-        call = call_of(data, count, units)
-        self.out.append(call)
-        if not self._is_scheduled:
-            self._schedule_or_write(call)
+            self._queue_with_room(call)
+        if self._flushing.asked is None:
+            try:
+                self._schedule_or_write(call)
+            except BaseException:
+                # Such as a MemoryError, or interrupted by a signal.
+                self.abandon(call)
+                raise
         return call
 
     def _schedule_or_write(self, call: Call) -> None:
@@ -145,17 +151,12 @@ class Multiplexer(CallQueue):
         elif shared.sent or self.ready or shared.is_blocked:
             self.schedule()
         else:
-            self._write_now(shared, call)
+            self._write_now(shared)
 
-    def _write_now(self, shared: SharedConnection, call: Call) -> None:
+    def _write_now(self, shared: SharedConnection) -> None:
         """Write at once, because no other greenlet is about to send."""
-        try:
-            if self._is_usable(shared):
-                shared.write()
-        except BaseException:
-            # Interrupted by a signal.
-            self.abandon(call)
-            raise
+        if self._is_usable(shared):
+            shared.write()
         if self.out:
             self.schedule()
 
@@ -164,29 +165,45 @@ class Multiplexer(CallQueue):
             shared.retire()
         return not shared.is_retiring
 
-    def _wait_for_room(self, units: int) -> None:
+    def _queue_with_room(self, call: Call) -> None:
+        """Queue *call* when there is room for it. May switch."""
         source = self._source
         try:
-            self.room.take(units, source.timeout, source.max_waiting)
+            self.room.take(call.units, source.timeout, source.max_waiting)
         except PoolExhaustedError as error:
             raise source.explained(error) from None
+        try:
+            self.out.append(call)
+        except BaseException:
+            self.room.give_back(call.units)
+            raise
 
     def schedule(self) -> None:
         """Let the hub write the queue in this turn of the loop."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.run_callback(self._flush)
+        self._flushing.ask()
 
     def _flush(self) -> None:
         """Write the queue, or start to open a connection. Runs in the hub."""
-        self._is_scheduled = False
+        self._flushing.asked = None
+        try:
+            self._write_or_open()
+        except Exception as error:
+            # Such as a MemoryError: nothing else would write the queue.
+            self._fail_queued(error)
+            raise
+        except BaseException:
+            # Interrupted by a signal.
+            self.schedule()
+            raise
+
+    def _write_or_open(self) -> None:
         shared = self.shared
         if shared is not None:
             if self._is_usable(shared):
                 shared.write()
             else:
                 shared.finish_if_due()
-        elif self.out and self._opener is None:
+        elif self.out and (self._opener is None or self._opener.dead):
             self._open_soon()
 
     # Waiting.
@@ -238,12 +255,10 @@ class Multiplexer(CallQueue):
 
     def _wake_ready(self) -> None:
         """Let the hub switch to the callers in *ready*. Never switches."""
-        if not self._is_waking:
-            self._is_waking = True
-            self._loop.run_callback(self._resume_soon)
+        self._waking.ask()
 
     def _resume_soon(self) -> None:
-        self._is_waking = False
+        self._waking.asked = None
         self.resume()
 
     def resume(self) -> None:
@@ -256,7 +271,7 @@ class Multiplexer(CallQueue):
             self._wake_ready()
         for _ in range(min(len(ready), MOST)):
             call = ready.popleft()
-            waiter, call.waiter = call.waiter, None
+            waiter = call.waiter
             if waiter is not None:
                 try:
                     waiter.switch()
@@ -264,6 +279,9 @@ class Multiplexer(CallQueue):
                     # A greenlet without error handling of its own, whose parent is the
                     # hub.
                     self.hub.handle_error(waiter, *exc_info())
+                    if call.waiter is waiter and not waiter.dead:
+                        # The switch itself has failed.
+                        self.wake(call)
 
     def _fail(self, call: Call, error: BaseException) -> None:
         self.room.give_back(call.units)
@@ -291,7 +309,8 @@ class Multiplexer(CallQueue):
     def _opener_ended(self, opener: Any) -> None:
         if self._opener is opener:
             self._opener = None
-            if self.shared is None and self.out:
+            if self.out:
+                # It has failed, with or without a connection to share.
                 self.schedule()
 
     def _open(self) -> None:
@@ -345,7 +364,6 @@ class Multiplexer(CallQueue):
 
     def _share(self, conn: Any) -> None:
         """Make *conn* the shared connection. Never switches."""
-        self._opener = None
         try:
             self.shared = SharedConnection(self, conn, self._source.renew_after)
             self.place = place_of(conn)

@@ -134,14 +134,23 @@ class Room:
     def serve(self) -> None:
         """Serve the waiters as far as there is room. Never switches."""
         while self.waiters and self.waiters[0].units <= self.free:
-            waiter = self.waiters.popleft()
+            waiter = self.waiters[0]
+            self._wake_soon(waiter)
+            self.waiters.popleft()
             self.free -= waiter.units
             waiter.granted = True
-            self._hub.loop.run_callback(waiter.wake)
+
+    def _wake_soon(self, waiter: _Waiter) -> None:
+        # Twice, because a call can fail before its first line, for want of memory or by
+        # a signal. The second one does nothing if the first has not failed.
+        run = self._hub.loop.run_callback
+        run(waiter.wake)
+        run(waiter.wake)
 
     def refuse(self, error: BaseException) -> None:
         """Raise *error* in all waiters. Never switches."""
         while self.waiters:
-            waiter = self.waiters.popleft()
+            waiter = self.waiters[0]
+            self._wake_soon(waiter)
+            self.waiters.popleft()
             waiter.error = error
-            self._hub.loop.run_callback(waiter.wake)

@@ -111,16 +111,26 @@ class SharedConnection:
         now = monotonic()
         self._arrived = self._blocked_since = now
         self._renew_at = now + renew_after
-        loop = owner.hub.loop
-        self._loop = loop
-        self._readable = loop.io(self._transport.fileno(), 1)
-        self._writable = loop.io(self._transport.fileno(), 2)
-        self._readable.start(self._on_readable)
+        self._loop = owner.hub.loop
+        self._readable: Any = None
+        self._writable: Any = None
         self._timer: Any = None
-        self._start_timer(self._period())
         # Every close of the connection calls this method, so that no descriptor is
         # closed while the event loop watches it.
         conn.disconnect = self._disconnect
+        try:
+            self._watch()
+        except BaseException:
+            # Such as a MemoryError.
+            self._close_watchers()
+            raise
+
+    def _watch(self) -> None:
+        number = self._transport.fileno()
+        self._readable = self._loop.io(number, 1)
+        self._writable = self._loop.io(number, 2)
+        self._readable.start(self._on_readable)
+        self._start_timer(self._period())
 
     @property
     def is_quiet(self) -> bool:
@@ -155,22 +165,20 @@ class SharedConnection:
     def _write_queued(self) -> None:
         out = self._owner.out
         batch, data = self._next_batch(out)
-        size = len(data)
-        taken = 0
         try:
+            size = len(data)
+            # First, because it can fail for want of memory.
+            self.sent.extend(batch)
             taken = self._transport.send(data)
         except BaseException:
             # Put the calls back into the queue before the connection is ended.
             self._put_back(batch, tried=True)
             raise
-        if taken == size:
-            self.sent.extend(batch)
-        elif self._transport.repeats:
-            self.sent.extend(batch)
-            self._rest = memoryview(data)[taken:]
-            self._wait_for_socket()
-        else:
-            self._note_written(batch, taken)
+        if taken < size:
+            if self._transport.repeats:
+                self._rest = memoryview(data)[taken:]
+            else:
+                self._note_written(batch, taken)
             self._wait_for_socket()
         if out and not self.is_blocked:
             self._owner.schedule()
@@ -190,10 +198,12 @@ class SharedConnection:
         if sum(map(len, pieces)) >= TURN:
             ends = accumulate(map(len, pieces))
             number = next(index for index, end in enumerate(ends, 1) if end >= TURN)
+        # Before a call is taken out, because it can fail for want of memory.
+        data = b"".join(pieces[:number])
         batch = [out.popleft() for _ in range(number)]
         for call in batch:
             call.since = now
-        return batch, b"".join(pieces[:number])
+        return batch, data
 
     def _note_written(self, batch: list[Call], taken: int) -> None:
         """Note which calls of a batch were written by its first *taken* bytes."""
@@ -201,13 +211,15 @@ class SharedConnection:
             if taken <= 0:
                 self._put_back(batch[index:], tried=False)
                 return
-            self.sent.append(call)
             if taken < len(call.data):
                 self._rest = memoryview(call.data)[taken:]
             taken -= len(call.data)
 
     def _put_back(self, batch: list[Call], tried: bool) -> None:
+        """Put calls back into the queue of which nothing was written."""
         for call in reversed(batch):
+            if self.sent and self.sent[-1] is call:
+                self.sent.pop()
             call.tries += tried
             if call.tries < TRIES:
                 self._owner.out.appendleft(call)
@@ -302,12 +314,13 @@ class SharedConnection:
                 call.left -= 1
                 if call.left:
                     continue
+            if call.waiter is not None:
+                # First, because it can fail for want of memory.
+                ready.append(call)
             sent.popleft()
             room.free += call.units
             if room.waiters:
                 room.serve()
-            if call.waiter is not None:
-                ready.append(call)
 
     def _check_error(self, error: ResponseError, call: Call) -> None:
         """Refuse an error reply that does not belong to *call*."""

@@ -319,12 +319,12 @@ class Sharing(Source):
                 raise ConnectionError(
                     "The new connection sent something, or was closed."
                 )
+            pool = self._pool()
+            if pool is not None:
+                pool.counted()
         except BaseException:
             core.drop(conn, anyone=True)
             raise
-        pool = self._pool()
-        if pool is not None:
-            pool.counted()
         return conn
 
     def give_back(self, conn: Any) -> None:

@@ -21,6 +21,7 @@ from tests.failures.scenes import ROWS, Site
 EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "a_command": (redis.RedisError,),
     "a_transaction": (redis.RedisError,),
+    "a_shared_command": (redis.RedisError,),
     "a_query": (err.Error,),
     "a_transfer": (err.Error,),
     "an_engine": (err.Error, sqlalchemy.exc.SQLAlchemyError),

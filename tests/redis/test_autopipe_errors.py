@@ -1,0 +1,246 @@
+"""Commands that share a connection, when a call of the pool's own fails.
+
+For want of memory, or because a signal handler raises. Each such call is tried in
+tests/failures/test_failing_calls.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+import redis
+
+from geventpool.redis import multiplexer as multiplexer_module
+from geventpool.redis.errand import Errand
+from geventpool.redis.multiplexer import Multiplexer
+from geventpool.redis.shared import SharedConnection
+from geventpool.testing import wait_until
+from tests import parts
+from tests.redis.scripted import echo
+from tests.redis.test_autopipe_trouble import in_flight, multiplexer, talking
+from tests.redis.tools import assert_all_places, outcome
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.fixture(autouse=True)
+def ended_in_time() -> Iterator[None]:
+    """Fail a test whose command waits for a reply that never comes."""
+    with gevent.Timeout(20, AssertionError("it waits without limit")):
+        yield
+
+
+def without_connection(client: redis.Redis) -> None:
+    """Let the next command open a connection."""
+    pool = client.connection_pool
+    parts.sharing(pool).renew()
+    wait_until(lambda: multiplexer(client).shared is None)
+    pool.core.drop(pool.core.acquire())
+
+
+# What is left to the hub.
+
+
+def test_an_errand_is_done_once_however_often_it_is_asked_for() -> None:
+    """And again if it is asked for afterwards."""
+    done: list[int] = []
+
+    def work() -> None:
+        errand.asked = None
+        done.append(1)
+
+    errand = Errand(gevent.get_hub().loop, work)
+    for number in 1, 2:
+        errand.ask()
+        errand.ask()
+        gevent.idle()
+        assert len(done) == number
+
+
+def test_an_errand_that_asks_for_itself_waits_for_the_next_turn() -> None:
+    """Else the sockets would have to wait for all of the work."""
+    order: list[str] = []
+
+    def work() -> None:
+        errand.asked = None
+        order.append("work")
+        if len(order) == 1:
+            errand.ask()
+            gevent.get_hub().loop.run_callback(order.append, "other")
+
+    errand = Errand(gevent.get_hub().loop, work)
+    errand.ask()
+    gevent.idle()
+    assert order == ["work", "work", "other"]
+    assert errand.asked is None
+
+
+def test_an_errand_whose_call_fails_is_called_again(hub_errors: list[Any]) -> None:
+    """The hub only reports the error, while greenlets wait for the work."""
+    errors: list[BaseException] = [MemoryError()]
+    done: list[int] = []
+
+    def work() -> None:
+        if errors:
+            raise errors.pop()
+        errand.asked = None
+        done.append(1)
+
+    errand = Errand(gevent.get_hub().loop, work)
+    errand.ask()
+    gevent.idle()
+    assert done == [1]
+    assert isinstance(hub_errors.pop().error, MemoryError)
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("error", [MemoryError, Interrupt])
+def test_an_error_in_the_hub_leaves_no_command_in_the_queue(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
+) -> None:
+    """An error fails those that wait; after an interruption the hub goes on."""
+    errors = [error()]
+    usual = Multiplexer._open_soon
+
+    def fail(self: Any) -> None:
+        if errors:
+            raise errors.pop()
+        usual(self)
+
+    with talking(echo) as (client, _):
+        without_connection(client)
+        monkeypatch.setattr(Multiplexer, "_open_soon", fail)
+        got = outcome(client.get, "key")
+        if error is MemoryError:
+            assert isinstance(got, MemoryError)
+        else:
+            assert got == b"key"
+        assert isinstance(hub_errors.pop().error, error)
+        assert in_flight(client) == 0
+        assert client.get("key") == b"key"
+
+
+def test_a_command_that_cannot_be_queued_takes_no_room() -> None:
+    """Neither if it had to wait for room."""
+
+    class Full(list[Any]):
+        def append(self, call: Any) -> None:
+            raise MemoryError
+
+    with talking(max_in_flight=1) as (client, server):
+        other = gevent.spawn(client.get, "other")
+        wait_until(lambda: server.received)
+        waiting = gevent.spawn(outcome, client.get, "a")
+        wait_until(lambda: multiplexer(client).room.waiters)
+        queue, multiplexer(client).out = multiplexer(client).out, Full()
+        server.sockets[0].sendall(b"+other\r\n")
+        assert isinstance(waiting.get(timeout=5), MemoryError)
+        assert isinstance(outcome(client.get, "b"), MemoryError)
+        assert other.get(timeout=5) == b"other" and in_flight(client) == 0
+        multiplexer(client).out = queue
+        server.answer = echo
+        assert client.get("c") == b"c"
+
+
+def test_calls_that_cannot_be_noted_as_written_are_written_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection is given up: it is unknown how far its handling came."""
+
+    class Full(list[Any]):
+        def extend(self, calls: Any) -> None:
+            raise MemoryError
+
+    with talking(echo) as (client, server):
+        multiplexer(client).shared.sent = Full()
+        jobs = [gevent.spawn(client.get, name) for name in "ab"]
+        gevent.joinall(jobs, timeout=5)
+        assert [job.value for job in jobs] == [b"a", b"b"]
+        assert len(server.sockets) == 2 and in_flight(client) == 0
+        assert len(server.received) == 2
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("step", ["SharedConnection", "_flush"])
+def test_an_interruption_before_a_connection_is_shared_costs_no_place(
+    step: str, monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
+) -> None:
+    """The command goes over the next one, or over this one if that can be used."""
+    interrupts = [Interrupt()]
+    place = multiplexer_module if step == "SharedConnection" else Multiplexer
+    usual = getattr(place, step)
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        # Not when the hub calls it.
+        if interrupts and gevent.getcurrent() is not gevent.get_hub():
+            raise interrupts.pop()
+        return usual(self, *args)
+
+    with talking(echo) as (client, server):
+        without_connection(client)
+        monkeypatch.setattr(place, step, interrupted)
+        assert client.get("key") == b"key"
+        assert isinstance(hub_errors.pop().error, Interrupt)
+        assert len(server.sockets) == (3 if step == "SharedConnection" else 2)
+        assert_all_places(client.connection_pool)
+
+
+def test_a_connection_that_cannot_be_watched_is_closed_unwatched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libev bears no watcher of a closed descriptor."""
+    halves: list[Any] = []
+
+    def fail(self: Any, seconds: float) -> None:
+        halves.append(self)
+        raise MemoryError
+
+    with talking(echo) as (client, _):
+        without_connection(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedConnection, "_start_timer", fail)
+            assert isinstance(outcome(client.get, "key"), MemoryError)
+        [half] = halves
+        assert not half.is_lost and not half._readable.active
+        assert "disconnect" not in vars(half.conn)
+        assert client.get("key") == b"key"
+
+
+def test_a_connection_that_cannot_be_counted_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody else would ever give it back."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    with talking(echo) as (client, _):
+        without_connection(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(client.connection_pool, "counted", fail)
+            assert isinstance(outcome(client.get, "key"), MemoryError)
+        assert client.connection_pool.stats().in_use == 0
+        assert client.get("key") == b"key"
+
+
+def test_an_opener_whose_end_is_not_noticed_keeps_nobody_from_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its link is a call, which can fail as well."""
+    with talking(echo) as (client, _):
+        without_connection(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(Multiplexer, "_opener_ended", lambda self, opener: None)
+            assert client.get("key") == b"key"
+        without_connection(client)
+        assert multiplexer(client)._opener.dead
+        assert client.get("key") == b"key"
