@@ -60,6 +60,9 @@ def app(server: RedisServer) -> Iterator[Celery]:
         redis_client_name="results",
     )
     yield app
+    drainer = app.backend.result_consumer.drainer
+    if drainer._started.is_set():
+        drainer.stop()
     app.close()
 
 
@@ -87,7 +90,6 @@ def test_all_greenlets_share_the_pool_of_the_results(app, server):
     assert 1 <= names(server, "results") <= MOST
     released.set()
     gevent.joinall(crowd, raise_error=True)
-    app.backend.result_consumer.drainer.stop()
     assert {each.value for each in crowd} == {42}
     assert 1 <= names(server, "results") <= MOST
 

@@ -102,6 +102,9 @@ def _owner(timer: Any) -> object:
     for each in timer.args:
         if isinstance(each, weakref.ref):
             return each()
+        if isinstance(each, gevent.Greenlet):
+            # A gevent.Timeout throws into it.
+            return each
     caller = getattr(timer.callback, "__self__", None)
     return getattr(caller, "greenlet", caller)
 

@@ -302,15 +302,16 @@ def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
     pool = Pool(ScriptedConnector())
     timers: list[Any] = []
 
-    def sleep_twice() -> None:
+    def wait_twice() -> None:
         awake.wait()
-        real_time(60)
+        with gevent.Timeout(60):
+            real_time(60)
 
     def call_later(method: Callable[[], object], *args: object) -> None:
         timers.append(gevent.get_hub().loop.timer(60))
         timers[-1].start(method, *args)
 
-    greenlets = [gevent.spawn(sleep_twice)]
+    greenlets = [gevent.spawn(wait_twice)]
     gevent.idle()
     gc.collect()
     gc.freeze()

@@ -96,6 +96,19 @@ def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
     return shared_scene(work, site)
 
 
+@covers("redis.standin.StandIn.own_attribute")
+def an_attribute_of_a_connection_of_its_own(site: Site) -> Scene:
+    def work(client: Any) -> None:
+        client.get("mine")
+        stand_in = client.connection_pool.get_connection()
+        try:
+            assert stand_in.is_connected
+        finally:
+            client.connection_pool.release(stand_in)
+
+    return shared_scene(work, site)
+
+
 @covers("redis.sharing.Sharing.acquire")
 def a_connection_to_share(site: Site) -> Scene:
     def work(client: Any) -> None:

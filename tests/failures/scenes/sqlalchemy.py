@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import gevent
+from pymysql import err
 from sqlalchemy import create_engine, event, text
 
 from geventpool.sqlalchemy import GreenletPool
@@ -24,7 +27,14 @@ def an_engine(site: Site) -> Scene:
     return engine_scene(site)
 
 
-def engine_scene(site: Site, is_connected: bool = False, **options: Any) -> Scene:
+@dataclass
+class EngineScene(Scene):
+    """A scene over an engine."""
+
+    engine: Any = None
+
+
+def engine_scene(site: Site, is_connected: bool = False, **options: Any) -> EngineScene:
     """A scene over an engine with one connection.
 
     :param bool is_connected: the connection is open before the scene begins.
@@ -62,4 +72,21 @@ def engine_scene(site: Site, is_connected: bool = False, **options: Any) -> Scen
 
     if is_connected:
         engine.connect().close()
-    return Scene(work, [pool.core], afterwards)
+    return EngineScene(work, [pool.core], afterwards, engine=engine)
+
+
+@covers("sqlalchemy.record_pool.RecordPool.acquire_again")
+def an_engine_of_a_server_without_room(site: Site) -> Scene:
+    scene = engine_scene(site)
+    attempts = itertools.count()
+
+    def connect(*args: object) -> None:
+        if next(attempts) < 2:
+            raise err.OperationalError(1040, "Too many connections")
+
+    def work() -> None:
+        with scene.engine.connect() as conn:
+            assert conn.execute(text("SELECT 'mine'")).scalar() == "mine"
+
+    event.listen(scene.engine, "do_connect", connect)
+    return Scene(work, scene.pools, scene.afterwards)
