@@ -79,19 +79,24 @@ def waiting_for_replicas_of_shared_writes(site: Site) -> Scene:
     return shared_scene(work, site)
 
 
+def new_stand_in(client: Any) -> Any:
+    """A stand-in without a connection of its own."""
+    client.get("mine")
+    sharing = parts.sharing(client.connection_pool)
+    [multiplexer] = sharing._multiplexers
+    return stand_in_for(sharing, multiplexer)
+
+
 @covers("redis.standin.StandIn.connect")
 def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
     def work(client: Any) -> None:
-        client.get("mine")
-        pool = client.connection_pool
-        [multiplexer] = parts.sharing(pool)._multiplexers
-        stand_in = stand_in_for(parts.sharing(pool), multiplexer)
+        stand_in = new_stand_in(client)
         try:
             stand_in.send_command("CLIENT", "ID")
             stand_in.disconnect()
             stand_in.connect()
         finally:
-            pool.release(stand_in)
+            client.connection_pool.release(stand_in)
 
     return shared_scene(work, site)
 
@@ -99,8 +104,7 @@ def a_connection_of_its_own_that_connects_anew(site: Site) -> Scene:
 @covers("redis.standin.StandIn.own_attribute")
 def an_attribute_of_a_connection_of_its_own(site: Site) -> Scene:
     def work(client: Any) -> None:
-        client.get("mine")
-        stand_in = client.connection_pool.get_connection()
+        stand_in = new_stand_in(client)
         try:
             assert stand_in.is_connected
         finally:
