@@ -69,6 +69,17 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
         idle = {id(conn) for conn in self._available_connections}
         return [conn for conn in list(self._connections) if id(conn) not in idle]
 
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the idle connections and, by default, those in use.
+
+        redis-py's own closes all of them before version 7.0.
+        """
+        if inuse_connections:
+            super().disconnect()
+        else:
+            for conn in self._available_connections:
+                conn.disconnect()
+
     def reset(self) -> None:
         """Close the idle connections, and set the initial state."""
         # redis-py's constructor calls this before there is anything to close.
