@@ -270,7 +270,9 @@ class Multiplexer(CallQueue):
         if len(ready) > MOST:
             self._wake_ready()
         for _ in range(min(len(ready), MOST)):
-            call = ready.popleft()
+            # No call of a function, after which a signal may interrupt this.
+            call = ready[0]
+            del ready[0]
             waiter = call.waiter
             if waiter is not None:
                 try:

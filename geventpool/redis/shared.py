@@ -241,14 +241,28 @@ class SharedConnection:
     # Reading.
 
     def _on_readable(self) -> None:
-        """Read once. Runs in the hub. Must not raise: gevent would stop the watcher."""
-        self._read()
-        if self.is_retiring:
-            self._finish_if_due()
-        if self._owner.ready:
-            # In this callback and not in one for each, because a callback costs as much
-            # as parsing a reply.
-            self._owner.resume()
+        """Read once. Runs in the hub."""
+        try:
+            self._read()
+            if self.is_retiring:
+                self._finish_if_due()
+            if self._owner.ready:
+                # In this callback and not in one for each, because a callback costs as
+                # much as parsing a reply.
+                self._owner.resume()
+        except BaseException:
+            # A signal. gevent stops a watcher whose callback raises.
+            self._loop.run_callback(self._go_on)
+            raise
+
+    def _go_on(self) -> None:
+        """Do what a callback has left undone that a signal ended. Runs in the hub."""
+        if not self.is_lost:
+            self._readable.start(self._on_readable)
+            if self._timer is None:
+                self._start_timer(EARLY)
+        self._owner.schedule()
+        self._owner.resume()
 
     def _read(self) -> bool:
         """Read at most one buffer; False: nothing was readable, or it has ended."""
@@ -335,18 +349,26 @@ class SharedConnection:
         return REST if limit is None else min(REST, limit)
 
     def _start_timer(self, seconds: float) -> None:
-        self._timer = self._loop.timer(max(seconds, EARLY))
+        # It repeats, for a signal may end its callback before it begins.
+        self._timer = self._loop.timer(max(seconds, EARLY), REST)
         self._timer.start(self._on_time, update=True)
 
     def _on_time(self) -> None:
         """Check timeouts, and give the connection back if idle. Runs in the hub."""
-        self._timer.close()
-        self._timer = None
-        due = self._look_at_time()
-        if not self.is_lost and not self._finish_if_due():
-            self._start_timer(min(due, self._period()))
-        if self._owner.ready:
-            self._owner.resume()
+        try:
+            self._timer.close()
+            self._timer = None
+            due = self._look_at_time()
+            if not self.is_lost and not self._finish_if_due():
+                self._start_timer(min(due, self._period()))
+                # If a signal came as its callback began, gevent has stopped it.
+                self._readable.start(self._on_readable)
+            if self._owner.ready:
+                self._owner.resume()
+        except BaseException:
+            # A signal.
+            self._loop.run_callback(self._go_on)
+            raise
 
     def _look_at_time(self) -> float:
         """Fail late calls; return the seconds until the next may be late."""

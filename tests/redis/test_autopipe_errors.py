@@ -244,3 +244,50 @@ def test_an_opener_whose_end_is_not_noticed_keeps_nobody_from_opening(
         without_connection(client)
         assert multiplexer(client)._opener.dead
         assert client.get("key") == b"key"
+
+
+# Signals that arrive in the event loop.
+
+
+def once(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Raise an :class:`Interrupt` in the place of the next call of a method."""
+    method = getattr(owner, name)
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        patch.setattr(owner, name, method)
+        raise Interrupt
+
+    patch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (SharedConnection, "_read"),
+        (Multiplexer, "resume"),
+    ],
+)
+def test_a_signal_while_the_hub_reads_keeps_no_reply_from_its_caller(
+    monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any], place: tuple[Any, str]
+) -> None:
+    """gevent stops the watcher of a callback that raises."""
+    with talking(echo) as (client, server):
+        assert client.get("a") == b"a"
+        once(monkeypatch, *place)
+        job = gevent.spawn(client.get, "b")
+        assert job.get(timeout=5) == b"b"
+        assert isinstance(hub_errors.pop().error, Interrupt)
+        assert client.get("c") == b"c"
+        assert in_flight(client) == 0
+        assert len(server.sockets) == 1
+
+
+def test_a_signal_while_the_time_is_looked_at_ends_no_timer(
+    monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
+) -> None:
+    """The connection is still given back when it is not used."""
+    with talking(echo) as (client, _):
+        once(monkeypatch, SharedConnection, "_look_at_time")
+        assert client.get("a") == b"a"
+        wait_until(lambda: multiplexer(client).shared is None)
+        assert isinstance(hub_errors.pop().error, Interrupt)
