@@ -214,6 +214,11 @@ class Pool(BoundPool[C]):
                     entry = self._get_idle()
                 except Empty:
                     pass
+                except BaseException:
+                    # A signal handler raised when the entry had left the queue.
+                    self._ledger.is_torn = True
+                    get_hub().loop.run_callback(self._lifecycle.recover)
+                    raise
                 else:
                     try:
                         now = self._clock()

@@ -163,6 +163,18 @@ def is_unobserved(pool: Any) -> bool:
     return found
 
 
+def interrupt_taking(pool: Any, error: BaseException) -> None:
+    """Have *error* raised once, when the fast path has taken an idle entry."""
+    take = pool._get_idle
+
+    def interrupted() -> Any:
+        pool._get_idle = take
+        take()
+        raise error
+
+    pool._get_idle = interrupted
+
+
 def begin_anew(pool: Any) -> None:
     """Forget all connections: a pool whose state was made wrong cannot be closed."""
     pool._begin(pool.max_connections)

@@ -526,3 +526,19 @@ def test_a_death_ends_only_loans_that_are_still_its_own() -> None:
         parts.claims(pool).holder_died(holder)
         assert again.end is None
     holder.loan = None
+
+
+@pytest.mark.parametrize("borrow", [acquire, block])
+def test_a_signal_handler_that_raises_costs_no_place(
+    borrow: Callable[[Pool[Any]], None],
+) -> None:
+    """Nothing has the entry that was just taken; it is found by the recovery."""
+    with made() as pool:
+        # The first loan of a greenlet takes another path.
+        borrow(pool)
+        parts.interrupt_taking(pool, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            borrow(pool)
+        gevent.idle()
+        check(pool)
+        check_capacity(pool)

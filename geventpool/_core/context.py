@@ -86,6 +86,11 @@ class ConnectionContext(Generic[C]):
                 entry: Entry[C] = pool._get_idle()
             except Empty:
                 pass
+            except BaseException:
+                # A signal handler raised when the entry had left the queue.
+                pool._ledger.is_torn = True
+                get_hub().loop.run_callback(pool._lifecycle.recover)
+                raise
             else:
                 try:
                     now = pool._clock()
