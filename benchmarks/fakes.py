@@ -6,6 +6,7 @@ that the pool is what is measured. What only one pool asks for is in a class of 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import socket
@@ -114,7 +115,11 @@ class SocketFake(Fake):
 
 @cache
 def _pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair()
+    pair = socket.socketpair()
+    for each in pair:
+        # Used until the process ends, where Python warns of an open socket.
+        atexit.register(each.close)
+    return pair
 
 
 def silent() -> socket.socket:
