@@ -12,6 +12,7 @@ from gevent.event import Event
 from geventpool import ConnectionNotFoundError, Pool
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
 from tests import parts
+from tests.event_loops import not_on_libuv
 from tests.peers import Echo, run_script
 
 #: The real thing: a process that forks, beside a server that lives elsewhere.
@@ -356,6 +357,7 @@ def test_copies_that_wait_on_a_descriptor_are_not_woken() -> None:
         )
 
 
+@not_on_libuv("gevent.os.waitpid() misses a child that ends before the loop has run")
 def test_it_needs_no_patching() -> None:
     """``gevent.os.fork`` in an unpatched process is just as good."""
     with Echo() as echo:
