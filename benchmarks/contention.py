@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, Builder
+from benchmarks.adapters import FLOOR, OURS, Builders
 from benchmarks.figures import Figure
 from benchmarks.load import (
     CONNECTIONS,
@@ -45,17 +45,15 @@ SHARE = 0.25
 #: Loans that every greenlet should at least be able to have.
 MIN_LOANS = 5
 
-Builders = dict[str, Builder]
-
 
 def run(scale: Scale) -> Report:
     """Put every load on every pool. May switch."""
     report = Report("contention", "how long do greenlets wait for few connections?")
-    builders, missing = adapters.installed()
+    builders, report.missing = adapters.installed()
     builders = {GENERATOR: generator, FLOOR: adapters.ours.gevent_queue, **builders}
     for load in _loads(scale):
         # A round takes seconds, and a percentile of waits is one of thousands.
-        table = _compare(report, builders, missing, load, scale.long_rounds)
+        table = _compare(report, builders, load, scale.long_rounds)
         ratio = table.over(OURS, POSSIBLE, p99)
         report.target(f"p99 wait, {load.name}, to the possible", ratio, 1.3)
         ratio = table.over(OURS, table.peer, throughput)
@@ -107,9 +105,7 @@ COLUMNS = (
 )
 
 
-def _compare(
-    report: Report, builders: Builders, missing: dict[str, str], load: Load, rounds: int
-) -> Section:
+def _compare(report: Report, builders: Builders, load: Load, rounds: int) -> Section:
     table = report.compare(
         load.title,
         _turns(builders, load),
@@ -118,7 +114,6 @@ def _compare(
         key=load.name,
         floor=POSSIBLE,
         rivals=[name for name in builders if name not in (FLOOR, GENERATOR, OURS)],
-        missing=missing,
     )
     table.notes.append(
         "fairness: Jain's index of loans per greenlet (of a job: at half time); "

@@ -31,7 +31,8 @@ def cycles(count):
 
 def run(scale: Scale) -> Report:
     """Measure one uncontended cycle of every pool. May switch."""
-    builders, missing = adapters.installed()
+    report = Report("cycle", "what does borrowing cost when nobody else wants one?")
+    builders, report.missing = adapters.installed()
     floor = adapters.ours.gevent_queue_nowait
     builders = {GENERATOR: generator, FLOOR: floor, **builders}
     pools = {name: build(LIMIT) for name, build in builders.items()}
@@ -40,7 +41,6 @@ def run(scale: Scale) -> Report:
         turns[name] = repeated(borrowing(pool), scale.slice)
         if pool.block is not None:
             turns[name + BLOCK] = repeated(blocks(pool.block), scale.slice)
-    report = Report("cycle", "what does borrowing cost when nobody else wants one?")
     table = report.compare(
         "uncontended acquire + release",
         turns,
@@ -49,7 +49,6 @@ def run(scale: Scale) -> Report:
         key="uncontended",
         floor=FLOOR,
         rivals=RIVALS,
-        missing=missing,
     )
     adapters.close(*pools.values())
     for name, limit in ((OURS, 6.0), (OURS + BLOCK, 8.0)):

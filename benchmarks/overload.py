@@ -13,7 +13,7 @@ whether the requests were sent in time, and a note says so where they were not.
 
 A pool that serves in order serves everybody just before they give up: all connections
 are busy, and nobody has a reply in time. Another policy of our pool becomes a row of
-:data:`VARIANTS`. Beside them stands a bare pool that serves the newest waiter first.
+:data:`VARIANTS`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from functools import partial
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
 
 from benchmarks import adapters
 from benchmarks.adapters import OURS, Builder, PoolAdapter
-from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report, duration, per_cent
 from benchmarks.rounds import Scale, percentile
 
@@ -55,45 +53,6 @@ RATES = (0.8, 1.2, 2.0, 4.0)
 #: Policies of our pool, by their row, with the options that differ from the defaults.
 ADMISSION = f"{OURS}, admission=True"
 VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
-
-
-NEWEST = "newest first"
-
-
-class NewestFirst:
-    """A bare pool whose newest waiter is served first. A waiter is never refused."""
-
-    def __init__(self, limit: int) -> None:
-        self._idle = [Fake() for _ in range(limit)]
-        self._waiters: list[AsyncResult[Fake]] = []
-
-    def acquire(self) -> Fake:
-        """Return a connection. May switch."""
-        if self._idle:
-            return self._idle.pop()
-        waiter: AsyncResult[Fake] = AsyncResult()
-        self._waiters.append(waiter)
-        try:
-            return waiter.get()
-        except BaseException:
-            if waiter.ready():
-                self.release(waiter.get())
-            else:
-                self._waiters.remove(waiter)
-            raise
-
-    def release(self, conn: Fake) -> None:
-        """Give a connection back. Never switches."""
-        if self._waiters:
-            self._waiters.pop().set(conn)
-        else:
-            self._idle.append(conn)
-
-
-def newest_first(limit: int) -> PoolAdapter:
-    """Build that pool."""
-    pool = NewestFirst(limit)
-    return PoolAdapter(NEWEST, pool.acquire, pool.release, lambda: None)
 
 
 @dataclass(frozen=True)
@@ -157,7 +116,7 @@ COLUMNS = (
 def run(scale: Scale) -> Report:
     """Send each rate of requests to every pool. May switch."""
     report = Report("overload", "how much useful work is left under overload?")
-    builders, missing = adapters.installed()
+    builders, report.missing = adapters.installed()
     ours = {
         name: partial(adapters.ours.fake, **more) for name, more in VARIANTS.items()
     }
@@ -179,7 +138,6 @@ def run(scale: Scale) -> Report:
             max(1, scale.rounds // 5),
             COLUMNS,
             key=f"overload {rate:g}",
-            missing=missing,
             # Each turn has a time to become steady.
             warm_up=0,
         )

@@ -33,7 +33,6 @@ from benchmarks.adapters.ours import redis as our_redis
 from benchmarks.crowd import (
     CONNECTIONS,
     Contestant,
-    Turn,
     closing,
     compare,
     cpu_each,
@@ -41,9 +40,8 @@ from benchmarks.crowd import (
     throughput,
     turn,
 )
-from benchmarks.figures import Figure
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over
+from benchmarks.rounds import Scale, interleave_sizes, over
 from tests.servers import RedisServer
 
 #: Our pool with another option.
@@ -213,32 +211,7 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
     column = Column("GET/s", throughput, "1/s", True, to=("floor",))
     report.sections.append(section.fill_sizes(series, column))
     section.notes.append("greenlets, bytes; the ratio: to a connection each")
-    report.figures.append(_figure(series))
     for case, other, value, limit, at_least in SHARED_TARGETS:
         ratio = over(series.get(case, {}), SHARED, other, value)
         name = f"{value.__name__} of {SHARED}, {case[0]} greenlets, {case[1]} bytes"
         report.target(f"{name}, to {other}", ratio, limit, at_least)
-
-
-def _figure(series: dict[tuple[int, int], dict[str, Series[Turn]]]) -> Figure:
-    """Return the curve of GET/s by greenlets, for the smallest values."""
-    lines: dict[str, dict[float, Spread]] = {}
-    for (size, length), entries in series.items():
-        for name, entry in entries.items():
-            if length == CASES[0][1] and entry.samples:
-                lines.setdefault(name, {})[size] = entry.spread(throughput)
-    rates = lines.get(SHARED, {})
-    best = max(rates, key=lambda size: rates[size].median, default=0)
-    title = "Automatic pipelining"
-    if OWN in lines and best:
-        ratio = rates[best].median / lines[OWN][best].median
-        title += (
-            f": with {best:.0f} greenlets {rates[best].median:,.0f} GET/s, {ratio:.1f} "
-            "times connections without a pool"
-        )
-    caption = (
-        f"GET of {CASES[0][1]} bytes; pools of {CONNECTIONS} connections; "
-        "server and client on a core each"
-    )
-    labels = ("greenlets", "GET per second")
-    return Figure.of_lines("pipelining", title, caption, labels, lines)

@@ -202,13 +202,17 @@ class Section:
 
 @dataclass
 class Report:
-    """All that one run of a workload reports."""
+    """All that one run of a workload reports.
+
+    :ivar missing: contestants that could not be built, with the reason.
+    """
 
     workload: str
     question: str
     sections: list[Section] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def compare(
         self,
@@ -220,7 +224,6 @@ class Report:
         key: str = "",
         floor: str | None = None,
         rivals: Sequence[str] = (),
-        missing: Mapping[str, str] | None = None,
         first: str = "pool",
         warm_up: int = WARM_UP,
     ) -> Section:
@@ -232,7 +235,7 @@ class Report:
         sign = 1 if columns[0].more_is_better else -1
         peer = best_of(series, rivals, lambda each: sign * columns[0].value(each))
         section = Section(title, key, floor, peer)
-        self.sections.append(section.fill(series, columns, missing, first))
+        self.sections.append(section.fill(series, columns, self.missing, first))
         return section
 
     def target(

@@ -25,7 +25,7 @@ import gevent
 from gevent.event import Event
 
 from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, PoolAdapter
+from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, Builders, PoolAdapter
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report, Section
@@ -54,10 +54,10 @@ Grid = dict[int, dict[str, Series[Sample]]]
 def run(scale: Scale) -> Report:
     """Measure each kind of growth. May switch."""
     report = Report("scaling", "does a loan cost more when pool or waiters grow?")
-    builders, missing = adapters.installed()
-    _add_connections(report, builders, missing, scale)
+    builders, report.missing = adapters.installed()
+    _add_connections(report, builders, scale)
     _add_waiters(report, builders, scale)
-    _add_memory(report, builders, missing, scale)
+    _add_memory(report, builders, scale)
     return report
 
 
@@ -69,9 +69,7 @@ def sizes_upto(many: int) -> list[int]:
     return [*sizes, many]
 
 
-def _add_connections(
-    report: Report, builders: dict[str, Builder], missing: dict[str, str], scale: Scale
-) -> None:
+def _add_connections(report: Report, builders: Builders, scale: Scale) -> None:
     turns: dict[tuple[str, int], Callable[[], Sample]] = {}
     pools, lent = [], []
     for size in sizes_upto(scale.part(MANY_CONNECTIONS)):
@@ -91,15 +89,15 @@ def _add_connections(
     adapters.close(*pools)
     title = "acquire + release, by connections, half lent"
     section = _add_section(report, title, grid, FLOOR, "connections")
-    section.failed.update(missing)
+    section.failed.update(report.missing)
 
 
-def _add_waiters(report: Report, builders: dict[str, Builder], scale: Scale) -> None:
+def _add_waiters(report: Report, builders: Builders, scale: Scale) -> None:
     many = scale.part(MANY_WAITERS)
     sizes = sizes_upto(many)
     turns: dict[tuple[str, int], Callable[[], Sample]] = {}
     for size in sizes:
-        contestants: dict[str, Builder] = {BARE: bare_line, OURS: POOLS[OURS]}
+        contestants: Builders = {BARE: bare_line, OURS: POOLS[OURS]}
         if size < many * PEERS_SHARE:
             contestants = {**contestants, FLOOR: adapters.ours.gevent_queue, **builders}
         for name, build in contestants.items():
@@ -202,9 +200,7 @@ def served_turn(build: Builder, count: int, loans: int) -> Callable[[], Sample]:
 # Memory
 
 
-def _add_memory(
-    report: Report, builders: dict[str, Builder], missing: dict[str, str], scale: Scale
-) -> None:
+def _add_memory(report: Report, builders: Builders, scale: Scale) -> None:
     count = scale.part(MANY_CONNECTIONS)
     contestants = {FLOOR: adapters.ours.gevent_queue, **builders}
     table = report.compare(
@@ -214,7 +210,6 @@ def _add_memory(
         [Column("allocated", float, "B", to=("floor",))],
         key="memory",
         floor=FLOOR,
-        missing=missing,
     )
     report.target("bytes per idle connection", table.spread(OURS, float), 1024)
 

@@ -20,16 +20,16 @@ import contextlib
 from functools import partial
 
 from benchmarks.adapters import base, ours, peers
-from benchmarks.adapters.base import FLOOR, OURS, Builder, PoolAdapter
+from benchmarks.adapters.base import FLOOR, OURS, Builder, Builders, PoolAdapter
 
-__all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "PoolAdapter"]
-__all__ += ["close", "fake_pool", "installed", "ours", "peers"]
+__all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "Builders"]
+__all__ += ["PoolAdapter", "close", "fake_pool", "installed", "ours", "peers"]
 
 #: The peers whose fastest the targets are measured against.
 RIVALS = (base.BLOCKING, base.QUEUE_POOL, base.POOLED_DB)
 
 #: Every pool that fakes can be lent by, ours first.
-POOLS: dict[str, Builder] = {
+POOLS: Builders = {
     OURS: ours.fake,
     base.BLOCKING: peers.redis_blocking,
     base.PLAIN: peers.redis_plain,
@@ -42,7 +42,7 @@ POOLS: dict[str, Builder] = {
 }
 
 #: Every pool by the kind of server that its driver connects to, ours first.
-AT_SERVERS: dict[str, dict[str, Builder]] = {
+AT_SERVERS: dict[str, Builders] = {
     "redis": {OURS: ours.redis}
     | {name: POOLS[name] for name in (base.BLOCKING, base.PLAIN)},
     "mysql": {OURS: ours.mysql}
@@ -58,9 +58,9 @@ def fake_pool(name: str, limit: int, **options: object) -> PoolAdapter:
     return POOLS[name](limit, fakes=True, **options)
 
 
-def installed() -> tuple[dict[str, Builder], dict[str, str]]:
+def installed() -> tuple[Builders, dict[str, str]]:
     """Return how each pool with fakes is built, and why some cannot be."""
-    found: dict[str, Builder] = {}
+    found: Builders = {}
     missing: dict[str, str] = {}
     for name in POOLS:
         try:

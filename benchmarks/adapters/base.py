@@ -98,6 +98,7 @@ class PoolAdapter:
 
 #: Takes the limit, and then whether to lend fakes, or the options of the driver.
 Builder = Callable[..., PoolAdapter]
+Builders = dict[str, Builder]
 
 #: A query that lasts as long as queries do, so that connections are scarce and not the
 #: CPU time of this process.

@@ -65,23 +65,16 @@ def adapter(pool: Any, **more: Any) -> PoolAdapter:
     )
 
 
-def gevent_queue(limit: int, fakes: bool = True) -> PoolAdapter:
+def gevent_queue(limit: int, fakes: bool = True, take: str = "get") -> PoolAdapter:
     """A bare gevent queue, filled beforehand: no pool can cost less.
 
-    Its acquire is the one that may wait; without contention that costs the same.
+    :param take: the method that may wait, or ``get_nowait``.
     """
-    queue = _filled_queue(limit)
-    return PoolAdapter(FLOOR, queue.get, queue.put_nowait, lambda: None)
-
-
-def gevent_queue_nowait(limit: int) -> PoolAdapter:
-    """The floor of the uncontended cycle: ``get_nowait`` and ``put_nowait``."""
-    queue = _filled_queue(limit)
-    return PoolAdapter(FLOOR, queue.get_nowait, queue.put_nowait, lambda: None)
-
-
-def _filled_queue(limit: int) -> gevent.queue.LifoQueue[Fake]:
     queue: gevent.queue.LifoQueue[Fake] = gevent.queue.LifoQueue()
     for _ in range(limit):
         queue.put_nowait(Fake())
-    return queue
+    return PoolAdapter(FLOOR, getattr(queue, take), queue.put_nowait, lambda: None)
+
+
+#: The floor of the uncontended cycle.
+gevent_queue_nowait = partial(gevent_queue, take="get_nowait")
