@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
-from benchmarks import adapters
 from benchmarks.adapters import PoolAdapter
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, percentile
@@ -159,10 +158,14 @@ def turn(contestant: Contestant, greenlets: int, seconds: float) -> Turn:
 
 
 @contextmanager
-def closing(pools: Mapping[str, PoolAdapter]) -> Iterator[Mapping[str, PoolAdapter]]:
-    """Close the pools at the end of the block. May switch."""
-    yield pools
-    adapters.close(*pools.values())
+def without_pool(
+    connect: Callable[[], Any], talk: Callable[[Any], object]
+) -> Iterator[Contestant]:
+    """Yield greenlets that have a connection each. May switch."""
+    own = [connect() for _ in range(CONNECTIONS)]
+    yield Contestant([partial(talk, conn) for conn in own])
+    for conn in own:
+        conn.close()
 
 
 RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))

@@ -19,20 +19,14 @@ import gevent
 from benchmarks.adapters import close, ours
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.fakes import Fake, FakeConnector, silent
-from benchmarks.report import Column, Report
+from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale
 from geventpool import Counters, Pool
 from geventpool.sockets import is_quiet
 from tests import parts
 
-BLIND = "nothing watched"
-MEASURED = "with metrics"
-WATCHED = "watched as it is"
-
-#: What observes a pool, by its row: the options of the pool.
-OBSERVERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "observed by Counters": lambda: {"listeners": [Counters()]}
-}
+BLIND, WATCHED = "nothing watched", "watched as it is"
+COUNTED, MEASURED = "observed by Counters", "with metrics"
 
 NOT_SAMPLED, SAMPLED = "not sampled", "sampled as it is"
 #: Loans that wait: greenlets, and connections.
@@ -63,58 +57,51 @@ class Seeing(Blind):
 def run(scale: Scale) -> Report:
     """Measure a cycle with each way of watching and observing. May switch."""
     report = Report("hangup_cost", "what does watching and observing a pool cost?")
-    pools = {BLIND: _pool(Blind()), WATCHED: _pool(Seeing())}
-    for name, options in OBSERVERS.items():
-        pools[name] = _pool(Blind(), **options())
-    pools[MEASURED] = _pool(Blind())
+    pools = {
+        BLIND: _pool(Blind()),
+        WATCHED: _pool(Seeing()),
+        COUNTED: _pool(Blind(), listeners=[Counters()]),
+        MEASURED: _pool(Blind()),
+    }
     pools[MEASURED].measure()
     adapters = {name: ours.adapter(pool) for name, pool in pools.items()}
-    turns = {
-        name: repeated(borrowing(adapter), scale.slice)
-        for name, adapter in adapters.items()
-    }
-    column = Column("each", each, to=("floor",))
-    table = report.compare(
-        "one loan",
-        turns,
-        scale.rounds,
-        [column],
-        key="watching",
-        floor=BLIND,
-        first="cycle",
-    )
+    cycles = {name: borrowing(each) for name, each in adapters.items()}
+    table = _compared(report, scale, "one loan", cycles, key="watching", first="cycle")
     close(*adapters.values())
     alone = table.spread(BLIND, each)
-    for name in (WATCHED, *OBSERVERS, MEASURED):
+    for name in (WATCHED, COUNTED, MEASURED):
         allowed = ALLOWED_WATCH if name == WATCHED else ALLOWED_OBSERVER
         limit = 1 + allowed / alone.median if alone else 0
         over = table.over(name, BLIND, each)
         report.target(f"{name}, to nothing watched", over, limit)
-    _add_samples(report, scale)
-    return report
-
-
-def _add_samples(report: Report, scale: Scale) -> None:
-    """Measure loans that wait, with and without samples of the holders."""
-    pools = {
+    waited = {
         name: Pool(FakeConnector(), max_connections=CONNECTIONS, timeout=None)
         for name in (NOT_SAMPLED, SAMPLED)
     }
     # There is no option for it, because it should cost nothing that can be measured.
-    parts.idle_holds(pools[NOT_SAMPLED]).sample = int
-    turns = {
-        name: repeated(partial(_wait_for_loans, pool), scale.slice)
-        for name, pool in pools.items()
-    }
-    column = Column("each", each, to=("floor",))
-    options: dict[str, Any] = {"key": "sampling", "floor": NOT_SAMPLED, "first": "loan"}
-    table = report.compare(
-        "one loan that waits", turns, scale.rounds, [column], **options
-    )
-    for pool in pools.values():
+    parts.idle_holds(waited[NOT_SAMPLED]).sample = int
+    loans = {name: partial(_wait_for_loans, pool) for name, pool in waited.items()}
+    title = "one loan that waits"
+    table = _compared(report, scale, title, loans, key="sampling", first="loan")
+    for pool in waited.values():
         pool.close()
     over = table.over(SAMPLED, NOT_SAMPLED, each)
     report.target(f"{SAMPLED}, to {NOT_SAMPLED}", over, ALLOWED_SAMPLES)
+    return report
+
+
+def _compared(
+    report: Report,
+    scale: Scale,
+    title: str,
+    cycles: dict[str, Callable[[int], None]],
+    **more: str,
+) -> Section:
+    """Add a table of cycles; the first one is the floor. May switch."""
+    turns = {name: repeated(cycle, scale.slice) for name, cycle in cycles.items()}
+    column, floor = Column("each", each, to=("floor",)), next(iter(cycles))
+    options: Any = {"floor": floor, **more}
+    return report.compare(title, turns, scale.rounds, [column], **options)
 
 
 def _wait_for_loans(pool: Pool[Fake], number: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from gevent import monkey
 
 from benchmarks import adapters
-from benchmarks.adapters import AT_SERVERS, FLOOR, OURS
+from benchmarks.adapters import FLOOR, OURS, at_server, closing
 from benchmarks.cycle import blocks, borrowing, each, repeated
 from benchmarks.fakes import silent
 from benchmarks.report import Column, Report, Section
@@ -55,15 +55,16 @@ def run(scale: Scale) -> Report:
     return report
 
 
-def _at_server(kind: str, stack: ExitStack, **options: Any) -> Cycles:
-    """Return the loans of all pools for that kind of server."""
-    cycles: Cycles = {}
-    for name, build in AT_SERVERS[kind].items():
-        pool = build(LIMIT, **options)
-        stack.callback(adapters.close, pool)
-        loan = blocks(pool.block) if pool.block else borrowing(pool)
-        cycles[f"{name}, {kind}, {LOAN}"] = loan
-    return cycles
+@contextmanager
+def _at_server(kind: str, **options: Any) -> Iterator[Cycles]:
+    """Yield the loans of all pools for that kind of server."""
+    with closing(at_server(kind, LIMIT, **options)) as pools:
+        yield {
+            f"{name}, {kind}, {LOAN}": blocks(pool.block)
+            if pool.block
+            else borrowing(pool)
+            for name, pool in pools.items()
+        }
 
 
 @contextmanager
@@ -80,18 +81,17 @@ def _sockets() -> Iterator[Cycles]:
             ask(0)
             give(conn)
 
-    with ExitStack() as stack:
-        server = stack.enter_context(import_module("tests.peers").Echo())
-        loans = _at_server("echo", stack, **server.options)
+    echo = import_module("tests.peers").Echo
+    with echo() as server, _at_server("echo", **server.options) as loans:
         yield {FLOOR: borrowing(queue), POLLED: polling, OURS: borrowing(pool), **loans}
 
 
 @contextmanager
 def _mysql() -> Iterator[Cycles]:
-    with ExitStack() as stack:
-        server = stack.enter_context(import_module("tests.servers").MariaDBServer())
+    with import_module("tests.servers").MariaDBServer() as server:
         options = {**server.client_options, "autocommit": True}
-        yield _at_server("mysql", stack, **options)
+        with _at_server("mysql", **options) as loans:
+            yield loans
 
 
 @contextmanager
@@ -127,21 +127,19 @@ def _redis() -> Iterator[Cycles]:
     with import_module("tests.servers").RedisServer() as server:
         options: dict[str, Any] = {"host": server.host, "port": server.port}
         options.update(connection_class=Silent)
-        pools = {
-            f"{name}, {COMMAND}": build(LIMIT, **options)
-            for name, build in AT_SERVERS["redis"].items()
-        }
         own = redis.Redis(
             connection_pool=redis.ConnectionPool(**options),
             single_connection_client=True,
         )
-        yield {
-            OWN: commands(own),
-            **{name: commands(pool.client) for name, pool in pools.items()},
-        }
-        own.close()
-        own.connection_pool.disconnect()
-        adapters.close(*pools.values())
+        with closing(at_server("redis", LIMIT, **options)) as pools:
+            yield {
+                OWN: commands(own),
+                **{
+                    f"{name}, {COMMAND}": commands(pools[name].client) for name in pools
+                },
+            }
+            own.close()
+            own.connection_pool.disconnect()
 
 
 def _commands_less_own(

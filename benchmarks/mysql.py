@@ -17,17 +17,9 @@ from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.adapters import AT_SERVERS, OURS, PoolAdapter, ours, peers
+from benchmarks import crowd
+from benchmarks.adapters import OURS, at_server, closing, ours, peers
 from benchmarks.adapters.base import MYSQL_POOL, POOLED_DB, QUEUE_POOL
-from benchmarks.crowd import (
-    CONNECTIONS,
-    Contestant,
-    closing,
-    compare,
-    lending,
-    p99,
-    throughput,
-)
 from benchmarks.report import Report
 from benchmarks.rounds import Scale
 
@@ -116,30 +108,17 @@ def certificates() -> Iterator[dict[str, str]]:
 
 def pools_of(options: Options) -> Any:
     """Yield all pools, and close them at the end of the block."""
-    pools: dict[str, PoolAdapter] = {
-        name: build(CONNECTIONS, **options)
-        for name, build in AT_SERVERS["mysql"].items()
-    }
+    pools = at_server("mysql", crowd.CONNECTIONS, **options)
     for reset in ("rollback", None):
         name = f"{OURS}, reset={reset!r}"
-        pools[name] = ours.mysql(CONNECTIONS, reset=reset, **options)
+        pools[name] = ours.mysql(crowd.CONNECTIONS, reset=reset, **options)
     pools["QueuePool, no reset"] = peers.queue_pool(
-        CONNECTIONS, pool_options={"reset_on_return": None}, **options
+        crowd.CONNECTIONS, pool_options={"reset_on_return": None}, **options
     )
     pools["PooledDB, no reset, no ping"] = peers.pooled_db(
-        CONNECTIONS, pool_options={"reset": False, "ping": 0}, **options
+        crowd.CONNECTIONS, pool_options={"reset": False, "ping": 0}, **options
     )
     return closing(pools)
-
-
-@contextmanager
-def without_pool(options: Options, deed: Deed) -> Iterator[Contestant]:
-    """Yield a contestant whose greenlets have a connection each."""
-    connect = import_module("pymysql").connect
-    own = [connect(**{"ssl_disabled": True, **options}) for _ in range(CONNECTIONS)]
-    yield Contestant([partial(deed, conn) for conn in own])
-    for conn in own:
-        conn.close()
 
 
 def committing(deed: Deed) -> Deed:
@@ -155,23 +134,27 @@ def committing(deed: Deed) -> Deed:
 def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) -> None:
     options = {**options, "autocommit": kind.autocommit}
     whole = kind.deed if kind.autocommit else committing(kind.deed)
-    with pools_of(options) as pools, without_pool(options, whole) as alone:
+    connect = import_module("pymysql").connect
+    own = partial(connect, **{"ssl_disabled": True, **options})
+    with pools_of(options) as pools, crowd.without_pool(own, whole) as alone:
         contestants = {NO_POOL: alone}
         for name, pool in pools.items():
             # Our block commits at its end.
-            contestants[name] = lending(pool, kind.deed if pool.commits else whole)
+            contestants[name] = crowd.lending(
+                pool, kind.deed if pool.commits else whole
+            )
         floor = {"floor": NO_POOL, "rivals": RIVALS}
-        table = compare(report, scale, kind.title, contestants, **floor)
+        table = crowd.compare(report, scale, kind.title, contestants, **floor)
     for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
         if limit is not None:
-            over = table.over(OURS, other, throughput)
+            over = table.over(OURS, other, crowd.throughput)
             report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
 
 
 def _add_waits(report: Report, options: Options, scale: Scale) -> None:
     with pools_of(options) as pools:
-        contestants = {name: lending(pool, ask) for name, pool in pools.items()}
+        contestants = {name: crowd.lending(pool, ask) for name, pool in pools.items()}
         what = (KINDS[0].title, contestants, scale.crowd)
-        table = compare(report, scale, *what, rivals=FIRM)
-    over = table.over(OURS, table.peer, p99)
+        table = crowd.compare(report, scale, *what, rivals=FIRM)
+    over = table.over(OURS, table.peer, crowd.p99)
     report.target(f"p99 of {OURS} to {table.peer}", over, 0.2)

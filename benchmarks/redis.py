@@ -27,19 +27,11 @@ from typing import Any
 import redis
 from redis.utils import HIREDIS_AVAILABLE
 
-from benchmarks.adapters import AT_SERVERS, OURS, PoolAdapter
+from benchmarks import crowd
+from benchmarks.adapters import OURS, at_server, closing
 from benchmarks.adapters.base import BLOCKING, PLAIN
 from benchmarks.adapters.ours import redis as our_redis
-from benchmarks.crowd import (
-    CONNECTIONS,
-    Contestant,
-    closing,
-    compare,
-    cpu_each,
-    p99,
-    throughput,
-    turn,
-)
+from benchmarks.crowd import Contestant
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, interleave_sizes, over
 from tests.servers import RedisServer
@@ -63,12 +55,12 @@ CASES = (*((size, 64) for size in CURVE), (50, 1000), (50, 10_000), (50, 100_000
 #: Targets of automatic pipelining: the case, the other contestant, what is compared,
 #: the limit, and whether it is the least.
 SHARED_TARGETS: tuple[tuple[tuple[int, int], str, Any, float, bool], ...] = (
-    ((1, 64), OWN, throughput, 1.0, True),
-    ((50, 64), OWN, throughput, 3.0, True),
-    ((50, 64), BLOCKING, throughput, 6.0, True),
-    ((50, 64), OWN, cpu_each, 0.4, False),
-    ((50, 64), OWN, p99, 1.0, False),
-    ((50, 100_000), OWN, throughput, 0.9, True),
+    ((1, 64), OWN, crowd.throughput, 1.0, True),
+    ((50, 64), OWN, crowd.throughput, 3.0, True),
+    ((50, 64), BLOCKING, crowd.throughput, 6.0, True),
+    ((50, 64), OWN, crowd.cpu_each, 0.4, False),
+    ((50, 64), OWN, crowd.p99, 1.0, False),
+    ((50, 100_000), OWN, crowd.throughput, 0.9, True),
 )
 
 #: Sends one request. May switch.
@@ -92,17 +84,17 @@ def run(scale: Scale) -> Report:
         values = {f"value-{size}": "v" * size for _, size in CASES}
         own[0].mset({"key": "value", "large": "x" * LARGE, **values})
         clients = {name: [pool.client] for name, pool in pools.items()}
-        clients[OWN] = own[:CONNECTIONS]
+        clients[OWN] = own[: crowd.CONNECTIONS]
         measure = partial(_measure, report, scale)
         table = measure("GET", get, clients, floor=OWN)
-        ratio = table.over(OURS, OWN, throughput)
+        ratio = table.over(OURS, OWN, crowd.throughput)
         report.target("throughput to a connection each", ratio, 0.92, at_least=True)
-        ratio = table.over(OURS, BLOCKING, throughput)
+        ratio = table.over(OURS, BLOCKING, crowd.throughput)
         report.target("throughput to redis-py's pool", ratio, 1.6, at_least=True)
         measure("pipelines of 10", pipeline, clients, floor=OWN)
         del clients[OWN]
         table = measure("GET", get, clients, greenlets=scale.crowd)
-        ratio = table.over(OURS, BLOCKING, p99)
+        ratio = table.over(OURS, BLOCKING, crowd.p99)
         report.target("p99 latency to redis-py's pool", ratio, 0.1)
         measure("the mixture", mixture(), clients, greenlets=scale.crowd)
         _add_cases(report, scale, {**clients, OWN: own})
@@ -118,7 +110,7 @@ def _measure(
     **more: Any,
 ) -> Section:
     contestants = {name: _sending(each, request) for name, each in clients.items()}
-    return compare(report, scale, what, contestants, rivals=[BLOCKING], **more)
+    return crowd.compare(report, scale, what, contestants, rivals=[BLOCKING], **more)
 
 
 def _sending(clients: list[redis.Redis], request: Request) -> Contestant:
@@ -169,11 +161,10 @@ def placed(server: RedisServer) -> Iterator[None]:
 
 
 def _pools(server: RedisServer) -> Any:
-    builders = {**AT_SERVERS["redis"], SHARED: partial(our_redis, auto_pipeline=True)}
-    pools: dict[str, PoolAdapter] = {
-        name: builders[name](CONNECTIONS, host=server.host, port=server.port)
-        for name in (OURS, SHARED, BLOCKING, PLAIN)
-    }
+    address = {"host": server.host, "port": server.port}
+    pools = at_server("redis", crowd.CONNECTIONS, **address)
+    shared = our_redis(crowd.CONNECTIONS, auto_pipeline=True, **address)
+    pools = {OURS: pools.pop(OURS), SHARED: shared, **pools}
     return closing(pools)
 
 
@@ -183,9 +174,8 @@ def _own(server: RedisServer) -> Iterator[list[redis.Redis]]:
     with ExitStack() as stack:
         clients = []
         for _ in range(max(size for size, _ in CASES)):
-            client = redis.Redis(
-                host=server.host, port=server.port, single_connection_client=True
-            )
+            address = {"host": server.host, "port": server.port}
+            client = redis.Redis(**address, single_connection_client=True)
             stack.callback(client.connection_pool.disconnect)
             stack.callback(client.close)
             clients.append(client)
@@ -197,7 +187,7 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
     cases = [(min(size, scale.crowd), length) for size, length in CASES]
     turns = {
         (name, case): partial(
-            turn,
+            crowd.turn,
             _sending(each, partial(get, key=f"value-{case[1]}")),
             case[0],
             scale.seconds / 4,
@@ -208,7 +198,7 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
     }
     series = interleave_sizes(turns, scale.long_rounds, "GET by greenlets, bytes")
     section = Section("GET/s by greenlets and bytes", floor=OWN)
-    column = Column("GET/s", throughput, "1/s", True, to=("floor",))
+    column = Column("GET/s", crowd.throughput, "1/s", True, to=("floor",))
     report.sections.append(section.fill_sizes(series, column))
     section.notes.append("greenlets, bytes; the ratio: to a connection each")
     for case, other, value, limit, at_least in SHARED_TARGETS:

@@ -138,24 +138,21 @@ def apart(arguments: list[str], seconds: float, folder: str) -> Any:
     :param folder: for temporary files, so that they can be removed after a kill.
     :raises TurnFailedError: the process hung, or ended without an answer.
     """
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "TMPDIR": folder},
-        stdout=subprocess.PIPE,
-        # Lost connections are the subject, not news.
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        output, _ = process.communicate(timeout=seconds)
-        return json.loads((output.splitlines() or [b""])[-1])
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            # Lost connections are the subject, not news.
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+        )
+        return json.loads((done.stdout.splitlines() or [b""])[-1])
     except subprocess.TimeoutExpired:
         raise TurnFailedError(f"hung: no result within {seconds:g} s") from None
     except ValueError:
         raise TurnFailedError("its process ended without a result") from None
-    finally:
-        process.kill()
-        process.wait()
 
 
 def measure(kind: str, name: str, away: float, size: int) -> Restart:

@@ -10,20 +10,12 @@ the connection is closed. That is a second round trip for every contestant.
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
+from operator import methodcaller
 from typing import Any
 
-from benchmarks.adapters import PoolAdapter
-from benchmarks.crowd import (
-    CONNECTIONS,
-    Contestant,
-    closing,
-    compare,
-    lending,
-    p99,
-    throughput,
-)
+from benchmarks import crowd
+from benchmarks.adapters import PoolAdapter, closing
 from benchmarks.report import Report
 from benchmarks.rounds import Scale
 
@@ -51,20 +43,21 @@ def run(scale: Scale) -> Report:
             conn.rollback()
 
         owner = engine(url, STOCK)
-        own = [owner.connect() for _ in range(CONNECTIONS)]
+        own = crowd.without_pool(owner.connect, ask_and_end)
         with _pools(url) as pools:
-            contestants = {name: lending(pool, ask) for name, pool in pools.items()}
-            alone = Contestant([partial(ask_and_end, conn) for conn in own])
-            all_of_them = {NO_POOL: alone, **contestants}
-            more: Any = {"floor": NO_POOL, "rivals": [STOCK]}
-            table = compare(report, scale, "SELECT 1", all_of_them, **more)
-            over = table.over(OURS, STOCK, throughput)
+            contestants = {
+                name: crowd.lending(pool, ask) for name, pool in pools.items()
+            }
+            with own as alone:
+                all_of_them = {NO_POOL: alone, **contestants}
+                more: Any = {"floor": NO_POOL, "rivals": [STOCK]}
+                table = crowd.compare(report, scale, "SELECT 1", all_of_them, **more)
+            over = table.over(OURS, STOCK, crowd.throughput)
             report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
-            for conn in own:
-                conn.close()
-            crowd = (contestants, scale.crowd)
-            table = compare(report, scale, "SELECT 1", *crowd, rivals=[STOCK])
-            over = table.over(OURS, STOCK, p99)
+            table = crowd.compare(
+                report, scale, "SELECT 1", contestants, scale.crowd, rivals=[STOCK]
+            )
+            over = table.over(OURS, STOCK, crowd.p99)
             report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
         owner.dispose()
     return report
@@ -79,7 +72,7 @@ def engine(url: str, pool: str = OURS, **options: Any) -> Any:
     return import_module("sqlalchemy").create_engine(
         url,
         poolclass=kinds[pool],
-        pool_size=CONNECTIONS,
+        pool_size=crowd.CONNECTIONS,
         max_overflow=0,
         connect_args={"ssl_disabled": True} if "mysql" in url else {},
         **options,
@@ -95,10 +88,9 @@ def _pools(url: str) -> Any:
         f"{STOCK}, pre_ping": engine(url, STOCK, pool_pre_ping=True),
         f"{OURS}, session reset": clean,
     }
+    end = methodcaller("close")
     pools = {
-        name: PoolAdapter(
-            name, one.connect, lambda conn: conn.close(), one.dispose, one.connect
-        )
+        name: PoolAdapter(name, one.connect, end, one.dispose, one.connect)
         for name, one in engines.items()
     }
     return closing(pools)

@@ -17,13 +17,23 @@ A peer is imported when it is built. One that is not installed is reported and l
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.adapters import base, ours, peers
 from benchmarks.adapters.base import FLOOR, OURS, Builder, Builders, PoolAdapter
 
 __all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "Builders"]
-__all__ += ["PoolAdapter", "close", "fake_pool", "installed", "ours", "peers"]
+__all__ += [
+    "PoolAdapter",
+    "at_server",
+    "close",
+    "closing",
+    "fake_pool",
+    "installed",
+    "ours",
+    "peers",
+]
 
 #: The peers whose fastest the targets are measured against.
 RIVALS = (base.BLOCKING, base.QUEUE_POOL, base.POOLED_DB)
@@ -53,6 +63,11 @@ AT_SERVERS: dict[str, Builders] = {
 }
 
 
+def at_server(kind: str, limit: int, **options: object) -> dict[str, PoolAdapter]:
+    """Build all pools for that kind of server."""
+    return {name: build(limit, **options) for name, build in AT_SERVERS[kind].items()}
+
+
 def fake_pool(name: str, limit: int, **options: object) -> PoolAdapter:
     """Build one of :data:`POOLS` with fakes."""
     return POOLS[name](limit, fakes=True, **options)
@@ -70,6 +85,13 @@ def installed() -> tuple[Builders, dict[str, str]]:
         else:
             found[name] = partial(fake_pool, name)
     return found, missing
+
+
+@contextlib.contextmanager
+def closing(pools: dict[str, PoolAdapter]) -> Iterator[dict[str, PoolAdapter]]:
+    """Close the pools at the end of the block. May switch."""
+    yield pools
+    close(*pools.values())
 
 
 def close(*adapters: PoolAdapter) -> None:

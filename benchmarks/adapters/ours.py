@@ -8,15 +8,8 @@ from typing import Any
 
 import gevent.queue
 
-from benchmarks.adapters.base import (
-    FLOOR,
-    OURS,
-    PATIENCE,
-    PoolAdapter,
-    echo,
-    redis_adapter,
-    select,
-)
+from benchmarks.adapters import base
+from benchmarks.adapters.base import PoolAdapter, echo, select
 from benchmarks.fakes import Fake, FakeConnector
 
 
@@ -40,7 +33,7 @@ def redis(limit: int, **options: Any) -> PoolAdapter:
     """``geventpool.redis`` with its defaults."""
     kind = import_module("geventpool.redis").ConnectionPool
     pool = kind(max_connections=limit, **options)
-    return redis_adapter(OURS, pool, pool.shutdown)
+    return base.redis_adapter(base.OURS, pool, pool.shutdown)
 
 
 def mysql(limit: int, **options: Any) -> PoolAdapter:
@@ -54,10 +47,10 @@ def mysql(limit: int, **options: Any) -> PoolAdapter:
 def adapter(pool: Any, **more: Any) -> PoolAdapter:
     """Adapt one of our pools."""
     return PoolAdapter(
-        OURS,
+        base.OURS,
         pool.acquire,
         pool.release,
-        partial(pool.close, PATIENCE),
+        partial(pool.close, base.PATIENCE),
         pool.connection,
         (import_module("geventpool").PoolExhaustedError,),
         pool.drop,
@@ -73,7 +66,7 @@ def gevent_queue(limit: int, fakes: bool = True, take: str = "get") -> PoolAdapt
     queue: gevent.queue.LifoQueue[Fake] = gevent.queue.LifoQueue()
     for _ in range(limit):
         queue.put_nowait(Fake())
-    return PoolAdapter(FLOOR, getattr(queue, take), queue.put_nowait, lambda: None)
+    return PoolAdapter(base.FLOOR, getattr(queue, take), queue.put_nowait, lambda: None)
 
 
 #: The floor of the uncontended cycle.

@@ -10,21 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
-from benchmarks.adapters.base import (
-    BLOCKING,
-    GSOCKETPOOL,
-    HTTP_POOL,
-    MYSQL_POOL,
-    PLAIN,
-    POLL,
-    POOLED_DB,
-    PSYCOPG_POOL,
-    QUEUE_POOL,
-    PoolAdapter,
-    echo,
-    redis_adapter,
-    select,
-)
+from benchmarks.adapters import base
+from benchmarks.adapters.base import PoolAdapter, echo, select
 from benchmarks.fakes import Fake, FakeDbApi, MySQLFake, PostgresFake, SocketFake
 
 #: With TLS, PyMySQL reads all trusted certificates at each connect.
@@ -43,11 +30,11 @@ def redis(
     if fakes:
         options = {"connection_class": Fake, "protocol": 2}
     pool = getattr(import_module("redis"), kind)(max_connections=limit, **options)
-    return redis_adapter(name, pool, pool.disconnect)
+    return base.redis_adapter(name, pool, pool.disconnect)
 
 
-redis_blocking = partial(redis, BLOCKING, "BlockingConnectionPool")
-redis_plain = partial(redis, PLAIN, "ConnectionPool")
+redis_blocking = partial(redis, base.BLOCKING, "BlockingConnectionPool")
+redis_plain = partial(redis, base.PLAIN, "ConnectionPool")
 
 
 def queue_pool(
@@ -71,7 +58,7 @@ def queue_pool(
         connect = partial(import_module("pymysql").connect, **{**PYMYSQL, **options})
     pool = package.pool.QueuePool(connect, pool_size=limit, **more)
     return PoolAdapter(
-        QUEUE_POOL,
+        base.QUEUE_POOL,
         pool.connect,
         operator.methodcaller("close"),
         pool.dispose,
@@ -103,7 +90,7 @@ def pooled_db(
     )
     close = operator.methodcaller("close")
     take = pool.dedicated_connection
-    return PoolAdapter(POOLED_DB, take, close, pool.close, talk=select)
+    return PoolAdapter(base.POOLED_DB, take, close, pool.close, talk=select)
 
 
 def pymysql_pool(limit: int, fakes: bool = False, **options: Any) -> PoolAdapter:
@@ -129,8 +116,8 @@ def pymysql_pool(limit: int, fakes: bool = False, **options: Any) -> PoolAdapter
             conn.close()
 
     return PoolAdapter(
-        MYSQL_POOL,
-        partial(pool.get_connection, 10, POLL),
+        base.MYSQL_POOL,
+        partial(pool.get_connection, 10, base.POLL),
         # What the connection's own close() comes down to.
         pool._put_connection if fakes else operator.methodcaller("close"),
         close,
@@ -164,7 +151,7 @@ def gsocketpool(limit: int, fakes: bool = False, **address: Any) -> PoolAdapter:
 
     refusal = import_module("gsocketpool.exceptions").PoolExhaustedError
     more: dict[str, Any] = {"refusals": (refusal,), "discard": discard, "talk": echo}
-    return PoolAdapter(GSOCKETPOOL, pool.acquire, pool.release, close, **more)
+    return PoolAdapter(base.GSOCKETPOOL, pool.acquire, pool.release, close, **more)
 
 
 def http_pool(limit: int, fakes: bool = True) -> PoolAdapter:
@@ -179,7 +166,7 @@ def http_pool(limit: int, fakes: bool = True) -> PoolAdapter:
             return SocketFake(numbers)
 
     pool = Pool("localhost", 0, "localhost", 0, size=limit)
-    return PoolAdapter(HTTP_POOL, pool.get_socket, pool.return_socket, pool.close)
+    return PoolAdapter(base.HTTP_POOL, pool.get_socket, pool.return_socket, pool.close)
 
 
 def psycopg_pool(limit: int, fakes: bool = True) -> PoolAdapter:
@@ -189,7 +176,7 @@ def psycopg_pool(limit: int, fakes: bool = True) -> PoolAdapter:
         connection_class=PostgresFake, min_size=limit, max_size=limit, open=True
     )
     return PoolAdapter(
-        PSYCOPG_POOL,
+        base.PSYCOPG_POOL,
         pool.getconn,
         pool.putconn,
         pool.close,
