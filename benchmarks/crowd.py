@@ -17,11 +17,9 @@ import gevent
 from gevent.event import Event
 
 from benchmarks.adapters import PoolAdapter
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, percentile
-
-#: Connections of each pool.
-CONNECTIONS = 10
 
 #: Seconds until a refused request is sent again.
 AGAIN = 0.0005
@@ -38,7 +36,7 @@ class Contestant:
         their number: one for all, or one for each greenlet.
     :ivar refusals: what is raised when there is no connection. The request is sent
         again.
-    :ivar at_end: is called by each greenlet at its end.
+    :ivar at_end: is called by each greenlet at its end, as a server does.
     :ivar warms_up: whether each greenlet sends one request before the clock starts.
     """
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, RIVALS, PoolAdapter
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.load import GENERATOR, generator
 from benchmarks.report import Column, Report
 from benchmarks.rounds import Sample, Scale, calibrated, timed
 
 LOOP = "the loop alone"
 BLOCK = " with block"
-LIMIT = 10
 
 CYCLES = """
 def cycles(count):
@@ -35,7 +35,7 @@ def run(scale: Scale) -> Report:
     builders, report.missing = adapters.installed()
     floor = adapters.ours.gevent_queue_nowait
     builders = {GENERATOR: generator, FLOOR: floor, **builders}
-    pools = {name: build(LIMIT) for name, build in builders.items()}
+    pools = {name: build(CONNECTIONS) for name, build in builders.items()}
     turns = {LOOP: repeated(_compiled("pass"), scale.slice)}
     for name, pool in pools.items():
         turns[name] = repeated(borrowing(pool), scale.slice)

@@ -19,9 +19,18 @@ from importlib import import_module
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
+from django import setup
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connections
+from django.http import JsonResponse
+from django.test.utils import override_settings
+from django.urls import path
+
 from benchmarks.crowd import CONNECTIONS, Contestant, Turn, compare, throughput
 from benchmarks.report import Column, Report
 from benchmarks.rounds import Scale, Spread
+from tests.servers import MariaDBServer
 
 OURS = "geventpool"
 OURS_ALWAYS = "geventpool, reset='session'"
@@ -38,9 +47,8 @@ class RefusedError(Exception):
 
 def run(scale: Scale) -> Report:
     """Make both tables. May switch."""
-    server = import_module("tests.servers").MariaDBServer
     report = Report("django", "what does a Django view cost, and need, with a pool?")
-    with server(max_connections=ADMITTED) as running, _project(running) as ask:
+    with MariaDBServer(max_connections=ADMITTED) as running, _project(running) as ask:
         _add_ten(report, ask, scale)
         _add_many(report, ask, running, scale)
     return report
@@ -55,27 +63,22 @@ def _project(server: Any) -> Iterator[Callable[[str], None]]:
 
     The settings of a Django that others of this process use stay as they were.
     """
-    conf = import_module("django.conf")
-    if not conf.settings.configured:
-        conf.settings.configure(SECRET_KEY="known to everybody", USE_TZ=True)
-        import_module("django").setup()
-    connections = import_module("django.db").connections
-    override = import_module("django.test.utils").override_settings
+    if not settings.configured:
+        settings.configure(SECRET_KEY="known to everybody", USE_TZ=True)
+        setup()
     # Django finds a backend by its name. Its own would need MySQLdb.
     stock = import_module("geventpool.django.mysql.upstream")
     sys.modules["benchmarks.stock_mysql.base"] = stock.base
     databases = _databases(server)
     complete = connections.configure_settings({"default": {}, **databases})
     connections.settings.update({name: complete[name] for name in databases})
-    path = import_module("django.urls").path
     urls = type("Urls", (), {"urlpatterns": [path("<path:name>", _view)]})
     log = logging.getLogger("django.request")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
     try:
-        with override(ROOT_URLCONF=urls, MIDDLEWARE=[], ALLOWED_HOSTS=["*"]):
-            handler = import_module("django.core.handlers.wsgi").WSGIHandler()
-            yield partial(_call, handler)
+        with override_settings(ROOT_URLCONF=urls, MIDDLEWARE=[], ALLOWED_HOSTS=["*"]):
+            yield partial(_call, WSGIHandler())
     finally:
         log.setLevel(level)
         _end(databases)
@@ -87,7 +90,7 @@ def _project(server: Any) -> Iterator[Callable[[str], None]]:
 def _end(names: Iterable[str]) -> None:
     """Close connections and pools."""
     for name in names:
-        connection = import_module("django.db").connections[name]
+        connection = connections[name]
         connection.close()
         if hasattr(connection, "close_pool"):
             connection.close_pool()
@@ -113,9 +116,9 @@ def _databases(server: Any) -> dict[str, dict[str, Any]]:
 
 
 def _view(request: Any, name: str) -> Any:
-    with import_module("django.db").connections[name].cursor() as cursor:
+    with connections[name].cursor() as cursor:
         cursor.execute("SELECT 'an item'")
-        return import_module("django.http").JsonResponse({"name": cursor.fetchone()[0]})
+        return JsonResponse({"name": cursor.fetchone()[0]})
 
 
 def _call(handler: Any, name: str) -> None:
@@ -130,18 +133,13 @@ def _call(handler: Any, name: str) -> None:
         raise RefusedError(statuses[0])
 
 
-def _close_connections() -> None:
-    """Do what a server does at the end of a greenlet."""
-    import_module("django.db").connections.close_all()
-
-
 # 10 and 200 at a time
 
 
 def _add_ten(report: Report, ask: Callable[[str], None], scale: Scale) -> None:
     names = (OURS, OURS_ALWAYS, PERSISTENT, FRESH)
     contestants = {
-        name: Contestant([partial(ask, name)], at_end=_close_connections)
+        name: Contestant([partial(ask, name)], at_end=connections.close_all)
         for name in names
     }
     more: Any = {"rivals": [FRESH], "floor": PERSISTENT, "first": "backend"}
@@ -169,7 +167,7 @@ def _add_many(
     begin()
     contestants = {
         name: Contestant(
-            [partial(ask, name)], (RefusedError,), _close_connections, warms_up=False
+            [partial(ask, name)], (RefusedError,), connections.close_all, warms_up=False
         )
         for name in (OURS, PERSISTENT)
     }

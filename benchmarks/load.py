@@ -14,10 +14,9 @@ from itertools import repeat
 import gevent
 
 from benchmarks.adapters import Builder, PoolAdapter
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.fakes import Fake
 from benchmarks.report import duration
-
-CONNECTIONS = 10
 
 #: Seconds that each loan lasts.
 HOLD = 0.001
@@ -196,10 +195,7 @@ def generator(limit: int) -> PoolAdapter:
 
 
 def without_pool(load: Load) -> Outcome:
-    """Return what is possible: a holder for each connection, and nobody waits.
-
-    May switch.
-    """
+    """Return what is possible: a holder for each connection. May switch."""
     holders = min(load.greenlets, load.connections)
     alone = replace(load, greenlets=holders, loans=None, is_greedy=True)
     free = run_load(generator(holders), alone)

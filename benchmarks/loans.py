@@ -23,12 +23,12 @@ from gevent import monkey
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, at_server, closing
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.cycle import blocks, borrowing, each, repeated
 from benchmarks.fakes import silent
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Sample, Scale, Series, interleave
 
-LIMIT = 10
 POLLED = "gevent queue, one poll"
 LOAN, COMMAND = "a loan", "a command's loan"
 
@@ -58,7 +58,7 @@ def run(scale: Scale) -> Report:
 @contextmanager
 def _at_server(kind: str, **options: Any) -> Iterator[Cycles]:
     """Yield the loans of all pools for that kind of server."""
-    with closing(at_server(kind, LIMIT, **options)) as pools:
+    with closing(at_server(kind, CONNECTIONS, **options)) as pools:
         yield {
             f"{name}, {kind}, {LOAN}": blocks(pool.block)
             if pool.block
@@ -69,7 +69,10 @@ def _at_server(kind: str, **options: Any) -> Iterator[Cycles]:
 
 @contextmanager
 def _sockets() -> Iterator[Cycles]:
-    queue, pool = adapters.ours.gevent_queue_nowait(LIMIT), adapters.ours.fake(LIMIT)
+    queue, pool = (
+        adapters.ours.gevent_queue_nowait(CONNECTIONS),
+        adapters.ours.fake(CONNECTIONS),
+    )
     # gevent's replacement would wait for the event loop.
     poll = monkey.get_original("select", "poll")()
     poll.register(silent().fileno(), select.POLLIN)
@@ -131,13 +134,10 @@ def _redis() -> Iterator[Cycles]:
             connection_pool=redis.ConnectionPool(**options),
             single_connection_client=True,
         )
-        with closing(at_server("redis", LIMIT, **options)) as pools:
-            yield {
-                OWN: commands(own),
-                **{
-                    f"{name}, {COMMAND}": commands(pools[name].client) for name in pools
-                },
-            }
+        with closing(at_server("redis", CONNECTIONS, **options)) as pools:
+            ours = {f"{name}, {COMMAND}": pools[name].client for name in pools}
+            clients = {OWN: own, **ours}
+            yield {name: commands(client) for name, client in clients.items()}
             own.close()
             own.connection_pool.disconnect()
 

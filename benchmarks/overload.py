@@ -28,10 +28,9 @@ import gevent
 
 from benchmarks import adapters
 from benchmarks.adapters import OURS, Builder, PoolAdapter
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.report import Column, Report, duration, per_cent
 from benchmarks.rounds import Scale, percentile
-
-CONNECTIONS = 10
 
 #: Seconds that a loan lasts; and where only the benchmark itself is tried.
 HOLD, SHORT_HOLD = 0.05, 0.01

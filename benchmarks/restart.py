@@ -156,10 +156,7 @@ def apart(arguments: list[str], seconds: float, folder: str) -> Any:
 
 
 def measure(kind: str, name: str, away: float, size: int) -> Restart:
-    """Restart a server under one pool, and return what its clients noticed.
-
-    May switch.
-    """
+    """Restart a server under one pool; return what clients noticed. May switch."""
     gevent.get_hub().exception_stream = None
     server = real_server(kind)
     try:

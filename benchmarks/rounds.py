@@ -225,9 +225,9 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
 def interleave_sizes(
     turns: Mapping[tuple[str, K], Callable[[], T]], rounds: int, label: str
 ) -> dict[K, dict[str, Series[T]]]:
-    """Let contestants of several sizes take turns, and return the series by size.
+    """Let contestants of several sizes take turns; return the series. May switch.
 
-    May switch.
+    The series are by size, and then by name.
 
     :param turns: by the name of the contestant and the size.
     """

@@ -12,9 +12,7 @@ import gevent
 from gevent import socket
 
 from benchmarks.adapters import AT_SERVERS, PoolAdapter
-
-#: Connections that each pool may have.
-LIMIT = 10
+from benchmarks.adapters.base import CONNECTIONS as LIMIT
 
 #: What each kind of server replies to. MariaDB greets without it.
 QUESTIONS = {"redis": b"PING\r\n", "mysql": b"", "echo": b"\n"}

@@ -24,16 +24,8 @@ from benchmarks.adapters import base, ours, peers
 from benchmarks.adapters.base import FLOOR, OURS, Builder, Builders, PoolAdapter
 
 __all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "Builders"]
-__all__ += [
-    "PoolAdapter",
-    "at_server",
-    "close",
-    "closing",
-    "fake_pool",
-    "installed",
-    "ours",
-    "peers",
-]
+__all__ += ["PoolAdapter", "at_server", "close", "closing", "fake_pool", "installed"]
+__all__ += ["ours", "peers"]
 
 #: The peers whose fastest the targets are measured against.
 RIVALS = (base.BLOCKING, base.QUEUE_POOL, base.POOLED_DB)

@@ -10,6 +10,9 @@ from typing import Any
 
 import gevent
 
+#: Connections of each pool.
+CONNECTIONS = 10
+
 OURS = "geventpool"
 FLOOR = "gevent queue"
 BLOCKING = "redis Blocking"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import operator
+from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
@@ -14,8 +15,11 @@ from benchmarks.adapters import base
 from benchmarks.adapters.base import PoolAdapter, echo, select
 from benchmarks.fakes import Fake, FakeDbApi, MySQLFake, PostgresFake, SocketFake
 
+Options = Mapping[str, Any]
+NONE: Options = {}
+
 #: With TLS, PyMySQL reads all trusted certificates at each connect.
-PYMYSQL: dict[str, Any] = {"ssl_disabled": True}
+PYMYSQL: Options = {"ssl_disabled": True}
 
 
 def redis(
@@ -38,10 +42,7 @@ redis_plain = partial(redis, base.PLAIN, "ConnectionPool")
 
 
 def queue_pool(
-    limit: int,
-    fakes: bool = False,
-    pool_options: dict[str, Any] | None = None,
-    **options: Any,
+    limit: int, fakes: bool = False, pool_options: Options = NONE, **options: Any
 ) -> PoolAdapter:
     """SQLAlchemy's QueuePool; with fakes it does not roll back.
 
@@ -50,7 +51,7 @@ def queue_pool(
     package = import_module("sqlalchemy")
     # It logs a traceback whenever a greenlet is killed while it gives back.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    more = {"max_overflow": 0, **(pool_options or {})}
+    more = {"max_overflow": 0, **pool_options}
     if fakes:
         more = {"reset_on_return": None, "use_lifo": True, **more}
         connect: Any = Fake
@@ -70,16 +71,13 @@ def queue_pool(
 
 
 def pooled_db(
-    limit: int,
-    fakes: bool = False,
-    pool_options: dict[str, Any] | None = None,
-    **options: Any,
+    limit: int, fakes: bool = False, pool_options: Options = NONE, **options: Any
 ) -> PoolAdapter:
     """DBUtils' PooledDB with dedicated connections; with fakes no ping, no rollback.
 
     :param pool_options: of the pool; *options* are PyMySQL's.
     """
-    more = dict(pool_options or {})
+    more = dict(pool_options)
     if fakes:
         module: Any = FakeDbApi
         more = {"reset": False, "ping": 0, **more}
