@@ -12,8 +12,7 @@ second, and on two busy cores the goodput of every pool halves. The column "late
 whether the requests were sent in time, and a note says so where they were not.
 
 A pool that serves in order serves everybody just before they give up: all connections
-are busy, and nobody has a reply in time. Another policy of our pool becomes a row of
-:data:`VARIANTS`.
+are busy, and nobody has a reply in time.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import gevent
 
 from benchmarks import adapters
-from benchmarks.adapters import OURS, Builder, PoolAdapter
+from benchmarks.adapters import OURS, Builder, Builders, PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.report import Column, Report, duration, per_cent
 from benchmarks.rounds import Scale, percentile
@@ -49,9 +47,7 @@ LATE = 0.1
 #: Arrivals as a multiple of the capacity.
 RATES = (0.8, 1.2, 2.0, 4.0)
 
-#: Policies of our pool, by their row, with the options that differ from the defaults.
 ADMISSION = f"{OURS}, admission=True"
-VARIANTS: dict[str, dict[str, Any]] = {OURS: {}, ADMISSION: {"admission": True}}
 
 
 @dataclass(frozen=True)
@@ -116,13 +112,12 @@ def run(scale: Scale) -> Report:
     """Send each rate of requests to every pool. May switch."""
     report = Report("overload", "how much useful work is left under overload?")
     builders, report.missing = adapters.installed()
-    ours = {
-        name: partial(adapters.ours.fake, **more) for name, more in VARIANTS.items()
-    }
-    contestants: dict[str, Builder] = {**ours, **builders, **ours}
+    fake = adapters.ours.fake
+    ours: Builders = {OURS: fake, ADMISSION: partial(fake, admission=True)}
+    contestants = {**ours, **builders, **ours}
     rates, hold, loans = RATES, HOLD, LOANS
     if scale.name == "tiny":
-        rates, contestants = RATES[2:3], {name: contestants[name] for name in VARIANTS}
+        rates, contestants = RATES[2:3], ours
         hold, loans = SHORT_HOLD, 10
     seconds = max(2 * scale.seconds, loans * hold)
     for rate in rates:
