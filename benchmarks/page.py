@@ -28,7 +28,7 @@ README = PAGE.parents[2] / "README.rst"
 COMMAND = "make results"
 
 #: The figures of the page, and where they and the numbers are, relative to it.
-PICTURES = ("waits-job", "throughput")
+PICTURES = ("waits-job", "throughput", "pipelining")
 FOLDER = Path("pictures")
 NUMBERS = "numbers.json"
 

@@ -31,9 +31,10 @@ from benchmarks import crowd
 from benchmarks.adapters import OURS, at_server, closing
 from benchmarks.adapters.base import BLOCKING, PLAIN
 from benchmarks.adapters.ours import redis as our_redis
-from benchmarks.crowd import Contestant
+from benchmarks.crowd import CONNECTIONS, Contestant, Turn
+from benchmarks.figures import Figure
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale, interleave_sizes, over
+from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over
 from tests.servers import RedisServer
 
 #: Our pool with another option.
@@ -84,7 +85,7 @@ def run(scale: Scale) -> Report:
         values = {f"value-{size}": "v" * size for _, size in CASES}
         own[0].mset({"key": "value", "large": "x" * LARGE, **values})
         clients = {name: [pool.client] for name, pool in pools.items()}
-        clients[OWN] = own[: crowd.CONNECTIONS]
+        clients[OWN] = own[:CONNECTIONS]
         measure = partial(_measure, report, scale)
         table = measure("GET", get, clients, floor=OWN)
         ratio = table.over(OURS, OWN, crowd.throughput)
@@ -162,8 +163,8 @@ def placed(server: RedisServer) -> Iterator[None]:
 
 def _pools(server: RedisServer) -> Any:
     address = {"host": server.host, "port": server.port}
-    pools = at_server("redis", crowd.CONNECTIONS, **address)
-    shared = our_redis(crowd.CONNECTIONS, auto_pipeline=True, **address)
+    pools = at_server("redis", CONNECTIONS, **address)
+    shared = our_redis(CONNECTIONS, auto_pipeline=True, **address)
     pools = {OURS: pools.pop(OURS), SHARED: shared, **pools}
     return closing(pools)
 
@@ -201,7 +202,32 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
     column = Column("GET/s", crowd.throughput, "1/s", True, to=("floor",))
     report.sections.append(section.fill_sizes(series, column))
     section.notes.append("greenlets, bytes; the ratio: to a connection each")
+    report.figures.append(_figure(series))
     for case, other, value, limit, at_least in SHARED_TARGETS:
         ratio = over(series.get(case, {}), SHARED, other, value)
         name = f"{value.__name__} of {SHARED}, {case[0]} greenlets, {case[1]} bytes"
         report.target(f"{name}, to {other}", ratio, limit, at_least)
+
+
+def _figure(series: dict[tuple[int, int], dict[str, Series[Turn]]]) -> Figure:
+    """Return the curve of GET/s by greenlets, for the smallest values."""
+    lines: dict[str, dict[float, Spread]] = {}
+    for (size, length), entries in series.items():
+        for name, entry in entries.items():
+            if length == CASES[0][1] and entry.samples:
+                lines.setdefault(name, {})[size] = entry.spread(crowd.throughput)
+    rates = lines.get(SHARED, {})
+    best = max(rates, key=lambda size: rates[size].median, default=0)
+    title = "Automatic pipelining"
+    if OWN in lines and best:
+        ratio = rates[best].median / lines[OWN][best].median
+        title += (
+            f": with {best:.0f} greenlets {rates[best].median:,.0f} GET/s, {ratio:.1f} "
+            "times connections without a pool"
+        )
+    caption = (
+        f"GET of {CASES[0][1]} bytes; pools of {CONNECTIONS} connections; "
+        "server and client on a core each"
+    )
+    labels = ("greenlets", "GET per second")
+    return Figure.of_lines("pipelining", title, caption, labels, lines)
