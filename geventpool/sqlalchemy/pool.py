@@ -268,8 +268,8 @@ class GreenletPool(QueuePool):
         why = f"connection timed out, timeout {self._timeout or 0:0.2f}"
         if isinstance(cause := error.__cause__, Exception):
             why += f"; the last attempt to connect failed: {cause}"
-            if self._pool.gate.is_refusal(cause):
-                what = "got no connection, because the server takes no more"
+            full = "got no connection, because the server takes no more"
+            what = full if self._pool.gate.is_refusal(cause) else what
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
         elif isinstance(error, PoolOverloadedError):

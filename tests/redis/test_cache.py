@@ -27,7 +27,7 @@ from geventpool.redis.internals import behind_cache
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,18 @@ def client(
 def gets(server: RedisServer) -> int:
     stats = server.ask("INFO", "commandstats")
     return int(stats.get("cmdstat_get", {"calls": 0})["calls"])
+
+
+def test_a_server_that_is_away_is_an_outage_with_a_cache_too(
+    make_pool: MakePool,
+) -> None:
+    """The error says that it cannot be reached, and nothing of the cache."""
+    pool = make_pool(
+        port=free_port(), protocol=3, cache_config=CacheConfig(), retry=None
+    )
+    with pytest.raises(redis.ConnectionError, match="refused") as refused:
+        redis.Redis(connection_pool=pool).get("key")
+    assert type(refused.value) is redis.ConnectionError
 
 
 def test_a_server_without_caching_is_refused_at_once(
