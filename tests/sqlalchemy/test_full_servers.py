@@ -95,21 +95,22 @@ def test_a_limit_of_the_account_is_waited_for_too(make_engine, mariadb_server):
     end_of_pauses(engine.pool)
 
 
+def borrow(pool, order, number):
+    """Borrow once, and note when that was."""
+    conn = pool.connect()
+    order.append(number)
+    conn.close()
+
+
 def test_a_borrower_that_was_refused_keeps_its_place_in_line(make_pool, database):
     """It came before those that it would have to wait for."""
     pool = make_pool(pool_size=2)
     first = pool.connect()
     database.failure = FULL
-    order = []
-
-    def borrow(number):
-        conn = pool.connect()
-        order.append(number)
-        conn.close()
-
-    borrowers = [gevent.spawn(borrow, 1)]
+    order: list[int] = []
+    borrowers = [gevent.spawn(borrow, pool, order, 1)]
     wait_until(lambda: pool.core.extension.waiting == 1)
-    borrowers += [gevent.spawn(borrow, number) for number in (2, 3)]
+    borrowers += [gevent.spawn(borrow, pool, order, number) for number in (2, 3)]
     wait_until(lambda: pool.core.extension.waiting == 3)
     first.close()
     gevent.joinall(borrowers, raise_error=True)
@@ -122,14 +123,8 @@ def test_borrowers_that_were_refused_together_keep_their_order(make_pool, databa
     pool = make_pool(pool_size=4)
     first = pool.connect()
     database.failure = FULL
-    order = []
-
-    def borrow(number):
-        conn = pool.connect()
-        order.append(number)
-        conn.close()
-
-    borrowers = [gevent.spawn(borrow, number) for number in range(3)]
+    order: list[int] = []
+    borrowers = [gevent.spawn(borrow, pool, order, number) for number in range(3)]
     wait_until(lambda: pool.core.extension.waiting == 3)
     first.close()
     gevent.joinall(borrowers, raise_error=True)
