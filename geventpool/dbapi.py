@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from geventpool._core.exhaustion import lacks_descriptor
 from geventpool.connector import ErrorAction
 from geventpool.factory import FactoryConnector
 
@@ -20,13 +21,17 @@ _REQUIRED = ("apilevel", "threadsafety", "paramstyle", "Error", "OperationalErro
 _PQ_IDLE, _PQ_ACTIVE, _PQ_UNKNOWN = 0, 1, 4
 #: Classes of SQLSTATE which say that the connection or its server is gone.
 _LOST = ("08", "57P01", "57P02", "57P03", "57P05")
-#: SQLSTATE and texts which say that the server takes no more connections.
+#: SQLSTATE and texts which say that the server takes no more connections, or that no
+#: descriptor was left: libpq has no other way to say so.
 _FULL = ("53300", "08004")
 _FULL_TEXTS = (
     "too many clients",
     "too many connections",
     "remaining connection slots",
     "no more connections allowed",
+    "max_user_connections",
+    "max_connections_per_hour",
+    "too many open files",
 )
 
 
@@ -158,10 +163,12 @@ class DBAPIConnector(FactoryConnector):
 
 
 def tells_full(error: BaseException) -> bool:
-    """Whether a driver's error says that the server takes no more connections.
+    """Whether a driver's error says that no more connections are possible now.
 
-    Never switches.
+    The server takes no more, or no descriptor is left. Never switches.
     """
+    if lacks_descriptor(error):
+        return True
     text = str(error).lower()
     return _state_of(error) in _FULL or any(each in text for each in _FULL_TEXTS)
 

@@ -16,6 +16,7 @@ from gevent import getcurrent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.claims import Claims
+from geventpool._core.exhaustion import MYSQL_FULL, chain, lacks_descriptor
 from geventpool._core.failures import describe
 from geventpool._core.histograms import BOUNDS, Distribution
 from geventpool._core.holders import end_loan
@@ -37,6 +38,7 @@ from geventpool._core.workers import within
 
 __all__ = [
     "BOUNDS",
+    "MYSQL_FULL",
     "PROMPT",
     "SLOW",
     "Breaker",
@@ -44,8 +46,10 @@ __all__ = [
     "Extension",
     "Loan",
     "Measured",
+    "chain",
     "describe",
     "kept",
+    "lacks_descriptor",
     "measure_by_default",
     "on_first_event",
     "retired",

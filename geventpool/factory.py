@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from errno import EMFILE, ENFILE
 from typing import Any
 
 from geventpool import sockets
+from geventpool._core.exhaustion import lacks_descriptor
 from geventpool.connection import Connection
 from geventpool.connector import Connector, ErrorAction, descriptor_of, terminate
 
@@ -174,7 +174,7 @@ class FactoryConnector(Connector[Any]):
         Otherwise the default. The error of a full server depends on its protocol, so
         it is not recognised here. Never switches.
         """
-        if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+        if lacks_descriptor(error):
             return ErrorAction.BACK_OFF
         return super().classify(error)
 

@@ -6,7 +6,6 @@ connections.
 
 from __future__ import annotations
 
-import errno
 import re
 from typing import Any
 
@@ -14,6 +13,7 @@ from pymysql import err
 from pymysql.constants import CR
 
 from geventpool.connector import ErrorAction
+from geventpool.extension import MYSQL_FULL, lacks_descriptor
 
 __all__ = [
     "ACTIONS",
@@ -64,9 +64,7 @@ ACTIONS = {
     1836: ErrorAction.DRAIN,  # running in read-only mode
     3032: ErrorAction.DRAIN,  # server is in offline mode
     # the server is full
-    1040: ErrorAction.BACK_OFF,  # too many connections
-    1203: ErrorAction.BACK_OFF,  # user has more than max_user_connections
-    1226: ErrorAction.BACK_OFF,  # user has exceeded a resource limit
+    **dict.fromkeys(MYSQL_FULL, ErrorAction.BACK_OFF),
 }
 
 #: The server refuses the login; another attempt, or another server, does not help.
@@ -83,9 +81,6 @@ _LOGIN_REFUSED = frozenset(
 #: replica; --secure-file-priv and --skip-grant-tables do not.
 _READ_ONLY = re.compile(r"read[-_]only", re.IGNORECASE)
 
-#: This process or machine has no descriptor left. This counts as full.
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-
 
 def action_after(error: BaseException) -> ErrorAction:
     """Decide what to do after *error*. Never switches.
@@ -98,8 +93,7 @@ def action_after(error: BaseException) -> ErrorAction:
         return ErrorAction.DISCONNECT
     if not isinstance(error, err.MySQLError):
         return ErrorAction.KEEP
-    origin = getattr(error, "original_exception", None)
-    if isinstance(origin, OSError) and origin.errno in _NO_DESCRIPTOR:
+    if lacks_descriptor(error):
         return ErrorAction.BACK_OFF
     code = _code(error)
     if isinstance(error, err.InternalError) and isinstance(code, str):

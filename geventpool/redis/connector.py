@@ -6,11 +6,9 @@ connections.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import weakref
-from collections.abc import Iterator
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol
@@ -26,6 +24,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from geventpool.connector import Connector, ErrorAction
+from geventpool.extension import chain, lacks_descriptor
 from geventpool.policies import Outage
 from geventpool.redis.caching import NoCacheError
 from geventpool.redis.dialling import connect_once, forbid
@@ -46,9 +45,8 @@ __all__ = ["FRESH_SECONDS", "PoolHooks", "RedisConnector", "is_in_step"]
 #: network takes longer.
 FRESH_SECONDS = 0.0001
 
-#: Signs that the server, or this process, cannot have another connection.
+#: The text by which the server refuses another client.
 SERVER_FULL = "max number of clients reached"
-PROCESS_FULL = (errno.EMFILE, errno.ENFILE)
 
 
 class PoolHooks(Hooks, Protocol):
@@ -296,14 +294,5 @@ def _means_full(error: BaseException) -> bool:
     """Whether the server has no room for a client, or the system no descriptor."""
     if isinstance(error, ConnectionError) and SERVER_FULL in str(error):
         return True
-    return any(
-        isinstance(each, OSError) and each.errno in PROCESS_FULL
-        for each in _chain(error)
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Return the error and its causes: redis-py replaces errors of the system."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    # redis-py replaces errors of the system, and does not name them as the cause.
+    return any(map(lacks_descriptor, chain(error)))

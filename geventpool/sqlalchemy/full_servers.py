@@ -5,17 +5,12 @@ It knows errors and counts. It waits for nothing, and connects nothing.
 
 from __future__ import annotations
 
-import errno
 from typing import Any
 
 from geventpool.dbapi import tells_full
+from geventpool.extension import MYSQL_FULL
 
 __all__ = ["FullServer", "is_refusal"]
-
-#: Of MySQL and MariaDB: too many connections, in all or of one user; a user's limit.
-_FULL_CODES = (1040, 1203, 1226)
-#: This process or machine has no descriptor left, which counts as full.
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 #: A waiter pauses so often at most before the server is tried again.
 MOST_PAUSES = 6
@@ -26,12 +21,8 @@ def is_refusal(error: BaseException, dialect: object) -> bool:
 
     :param dialect: the name of the one that the error comes from.
     """
-    origin = getattr(error, "original_exception", None) or error.__cause__
-    for each in (error, origin):
-        if isinstance(each, OSError) and each.errno in _NO_DESCRIPTOR:
-            return True
     code: Any = error.args[0] if error.args else None
-    if dialect in ("mysql", "mariadb") and code in _FULL_CODES:
+    if dialect in ("mysql", "mariadb") and code in MYSQL_FULL:
         return True
     return tells_full(error)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import gevent
 from gevent.event import Event
 
 from geventpool.connector import ErrorAction
-from geventpool.extension import PROMPT, SLOW, Breaker, timer_length
+from geventpool.extension import PROMPT, SLOW, Breaker, chain, timer_length
 from geventpool.policies import Backoff, Outage
 from geventpool.sqlalchemy.full_servers import FullServer
 
@@ -184,11 +185,9 @@ class ConnectGate:
     def _is_loss(self, error: Exception, older: BaseException | None) -> bool:
         """Whether *error* came of the way to the server, as far as can be told."""
         # Drivers raise errors of their own while they handle that of the socket.
-        each: BaseException | None = error
-        while each is not None and each is not older:
+        for each in takewhile(lambda each: each is not older, chain(error)):
             if isinstance(each, (OSError, EOFError)):
                 return True
-            each = each.__cause__ or each.__context__
         return self._classify(error) is ErrorAction.DISCONNECT
 
 

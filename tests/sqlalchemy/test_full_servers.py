@@ -258,6 +258,7 @@ def test_refusals_of_the_same_moment_count_as_one():
         (pymysql.err.OperationalError(1045, "denied"), "mysql", False),
         (RuntimeError("FATAL: sorry, too many clients already"), "postgresql", True),
         (OSError(errno.EMFILE, "no descriptor"), "mysql", True),
+        (RuntimeError("no socket: Too many open files"), "postgresql", True),
         (RuntimeError(), None, False),
     ],
 )
