@@ -16,27 +16,26 @@ Then the same for 1 to 1000 greenlets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, Builders
+import gevent
+
+from benchmarks import adapters, crowd
+from benchmarks.adapters import FLOOR, GENERATOR, OURS, Builder, Builders, PoolAdapter
+from benchmarks.adapters.base import CONNECTIONS
+from benchmarks.crowd import Contestant, Turn, throughput, unserved
 from benchmarks.figures import Figure
-from benchmarks.load import (
-    CONNECTIONS,
-    GENERATOR,
-    HOLD,
-    POSSIBLE,
-    Load,
-    Outcome,
-    generator,
-    jain,
-    turn_of,
-    without_pool,
-)
 from benchmarks.report import Column, Report, Section, duration, per_cent
 from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over, percentile
+
+#: Seconds that each loan lasts.
+HOLD = 0.001
+
+#: What the same connections could serve without a pool.
+POSSIBLE = "the possible"
 
 #: Numbers of greenlets, and the fraction of the seconds of a load that one turn takes.
 GREENLETS = (1, 3, 10, 30, 100, 300, 1000)
@@ -50,7 +49,8 @@ def run(scale: Scale) -> Report:
     """Put every load on every pool. May switch."""
     report = Report("contention", "how long do greenlets wait for few connections?")
     builders, report.missing = adapters.installed()
-    builders = {GENERATOR: generator, FLOOR: adapters.ours.gevent_queue, **builders}
+    alone, floor = adapters.ours.generator, adapters.ours.gevent_queue
+    builders = {GENERATOR: alone, FLOOR: floor, **builders}
     for load in _loads(scale):
         # A round takes seconds, and a percentile of waits is one of thousands.
         table = _compare(report, builders, load, scale.long_rounds)
@@ -73,23 +73,89 @@ def _loads(scale: Scale) -> tuple[Load, ...]:
     )
 
 
-def _turns(builders: Builders, load: Load) -> dict[str, Callable[[], Outcome]]:
-    pools = {name: turn_of(build, load) for name, build in builders.items()}
-    return {POSSIBLE: partial(without_pool, load), **pools}
+@dataclass(frozen=True)
+class Load:
+    """What the greenlets want.
+
+    :ivar hold: seconds that a loan lasts.
+    :ivar is_greedy: whether a greenlet borrows again at once, or lets the event loop
+        turn first.
+    :ivar loans: how often each greenlet borrows; None: for *seconds*.
+    """
+
+    name: str = "load"
+    greenlets: int = 200
+    connections: int = CONNECTIONS
+    hold: float = HOLD
+    seconds: float = 1.0
+    is_greedy: bool = True
+    loans: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The load in words."""
+        each = f"{self.loans} times each"
+        end = f"for {duration(self.seconds)}" if self.loans is None else each
+        again = "at once" if self.is_greedy else "after a turn of the loop"
+        return (
+            f"{self.name}: {self.greenlets} greenlets, {self.connections} connections, "
+            f"held {duration(self.hold)}, wanted again {again}, {end}"
+        )
+
+    def put_on(self, pool: PoolAdapter) -> Turn:
+        """Return what becomes of this load on a pool. May switch."""
+        release, sleep = pool.release, gevent.sleep
+        hold, is_greedy = self.hold, self.is_greedy
+
+        def use(conn: Any) -> None:
+            sleep(hold)
+            release(conn)
+            if not is_greedy:
+                sleep(0)
+
+        # Who is refused tries again after the time of one loan.
+        borrowers = Contestant([pool.acquire], pool.refusals, int, False, use, hold)
+        is_timed = self.loans is None
+        return crowd.turn(
+            borrowers, self.greenlets, self.seconds, self.loans, cuts=is_timed
+        )
+
+    def put_on_new(self, build: Builder) -> Turn:
+        """Return what becomes of this load on a new pool. May switch.
+
+        A pool that lost connections to the killed greenlets of its last turn would
+        begin the next one with fewer.
+        """
+        pool = build(self.connections)
+        try:
+            return self.put_on(pool)
+        finally:
+            pool.close()
+
+    def possible(self) -> Turn:
+        """Return what is possible: a holder for each connection. May switch."""
+        holders = min(self.greenlets, self.connections)
+        alone = replace(self, greenlets=holders, loans=None, is_greedy=True)
+        free = alone.put_on(adapters.ours.generator(holders))
+        # If all are served in turn, each waits while all the others have their loan.
+        hold = holders / throughput(free)
+        return replace(free, waits=[(self.greenlets - holders) * hold / holders])
 
 
-def throughput(outcome: Outcome) -> float:
-    """Return the loans per second."""
-    return outcome.throughput
+def jain(counts: Sequence[float]) -> float:
+    """Return Jain's index: 1 for equal shares, 1/n if one got all, 0 for nothing."""
+    squares = sum(count * count for count in counts)
+    return float(sum(counts) ** 2 / (len(counts) * squares)) if squares else 0.0
 
 
-def p99(outcome: Outcome) -> float:
+def _turns(builders: Builders, load: Load) -> dict[str, Callable[[], Turn]]:
+    pools = {name: partial(load.put_on_new, each) for name, each in builders.items()}
+    return {POSSIBLE: load.possible, **pools}
+
+
+def p99(turn: Turn) -> float:
     """Return the 99th percentile of the waits."""
-    return percentile(outcome.waits, 0.99)
-
-
-def _left_out(outcome: Outcome) -> int:
-    return outcome.served.count(0)
+    return percentile(turn.waits, 0.99)
 
 
 RATE = Column("loans/s", throughput, "1/s", True, text="{:,.0f}".format, to=("floor",))
@@ -99,9 +165,9 @@ COLUMNS = (
     Column("p99 wait", p99, to=("floor",)),
     Column("longest wait", lambda each: max(each.waits)),
     Column("fairness", lambda each: jain(each.halfway), "", more_is_better=True),
-    Column("unserved", _left_out, "", text="{:.0f}".format),
+    Column("unserved", unserved, "", text="{:.0f}".format),
     Column("refused", lambda each: each.refused, ""),
-    Column("CPU each", lambda each: each.cpu / max(1, sum(each.served))),
+    Column("CPU each", crowd.cpu_each),
 )
 
 
@@ -120,13 +186,13 @@ def _compare(report: Report, builders: Builders, load: Load, rounds: int) -> Sec
         "unserved: greenlets without a loan; refused: attempts that were refused; the "
         "generator alone lends to everybody at once, so its waits mean nothing"
     )
-    table.starves(_left_out, load.greenlets)
+    table.starves(unserved, load.greenlets)
     return table
 
 
-def _waits(series: Mapping[str, Series[Outcome]], load: Load) -> Figure:
+def _waits(series: Mapping[str, Series[Turn]], load: Load) -> Figure:
     waits = {
-        name: [wait for outcome in entry.samples for wait in outcome.waits]
+        name: [wait for turn in entry.samples for wait in turn.waits]
         for name, entry in series.items()
         if entry.samples and name != GENERATOR
     }
@@ -152,7 +218,7 @@ def _waits(series: Mapping[str, Series[Outcome]], load: Load) -> Figure:
 
 
 def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
-    turns: dict[tuple[str, int], Callable[[], Outcome]] = {}
+    turns: dict[tuple[str, int], Callable[[], Turn]] = {}
     for size in (size for size in GREENLETS if size <= scale.greenlets):
         # Most of the time must not be spent on everybody's first loan.
         least = MIN_LOANS * size * HOLD / CONNECTIONS

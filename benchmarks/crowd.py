@@ -1,20 +1,22 @@
-"""Greenlets that send requests to a real server again and again, and what they saw.
+"""Greenlets that want something again and again, and what they saw.
 
-The workloads of the drivers differ in their contestants and requests, and share the
-turn, the tables and the percentiles.
+The workloads of the drivers and that of fakes (``contention``) differ in their
+contestants and requests, and share the turn, the tables and the percentiles.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, repeat
+from math import inf
 from typing import Any
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
 from benchmarks.adapters import PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS
@@ -38,61 +40,73 @@ class Contestant:
         again.
     :ivar at_end: is called by each greenlet at its end, as a server does.
     :ivar warms_up: whether each greenlet sends one request before the clock starts.
+    :ivar after: is called with each reply, outside of the time that is measured.
+    :ivar again: seconds until a refused request is sent again.
     """
 
     requests: Sequence[Callable[[], object]]
     refusals: tuple[type[Exception], ...] = ()
     at_end: Callable[[], object] = int
     warms_up: bool = True
+    after: Callable[[Any], object] = id
+    again: float = AGAIN
 
 
 @dataclass
 class Turn:
-    """What the greenlets did: time and latencies.
+    """What the greenlets did.
 
+    :ivar waits: seconds of each request. One without a reply counts as long as it has
+        lasted, so that a pool cannot hide that it starves some.
+    :ivar served: requests of each greenlet that had a reply.
+    :ivar halfway: the same when half of a fixed number of requests had one; else equal.
     :ivar refused: attempts that found no connection.
-    :ivar unserved: greenlets that had not ended after the time.
     :ivar connections: at the server, where it was asked.
     """
 
     wall: float
     cpu: float
-    greenlets: int
-    latencies: list[float] = field(default_factory=list)
+    waits: list[float]
+    served: list[int]
+    halfway: list[int]
     refused: int = 0
-    unserved: int = 0
     connections: int = 0
 
     @cached_property
-    def waits(self) -> list[float]:
-        """The latency at any moment.
+    def latencies(self) -> list[float]:
+        """The wait at any moment.
 
         A greenlet that waits sends nothing else meanwhile. So a pool that serves a few
-        quickly and starves the others has very few long latencies. The correction is
-        Gil Tene's: a latency longer than everybody's fair interval represents the
-        requests that would have been sent during it.
+        quickly and starves the others has very few long waits. The correction is Gil
+        Tene's: a wait longer than everybody's fair interval represents the requests
+        that would have been sent during it.
         """
-        fair = self.greenlets / throughput(self) if self.latencies else 1.0
-        waits = list(self.latencies)
-        for latency in self.latencies:
-            missed = int(latency / fair)
-            waits += [latency - fair * each for each in range(1, missed + 1)]
-        return waits or [self.wall]
+        fair = len(self.served) / throughput(self) if any(self.served) else 1.0
+        latencies = list(self.waits)
+        for wait in self.waits:
+            missed = int(wait / fair)
+            latencies += [wait - fair * each for each in range(1, missed + 1)]
+        return latencies
 
 
 def throughput(turn: Turn) -> float:
     """Return the requests per second."""
-    return len(turn.latencies) / turn.wall
+    return sum(turn.served) / turn.wall
 
 
 def cpu_each(turn: Turn) -> float:
     """Return the CPU seconds of this process per request."""
-    return turn.cpu / max(1, len(turn.latencies))
+    return turn.cpu / max(1, sum(turn.served))
 
 
 def p99(turn: Turn) -> float:
     """Return the 99th percentile of the latencies."""
-    return percentile(turn.waits, 0.99)
+    return percentile(turn.latencies, 0.99)
+
+
+def unserved(turn: Turn) -> int:
+    """Return how many greenlets had no reply."""
+    return turn.served.count(0)
 
 
 def lending(pool: PoolAdapter, talk: Callable[[Any], object]) -> Contestant:
@@ -106,53 +120,103 @@ def lending(pool: PoolAdapter, talk: Callable[[Any], object]) -> Contestant:
     return Contestant([request], pool.refusals)
 
 
-def turn(contestant: Contestant, greenlets: int, seconds: float) -> Turn:
-    """Let so many greenlets send requests for some time. May switch."""
-    done = Turn(0.0, 0.0, greenlets)
-    warm, begin, clock = Event(), Event(), time.perf_counter
-    end, ready = 0.0, 0
+class _Sender:
+    """One of the greenlets."""
 
-    def send(request: Callable[[], object]) -> None:
-        while True:
-            try:
-                request()
-                return
-            except contestant.refusals:
-                done.refused += 1
-                gevent.sleep(AGAIN)
+    def __init__(self, contestant: Contestant, number: int) -> None:
+        self.contestant = contestant
+        self.request = contestant.requests[number % len(contestant.requests)]
+        self.waits: list[float] = []
+        self.refused = 0
+        self.ready = Event()
+        self.since: float | None = None
+        self.ended: float | None = None
 
-    def work(number: int) -> None:
-        nonlocal ready
-        request = contestant.requests[number % len(contestant.requests)]
+    def run(self, begin: AsyncResult[float], times: int | None) -> None:
+        """Send so many requests, or until the time that *begin* tells. May switch."""
         try:
-            if contestant.warms_up:
-                send(request)
-            ready += 1
-            if ready == greenlets:
-                warm.set()
-            begin.wait()
-            while True:
-                began = clock()
-                send(request)
-                done.latencies.append(clock() - began)
-                if clock() >= end:
-                    return
+            if self.contestant.warms_up:
+                self._send(range(1))
+                self.waits.clear()
+            self.ready.set()
+            self._send(repeat(None) if times is None else range(times), begin.get())
         finally:
             # An error here must not keep the others waiting.
-            warm.set()
-            contestant.at_end()
+            self.ready.set()
+            self.contestant.at_end()
+            self.ended = time.perf_counter()
 
-    working = [gevent.spawn(work, number) for number in range(greenlets)]
-    if contestant.warms_up:
-        warm.wait(PATIENCE)
-    cpu, began = time.process_time(), clock()
-    end = began + seconds
-    begin.set()
-    gevent.joinall(working, timeout=PATIENCE + seconds, raise_error=True)
-    done.unserved = sum(not each.ready() for each in working)
-    done.wall, done.cpu = clock() - began, time.process_time() - cpu
-    gevent.killall(working)
-    return done
+    def _send(self, times: Iterable[object], end: float = inf) -> None:
+        request, refusals = self.request, self.contestant.refusals
+        after, again = self.contestant.after, self.contestant.again
+        clock, sleep = time.perf_counter, gevent.sleep
+        for _ in times:
+            began = self.since = clock()
+            while True:
+                try:
+                    reply = request()
+                    break
+                except refusals:
+                    self.refused += 1
+                    sleep(again)
+            now = clock()
+            self.waits.append(now - began)
+            self.since = None
+            after(reply)
+            if now >= end:
+                return
+
+
+def turn(
+    contestant: Contestant,
+    greenlets: int,
+    seconds: float = 0.0,
+    times: int | None = None,
+    cuts: bool = False,
+) -> Turn:
+    """Let so many greenlets send requests for some time. May switch.
+
+    :param times: how many requests each sends; None: for *seconds*.
+    :param cuts: whether they are killed after the time, also those that wait. Else each
+        sends its last request to the end.
+    """
+    begin: AsyncResult[float] = AsyncResult()
+    senders = [_Sender(contestant, number) for number in range(greenlets)]
+    tasks = [gevent.spawn(each.run, begin, times) for each in senders]
+    half = gevent.Greenlet(_halfway, senders, times)
+    if times:
+        half.start()
+    try:
+        if contestant.warms_up:
+            gevent.wait([each.ready for each in senders], timeout=PATIENCE)
+        cpu, began = time.process_time(), time.perf_counter()
+        begin.set(inf if cuts or times else began + seconds)
+        limit = seconds if cuts else PATIENCE + seconds
+        gevent.joinall(tasks, timeout=limit, raise_error=True)
+        now, spent = time.perf_counter(), time.process_time() - cpu
+        served, waits = _served(senders), [each.waits for each in senders]
+        waits += [[now - each.since] for each in senders if each.since is not None]
+        return Turn(
+            max(each.ended or now for each in senders) - began,
+            spent,
+            list(chain.from_iterable(waits)),
+            served,
+            half.value or served,
+            sum(each.refused for each in senders),
+        )
+    finally:
+        gevent.killall([*tasks, half])
+
+
+def _served(senders: Iterable[_Sender]) -> list[int]:
+    return [len(each.waits) for each in senders]
+
+
+def _halfway(senders: Sequence[_Sender], times: int) -> list[int]:
+    # At the end all have had the same number, so fairness is judged at half time.
+    while sum(served := _served(senders)) < len(senders) * times / 2:
+        gevent.sleep(0.005)
+    return served
 
 
 @contextmanager
@@ -170,7 +234,7 @@ RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))
 P99 = Column("p99", p99, to=("peer",))
 COLUMNS = (
     Column("CPU each", cpu_each),
-    Column("p50", lambda each: percentile(each.waits, 0.5)),
+    Column("p50", lambda each: percentile(each.latencies, 0.5)),
 )
 
 
@@ -207,7 +271,7 @@ def compare(
         key=f"{what}, {'many' if is_crowded else 'few'}",
         **more,
     )
-    section.starves(lambda each: each.unserved, greenlets)
+    section.starves(unserved, greenlets)
     for name, entry in section.series.items():
         refused = sum(each.refused for each in entry.samples)
         if refused:

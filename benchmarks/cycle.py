@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import adapters
-from benchmarks.adapters import FLOOR, OURS, RIVALS, PoolAdapter
+from benchmarks.adapters import FLOOR, GENERATOR, OURS, RIVALS, PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS
-from benchmarks.load import GENERATOR, generator
 from benchmarks.report import Column, Report
 from benchmarks.rounds import Sample, Scale, calibrated, timed
 
@@ -33,8 +32,8 @@ def run(scale: Scale) -> Report:
     """Measure one uncontended cycle of every pool. May switch."""
     report = Report("cycle", "what does borrowing cost when nobody else wants one?")
     builders, report.missing = adapters.installed()
-    floor = adapters.ours.gevent_queue_nowait
-    builders = {GENERATOR: generator, FLOOR: floor, **builders}
+    alone, floor = adapters.ours.generator, adapters.ours.gevent_queue_nowait
+    builders = {GENERATOR: alone, FLOOR: floor, **builders}
     pools = {name: build(CONNECTIONS) for name, build in builders.items()}
     turns = {LOOP: repeated(_compiled("pass"), scale.slice)}
     for name, pool in pools.items():

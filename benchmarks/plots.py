@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import results
 from benchmarks.adapters import base
+from benchmarks.contention import POSSIBLE
 from benchmarks.figures import Figure
-from benchmarks.load import GENERATOR, POSSIBLE
 from benchmarks.results import Run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ LOOKS = {
     base.PSYCOPG_POOL: ("#999933", ">", "-"),
     base.FLOOR: ("#444444", None, ":"),
     POSSIBLE: ("#777777", None, "--"),
-    GENERATOR: ("#AAAAAA", None, "-."),
+    base.GENERATOR: ("#AAAAAA", None, "-."),
 }
 
 #: Of any other contestant.

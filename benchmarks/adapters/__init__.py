@@ -21,11 +21,18 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.adapters import base, ours, peers
-from benchmarks.adapters.base import FLOOR, OURS, Builder, Builders, PoolAdapter
+from benchmarks.adapters.base import (
+    FLOOR,
+    GENERATOR,
+    OURS,
+    Builder,
+    Builders,
+    PoolAdapter,
+)
 
-__all__ = ["AT_SERVERS", "FLOOR", "OURS", "POOLS", "RIVALS", "Builder", "Builders"]
-__all__ += ["PoolAdapter", "at_server", "close", "closing", "fake_pool", "installed"]
-__all__ += ["ours", "peers"]
+__all__ = ["AT_SERVERS", "FLOOR", "GENERATOR", "OURS", "POOLS", "RIVALS", "Builder"]
+__all__ += ["Builders", "PoolAdapter", "at_server", "close", "closing", "fake_pool"]
+__all__ += ["installed", "ours", "peers"]
 
 #: The peers whose fastest the targets are measured against.
 RIVALS = (base.BLOCKING, base.QUEUE_POOL, base.POOLED_DB)

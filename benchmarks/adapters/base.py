@@ -15,6 +15,9 @@ CONNECTIONS = 10
 
 OURS = "geventpool"
 FLOOR = "gevent queue"
+#: The same load at a "pool" that lends one connection to everybody at once. No pool can
+#: be measured to make more loans than this.
+GENERATOR = "the generator alone"
 BLOCKING = "redis Blocking"
 PLAIN = "redis Pool"
 QUEUE_POOL = "QueuePool"

@@ -71,3 +71,9 @@ def gevent_queue(limit: int, fakes: bool = True, take: str = "get") -> PoolAdapt
 
 #: The floor of the uncontended cycle.
 gevent_queue_nowait = partial(gevent_queue, take="get_nowait")
+
+
+def generator(limit: int) -> PoolAdapter:
+    """No pool at all, see :data:`~benchmarks.adapters.base.GENERATOR`."""
+    conn = Fake()
+    return PoolAdapter(base.GENERATOR, lambda: conn, lambda conn: None, lambda: None)

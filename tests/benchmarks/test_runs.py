@@ -14,8 +14,10 @@ import pytest
 
 from benchmarks import metadata, page, plots, results, rounds
 from benchmarks.__main__ import main
+from benchmarks.adapters import GENERATOR
+from benchmarks.adapters.ours import generator
+from benchmarks.contention import POSSIBLE
 from benchmarks.figures import Figure
-from benchmarks.load import GENERATOR, POSSIBLE, generator
 from benchmarks.report import Report
 from benchmarks.rounds import Spread, interleave, is_unsteady
 

@@ -7,16 +7,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 from rich.console import Console
 
 from benchmarks import report as reports
 from benchmarks.adapters import PoolAdapter
 from benchmarks.adapters.ours import fake, gevent_queue
-from benchmarks.load import Load, Outcome, jain, run_load, without_pool
+from benchmarks.contention import Load, jain
+from benchmarks.crowd import Contestant, Turn, p99, throughput, turn
 from benchmarks.report import Column, Section, Target
 from benchmarks.rounds import (
     SCALES,
@@ -260,19 +263,19 @@ def test_fairness_is_one_if_all_are_served_alike() -> None:
     assert jain([0, 0]) == 0.0
 
 
-def _served(counts: list[int]) -> Outcome:
-    return Outcome(1.0, 0.0, [0.1, 0.2, 0.3], counts, counts, 0)
+def _served(counts: list[int]) -> Turn:
+    return Turn(1.0, 0.0, [0.1, 0.2, 0.3], counts, counts)
 
 
 def test_throughput_counts_the_loans_of_all() -> None:
     """In the seconds of the load."""
-    assert _served([1, 2]).throughput == 3
+    assert throughput(_served([1, 2])) == 3
 
 
 def test_a_wait_that_never_ends_is_counted() -> None:
     """A pool that serves nobody can't hide the waits of those it starves."""
-    never = PoolAdapter("never", gevent.event.Event().wait, id, lambda: None)
-    sample = run_load(never, Load(greenlets=3, seconds=0.02))
+    never = PoolAdapter("never", Event().wait, id, lambda: None)
+    sample = Load(greenlets=3, seconds=0.02).put_on(never)
     assert sample.served == [0, 0, 0]
     assert len(sample.waits) == 3 and sample.waits[0] > 0.01
 
@@ -284,7 +287,7 @@ def test_a_refused_request_is_asked_again() -> None:
         raise KeyError
 
     contestant = PoolAdapter("no", refuse, id, lambda: None, refusals=(KeyError,))
-    sample = run_load(contestant, Load(greenlets=2, seconds=0.02))
+    sample = Load(greenlets=2, seconds=0.02).put_on(contestant)
     assert sample.refused > 2 and sample.served == [0, 0]
 
 
@@ -292,18 +295,64 @@ def test_a_job_ends_when_all_greenlets_had_their_loans() -> None:
     """Of a job, all is served, and fairness is looked at on the way."""
     load = Load(greenlets=6, connections=2, hold=0.0, loans=4)
     contestant = fake(2)
-    sample = run_load(contestant, load)
+    sample = load.put_on(contestant)
     contestant.close()
     assert sample.served == [4] * 6
     assert sum(sample.halfway) >= 12
 
 
+def test_a_request_under_way_at_the_end_has_its_reply() -> None:
+    """Unless the load is cut off: then it counts as long as it has lasted."""
+    served: list[int] = []
+
+    def answer(limit: list[Event]) -> None:
+        limit[0].wait()
+        served.append(1)
+
+    for cuts in (False, True):
+        go = Event()
+        contestant = Contestant([partial(answer, [go])], warms_up=False)
+        # The end is over before anybody has a reply.
+        gevent.spawn(go.set) if not cuts else None
+        seen = turn(contestant, 3, 0.0, cuts=cuts)
+        assert seen.served == ([0] * 3 if cuts else [1] * 3)
+        assert len(seen.waits) == 3
+    assert len(served) == 3
+
+
+def test_an_error_of_a_request_ends_the_turn(hub_errors) -> None:
+    """It is shown as that of the contestant."""
+    for warms_up in (True, False):
+        with pytest.raises(ZeroDivisionError):
+            turn(Contestant([lambda: 1 / 0, int], warms_up=warms_up), 2, 0.0)
+    hub_errors.clear()
+
+
+def test_the_first_request_of_each_greenlet_only_warms_up() -> None:
+    """It is not counted, and its greenlet is the one that is measured."""
+    seen: dict[object, int] = {}
+
+    def ask() -> None:
+        me = gevent.getcurrent()
+        seen[me] = seen.get(me, 0) + 1
+
+    done = turn(Contestant([ask]), 2, times=3)
+    assert done.served == [3, 3] and list(seen.values()) == [4, 4]
+
+
+def test_a_long_wait_stands_for_the_requests_that_were_not_sent() -> None:
+    """Two greenlets have one reply in a second together, so each has one in two."""
+    seen = Turn(4.0, 0.0, [1.0, 1.0, 1.0, 4.0], [3, 1], [3, 1])
+    assert sorted(seen.latencies) == [0.0, 1.0, 1.0, 1.0, 2.0, 4.0]
+    assert p99(seen) == 4.0
+
+
 def test_the_possible_is_what_holders_without_a_pool_reach() -> None:
     """Nobody waits for a pool there, and the wait in turn follows from the rate."""
     load = Load(greenlets=20, connections=10, seconds=0.02)
-    free = without_pool(load)
+    free = load.possible()
     assert len(free.served) == 10
-    assert free.waits[0] == pytest.approx(10 / free.throughput)
+    assert free.waits[0] == pytest.approx(10 / throughput(free))
 
 
 @pytest.mark.parametrize("build", [fake, gevent_queue, bare_line])
