@@ -226,6 +226,7 @@ CORE: dict[str, set[str]] = {
         "breaker",
         "claims",
         "loops",
+        "dial_errors",
         "exhaustion",
         "failures",
         "histograms",

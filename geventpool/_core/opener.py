@@ -16,7 +16,7 @@ import gevent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.demand import Demand, demand
-from geventpool._core.dial_errors import clear_frames, copy_error, for_waiter
+from geventpool._core.dial_errors import clear_frames, copy_with_traceback, for_waiter
 from geventpool._core.leases import Leases
 from geventpool._core.ledger import Entry, Ledger, Waiter
 from geventpool._core.loops import timer_length
@@ -303,7 +303,7 @@ class Opener(Generic[C]):
         # socket of each failure.
         clear_frames(error.__traceback__)
         # A copy, because the error itself is raised in a borrower and keeps its frames.
-        self.failure = (self._ledger.clock(), copy_error(error))
+        self.failure = (self._ledger.clock(), copy_with_traceback(error))
 
     def _opened(self, entry: Entry[C], dialled: Dialled[C]) -> None:
         now = self._ledger.clock()
@@ -400,7 +400,7 @@ class Opener(Generic[C]):
             return None
         if self._ledger.waiters:
             self._fail_waiters()
-        return copy_error(self.failure[1])
+        return copy_with_traceback(self.failure[1])
 
     def _fail_waiters(self) -> None:
         """Fail the waiters that nothing can serve, with the last error."""
@@ -411,7 +411,7 @@ class Opener(Generic[C]):
         for waiter in list(self._ledger.waiters.values()):
             # The others have an attempt under way, which may soon end.
             if not waiter.has_attempt or waiter in slow:
-                self._ledger.fail(waiter, copy_error(self.failure[1]))
+                self._ledger.fail(waiter, copy_with_traceback(self.failure[1]))
 
     def _look(self) -> None:
         """Try the server once, for at most SLOW seconds. May switch."""

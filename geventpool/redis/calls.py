@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-__all__ = ["Call", "call_of", "copy_of"]
+__all__ = ["Call", "call_of"]
 
 
 class Call:
@@ -70,19 +69,3 @@ def call_of(data: bytes, count: int, units: int) -> Call:
     call.since = 0.0
     call.tries = 0
     return call
-
-
-def copy_of(error: BaseException) -> BaseException:
-    """Return a copy of *error*, with the same cause, for one of several callers.
-
-    An exception that is raised in several greenlets would collect the tracebacks of
-    all.
-    """
-    try:
-        copied = copy.copy(error)
-    except Exception:
-        # The arguments of its constructor are not its ``args``.
-        return error
-    copied.__cause__ = error.__cause__
-    copied.__traceback__ = None
-    return copied

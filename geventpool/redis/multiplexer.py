@@ -18,7 +18,8 @@ from gevent import getcurrent
 from gevent.event import AsyncResult
 
 from geventpool.errors import PoolExhaustedError
-from geventpool.redis.calls import Call, call_of, copy_of
+from geventpool.extension import copy_error
+from geventpool.redis.calls import Call, call_of
 from geventpool.redis.errand import Errand
 from geventpool.redis.room import Room
 from geventpool.redis.shared import CallQueue, SharedConnection
@@ -123,7 +124,7 @@ class Multiplexer(CallQueue):
         :raises PoolExhaustedError: there was no room in time.
         """
         if self._refusal is not None:
-            raise copy_of(self._refusal)
+            raise copy_error(self._refusal)
         room = self.room
         units = count if len(data) <= UNIT else self.units(len(data), count)
         call = call_of(data, count, units)
@@ -288,7 +289,7 @@ class Multiplexer(CallQueue):
     def _fail(self, call: Call, error: BaseException) -> None:
         self.room.give_back(call.units)
         if call.error is None:
-            call.error = copy_of(error)
+            call.error = copy_error(error)
             self.wake(call)
 
     def _refuse(self, call: Call, error: BaseException) -> None:

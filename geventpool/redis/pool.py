@@ -6,7 +6,6 @@ gets which connection, and when connections are opened and closed.
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from redis.connection import ConnectionPool as RedisPyPool
 from redis.retry import Retry
 
 from geventpool.errors import PoolError, PoolExhaustedError
-from geventpool.extension import Loan
+from geventpool.extension import Loan, copy_error
 from geventpool.options import documented
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
@@ -296,8 +295,9 @@ class ConnectionPool(Returns):
             and stats.in_use < stats.max_connections
         ):
             # A copy for each caller, because several may wait for the same server.
-            translated = copy.copy(failure)
-            translated.__cause__ = error
+            translated = copy_error(failure)
+            if translated is not failure:
+                translated.__cause__ = error
             return translated
         return translate_error(error)
 
@@ -404,7 +404,7 @@ class ConnectionPool(Returns):
 
     def failed(self, error: Exception) -> None:
         """Note that an attempt to connect failed. Others may follow."""
-        self._failure = copy.copy(error)
+        self._failure = copy_error(error)
 
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""

@@ -7,7 +7,6 @@ nothing itself: a borrower that may try the server does that.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from itertools import takewhile
@@ -17,7 +16,14 @@ import gevent
 from gevent.event import Event
 
 from geventpool.connector import ErrorAction
-from geventpool.extension import PROMPT, SLOW, Breaker, chain, timer_length
+from geventpool.extension import (
+    PROMPT,
+    SLOW,
+    Breaker,
+    chain,
+    copy_error,
+    timer_length,
+)
 from geventpool.policies import Backoff, Outage
 from geventpool.sqlalchemy.full_servers import FullServer
 
@@ -108,7 +114,7 @@ class ConnectGate:
             if pause > 0 and self._clock() < ends and self._is_worth_waiting:
                 self._wait(min(pause, ends - self._clock()))
             elif pause > 0 and self._error is not None:
-                raise _copy(self._error)
+                raise copy_error(self._error)
             elif made := self._try(dial, ends, older):
                 return made[0]
 
@@ -145,7 +151,7 @@ class ConnectGate:
             conn = dial()
         except Exception as error:
             if self.is_refusal(error):
-                self.full.refused(_copy(error), began, self._clock())
+                self.full.refused(copy_error(error), began, self._clock())
                 raise
             if not self._is_loss(error, older):
                 raise
@@ -168,7 +174,7 @@ class ConnectGate:
 
     def _failed(self, error: Exception, began: float) -> None:
         now = self._clock()
-        self._error = _copy(error)
+        self._error = copy_error(error)
         begins = self.breaker.failed(now, began=began)
         self._next_try = now + max(self.breaker.next_pause(now), SHORTEST)
         if begins:
@@ -189,14 +195,3 @@ class ConnectGate:
             if isinstance(each, (OSError, EOFError)):
                 return True
         return self._classify(error) is ErrorAction.DISCONNECT
-
-
-def _copy(error: Exception) -> Exception:
-    """Return a copy without traceback; *error* itself if it cannot be copied.
-
-    An error that is raised in several borrowers would collect the tracebacks of all.
-    """
-    try:
-        return copy.copy(error)
-    except Exception:
-        return error

@@ -27,6 +27,7 @@ from geventpool.errors import (
     PoolOverloadedError,
     TooManyWaitingError,
 )
+from geventpool.extension import copy_error
 from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import PoolOptions, described, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
@@ -252,7 +253,7 @@ class GreenletPool(QueuePool):
                 if self._pool.gate.is_refusal(error):
                     self.free_place(record)
                     # Without its frames, which would refer to it in turn.
-                    return error.with_traceback(None)
+                    return copy_error(error)
             if is_new:
                 # There was no connection, so no event of a return is sent.
                 self.free_place(record)

@@ -16,7 +16,7 @@ from typing import Any
 from geventpool import sockets
 from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.errors import PoolExhaustedError
-from geventpool.extension import within
+from geventpool.extension import copy_error, within
 from geventpool.listeners import PoolStats
 from geventpool.policies import Outage
 from geventpool.pool import Pool
@@ -64,7 +64,7 @@ class RecordConnector(Connector[Record]):
             refusal = self._pool.core.gate.full.hold_back()
             if refusal is not None:
                 # The opener pauses then, as if it had been refused itself.
-                raise refusal.with_traceback(None)
+                raise copy_error(refusal)
             return Record(self._pool, connect=False)
         record = self._pool._create_connection()
         # It may be idle for long, so a transaction that a listener has begun is ended.

@@ -18,7 +18,6 @@ from redis.retry import Retry
 from geventpool.redis import AutoPipeline, ConnectionPool, RedisPoolExhaustedError
 from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis import sharing as sharing_module
-from geventpool.redis.calls import copy_of
 from geventpool.redis.shared import SharedConnection
 from geventpool.redis.standin import StandIn, stand_in_for
 from geventpool.redis.steps import is_foreign
@@ -35,27 +34,6 @@ from tests.redis.test_autopipe_trouble import (
     talking,
 )
 from tests.redis.tools import outcome
-
-# Errors.
-
-
-def test_an_error_for_many_is_copied_if_it_can_be() -> None:
-    """Each caller's traceback would be added to that of the others."""
-
-    class Odd(Exception):
-        def __init__(self, one: int, two: int) -> None:
-            super().__init__(one)
-
-    cause = ValueError("cause")
-    error = redis.ConnectionError("lost")
-    error.__cause__ = cause
-    copied = copy_of(error)
-    assert copied is not error
-    assert str(copied) == "lost"
-    assert copied.__cause__ is cause
-    odd = Odd(1, 2)
-    assert copy_of(odd) is odd
-
 
 # Stand-ins.
 

@@ -265,6 +265,30 @@ def test_a_server_that_is_down_is_told_of_in_redis_py_s_words() -> None:
         pool.shutdown(0)
 
 
+class OddError(redis.ConnectionError):
+    """An error that cannot be copied, because its constructor wants two arguments."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"no way to {host}")
+
+
+class LostConnection(redis.Connection):
+    """A connection that raises an error of its own."""
+
+    def _connect(self) -> Any:
+        raise OddError(self.host, self.port)
+
+
+def test_an_error_of_connecting_that_cannot_be_copied_is_told_of() -> None:
+    """And not the failure to copy it."""
+    retry = Retry(ConstantBackoff(1), 100)
+    pool = ConnectionPool(connection_class=LostConnection, timeout=0.1, retry=retry)
+    client = redis.Redis(connection_pool=pool)
+    error = outcome(client.ping)
+    assert isinstance(error, OddError) and error.__cause__ is None
+    pool.shutdown(0)
+
+
 def test_a_full_pool_is_told_of_even_if_the_server_is_down(
     own_server: RedisServer,
 ) -> None:
