@@ -84,8 +84,10 @@ def test_those_who_wait_fail_at_once_when_the_pool_pauses():
     waiters = [gevent.spawn(outcome, pool) for _ in range(20)]
     gevent.idle()
     assert len(connector.calls) == 3
-    told = [str(waiter.get(block=False)) for waiter in waiters]
+    errors = [waiter.get(block=False) for waiter in waiters]
+    told = [str(error) for error in errors]
     assert told == [f"[Errno 111] refused {n}" for n in (1, 2, *[3] * 18)]
+    assert len(set(map(id, errors))) == 20, "each has an error of its own"
     assert repr(pool).startswith("<Pool 'test' paused 0/5")
     check(pool)
 
