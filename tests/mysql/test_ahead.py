@@ -404,6 +404,96 @@ def test_replies_may_come_in_pieces(worn, proxy):
     pool.drop(conn)
 
 
+class Pieces:
+    """A socket that receives these bytes first, one piece at a time."""
+
+    def __init__(self, sock, *pieces):
+        self._within = sock
+        self._pieces = list(pieces)
+
+    def recv(self, size):
+        return self._pieces.pop(0) if self._pieces else self._within.recv(size)
+
+    def __getattr__(self, name):
+        return getattr(self._within, name)
+
+
+@pytest.fixture()
+def reset_again(worn):
+    """A borrowed connection, and what resets it and returns the replies."""
+    pool = worn()
+    soil(pool)
+    conn = pool.acquire()
+    assert value(conn, "SELECT @used") is None
+
+    def reset():
+        rows(conn, SOIL)
+        assert conn.send_ahead(*conn.prepared[False])
+        replies = b""
+        while len(replies) < len(conn._usual[1]):
+            replies += conn._sock.recv(4096)
+        return replies
+
+    yield conn, reset
+    pool.drop(conn)
+
+
+def test_the_usual_replies_may_come_in_any_pieces(reset_again):
+    """The statement gets its own reply, wherever those before it are cut."""
+    conn, reset = reset_again
+    sock = conn._sock
+    for cut in range(1, len(conn._usual[1])):
+        replies = reset()
+        assert replies == conn._usual[1]
+        conn._sock = Pieces(sock, replies[:cut], replies[cut:])
+        assert value(conn, "SELECT @used") is None
+        # A plain loan is trusted again.
+        assert conn.tracks and not conn.pending
+        conn._sock = sock
+    assert cut > 20
+
+
+def test_the_usual_replies_end_a_transaction(reset_again):
+    """The status is that of the last reply."""
+    conn, reset = reset_again
+    sock = conn._sock
+    rows(conn, "BEGIN")
+    conn._sock = Pieces(sock, reset())
+    conn.settle()
+    assert not conn.may_hold_transaction
+    conn._sock = sock
+
+
+def test_unusual_replies_are_read_one_by_one(reset_again):
+    """They are equal to the usual ones up to some byte only."""
+    conn, reset = reset_again
+    sock = conn._sock
+    for cut in range(1, 30):
+        replies = reset()
+        # More warnings than usual.
+        replies = replies[:9] + bytes([cut]) + replies[10:]
+        conn._sock = Pieces(sock, replies[:cut], replies[cut:])
+        assert value(conn, "SELECT @used") is None
+        assert conn._usual[1] == replies
+        conn._sock = sock
+
+
+def test_after_a_reset_that_was_sent_again_the_usual_replies_are_whole(worn, proxy):
+    """What came before the error does not count among them."""
+    pool = worn()
+    fail_once(proxy)
+    soil(pool)
+    conn = pool.acquire()
+    assert value(conn, "SELECT @used") is None
+    usual = conn._usual
+    pool.release(conn)
+    soil(pool)
+    conn = pool.acquire()
+    assert value(conn, "SELECT @used") is None
+    assert conn._usual is usual
+    pool.release(conn)
+
+
 def test_stray_bytes_behind_the_replies_cost_the_connection(worn, proxy):
     """Nobody has asked for them."""
     pool = worn()
