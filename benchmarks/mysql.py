@@ -76,7 +76,8 @@ def run(scale: Scale) -> Report:
     server = import_module("tests.servers").MariaDBServer
     report = Report("mysql", "what does a pool cost where each loan is a query?")
     with certificates() as files, server(max_connections=600, **files) as running:
-        options = running.client_options
+        # PyMySQL encrypts where the server offers it, unless it is told otherwise.
+        options = {**running.client_options, "ssl_disabled": True}
         running.ask(
             f"CREATE TABLE {options['database']}.benchmark "
             "(id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=MEMORY"
@@ -121,6 +122,18 @@ def pools_of(options: Options) -> Any:
     return closing(pools)
 
 
+def check_encryption(conn: Any, is_expected: bool) -> None:
+    """Raise unless the connection is encrypted, or is not, as expected. May switch.
+
+    :raises RuntimeError: the contestants could not be compared.
+    """
+    with conn.cursor() as cursor:
+        cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+        cipher = cursor.fetchone()[1]
+    if bool(cipher) != is_expected:
+        raise RuntimeError(f"TLS is expected: {is_expected}, the cipher: {cipher!r}")
+
+
 def committing(deed: Deed) -> Deed:
     """Return what does the same and commits."""
 
@@ -135,10 +148,12 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
     options = {**options, "autocommit": kind.autocommit}
     whole = kind.deed if kind.autocommit else committing(kind.deed)
     connect = import_module("pymysql").connect
-    own = partial(connect, **{"ssl_disabled": True, **options})
+    own = partial(connect, **options)
     with pools_of(options) as pools, crowd.without_pool(own, whole) as alone:
         contestants = {NO_POOL: alone}
         for name, pool in pools.items():
+            with pool.loan() as conn:
+                check_encryption(conn, kind.tls)
             # Our block commits at its end.
             contestants[name] = crowd.lending(
                 pool, kind.deed if pool.commits else whole

@@ -16,6 +16,7 @@ from benchmarks import adapters, loans, overload
 from benchmarks.adapters import AT_SERVERS, FLOOR, OURS, POOLS, PoolAdapter, fake_pool
 from benchmarks.clients import Account
 from benchmarks.fakes import SELECT_LIMIT, Fake, SocketFake
+from benchmarks.mysql import check_encryption
 from benchmarks.overload import offered
 from benchmarks.redis import mixture
 from benchmarks.report import Report
@@ -135,6 +136,16 @@ def test_a_descriptor_beyond_select_is_numbered_so() -> None:
     assert select.select([sockets[0]], [], [], 0) == ([], [], [])
     with pytest.raises(ValueError):
         select.select([sockets[-1]], [], [], 0)
+
+
+def test_encrypted_and_plain_connections_are_not_compared(mariadb_server: Any) -> None:
+    """The drivers' defaults differ from what the workload is about."""
+    connect = import_module("pymysql").connect
+    conn = connect(**mariadb_server.client_options, ssl_disabled=True)
+    check_encryption(conn, False)
+    with pytest.raises(RuntimeError, match="TLS is expected"):
+        check_encryption(conn, True)
+    conn.close()
 
 
 @pytest.fixture(scope="module")
