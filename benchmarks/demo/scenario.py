@@ -42,9 +42,9 @@ class Record:
     """What is seen of one server and its pool.
 
     :ivar sockets, peak: what the server counts now (None: it is down), and at most.
-    :ivar back: seconds from the server's first reply to anybody to its first reply to a
-        client; None: there was no restart, or no reply.
-    :ivar all_back: seconds until each client that waited then had its reply.
+    :ivar first_reply: seconds from the server's first reply to anybody to its first
+        reply to a client; None: there was no restart, or no reply.
+    :ivar back: seconds until each client that waited then had its reply.
     :ivar places: connections that could be borrowed at once at the end.
     """
 
@@ -53,8 +53,8 @@ class Record:
     account: Account = field(default_factory=Account)
     sockets: int | None = 0
     peak: int = 0
+    first_reply: float | None = None
     back: float | None = None
-    all_back: float | None = None
     places: int = 0
 
 
@@ -153,9 +153,9 @@ class Scenario:
             if time.monotonic() > back + RECOVERY:
                 return
             gevent.sleep(0.002)
-        record.all_back = time.monotonic() - back
+        record.back = time.monotonic() - back
         # A client may have had its reply before this greenlet was told.
-        record.back = max(0.0, account.answered_at[answered] - back)
+        record.first_reply = max(0.0, account.answered_at[answered] - back)
 
     def _enter(self, phase: str) -> None:
         self.phase = phase

@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.adapters import PoolAdapter
 from benchmarks.clients import Account, Clients
 from benchmarks.demo.scenario import Record
-from benchmarks.demo.tables import summary, verdict, worse
+from benchmarks.demo.tables import first_replies, summary, verdict, worse
 from benchmarks.rounds import percentile
 from benchmarks.servers import LIMIT, Server, echo_server
 from tests.pauses import hang
@@ -200,6 +200,19 @@ def test_a_number_that_is_worse_than_that_of_the_stock_pools_is_named() -> None:
     ours[0].records[0].back = 0.001
     ours[1].rate = ours[2].rate = 90.0
     assert list(worse([*ours, *stock])) == ["a pass, per s: 90, stock 105"]
+
+
+def test_the_first_reply_is_told_beside_what_it_costs() -> None:
+    """The pool that connects most often meets the server first."""
+    ours: Any = Ended()
+    ours.records[0].first_reply = 0.004
+    assert list(first_replies([ours])) == [
+        f"scripted, {ours.title}: after 4.0 ms, 530 failed attempts"
+    ]
+    assert verdict([ours], ours.console)
+    assert "first reply to a client: scripted" in ours.console.export_text()
+    ours.records[0].first_reply = None
+    assert not list(first_replies([ours]))
 
 
 def test_a_pass_takes_as_long_as_its_requests() -> None:
