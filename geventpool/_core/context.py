@@ -75,13 +75,13 @@ class ConnectionContext(Generic[C]):
         pool = self.pool
         if self.entry is not None:
             raise RuntimeError("this block is in use: ask connection() for another")
-        # The fast path, as in Pool.acquire().
+        # The fast path, as in Pool.acquire(). The other one looks at the thread itself.
         current = getcurrent()
-        holder = pool._last_block_owner
-        if holder() is not current:
-            pool._check_thread()
-            holder = pool._last_block_owner = ref(current)
         if self.timeout is None and pool._is_unobserved and not pool._waiters:
+            holder = pool._last_block_owner
+            if holder() is not current:
+                pool._check_thread()
+                holder = pool._last_block_owner = ref(current)
             try:
                 entry: Entry[C] = pool._get_idle()
             except Empty:
