@@ -29,7 +29,7 @@ from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.crowd import Contestant, Turn, throughput, unserved
 from benchmarks.figures import Figure
 from benchmarks.report import Column, Report, Section, duration, per_cent
-from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over, percentile
+from benchmarks.rounds import Scale, Series, over, percentile
 
 #: Seconds that each loan lasts.
 HOLD = 0.001
@@ -226,17 +226,11 @@ def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
         load = Load("handlers", size, seconds=seconds, is_greedy=False)
         for name, turn in _turns(builders, load).items():
             turns[name, size] = turn
-    curve = interleave_sizes(turns, scale.long_rounds, "1 to 1000 greenlets")
+    how = f"{CONNECTIONS} connections held {duration(HOLD)}, by greenlets"
+    columns = (replace(RATE, to=None), COLUMNS[-1])
+    tables = {f"{column.name}, {how}": column for column in columns}
+    curve = report.compare_sizes(tables, turns, scale.long_rounds, POSSIBLE)
     last = max(curve)
-    for column in (replace(RATE, to=None), COLUMNS[-1]):
-        how = f"{CONNECTIONS} connections held {duration(HOLD)}, by greenlets"
-        section = Section(f"{column.name}, {how}", column.name, POSSIBLE)
-        report.sections.append(section.fill_sizes(curve, column))
-    lines: dict[str, dict[float, Spread]] = {}
-    for size, series in curve.items():
-        for name, entry in series.items():
-            if name != GENERATOR and entry.samples:
-                lines.setdefault(name, {})[size] = entry.spread(throughput)
     title = f"{last:,} greenlets on {CONNECTIONS} connections"
     ratio = over(curve[last], OURS, POSSIBLE, throughput)
     if ratio is not None:
@@ -248,4 +242,7 @@ def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
         "after a turn of the loop"
     )
     labels = ("greenlets", "loans per second")
-    report.figures.append(Figure.of_lines("throughput", title, caption, labels, lines))
+    for series in curve.values():
+        series.pop(GENERATOR)
+    figure = Figure.of_sizes("throughput", title, caption, labels, curve, throughput)
+    report.figures.append(figure)

@@ -7,11 +7,11 @@ elsewhere. :mod:`benchmarks.plots` draws it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from benchmarks.rounds import Spread
+from benchmarks.rounds import Series
 
 #: Points of a latency curve for each further nine of the percentile.
 POINTS = 20
@@ -64,26 +64,30 @@ class Figure:
         return cls(name, title, caption, *labels, curves, is_waits=True)
 
     @classmethod
-    def of_lines(
+    def of_sizes(
         cls,
         name: str,
         title: str,
         caption: str,
         labels: tuple[str, str],
-        lines: Mapping[str, Mapping[float, Spread]],
+        sizes: Mapping[int, Mapping[str, Series[Any]]],
+        value: Callable[[Any], float],
     ) -> Figure:
         """Return any quantity against a number, with its spread.
 
         :param labels: of the axes.
-        :param lines: the spread at each x, by contestant.
+        :param sizes: the series at each x, by contestant.
         """
-        curves = []
-        for contestant, line in lines.items():
-            points = [
-                (float(x), spread.median, spread.low, spread.high)
-                for x, spread in sorted(line.items())
-            ]
-            curves.append(Curve(contestant, *map(list, zip(*points))))
+        lines: dict[str, list[tuple[float, ...]]] = {}
+        for x, series in sorted(sizes.items()):
+            for entry in series.values():
+                if entry.samples:
+                    point = float(x), *astuple(entry.spread(value))
+                    lines.setdefault(entry.name, []).append(point)
+        curves = [
+            Curve(contestant, *map(list, zip(*points)))
+            for contestant, points in lines.items()
+        ]
         return cls(name, title, caption, *labels, curves)
 
     @classmethod

@@ -34,7 +34,7 @@ from benchmarks.adapters.ours import redis as our_redis
 from benchmarks.crowd import CONNECTIONS, Contestant, Turn
 from benchmarks.figures import Figure
 from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Scale, Series, Spread, interleave_sizes, over
+from benchmarks.rounds import Scale, Series, over
 from tests.servers import RedisServer
 
 #: Our pool with another option.
@@ -50,8 +50,9 @@ LARGE, BLOCKED = 50_000, 0.005
 WRITES, PIPELINES, LARGE_READS, BLOCKING_COMMANDS = 20, 10, 3, 1
 
 #: Greenlets and bytes of the last table.
+SMALL = 64
 CURVE = (1, 3, 10, 20, 50, 100, 200)
-CASES = (*((size, 64) for size in CURVE), (50, 1000), (50, 10_000), (50, 100_000))
+CASES = (*((size, SMALL) for size in CURVE), (50, 1000), (50, 10_000), (50, 100_000))
 
 #: Targets of automatic pipelining: the case, the other contestant, what is compared,
 #: the limit, and whether it is the least.
@@ -197,11 +198,11 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
         for name, each in clients.items()
         if name != PLAIN
     }
-    series = interleave_sizes(turns, scale.long_rounds, "GET by greenlets, bytes")
-    section = Section("GET/s by greenlets and bytes", floor=OWN)
     column = Column("GET/s", crowd.throughput, "1/s", True, to=("floor",))
-    report.sections.append(section.fill_sizes(series, column))
-    section.notes.append("greenlets, bytes; the ratio: to a connection each")
+    tables = {"GET/s by greenlets and bytes": column}
+    series = report.compare_sizes(tables, turns, scale.long_rounds, OWN)
+    note = "greenlets, bytes; the ratio: to a connection each"
+    report.sections[-1].notes.append(note)
     report.figures.append(_figure(series))
     for case, other, value, limit, at_least in SHARED_TARGETS:
         ratio = over(series.get(case, {}), SHARED, other, value)
@@ -211,23 +212,25 @@ def _add_cases(report: Report, scale: Scale, clients: Clients) -> None:
 
 def _figure(series: dict[tuple[int, int], dict[str, Series[Turn]]]) -> Figure:
     """Return the curve of GET/s by greenlets, for the smallest values."""
-    lines: dict[str, dict[float, Spread]] = {}
-    for (size, length), entries in series.items():
-        for name, entry in entries.items():
-            if length == CASES[0][1] and entry.samples:
-                lines.setdefault(name, {})[size] = entry.spread(crowd.throughput)
-    rates = lines.get(SHARED, {})
-    best = max(rates, key=lambda size: rates[size].median, default=0)
+    smallest = {
+        size: entries for (size, length), entries in series.items() if length == SMALL
+    }
     title = "Automatic pipelining"
-    if OWN in lines and best:
-        ratio = rates[best].median / lines[OWN][best].median
+    rates = [
+        (entries[SHARED].spread(crowd.throughput).median, size, ratio.median)
+        for size, entries in smallest.items()
+        if (ratio := over(entries, SHARED, OWN, crowd.throughput)) is not None
+    ]
+    if rates:
+        rate, best, times = max(rates)
         title += (
-            f": with {best:.0f} greenlets {rates[best].median:,.0f} GET/s, {ratio:.1f} "
+            f": with {best} greenlets {rate:,.0f} GET/s, {times:.1f} "
             "times connections without a pool"
         )
     caption = (
-        f"GET of {CASES[0][1]} bytes; pools of {CONNECTIONS} connections; "
+        f"GET of {SMALL} bytes; pools of {CONNECTIONS} connections; "
         "server and client on a core each"
     )
     labels = ("greenlets", "GET per second")
-    return Figure.of_lines("pipelining", title, caption, labels, lines)
+    how = (labels, smallest, crowd.throughput)
+    return Figure.of_sizes("pipelining", title, caption, *how)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich import box
@@ -17,6 +17,9 @@ from rich.table import Table
 
 from benchmarks.figures import Figure
 from benchmarks.rounds import WARM_UP, Series, Spread, best_of, interleave, over
+
+#: The series by size, which is a number or a tuple of numbers, and then by contestant.
+Sizes = dict[Any, dict[str, Series[Any]]]
 
 #: Width of what is printed into a file, in characters.
 WIDTH = 160
@@ -144,13 +147,8 @@ class Section:
             ratio = self.over(entry.name, name, column.value)
             yield "1" if name == entry.name else times(ratio) if ratio else ""
 
-    def fill_sizes(
-        self, sizes: Mapping[Any, Mapping[str, Series[Any]]], column: Column
-    ) -> Section:
-        """Make a row for each contestant and a column for each size.
-
-        :param sizes: by a number, or by a tuple of numbers.
-        """
+    def fill_sizes(self, sizes: Sizes, column: Column) -> Section:
+        """Make a row for each contestant and a column for each size."""
         self.columns = ["pool", *map(_size, sizes)]
         for name in dict.fromkeys(name for series in sizes.values() for name in series):
             cells = []
@@ -237,6 +235,29 @@ class Report:
         section = Section(title, key, floor, peer)
         self.sections.append(section.fill(series, columns, self.missing, first))
         return section
+
+    def compare_sizes(
+        self,
+        tables: Mapping[str, Column],
+        turns: Mapping[tuple[str, Any], Callable[[], Any]],
+        rounds: int,
+        floor: str,
+    ) -> Sizes:
+        """Let contestants of several sizes take turns, and add tables. May switch.
+
+        :param tables: the column that each title shows.
+        :param turns: by the name of the contestant and the size.
+        """
+        sizes: Sizes = {}
+        for (name, size), entry in interleave(
+            turns, rounds, next(iter(tables))
+        ).items():
+            sizes.setdefault(size, {})[name] = replace(entry, name=name)
+        for title, column in tables.items():
+            section = Section(title, floor=floor).fill_sizes(sizes, column)
+            section.failed.update(self.missing)
+            self.sections.append(section)
+        return sizes
 
     def target(
         self, name: str, value: Spread | None, limit: float, at_least: bool = False

@@ -24,8 +24,8 @@ import gevent
 from rich.progress import Progress
 
 T = TypeVar("T")
-#: A size: a number, or a tuple of numbers.
-K = TypeVar("K")
+#: A contestant.
+N = TypeVar("N")
 
 #: How many rounds are run and discarded first.
 WARM_UP = 1
@@ -167,21 +167,21 @@ def timed(work: Callable[[], int]) -> Sample:
 
 
 def interleave(
-    turns: Mapping[str, Callable[[], T]],
+    turns: Mapping[N, Callable[[], T]],
     rounds: int,
     label: str = "rounds",
     warm_up: int = WARM_UP,
-) -> dict[str, Series[T]]:
+) -> dict[N, Series[T]]:
     """Let all contestants take turns, and return their series by name.
 
     A contestant whose turn raises is out: its series has the error and no samples.
     May switch.
 
-    :param turns: what each contestant does in its turn, by name.
+    :param turns: what each contestant does in its turn, by name, or by name and size.
     :param label: the name of this comparison in the progress display.
     :param warm_up: how many rounds are discarded first.
     """
-    series: dict[str, Series[T]] = {name: Series(name) for name in turns}
+    series: dict[N, Series[T]] = {name: Series(str(name)) for name in turns}
     names = list(turns)
     # Objects from before the first turn are not scanned before each turn: that would
     # take longer than many a turn, and fill the processor's caches.
@@ -220,24 +220,6 @@ def _take(entry: Series[T], turn: Callable[[], T], counts: bool) -> None:
         entry.error = f"{type(error).__name__}: {error}"
     finally:
         gc.enable()
-
-
-def interleave_sizes(
-    turns: Mapping[tuple[str, K], Callable[[], T]], rounds: int, label: str
-) -> dict[K, dict[str, Series[T]]]:
-    """Let contestants of several sizes take turns; return the series. May switch.
-
-    The series are by size, and then by name.
-
-    :param turns: by the name of the contestant and the size.
-    """
-    keys = {f"{name}, {size}": (name, size) for name, size in turns}
-    named = {key: turns[pair] for key, pair in keys.items()}
-    sizes: dict[K, dict[str, Series[T]]] = {size: {} for _, size in turns}
-    for key, entry in interleave(named, rounds, label).items():
-        name, size = keys[key]
-        sizes[size][name] = Series(name, entry.samples, entry.error)
-    return sizes
 
 
 def calibrated(cycles: Callable[[int], object], seconds: float) -> int:

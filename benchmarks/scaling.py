@@ -28,8 +28,8 @@ from benchmarks import adapters
 from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, Builders, PoolAdapter
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.fakes import Fake
-from benchmarks.report import Column, Report, Section
-from benchmarks.rounds import Sample, Scale, Series, Spread, interleave_sizes
+from benchmarks.report import Column, Report, Sizes
+from benchmarks.rounds import Sample, Scale, Series, Spread
 
 FEW = 10
 MANY_CONNECTIONS = 10_000
@@ -47,8 +47,7 @@ PATIENCE = 60.0
 #: The least that waiters can cost.
 BARE = "a bare line"
 
-#: The series of every contestant, by size.
-Grid = dict[int, dict[str, Series[Sample]]]
+EACH = Column("each", each)
 
 
 def run(scale: Scale) -> Report:
@@ -84,12 +83,11 @@ def _add_connections(report: Report, builders: Builders, scale: Scale) -> None:
                 pool.release(conn)
             turns[name, size] = repeated(borrowing(pool), scale.slice)
     del conns, conn
-    grid = interleave_sizes(turns, scale.rounds, "pools of every size")
+    tables = {"acquire + release, by connections, half lent": EACH}
+    grid = report.compare_sizes(tables, turns, scale.rounds, FLOOR)
     lent.clear()
     adapters.close(*pools)
-    title = "acquire + release, by connections, half lent"
-    section = _add_section(report, title, grid, FLOOR, "connections")
-    section.failed.update(report.missing)
+    _add_growth(report, grid, "connections")
 
 
 def _add_waiters(report: Report, builders: Builders, scale: Scale) -> None:
@@ -104,9 +102,9 @@ def _add_waiters(report: Report, builders: Builders, scale: Scale) -> None:
             if name not in WITHOUT_WAITERS:
                 loans = max(size, many // 10)
                 turns[name, size] = served_turn(build, size, loans)
-    grid = interleave_sizes(turns, scale.long_rounds, "waiters served")
-    title = "one waiter served, by the number of waiters"
-    _add_section(report, title, grid, BARE, "waiters")
+    tables = {"one waiter served, by the number of waiters": EACH}
+    grid = report.compare_sizes(tables, turns, scale.long_rounds, BARE)
+    _add_growth(report, grid, "waiters")
     ours, bare = _ends(grid, OURS), _ends(grid, BARE)
     if ours and bare:
         # Round by round: what the pool adds to the bare line, with many and with few.
@@ -116,18 +114,13 @@ def _add_waiters(report: Report, builders: Builders, scale: Scale) -> None:
         report.target(name, Spread.of(added), 1.5)
 
 
-def _add_section(
-    report: Report, title: str, grid: Grid, floor: str, what: str
-) -> Section:
-    section = Section(title, floor=floor).fill_sizes(grid, Column("each", each))
-    report.sections.append(section)
+def _add_growth(report: Report, grid: Sizes, what: str) -> None:
     ends = _ends(grid, OURS)
     growth = ends[1].over(ends[0], each) if ends else None
     report.target(f"growth with {max(grid)} {what}", growth, 1.5)
-    return section
 
 
-def _ends(grid: Grid, name: str) -> list[Series[Sample]]:
+def _ends(grid: Sizes, name: str) -> list[Series[Sample]]:
     """Return the series of a contestant with few and with many, if it has both."""
     ends = [grid[size].get(name) for size in (min(grid), max(grid))]
     ran = [entry for entry in ends if entry is not None and entry.samples]

@@ -19,7 +19,7 @@ from benchmarks.adapters.ours import generator
 from benchmarks.contention import POSSIBLE
 from benchmarks.figures import Figure
 from benchmarks.report import Report
-from benchmarks.rounds import Spread, interleave, is_unsteady
+from benchmarks.rounds import Series, interleave, is_unsteady
 
 OURS, PEER, FLOOR = "geventpool", "QueuePool", "gevent queue"
 
@@ -126,9 +126,10 @@ def test_a_figure_is_the_same_after_it_was_saved() -> None:
 
 def figure_of_lines() -> Figure:
     """Two pools of two sizes."""
-    spread = Spread(2e-6, 1e-6, 3e-6)
-    lines = {OURS: {10: spread, 100: spread}, PEER: {100: spread, 10: spread}}
-    return Figure.of_lines("sizes", "Alike", "c", ("size", "time"), lines)
+    series = {name: Series(name, [1e-6, 2e-6, 3e-6]) for name in (OURS, PEER)}
+    absent = {FLOOR: Series[float](FLOOR, error="failed")}
+    sizes = {100: series, 10: {**series, **absent}}
+    return Figure.of_sizes("sizes", "Alike", "c", ("size", "time"), sizes, float)
 
 
 # Pictures
