@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, repeat
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent.event import AsyncResult, Event
 
-from benchmarks.adapters import PoolAdapter
+from benchmarks.adapters import OURS, PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Scale, percentile
+
+#: A connection.
+C = TypeVar("C", bound=Any)
 
 #: Seconds until a refused request is sent again.
 AGAIN = 0.0005
@@ -111,13 +114,7 @@ def unserved(turn: Turn) -> int:
 
 def lending(pool: PoolAdapter, talk: Callable[[Any], object]) -> Contestant:
     """Return greenlets that borrow from a pool, talk, and give back."""
-    loan = pool.block or pool.loan
-
-    def request() -> None:
-        with loan() as conn:
-            talk(conn)
-
-    return Contestant([request], pool.refusals)
+    return Contestant([pool.lending(talk)], pool.refusals)
 
 
 class _Sender:
@@ -220,14 +217,19 @@ def _halfway(senders: Sequence[_Sender], times: int) -> list[int]:
 
 
 @contextmanager
+def own(connect: Callable[[], C], count: int = CONNECTIONS) -> Iterator[list[C]]:
+    """Yield a connection for each greenlet. May switch."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(connect())) for _ in range(count)]
+
+
+@contextmanager
 def without_pool(
     connect: Callable[[], Any], talk: Callable[[Any], object]
 ) -> Iterator[Contestant]:
     """Yield greenlets that have a connection each. May switch."""
-    own = [connect() for _ in range(CONNECTIONS)]
-    yield Contestant([partial(talk, conn) for conn in own])
-    for conn in own:
-        conn.close()
+    with own(connect) as conns:
+        yield Contestant([partial(talk, conn) for conn in conns])
 
 
 RATE = Column("requests/s", throughput, "1/s", True, to=("floor", "peer"))
@@ -246,6 +248,8 @@ def compare(
     greenlets: int = CONNECTIONS,
     after: Callable[[Turn], Turn] = lambda done: done,
     columns: Sequence[Column] = (),
+    targets: Sequence[tuple[str, float]] = (),
+    ours: str = OURS,
     **more: Any,
 ) -> Section:
     """Let contestants take turns, and add their table. May switch.
@@ -254,6 +258,8 @@ def compare(
 
     :param after: completes a turn.
     :param columns: further ones.
+    :param targets: how much *ours* must have of the throughput of others, or with more
+        greenlets than connections may have of their p99. The best peer has no name.
     :param more: of :meth:`~benchmarks.report.Report.compare`.
     """
     is_crowded = greenlets > CONNECTIONS
@@ -271,6 +277,12 @@ def compare(
         key=f"{what}, {'many' if is_crowded else 'few'}",
         **more,
     )
+    value = p99 if is_crowded else throughput
+    for other, limit in targets:
+        other = other or section.peer or ""
+        ratio = section.over(ours, other, value)
+        title = f"{what}: {value.__name__} of {ours} to {other}"
+        report.target(title, ratio, limit, at_least=not is_crowded)
     section.starves(unserved, greenlets)
     for name, entry in section.series.items():
         refused = sum(each.refused for each in entry.samples)

@@ -128,8 +128,7 @@ def _redis() -> Iterator[Cycles]:
         return cycles
 
     with import_module("tests.servers").RedisServer() as server:
-        options: dict[str, Any] = {"host": server.host, "port": server.port}
-        options.update(connection_class=Silent)
+        options = {**server.client_options, "connection_class": Silent}
         own = redis.Redis(
             connection_pool=redis.ConnectionPool(**options),
             single_connection_client=True,

@@ -9,19 +9,21 @@ transaction back, and PooledDB pings too. Further rows show the pools with less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import pymysql
 
 from benchmarks import crowd
 from benchmarks.adapters import OURS, at_server, closing, ours, peers
 from benchmarks.adapters.base import MYSQL_POOL, POOLED_DB, QUEUE_POOL
 from benchmarks.report import Report
 from benchmarks.rounds import Scale
+from tests.servers import MariaDBServer, certificates
 
 NO_POOL = "no pool"
 RIVALS = (QUEUE_POOL, POOLED_DB, MYSQL_POOL)
@@ -52,30 +54,32 @@ change: Deed = partial(execute, statement="SET @value = 1")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of loans, and the targets: to no pool, and to QueuePool."""
+    """One kind of loans, and the targets to others."""
 
     title: str
     deed: Deed
     autocommit: bool
-    to_no_pool: float | None
-    to_queue_pool: float
+    targets: tuple[tuple[str, float], ...]
     tls: bool = False
 
 
+READS = ((NO_POOL, 0.92), (QUEUE_POOL, 1.9))
 KINDS = (
-    Kind("SELECT 1 in autocommit", ask, True, 0.92, 1.9),
-    Kind("SELECT 1 and COMMIT", ask, False, None, 1.4),
-    Kind("INSERT in autocommit", insert, True, None, 1.3),
-    Kind("SET of a variable in autocommit", change, True, None, 1.0),
-    Kind("SELECT 1 in autocommit over TLS", ask, True, 0.92, 1.9, tls=True),
+    Kind("SELECT 1 in autocommit", ask, True, READS),
+    Kind("SELECT 1 and COMMIT", ask, False, ((QUEUE_POOL, 1.4),)),
+    Kind("INSERT in autocommit", insert, True, ((QUEUE_POOL, 1.3),)),
+    Kind("SET of a variable in autocommit", change, True, ((QUEUE_POOL, 1.0),)),
+    Kind("SELECT 1 in autocommit over TLS", ask, True, READS, tls=True),
 )
 
 
 def run(scale: Scale) -> Report:
     """Make all tables. May switch."""
-    server = import_module("tests.servers").MariaDBServer
     report = Report("mysql", "what does a pool cost where each loan is a query?")
-    with certificates() as files, server(max_connections=600, **files) as running:
+    with (
+        TemporaryDirectory() as folder,
+        MariaDBServer(max_connections=600, **certificates(Path(folder))) as running,
+    ):
         # PyMySQL encrypts where the server offers it, unless it is told otherwise.
         options = {**running.client_options, "ssl_disabled": True}
         running.ask(
@@ -83,28 +87,12 @@ def run(scale: Scale) -> Report:
             "(id INT AUTO_INCREMENT PRIMARY KEY, value INT) ENGINE=MEMORY"
         )
         for kind in KINDS:
-            tls = {"ssl_disabled": False, "ssl_ca": files["ssl_ca"]}
+            tls = {"ssl_disabled": False, "ssl_ca": f"{folder}/ca.pem"}
             _add_throughput(
                 report, {**options, **tls} if kind.tls else options, scale, kind
             )
         _add_waits(report, {**options, "autocommit": True}, scale)
     return report
-
-
-@contextmanager
-def certificates() -> Iterator[dict[str, str]]:
-    """Yield the server's options for TLS, with files for its address."""
-    trustme = import_module("trustme")
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    with TemporaryDirectory() as folder:
-        files = {
-            f"ssl_{kind}": f"{folder}/{kind}.pem" for kind in ("ca", "cert", "key")
-        }
-        authority.cert_pem.write_to_path(files["ssl_ca"])
-        issued.cert_chain_pems[0].write_to_path(files["ssl_cert"])
-        issued.private_key_pem.write_to_path(files["ssl_key"])
-        yield files
 
 
 def pools_of(options: Options) -> Any:
@@ -147,8 +135,7 @@ def committing(deed: Deed) -> Deed:
 def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) -> None:
     options = {**options, "autocommit": kind.autocommit}
     whole = kind.deed if kind.autocommit else committing(kind.deed)
-    connect = import_module("pymysql").connect
-    own = partial(connect, **options)
+    own = partial(pymysql.connect, **options)
     with pools_of(options) as pools, crowd.without_pool(own, whole) as alone:
         contestants = {NO_POOL: alone}
         for name, pool in pools.items():
@@ -158,18 +145,12 @@ def _add_throughput(report: Report, options: Options, scale: Scale, kind: Kind) 
             contestants[name] = crowd.lending(
                 pool, kind.deed if pool.commits else whole
             )
-        floor = {"floor": NO_POOL, "rivals": RIVALS}
-        table = crowd.compare(report, scale, kind.title, contestants, **floor)
-    for other, limit in ((NO_POOL, kind.to_no_pool), (QUEUE_POOL, kind.to_queue_pool)):
-        if limit is not None:
-            over = table.over(OURS, other, crowd.throughput)
-            report.target(f"{kind.title}, to {other}", over, limit, at_least=True)
+        more: Any = {"floor": NO_POOL, "rivals": RIVALS, "targets": kind.targets}
+        crowd.compare(report, scale, kind.title, contestants, **more)
 
 
 def _add_waits(report: Report, options: Options, scale: Scale) -> None:
     with pools_of(options) as pools:
         contestants = {name: crowd.lending(pool, ask) for name, pool in pools.items()}
-        what = (KINDS[0].title, contestants, scale.crowd)
-        table = crowd.compare(report, scale, *what, rivals=FIRM)
-    over = table.over(OURS, table.peer, crowd.p99)
-    report.target(f"p99 of {OURS} to {table.peer}", over, 0.2)
+        more: Any = {"rivals": FIRM, "targets": [("", 0.2)]}
+        crowd.compare(report, scale, KINDS[0].title, contestants, scale.crowd, **more)

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gevent
@@ -31,6 +28,7 @@ from benchmarks.clients import Account, Clients
 from benchmarks.report import Column, Report, duration
 from benchmarks.rounds import Scale, percentile
 from benchmarks.servers import LIMIT, real_server
+from tests.apart import answer_of
 
 #: The kinds of servers.
 KINDS = ("redis", "mysql")
@@ -51,10 +49,6 @@ BEFORE, AFTER = 0.8, 2.0
 
 #: Seconds that a turn may take beyond its time before its pool counts as hung.
 PATIENCE = 25.0
-
-
-class TurnFailedError(Exception):
-    """The process of a turn hung, or ended without a result."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +85,17 @@ def run(scale: Scale) -> Report:
     for kind in ("redis",) if is_tiny else KINDS:
         for away in OUTAGES[:1] if is_tiny else OUTAGES:
             where = f"{kind} away for {away} s"
-            with TemporaryDirectory() as folder:
-                table = report.compare(
-                    f"{where}: {size} greenlets on {LIMIT} connections",
-                    {
-                        name: partial(_turn, folder, kind, name, away, size)
-                        for name in AT_SERVERS[kind]
-                    },
-                    max(1, scale.rounds // 7),
-                    COLUMNS,
-                    key=where,
-                    warm_up=0,
-                )
+            table = report.compare(
+                f"{where}: {size} greenlets on {LIMIT} connections",
+                {
+                    name: partial(_turn, kind, name, away, size)
+                    for name in AT_SERVERS[kind]
+                },
+                max(1, scale.rounds // 7),
+                COLUMNS,
+                key=where,
+                warm_up=0,
+            )
             table.notes.append(
                 "first reply: from the server's return; a refusal: an attempt that "
                 f"began {duration(GRACE + TOLD)} after the server went, and failed; "
@@ -122,37 +115,10 @@ def run(scale: Scale) -> Report:
     return report
 
 
-def _turn(folder: str, kind: str, name: str, away: float, size: int) -> Restart:
+def _turn(kind: str, name: str, away: float, size: int) -> Restart:
     module = ["-m", "gevent.monkey", "--module", __name__]
     command = [*module, kind, name, str(away), str(size)]
-    seconds = BEFORE + away + AFTER + PATIENCE
-    return Restart(**apart(command, seconds, folder))
-
-
-def apart(arguments: list[str], seconds: float, folder: str) -> Any:
-    """Return what a new interpreter prints as JSON in its last line. May switch.
-
-    A pool that fails badly may hang where no ``gevent.Timeout`` reaches it, or end its
-    process.
-
-    :param folder: for temporary files, so that they can be removed after a kill.
-    :raises TurnFailedError: the process hung, or ended without an answer.
-    """
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "TMPDIR": folder},
-            stdout=subprocess.PIPE,
-            # Lost connections are the subject, not news.
-            stderr=subprocess.DEVNULL,
-            timeout=seconds,
-        )
-        return json.loads((done.stdout.splitlines() or [b""])[-1])
-    except subprocess.TimeoutExpired:
-        raise TurnFailedError(f"hung: no result within {seconds:g} s") from None
-    except ValueError:
-        raise TurnFailedError("its process ended without a result") from None
+    return Restart(**answer_of(command, BEFORE + away + AFTER + PATIENCE))
 
 
 def measure(kind: str, name: str, away: float, size: int) -> Restart:

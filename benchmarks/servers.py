@@ -106,9 +106,7 @@ def real_server(name: str) -> Server:
     servers = import_module("tests.servers")
     kind = {"redis": servers.RedisServer, "mysql": servers.MariaDBServer}[name]
     server = kind().__enter__()
-    options = {"host": server.host, "port": server.port}
-    if name == "mysql":
-        options = {**server.client_options, "autocommit": True}
+    options = server.client_options | ({"autocommit": True} if name == "mysql" else {})
     verbs = (server.sockets, server.stop, server.start, server.close)
     return Server(name, name, options, *verbs)
 

@@ -29,10 +29,6 @@ def run(scale: Scale) -> Report:
     server = import_module("tests.servers").MariaDBServer
     report = Report("sqlalchemy", "what does an engine gain from the pool?")
     with server(max_connections=200) as running:
-        account = "{user}:{password}@{host}:{port}/{database}".format(
-            **running.client_options
-        )
-        url = f"mysql+pymysql://{account}"
         query = import_module("sqlalchemy").text("SELECT 1")
 
         def ask(conn: Any) -> None:
@@ -42,23 +38,18 @@ def run(scale: Scale) -> Report:
             ask(conn)
             conn.rollback()
 
-        owner = engine(url, STOCK)
+        what = (report, scale, "SELECT 1")
+        owner = engine(running.url, STOCK)
         own = crowd.without_pool(owner.connect, ask_and_end)
-        with _pools(url) as pools:
-            contestants = {
-                name: crowd.lending(pool, ask) for name, pool in pools.items()
-            }
+        with _pools(running.url) as pools:
+            many = {name: crowd.lending(pool, ask) for name, pool in pools.items()}
+            more: Any = {"ours": OURS, "rivals": [STOCK]}
             with own as alone:
-                all_of_them = {NO_POOL: alone, **contestants}
-                more: Any = {"floor": NO_POOL, "rivals": [STOCK]}
-                table = crowd.compare(report, scale, "SELECT 1", all_of_them, **more)
-            over = table.over(OURS, STOCK, crowd.throughput)
-            report.target(f"throughput of {OURS} to {STOCK}", over, 1.0, at_least=True)
-            table = crowd.compare(
-                report, scale, "SELECT 1", contestants, scale.crowd, rivals=[STOCK]
-            )
-            over = table.over(OURS, STOCK, crowd.p99)
-            report.target(f"p99 of {OURS} to {STOCK}", over, 0.2)
+                ten = {NO_POOL: alone, **many}
+                targets = [(STOCK, 1.0)]
+                crowd.compare(*what, ten, targets=targets, floor=NO_POOL, **more)
+            targets = [(STOCK, 0.2)]
+            crowd.compare(*what, many, scale.crowd, targets=targets, **more)
         owner.dispose()
     return report
 

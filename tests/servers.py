@@ -265,6 +265,11 @@ class RedisServer(Server):
         """Where to connect to, as ``redis.from_url`` wants it."""
         return f"redis://{self.host}:{self.port}/0"
 
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """The keyword arguments of ``redis.Redis``."""
+        return {"host": self.host, "port": self.port}
+
     def command(self) -> list[str]:
         return [self.path, *self._settings(), "--save", "", *self.args]
 
@@ -528,6 +533,20 @@ def _empty_data_folder() -> Path:
     if result.returncode != 0:
         raise ServerFailed(f"mariadb-install-db failed:\n{result.stdout}")
     return folder / "data"
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """Files of an authority and of a server's certificate, as options of mariadbd."""
+    # Not every user of this module has it.
+    import trustme
+
+    authority = trustme.CA()
+    issued = authority.issue_cert(Server.host, "localhost")
+    files = {f"ssl_{kind}": folder / f"{kind}.pem" for kind in ("ca", "cert", "key")}
+    authority.cert_pem.write_to_path(files["ssl_ca"])
+    issued.cert_chain_pems[0].write_to_path(files["ssl_cert"])
+    issued.private_key_pem.write_to_path(files["ssl_key"])
+    return {option: str(path) for option, path in files.items()}
 
 
 def find_program(name: str, package: str) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
+
+R = TypeVar("R")
 
 #: Connections of each pool.
 CONNECTIONS = 10
@@ -64,14 +66,18 @@ class PoolAdapter:
     client: Any = None
 
     def __post_init__(self) -> None:
-        talk, loan = self.talk, self.block or self.loan
-        if talk is not None:
+        if self.talk is not None:
+            self.request = self.lending(self.talk)
 
-            def request(tag: str) -> str:
-                with loan() as conn:
-                    return talk(conn, tag)
+    def lending(self, talk: Callable[..., R]) -> Callable[..., R]:
+        """Return what borrows, talks, and gives back."""
+        loan = self.block or self.loan
 
-            self.request = request
+        def request(*tag: str) -> R:
+            with loan() as conn:
+                return talk(conn, *tag)
+
+        return request
 
     @contextmanager
     def loan(self) -> Iterator[Any]:

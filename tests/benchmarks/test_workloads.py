@@ -20,15 +20,7 @@ from benchmarks.mysql import check_encryption
 from benchmarks.overload import offered
 from benchmarks.redis import mixture
 from benchmarks.report import Report
-from benchmarks.restart import (
-    BEFORE,
-    GRACE,
-    TOLD,
-    TurnFailedError,
-    apart,
-    count_dials,
-    judge,
-)
+from benchmarks.restart import BEFORE, GRACE, TOLD, count_dials, judge
 from benchmarks.rounds import TINY, Sample, Series
 from benchmarks.scaling import weigh
 from tests.peers import Echo
@@ -180,28 +172,6 @@ def test_every_pool_at_a_server_brings_the_right_reply(
         raise KeyError
     assert pool.request("after") == "after"
     pool.close()
-
-
-# Turns in processes of their own
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("raise KeyError", "its process ended without a result"),
-        ("import os; os.kill(os.getpid(), 9)", "its process ended without a result"),
-        ("import time; time.sleep(60)", "hung: no result within 0.5 s"),
-    ],
-)
-def test_a_turn_that_fails_or_hangs_is_reported(code: str, reason: str) -> None:
-    """Also one in which no greenlet can run."""
-    with pytest.raises(TurnFailedError, match=reason):
-        apart(["-c", code], 0.5, "/")
-
-
-def test_the_last_line_of_a_process_is_its_answer() -> None:
-    """Whatever else it prints."""
-    assert apart(["-c", "print('a'); print('[1]')"], PATIENCE, "/") == [1]
 
 
 # The workloads

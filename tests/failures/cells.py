@@ -7,18 +7,12 @@ the table is a process with a time limit, its own servers and its own folder.
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from tests.apart import GivenUpError, answer_of
 from tests.failures.load import Account
 from tests.failures.oracles import Outcome, broken
 from tests.failures.peers import CONTESTANTS
@@ -54,40 +48,13 @@ def run_apart(
     if patience is None:
         patience = seconds + GIVEN_UP_AFTER
     words = [storm, "--pool", pool, "--seed", str(seed), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "tests.failures", "--json", *words]
-    command += ["--harsh"] * harsh
-    folder = tempfile.mkdtemp(prefix="geventpool-")
     try:
-        return _outcome_of(command, folder, patience, Outcome(storm, pool, seed))
-    finally:
-        # Of servers, too, that were given up with their process.
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _outcome_of(
-    command: list[str], folder: str, patience: float, outcome: Outcome
-) -> Outcome:
-    child = subprocess.Popen(
-        command,
-        cwd=Path(__file__).parent.parent.parent,
-        env={**os.environ, "TMPDIR": folder},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        said, complaints = child.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        # It may be in no state to end itself. The kernel ends its servers.
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        outcome.given_up = f"hung, given up after {patience:.0f} s"
-        return outcome
-    if child.returncode not in (0, 1) or not said.startswith("{"):
-        last = complaints.strip().splitlines()[-1:] or [f"status {child.returncode}"]
-        outcome.given_up = f"crashed: {last[0]}"
-        return outcome
-    return from_json(said)
+        said = answer_of(
+            ["-m", "tests.failures", "--json", *words, *["--harsh"] * harsh], patience
+        )
+    except GivenUpError as error:
+        return Outcome(storm, pool, seed, given_up=str(error))
+    return from_fields(said)
 
 
 def to_json(outcome: Outcome) -> str:
@@ -95,9 +62,8 @@ def to_json(outcome: Outcome) -> str:
     return json.dumps(asdict(outcome))
 
 
-def from_json(text: str) -> Outcome:
-    """What :func:`to_json` has made."""
-    fields: dict[str, Any] = json.loads(text)
+def from_fields(fields: dict[str, Any]) -> Outcome:
+    """The outcome that JSON of :func:`to_json` describes."""
     account = fields.pop("account")
     account["wrong"] = [tuple(pair) for pair in account["wrong"]]
     return Outcome(**fields, account=Account(**account))

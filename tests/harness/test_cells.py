@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from docutils import nodes
 
 from benchmarks import page
+from tests.apart import GivenUpError, answer_of
 from tests.failures import __main__ as program
 from tests.failures import cells, soak, tables
 from tests.failures.contestants import OurSockets
@@ -57,22 +58,41 @@ def test_an_outcome_survives_its_way_between_processes() -> None:
     """Every field of it."""
     account = Account(errors={"OSError": 3}, wrong=[("a", "b")], longest_wait=0.5)
     sent = outcome(account=account, left={"timers": 1}, undocumented=["KeyError"])
-    assert cells.from_json(cells.to_json(sent)) == sent
+    assert cells.from_fields(json.loads(cells.to_json(sent))) == sent
 
 
-def test_what_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its process, in its time; a crash is told of as one."""
-    for script, words in (
-        ("import time; time.sleep(60)", "hung, given up after 0 s"),
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
         ("raise SystemExit('no good')", "crashed: no good"),
-    ):
-        found = cells._outcome_of(
-            [sys.executable, "-c", script],
-            str(Path.cwd()),
-            0.4 if "sleep" in script else 20,
-            outcome(),
-        )
-        assert found.given_up == words
+        ("print('{')", "crashed: status 0"),
+        ("import os; os.kill(os.getpid(), 9)", "crashed: status -9"),
+        ("import time; time.sleep(60)", "hung, given up after 0 s"),
+    ],
+)
+def test_what_hangs_is_given_up(code: str, reason: str) -> None:
+    """With its process, in its time; a crash is told of as one."""
+    with pytest.raises(GivenUpError, match=reason):
+        answer_of(["-c", code], 0.4 if "sleep" in code else 20)
+
+
+def test_the_last_line_of_a_process_is_its_answer() -> None:
+    """Whatever else it prints; its temporary files are removed."""
+    code = "import json, tempfile as t; print(); print(json.dumps([t.mkdtemp()]))"
+    (folder,) = answer_of(["-c", code], 20)
+    assert not Path(folder).exists()
+
+
+def test_a_cell_that_is_given_up_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of what was measured."""
+
+    def hang(arguments: list[str], seconds: float) -> None:
+        assert "--harsh" in arguments and seconds > 1
+        raise GivenUpError("hung")
+
+    monkeypatch.setattr(cells, "answer_of", hang)
+    found = cells.run_apart("kills", "tcp", 3, 1.0, harsh=True)
+    assert found == Outcome("kills", "tcp", 3, given_up="hung")
 
 
 def test_one_cell_runs_in_a_process_of_its_own(

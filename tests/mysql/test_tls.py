@@ -9,7 +9,6 @@ from typing import Any
 import gevent
 import pymysql
 import pytest
-import trustme
 from gevent.event import Event
 from pymysql import err
 
@@ -17,7 +16,7 @@ from geventpool.mysql.tls import TLSContexts, _outcome
 from geventpool.testing import no_switch, wait_until
 from tests.mysql.conftest import rows, value
 from tests.mysql.test_reset import use
-from tests.servers import MariaDBServer
+from tests.servers import MariaDBServer, certificates
 
 #: PyMySQL 1.1 uses TLS only when told to.
 HAS_PREFERRED = pymysql.VERSION[:2] >= (1, 2)
@@ -26,23 +25,13 @@ HAS_PREFERRED = pymysql.VERSION[:2] >= (1, 2)
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     """Files of an authority, and of a certificate it has issued for 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("tls")
-    ca = trustme.CA()
-    cert = ca.issue_cert("127.0.0.1", "localhost")
-    ca.cert_pem.write_to_path(folder / "ca.pem")
-    cert.private_key_pem.write_to_path(folder / "key.pem")
-    cert.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    return folder
+    return certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def tls_server(authority) -> Iterator[MariaDBServer]:
     """A mariadbd that offers TLS."""
-    with MariaDBServer(
-        ssl_ca=str(authority / "ca.pem"),
-        ssl_cert=str(authority / "cert.pem"),
-        ssl_key=str(authority / "key.pem"),
-    ) as server:
+    with MariaDBServer(**authority) as server:
         yield server
 
 
@@ -80,7 +69,7 @@ def crowd(pool, number):
 def test_one_context_serves_all_connections(make_pool, tls_server, authority, made):
     """And it was made outside of the loop."""
     pool = make_pool(
-        **{**tls_server.client_options, "ssl_ca": str(authority / "ca.pem")},
+        **{**tls_server.client_options, "ssl_ca": authority["ssl_ca"]},
         ssl_verify_cert=True,
         ssl_verify_identity=True,
         max_connecting=5,
@@ -101,7 +90,7 @@ def test_tls_is_preferred(make_pool, tls_server, mariadb_server, made):
 
 def test_tls_can_be_required(make_pool, mariadb_server, authority):
     """Then a server without it is refused; PyMySQL 1.1 makes do without."""
-    pool = make_pool(ssl_ca=str(authority / "ca.pem"))
+    pool = make_pool(ssl_ca=authority["ssl_ca"])
     if HAS_PREFERRED:
         with pytest.raises(err.OperationalError, match="SSL"):
             pool.acquire()
@@ -111,7 +100,7 @@ def test_tls_can_be_required(make_pool, mariadb_server, authority):
 
 def test_a_context_of_ones_own_is_used(make_pool, tls_server, authority, made):
     """It is nobody else's business."""
-    context = ssl.create_default_context(cafile=str(authority / "ca.pem"))
+    context = ssl.create_default_context(cafile=authority["ssl_ca"])
     made.clear()
     assert "" not in crowd(make_pool(**tls_server.client_options, ssl=context), 2)
     assert made == []
@@ -120,7 +109,7 @@ def test_a_context_of_ones_own_is_used(make_pool, tls_server, authority, made):
 def test_a_tls_connection_is_asked_too(make_pool, tls_server, authority):
     """Session tickets are no reason to close it; the end of the session is."""
     pool = make_pool(
-        **tls_server.client_options, ssl_ca=str(authority / "ca.pem"), max_connections=1
+        **tls_server.client_options, ssl_ca=authority["ssl_ca"], max_connections=1
     )
     with pool.connection() as conn:
         value(conn, "SELECT 1")
@@ -166,7 +155,7 @@ def test_a_reset_is_sent_ahead_over_tls_too(make_pool, tls_server, authority):
     """There a socket that is asked too early answers in another way."""
     pool = make_pool(
         **tls_server.client_options,
-        ssl_ca=str(authority / "ca.pem"),
+        ssl_ca=authority["ssl_ca"],
         max_connections=1,
         autocommit=True,
     )
