@@ -9,13 +9,13 @@ that does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import adapters
 from benchmarks.adapters import FLOOR, GENERATOR, OURS, RIVALS, PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS
-from benchmarks.report import Column, Report
+from benchmarks.report import Column, Report, Section
 from benchmarks.rounds import Sample, Scale, calibrated, timed
 
 LOOP = "the loop alone"
@@ -35,20 +35,13 @@ def run(scale: Scale) -> Report:
     alone, floor = adapters.ours.generator, adapters.ours.gevent_queue_nowait
     builders = {GENERATOR: alone, FLOOR: floor, **builders}
     pools = {name: build(CONNECTIONS) for name, build in builders.items()}
-    turns = {LOOP: repeated(_compiled("pass"), scale.slice)}
+    cycles = {LOOP: _compiled("pass")}
     for name, pool in pools.items():
-        turns[name] = repeated(borrowing(pool), scale.slice)
+        cycles[name] = borrowing(pool)
         if pool.block is not None:
-            turns[name + BLOCK] = repeated(blocks(pool.block), scale.slice)
-    table = report.compare(
-        "uncontended acquire + release",
-        turns,
-        scale.rounds,
-        COLUMNS,
-        key="uncontended",
-        floor=FLOOR,
-        rivals=RIVALS,
-    )
+            cycles[name + BLOCK] = blocks(pool.block)
+    title, ends = "uncontended acquire + release", {"floor": FLOOR, "rivals": RIVALS}
+    table = compare(report, scale, title, cycles, COLUMNS, key="uncontended", **ends)
     adapters.close(*pools.values())
     for name, limit in ((OURS, 6.0), (OURS + BLOCK, 8.0)):
         over = table.over(name, FLOOR, each)
@@ -67,6 +60,22 @@ COLUMNS = (
     Column("each", each, to=("floor", "peer")),
     Column("CPU each", lambda sample: sample.cpu / sample.count),
 )
+
+
+def compare(
+    report: Report,
+    scale: Scale,
+    title: str,
+    cycles: Mapping[str, Callable[[int], object]],
+    columns: Sequence[Column] = COLUMNS[:1],
+    **more: Any,
+) -> Section:
+    """Let cycles take turns, and add their table. May switch.
+
+    :param more: of :meth:`~benchmarks.report.Report.compare`.
+    """
+    turns = {name: repeated(each, scale.slice) for name, each in cycles.items()}
+    return report.compare(title, turns, scale.rounds, columns, **more)
 
 
 def repeated(cycles: Callable[[int], object], seconds: float) -> Callable[[], Sample]:

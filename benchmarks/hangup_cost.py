@@ -10,16 +10,15 @@ ms while greenlets wait, and of the lines that borrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gevent
 
 from benchmarks.adapters import close, ours
-from benchmarks.cycle import borrowing, each, repeated
+from benchmarks.cycle import borrowing, compare, each
 from benchmarks.fakes import Fake, FakeConnector, silent
-from benchmarks.report import Column, Report, Section
+from benchmarks.report import Report
 from benchmarks.rounds import Scale
 from geventpool import Counters, Pool
 from geventpool.sockets import is_quiet
@@ -66,7 +65,8 @@ def run(scale: Scale) -> Report:
     pools[MEASURED].measure()
     adapters = {name: ours.adapter(pool) for name, pool in pools.items()}
     cycles = {name: borrowing(each) for name, each in adapters.items()}
-    table = _compared(report, scale, "one loan", cycles, key="watching", first="cycle")
+    more: Any = {"key": "watching", "first": "cycle", "floor": BLIND}
+    table = compare(report, scale, "one loan", cycles, **more)
     close(*adapters.values())
     alone = table.spread(BLIND, each)
     # A listener has a price of its own, which is shown and not promised.
@@ -81,27 +81,13 @@ def run(scale: Scale) -> Report:
     # There is no option for it, because it should cost nothing that can be measured.
     parts.idle_holds(waited[NOT_SAMPLED]).sample = int
     loans = {name: partial(_wait_for_loans, pool) for name, pool in waited.items()}
-    title = "one loan that waits"
-    table = _compared(report, scale, title, loans, key="sampling", first="loan")
+    more = {"key": "sampling", "first": "loan", "floor": NOT_SAMPLED}
+    table = compare(report, scale, "one loan that waits", loans, **more)
     for pool in waited.values():
         pool.close()
     over = table.over(SAMPLED, NOT_SAMPLED, each)
     report.target(f"{SAMPLED}, to {NOT_SAMPLED}", over, ALLOWED_SAMPLES)
     return report
-
-
-def _compared(
-    report: Report,
-    scale: Scale,
-    title: str,
-    cycles: dict[str, Callable[[int], None]],
-    **more: str,
-) -> Section:
-    """Add a table of cycles; the first one is the floor. May switch."""
-    turns = {name: repeated(cycle, scale.slice) for name, cycle in cycles.items()}
-    column, floor = Column("each", each, to=("floor",)), next(iter(cycles))
-    options: Any = {"floor": floor, **more}
-    return report.compare(title, turns, scale.rounds, [column], **options)
 
 
 def _wait_for_loans(pool: Pool[Fake], number: int) -> None:
