@@ -13,7 +13,7 @@ MOST = 500
 
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 #: The most lines of all files of the benchmarks. The aim is 5,000: only lower it.
-MOST_OF_BENCHMARKS = 5131
+MOST_OF_BENCHMARKS = 5126
 
 
 @pytest.mark.parametrize("path", FILES)
