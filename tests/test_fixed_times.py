@@ -24,7 +24,6 @@ ALLOWED = {
     # Borrowers that sleep are what is to be found.
     "test_seeded_defects.py": 3,
     # A process that must be ended by force.
-    "benchmarks/test_workloads.py": 1,
     "harness/test_cells.py": 1,
     "test_mutants.py": 1,
 }
