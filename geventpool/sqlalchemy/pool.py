@@ -222,14 +222,18 @@ class GreenletPool(QueuePool):
         came = places.extension.now()
         try:
             record = places.acquire()
-            while record.dbapi_connection is None or not record.is_quiet():
-                refusal = self._connect_record(record)
-                if refusal is None:
-                    break
-                record = places.acquire_again(came, refusal)
-            return record
         except PoolExhaustedError as error:
             raise self._refusal(error) from error
+        while record.dbapi_connection is None or not record.is_quiet():
+            # Its errors pass unchanged, also those of another pool of this package.
+            refusal = self._connect_record(record)
+            if refusal is None:
+                break
+            try:
+                record = places.acquire_again(came, refusal)
+            except PoolExhaustedError as error:
+                raise self._refusal(error) from error
+        return record
 
     def _connect_record(self, record: Record) -> Exception | None:
         """Connect a record, or replace its dead connection. May switch.
@@ -269,8 +273,10 @@ class GreenletPool(QueuePool):
         why = f"connection timed out, timeout {self._timeout or 0:0.2f}"
         if isinstance(cause := error.__cause__, Exception):
             why += f"; the last attempt to connect failed: {cause}"
-            full = "got no connection, because the server takes no more"
-            what = full if self._pool.gate.is_refusal(cause) else what
+            # It was not the limit of the pool that kept it from trying again.
+            what = "got no connection, because none could be made"
+            if self._pool.gate.is_refusal(cause):
+                what = "got no connection, because the server takes no more"
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
         elif isinstance(error, PoolOverloadedError):

@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 from sqlalchemy import event, exc, text
 
-from geventpool import ErrorAction, Outage
+from geventpool import Backoff, ErrorAction, Outage
 from geventpool.errors import PoolExhaustedError
 from geventpool.sqlalchemy import outages, reset_server_session
 from geventpool.sqlalchemy.full_servers import MOST_PAUSES, FullServer, is_refusal
@@ -19,6 +19,8 @@ from geventpool.testing import Clock, wait_until
 
 FULL = pymysql.err.OperationalError(1040, "Too many connections")
 ONE = text("SELECT 1")
+#: The server is not tried again before the test is over.
+NEVER = Backoff(3600, maximum=3600)
 
 
 def url_of(server, **account):
@@ -80,6 +82,45 @@ def test_the_refusal_of_a_full_server_is_the_cause(make_engine, own_server):
     for conn in taken:
         conn.close()
     end_of_pauses(engine.pool)
+
+
+def test_the_limit_is_not_named_if_the_server_was_away(make_pool):
+    """The dial of another had failed, and no place was taken meanwhile."""
+    dials, answer = [], Event()
+
+    def dial():
+        dials.append(answer.is_set())
+        answer.wait()
+        raise ConnectionRefusedError("refused")
+
+    outage = Outage(failures=1, grace=0, wait=True, backoff=NEVER)
+    pool = make_pool(dial, min_connections=1, timeout=0.1, outage=outage)
+    wait_until(lambda: dials == [False], "the dial for the stock")
+
+    def refuse():
+        wait_until(lambda: pool.core.extension.waiting == 1)
+        answer.set()
+
+    gevent.spawn(refuse)
+    with pytest.raises(exc.TimeoutError, match="got no connection") as refused:
+        pool.connect()
+    assert "no connection, because none could be made" in str(refused.value)
+    assert "the last attempt to connect failed: refused" in str(refused.value)
+    assert type(refused.value.__cause__.__cause__) is ConnectionRefusedError
+    assert dials == [False]
+
+
+def test_an_exhausted_pool_that_the_creator_uses_is_named_as_it_is(make_pool):
+    """Its error is the creator's, and says nothing of the limit of this pool."""
+    full = PoolExhaustedError("no token")
+
+    def creator():
+        raise full
+
+    pool = make_pool(creator)
+    with pytest.raises(PoolExhaustedError) as raised:
+        pool.connect()
+    assert raised.value is full
 
 
 def test_a_limit_of_the_account_is_waited_for_too(make_engine, mariadb_server):
