@@ -8,7 +8,7 @@ no private member of the core.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Generic, TypeVar
 
 import gevent
@@ -205,6 +205,24 @@ class Extension(Generic[C]):
         It ends an outage as an opened connection does.
         """
         self._lifecycle.opener.report_success()
+
+    # Drivers that repeat an attempt to open a connection
+
+    def retry_pause(self) -> AbstractContextManager[None]:
+        """For a block in which a driver pauses before it tries to connect again.
+
+        If this greenlet opens a connection of the pool, the attempt delays no others
+        meanwhile, and its waiter stays in line.
+        """
+        return self._lifecycle.opener.attempts.pausing()
+
+    def is_probe(self) -> bool:
+        """Whether this greenlet only finds out whether the server is back.
+
+        Nobody waits for the connection that it opens, and the pool repeats the attempt
+        soon, so the driver should not repeat it. Never switches.
+        """
+        return self._lifecycle.opener.attempts.is_probe()
 
     # Work
 

@@ -11,16 +11,19 @@ import pytest
 from gevent.event import Event
 
 from geventpool import (
+    Backoff,
     Budget,
     CloseReason,
     ConnectionNotFoundError,
     Connector,
     Counters,
+    Outage,
     Pool,
     PoolExhaustedError,
     PoolListener,
     Timeouts,
 )
+from geventpool._core import opener
 from geventpool.testing import (
     Clock,
     ScriptedConnection,
@@ -28,8 +31,11 @@ from geventpool.testing import (
     check,
     check_capacity,
     no_switch,
+    wait_until,
 )
 from tests import parts
+
+HOUR = 3600.0
 
 
 class AtOnce(ScriptedConnector):
@@ -391,3 +397,78 @@ def test_the_defaults_of_a_connector_leave_both_to_the_pool() -> None:
     connector: Connector[object] = Connector()
     assert connector.open_at_once() is None and not connector.holder_died(object())
     assert not connector.connects_later
+
+
+# Drivers that repeat an attempt to open a connection
+
+
+def test_an_attempt_that_pauses_delays_no_other_attempt() -> None:
+    """The driver will repeat it, and does nothing until then."""
+    gate, paused = Event(), Event()
+
+    def pause() -> None:
+        with pool.extension.retry_pause():
+            paused.set()
+            gate.wait()
+
+    connector = ScriptedConnector(open=[pause, None])
+    pool = Pool(connector, max_connections=2, max_connecting=1, timeout=5)
+    gevent.spawn(pool.acquire)
+    paused.wait()
+    with pool.connection():
+        pass
+    assert paused.is_set() and connector.opening == 1
+    gate.set()
+    pool.close()
+
+
+def test_a_waiter_stays_in_line_while_its_attempt_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It gets what the last retry of the driver gets, however long the pauses are."""
+    monkeypatch.setattr(opener, "SLOW", 0.0001)
+    gate, paused = Event(), Event()
+
+    def pause() -> None:
+        attempts = parts.opener(pool).attempts
+        wait_until(lambda: bool(attempts.slow))
+        with pool.extension.retry_pause():
+            assert not attempts.slow
+            paused.set()
+            gate.wait()
+
+    refusals = [ConnectionRefusedError(n) for n in range(3)]
+    connector = ScriptedConnector(open=[pause, *refusals])
+    outage = Outage(3, backoff=Backoff(HOUR, maximum=HOUR))
+    pool = Pool(connector, max_connections=9, outage=outage)
+    patient = gevent.spawn(pool.acquire)
+    paused.wait()
+    for _ in range(4):
+        with pytest.raises(ConnectionRefusedError):
+            pool.acquire()
+    assert pool.stats().paused and not patient.dead
+    gate.set()
+    assert patient.get() in connector.opened
+
+
+def test_a_pause_outside_of_an_attempt_changes_nothing(pool: Pool[Any]) -> None:
+    """A driver connects what it has borrowed in the same way."""
+    conn = pool.acquire()
+    with pool.extension.retry_pause():
+        check(pool)
+    pool.release(conn)
+
+
+def test_a_driver_knows_the_attempts_for_which_nobody_waits() -> None:
+    """The pool repeats these soon by itself."""
+    found: list[bool] = []
+
+    def refuse() -> None:
+        found.append(pool.extension.is_probe())
+        raise ConnectionRefusedError
+
+    connector = ScriptedConnector(open=[refuse] * 4)
+    outage = Outage(3, wait=True, backoff=Backoff(0, maximum=0))
+    pool = Pool(connector, max_connections=1, outage=outage)
+    pool.release(pool.acquire())
+    assert found == [False] * 3 + [True]

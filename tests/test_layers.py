@@ -55,10 +55,12 @@ CORE: dict[str, set[str]] = {
     "workers": {"deadline"},
     "hangups": {"loops"},
     "server_probe": {"breaker", "ledger", "loops", "states", "workers"},
+    "attempts": {"ledger"},
     "demand": {"ledger"},
     "dial_errors": set(),
     "exhaustion": set(),
     "opener": {
+        "attempts",
         "dial_errors",
         "demand",
         "loops",

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 
+from geventpool._core.attempts import Attempts
 from geventpool._core.breaker import Breaker
 from geventpool._core.demand import Demand, demand
 from geventpool._core.dial_errors import clear_frames, copy_with_traceback, for_waiter
@@ -101,8 +102,8 @@ class Opener(Generic[C]):
         self._leases = leases
         #: places whose opening pauses because the server is full
         self.refused: set[Entry[C]] = set()
-        #: places whose present attempt to open has taken longer than SLOW
-        self.slow: set[Entry[C]] = set()
+        #: the attempts to open that are under way
+        self.attempts: Attempts[C] = Attempts(on_change)
         #: attempts of borrowers to connect their own connections again
         self.reconnecting = 0
         #: connections opened so far
@@ -189,7 +190,8 @@ class Opener(Generic[C]):
 
     @property
     def _under_way(self) -> int:
-        return len(self._ledger.opening) - len(self.slow) + self.reconnecting
+        counted = len(self._ledger.opening) - self.attempts.uncounted
+        return counted + self.reconnecting
 
     @property
     def dial_limit(self) -> int:
@@ -270,21 +272,10 @@ class Opener(Generic[C]):
             attempt += 1
 
     def _try(self, entry: Entry[C]) -> C:
-        hub = gevent.get_hub()
         # A server that has just come back may need long for its first connections.
         is_recovering = 0 < self.breaker.limit < self.breaker.most
-        watch = hub.loop.timer(PROMPT if is_recovering else SLOW, ref=False)
-        watch.start(self._is_slow, entry, update=True)
-        try:
+        with self.attempts.watched(entry, PROMPT if is_recovering else SLOW):
             return within(self._limit, "opening", self._connector.open)
-        finally:
-            watch.close()
-            self.slow.discard(entry)
-
-    def _is_slow(self, entry: Entry[C]) -> None:
-        """An attempt takes long. In the hub."""
-        self.slow.add(entry)
-        self._on_change()
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:
         retries = self.backoff.retries
@@ -407,16 +398,17 @@ class Opener(Generic[C]):
         self.breaker.demand = True
         if self.failure is None or self.search.can_still_serve():
             return
-        slow = [entry.waiter for entry in self.slow]
+        hanging = self.attempts.hanging()
         for waiter in list(self._ledger.waiters.values()):
             # The others have an attempt under way, which may soon end.
-            if not waiter.has_attempt or waiter in slow:
+            if not waiter.has_attempt or waiter in hanging:
                 self._ledger.fail(waiter, copy_with_traceback(self.failure[1]))
 
     def _look(self) -> None:
         """Try the server once, for at most SLOW seconds. May switch."""
         # In a greenlet of its own: an attempt that hangs does not delay the next one.
         if (dial := self._begin()) is not None:
+            self.attempts.note_probe(dial)
             gevent.joinall([dial], timeout=SLOW)
 
     def _cut_test(self) -> Callable[[C], bool] | None:

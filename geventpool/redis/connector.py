@@ -76,6 +76,9 @@ class PoolHooks(Hooks, Protocol):
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""
 
+    def is_probe(self) -> bool:
+        """Whether the pool only tries whether the server is back. Never switches."""
+
 
 class RedisConnector(Connector[Any]):
     """The :class:`~geventpool.Connector` of one ``ConnectionPool``.
@@ -159,6 +162,8 @@ class RedisConnector(Connector[Any]):
         It tries more often than redis-py. But retries that the user has chosen may last
         longer than the grace.
         """
+        if hooks.is_probe():
+            return True
         return (
             self._was_reached and self._waits_in_outage and hooks.retries_by_default()
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import getcurrent
@@ -155,8 +156,13 @@ class ConnectionPool(Returns):
             **connection_kwargs,
         )
         initial = chosen.initial_connections
-        #: the :class:`geventpool.Pool` that manages the connections
-        self.core: Pool[Any] = Pool(
+        #: the shared connections; None: each command takes a connection of its own
+        self._sharing: Sharing | None = None
+        #: the :class:`geventpool.Pool` that manages the connections; set first, because
+        #: the retries of initial connections use it
+        self.core: Pool[Any] = Pool.__new__(Pool)
+        Pool.__init__(
+            self.core,
             self._connector,
             None,
             **chosen.for_core(
@@ -165,8 +171,6 @@ class ConnectionPool(Returns):
                 name=self._title() if chosen.name is None else chosen.name,
             ),
         )
-        #: the shared connections; None: each command takes a connection of its own
-        self._sharing: Sharing | None = None
         if pipelining is not None:
             self._sharing = Sharing(
                 self,
@@ -395,7 +399,9 @@ class ConnectionPool(Returns):
 
     def opening(self) -> None:
         """Forget the last failure, because another attempt to connect begins."""
-        self._failure = None
+        # While the pool tries a lost server, those that wait are told why.
+        if not self.is_probe():
+            self._failure = None
 
     def opened(self, conn: Any, seconds: float) -> None:
         """Note that a connection was opened."""
@@ -409,6 +415,14 @@ class ConnectionPool(Returns):
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""
         return self._retries_by_default
+
+    def is_probe(self) -> bool:
+        """Whether the pool only tries whether the server is back. Never switches."""
+        return self.core.extension.is_probe()
+
+    def retry_pause(self) -> AbstractContextManager[None]:
+        """For a block in which redis-py pauses before it connects again."""
+        return self.core.extension.retry_pause()
 
     def begin_reconnect(self) -> bool:
         """Count a borrower's attempt to reconnect; False: too many are under way."""
@@ -427,9 +441,7 @@ class ConnectionPool(Returns):
 
     def commands_in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""
-        # Asked by initial connections as well, before there is anything to share.
-        sharing = self.__dict__.get("_sharing")
-        return 0 if sharing is None else int(sharing.in_flight())
+        return 0 if self._sharing is None else int(self._sharing.in_flight())
 
     def terminated(self, conn: Any) -> None:
         """Note that a connection was closed."""

@@ -16,6 +16,7 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, Protocol
 
@@ -48,6 +49,9 @@ class Hooks(Protocol):
 
     def reconnected(self, error: Exception | None) -> None:
         """Note how it has ended; None: the server can be reached."""
+
+    def retry_pause(self) -> AbstractContextManager[None]:
+        """For a block in which the current greenlet pauses."""
 
 
 class RetryPauses:
@@ -103,6 +107,15 @@ class RetryPauses:
 
     def pause(self, conn: Any, seconds: float) -> None:
         """Wait so many seconds, or until the server is back. May switch."""
+        with self._pausing():
+            self._pause(conn, seconds)
+
+    def _pausing(self) -> AbstractContextManager[None]:
+        # The pool must not be kept alive by a greenlet that pauses.
+        hooks = self._hooks()
+        return nullcontext() if hooks is None else hooks.retry_pause()
+
+    def _pause(self, conn: Any, seconds: float) -> None:
         end, returns = monotonic() + seconds, self._returns
         while self._returns == returns and (left := end - monotonic()) > 0:
             if self._is_tried or is_restricted(conn):

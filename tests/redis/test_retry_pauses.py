@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import gevent
@@ -60,6 +61,7 @@ class Hooks:
         self.retries_by_default = lambda: retries_by_default
         self.told: list[Any] = []
         self.reconnected = self.failed = self.told.append
+        self.is_probe = lambda: False
         #: how many may try the server at a time, and how many do
         self.most, self.trying, self.peak = 4, 0, 0
 
@@ -74,6 +76,10 @@ class Hooks:
     def end_reconnect(self) -> None:
         """It has ended."""
         self.trying -= 1
+
+    def retry_pause(self) -> AbstractContextManager[None]:
+        """A pause begins."""
+        return nullcontext()
 
     def opening(self) -> None:
         """An attempt begins."""
@@ -143,6 +149,51 @@ def test_a_command_goes_on_at_once_when_the_server_is_back(
     assert waiter.get() is True
     assert not pool.stats().paused
     pool.shutdown(5)
+
+
+def test_a_server_that_starts_later_is_noticed_while_all_attempts_pause(
+    own_server: RedisServer,
+) -> None:
+    """Those that pause must not keep each other from trying it."""
+    own_server.stop()
+    pool = ConnectionPool(
+        host=own_server.host,
+        port=own_server.port,
+        max_connections=9,
+        max_connecting=3,
+        retry=Retry(ConstantBackoff(HOUR), 1),
+    )
+    client = redis.Redis(connection_pool=pool)
+    early = [gevent.spawn(outcome, client.ping) for _ in range(3)]
+    wait_until(lambda: pool.stats().paused)
+    own_server.start()
+    assert [job.get() for job in early] == [True] * 3
+    pool.shutdown(5)
+
+
+def test_the_pool_tries_a_server_without_the_retries_of_redis_py() -> None:
+    """Nobody waits for these attempts, and it repeats them soon."""
+    conn = Conn(LOST)
+    conn.retry = Retry(NoBackoff(), 2)
+    hooks = Hooks(lambda: conn, retries_by_default=False)
+    hooks.is_probe = lambda: True
+    connector = RedisConnector(hooks)
+    assert outcome(connector.open) is LOST
+    assert conn.script == []
+
+
+def test_retries_of_initial_connections_end_with_the_error_of_redis_py(
+    own_server: RedisServer,
+) -> None:
+    """They begin before the pool is made."""
+    own_server.stop()
+    with pytest.raises(redis.ConnectionError, match="refused"):
+        ConnectionPool(
+            host=own_server.host,
+            port=own_server.port,
+            initial_connections=2,
+            retry=Retry(ConstantBackoff(0.001), 1),
+        )
 
 
 def test_one_of_those_that_pause_tries_the_server(

@@ -265,6 +265,19 @@ def test_a_server_that_is_down_is_told_of_in_redis_py_s_words() -> None:
         pool.shutdown(0)
 
 
+def test_a_probe_that_begins_does_not_hide_why_the_server_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hang until the timeout of a caller is over."""
+    pool = ConnectionPool()
+    for is_probe in True, False:
+        pool.failed(redis.ConnectionError("refused"))
+        monkeypatch.setattr(pool, "is_probe", lambda is_probe=is_probe: is_probe)
+        pool.opening()
+        error = pool.explained(geventpool.PoolExhaustedError("late"))
+        assert ("refused" in str(error)) is is_probe
+
+
 class OddError(redis.ConnectionError):
     """An error that cannot be copied, because its constructor wants two arguments."""
 
