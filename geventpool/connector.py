@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from geventpool import sockets
@@ -113,6 +113,11 @@ class Connector(Generic[C]):
 
     #: Whether what :meth:`open` returns gets its connection later, from the borrower.
     connects_later = False
+
+    #: Counts the idle and the lent connections of the pool that lends in place of this
+    #: one in a process that gevent has not patched, for ``Pool.stats``. None: there is
+    #: no such pool. Never switches.
+    stock: Callable[[], tuple[int, int]] | None = None
 
     def open_at_once(self) -> C | None:
         """Make a connection for a caller of ``acquire`` that found none idle.

@@ -8,6 +8,8 @@ The rules for all adapters:
   command line, a migration, a development server with threads. There is one warning per
   process and adapter. With ``unpatched="error"`` the first use raises
   :exc:`NotPatchedError` instead.
+* There ``stats()`` of the pool counts the idle and the lent connections of that part.
+  Everything else of the pool is about its own connections, of which there are none.
 
 This is decided at the first use, and not at import or construction: a server may import
 the program, then fork, and then patch.

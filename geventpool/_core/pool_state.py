@@ -114,12 +114,14 @@ def stats_of(name: str, parts: PoolParts[Any], measures: Measures | None) -> Poo
     lifecycle, line, watch = parts.lifecycle, parts.line, parts.watch
     ledger, leases = parts.ledger, lifecycle.leases
     cancellations, connector = lifecycle.closer.cancellations, lifecycle.connector
+    # Of a pool in place of this one.
+    idle, lent = (0, 0) if connector.stock is None else connector.stock()
     return PoolStats(
         name=name,
         max_connections=ledger.max_connections,
-        size=ledger.size,
-        idle=ledger.idle,
-        in_use=ledger.in_use,
+        size=ledger.size + idle + lent,
+        idle=ledger.idle + idle,
+        in_use=ledger.in_use + lent,
         opening=len(ledger.opening),
         checking=len(ledger.checking),
         resetting=len(ledger.resetting),

@@ -180,6 +180,7 @@ class ConnectionPool(Pool[Connection]):
                     self.extension.timeout,
                     self._check_loan,
                 )
+                self.connector.stock = self._threads.counts
         return self._threads
 
     def release(self, conn: Connection, anyone: bool = False) -> None:

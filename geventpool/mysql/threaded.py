@@ -122,6 +122,10 @@ class ThreadedPool:
         self._connector.terminate(conn)
         self._room.release()
 
+    def counts(self) -> tuple[int, int]:
+        """The numbers of idle and of lent connections."""
+        return len(self._idle), len(self._lent)
+
     def is_lent(self, conn: Connection) -> bool:
         """Is the connection on loan?"""
         return self._lent.get(id(conn)) is conn

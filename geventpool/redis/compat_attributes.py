@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 from typing import Any
 
 from redis.connection import ConnectionPool as RedisPyPool
@@ -59,19 +58,7 @@ class CompatAttributes(RedisPyPool):
 
     def stats(self) -> PoolStats:
         """Return the state of the pool at this moment, as a constant object."""
-        stats = self.core.stats()
-        if self._thread_pool is None:
-            return stats
-        idle, lent = (
-            len(self._thread_pool._available_connections),
-            len(self._thread_pool._in_use_connections),
-        )
-        return replace(
-            stats,
-            size=stats.size + idle + lent,
-            idle=stats.idle + idle,
-            in_use=stats.in_use + lent,
-        )
+        return self.core.stats()
 
     @property
     def max_connections(self) -> int:

@@ -53,6 +53,10 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
         pool = self._pool()
         return pool is not None and pool.owns_connection(connection)
 
+    def counts(self) -> tuple[int, int]:
+        """The numbers of idle and of lent connections."""
+        return len(self._available_connections), len(self._in_use_connections)
+
     def made(self, connection: Any) -> bool:
         """Whether this pool made *connection*."""
         return any(each is connection for each in list(self._connections))

@@ -81,7 +81,8 @@ class Unpatched(CompatAttributes):
         if self._thread_pool is None:
             made = ThreadedPool(self, self._thread_timeout)
             # Several threads may have made one. They must all use the first.
-            self.__dict__.setdefault("_thread_pool", made)
+            first = self.__dict__.setdefault("_thread_pool", made)
+            self.core.connector.stock = first.counts
         return self._thread_pool
 
     def _in_borrowers_thread(self, work: Callable[..., object], *args: Any) -> None:

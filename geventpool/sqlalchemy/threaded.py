@@ -6,7 +6,6 @@ It lends by SQLAlchemy's ``QueuePool``, without gevent.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.pool import QueuePool
@@ -33,9 +32,12 @@ class ThreadPool(QueuePool):
 
     def stats(self) -> PoolStats:
         """The state of the pool at this moment; loans and idle connections only."""
-        idle, in_use = self.checkedin(), self.checkedout()
         stats: PoolStats = self._places.stats()
-        return replace(stats, size=idle + in_use, idle=idle, in_use=in_use)
+        return stats
+
+    def counts(self) -> tuple[int, int]:
+        """The numbers of idle and of lent connections."""
+        return self.checkedin(), self.checkedout()
 
     def transfer(self, connection: Any, greenlet: Any) -> None:
         """Do nothing: here no loan ends with a greenlet."""
@@ -64,3 +66,4 @@ def become_thread_pool(pool: Any) -> None:
         )
         # The last step, because other threads may use the pool from now on.
         pool.__class__ = ThreadPool
+        places.connector.stock = pool.counts

@@ -66,6 +66,21 @@ def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server):
     assert run_script(source) == "True {None}\n"
 
 
+def test_the_numbers_are_those_of_the_pool_for_threads(pool):
+    """Zeros would say that a development server has no connection."""
+
+    def numbers():
+        stats = pool.stats()
+        return stats.size, stats.idle, stats.in_use, stats.max_connections
+
+    assert numbers() == (0, 0, 0, 1)
+    with pool.connection():
+        assert numbers() == (1, 0, 1, 1)
+    assert numbers() == (1, 1, 0, 1)
+    # None of them is one of the pool's own, which lends nothing here.
+    assert pool.size == 0
+
+
 def test_a_block_ends_as_with_greenlets(pool, mariadb_server, table):
     """A clean end commits, an error rolls back, and anything else closes."""
     statement = f"INSERT INTO {table} VALUES (%s, 0)"
@@ -203,7 +218,9 @@ def test_greenlets_share_the_pool_from_the_patch_on(pool, unpatched):
     unpatched.undo()
     with pool.connection() as conn:
         assert value(conn, "SELECT 1") == 1
-    assert pool.stats().size == 1
+    assert pool.size == 1
+    # That of the threads is still open.
+    assert pool.stats().size == 2
 
 
 def test_no_connection_is_opened_before_a_thread_asks(unpatched, mariadb_server):

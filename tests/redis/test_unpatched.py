@@ -197,6 +197,9 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
         pool.get_connection()
     pool.release(first)
     assert pool._available_connections == [first]
+    # What metrics and status pages read.
+    stats = pool.core.stats()
+    assert (stats.size, stats.idle, stats.in_use) == (2, 1, 1)
     retry = redis.retry.Retry(redis.backoff.NoBackoff(), 7)
     pool.set_retry(retry)
     assert first.retry == second.retry == retry

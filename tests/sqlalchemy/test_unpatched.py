@@ -65,6 +65,7 @@ def test_it_is_a_queue_pool_there(unpatched, database):
     stats = pool.stats()
     assert (stats.size, stats.idle, stats.in_use) == (2, 1, 1)
     assert stats.max_connections == 2
+    assert stats == pool.core.stats(), "what metrics and status pages read"
     second.close()
     become_thread_pool(pool)
     again = pool.recreate()
