@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from rich import box
@@ -60,19 +61,37 @@ class Column:
     """One quantity of a table.
 
     :ivar name: its heading.
-    :ivar value: reads it off a sample.
+    :ivar value: reads it off a sample; None: it has none.
     :ivar unit: "s" for times, else empty.
     :ivar text: how a number is written; by default as *unit* suggests.
     :ivar to: further columns with ratios: to the "floor" of the table, to the best
         "peer". The spread stands beside it too.
+    :ivar total: of the values of all rounds; what is shown.
     """
 
     name: str
-    value: Callable[[Any], float]
+    value: Callable[[Any], float | None]
     unit: str = "s"
     more_is_better: bool = False
     text: Callable[[float], str] | None = None
     to: tuple[str, ...] | None = None
+    total: Callable[[Sequence[float]], float] = median
+
+    def values(self, samples: Sequence[Any]) -> list[float]:
+        """Return the values of all rounds that have one."""
+        values = map(self.value, samples)
+        return [float(value) for value in values if value is not None]
+
+    def of(self, samples: Sequence[Any]) -> float | None:
+        """Return what is shown of all rounds, as a number."""
+        values = self.values(samples)
+        return self.total(values) if values else None
+
+    def cell(self, samples: Sequence[Any]) -> str:
+        """Return what is shown of all rounds; empty if there is nothing."""
+        text = self.text or (duration if self.unit == "s" else number)
+        value = self.of(samples)
+        return "" if value is None else text(value)
 
 
 @dataclass
@@ -136,12 +155,11 @@ class Section:
         return {role: name for role, name in found.items() if name in self.series}
 
     def _cells(self, entry: Series[Any], column: Column, key: str) -> Iterator[str]:
-        values = [float(column.value(sample)) for sample in entry.samples]
+        values = column.values(entry.samples)
         self.numbers.setdefault(entry.name, {})[key] = values
-        spread = Spread.of(values)
-        text = column.text or (duration if column.unit == "s" else number)
-        yield text(spread.median)
+        yield column.cell(entry.samples)
         if column.to is not None:
+            spread = Spread.of(values)
             yield f"±{spread.width * 50:.0f} %" if len(values) > 1 else "one round"
         for name in self._others(column).values():
             ratio = self.over(entry.name, name, column.value)
@@ -283,18 +301,23 @@ def terminal() -> Console:
     return Console(width=width, markup=False, highlight=False)
 
 
+def table_of(section: Section) -> Table:
+    """Return the table as a terminal shows it."""
+    look = {"title_justify": "left", "box": box.SIMPLE, "pad_edge": False}
+    table = Table(title=section.title, **look)
+    for place, column in enumerate(section.columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for row in section.rows:
+        is_ours = row[0].startswith(("geventpool", "ours"))
+        table.add_row(*row, style="bold" if is_ours else None)
+    return table
+
+
 def show(report: Report, console: Console) -> None:
     """Print the report's tables, notes and targets."""
     console.print(f"\n{report.workload}: {report.question}", style="bold")
     for section in report.sections:
-        look = {"title_justify": "left", "box": box.SIMPLE, "pad_edge": False}
-        table = Table(title=section.title, **look)
-        for place, column in enumerate(section.columns):
-            table.add_column(column, justify="right" if place else "left", no_wrap=True)
-        for row in section.rows:
-            is_ours = row[0].startswith("geventpool")
-            table.add_row(*row, style="bold" if is_ours else None)
-        console.print(table)
+        console.print(table_of(section))
         for note in section.remarks():
             console.print(f"  {note}", style="dim")
     for target in report.targets:

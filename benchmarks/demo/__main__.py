@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             with Screen(console) as screen:
                 scenarios.append(Scenario(title, servers, *lengths, screen.draw))
                 scenarios[-1].run()
-    title = "The same clients, the same kills, the same restart"
-    console.print(summary(scenarios, title))
+    console.print("\nThe same clients, the same kills, the same restart", style="bold")
+    console.print(*summary(scenarios), sep="\n")
     return 0 if verdict(scenarios, console) else 1
 
 

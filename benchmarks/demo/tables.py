@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from benchmarks.demo.scenario import OURS_ALONE, STOCK_POOLS, Record, Scenario
-from benchmarks.report import duration
-from benchmarks.rounds import percentile
+from benchmarks.report import Column, Section, table_of
+from benchmarks.rounds import Series, percentile
 from benchmarks.servers import LIMIT
 
 #: Seconds between two lines where nothing can be redrawn.
@@ -43,77 +42,30 @@ connect at a time, every 5 to 50 ms; each client of the stock pool makes its own
 price."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One number of the table.
-
-    :ivar value: of one run, a Scenario or a Record; None: there is none.
-    :ivar total: of the values of all rounds.
-    :ivar better: 1: a larger number is better; -1: a smaller one is; 0: neither.
-    :ivar most: what the number must be at most, if that is shown beside it.
-    """
-
-    title: str
-    value: Callable[[Any], float | None]
-    show: Callable[[float], str]
-    better: int
-    total: Callable[[list[float]], float] = median
-    most: Callable[[Any], int] | None = None
-
-    def of(self, rounds: Sequence[Any]) -> float | None:
-        """Return the number of all rounds; None: there is none in any."""
-        values = [value for each in rounds if (value := self.value(each)) is not None]
-        return self.total(values) if values else None
-
-    def cell(self, rounds: Sequence[Any]) -> str:
-        """Return what is written in the table."""
-        number = self.of(rounds)
-        if number is None:
-            return ""
-        text = self.show(number)
-        return f"{text}/{self.most(rounds[0])}" if self.most else text
-
-    def is_worse(self, ours: Sequence[Any], stock: Sequence[Any]) -> bool:
-        """Whether our number is the worse one, by more than the margin."""
-        mine, theirs = self.of(ours), self.of(stock)
-        if mine is None or theirs is None:
-            return mine is None and theirs is not None
-        return self.better * (theirs - mine) > MARGIN * theirs
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
 #: Of a Scenario.
 OF_PASSES = (
-    Column("per s", lambda each: each.rate, _whole, 1),
-    Column("p50", lambda each: percentile(each.calm, 0.5), duration, -1),
-    Column("p99", lambda each: percentile(each.calm, 0.99), duration, -1),
-    Column("longest", lambda each: max(each.whole, default=0.0), duration, -1, max),
+    Column("per s", lambda each: each.rate, "", True),
+    Column("p50", lambda each: percentile(each.calm, 0.5)),
+    Column("p99", lambda each: percentile(each.calm, 0.99)),
+    Column("longest", lambda each: max(each.whole, default=0.0), total=max),
 )
 
-FAILED = Column("failed", lambda each: each.account.failed, _whole, -1, sum)
+FAILED = Column("failed", lambda each: each.account.failed, "", total=sum)
+#: As many as are allowed are right: fewer are not better.
+SOCKETS = Column(f"sockets of {LIMIT}", lambda each: each.peak, "", total=max)
 
 #: Of a Record.
 OF_POOLS = (
-    Column("replies", lambda each: each.account.answered, _whole, 1, sum),
+    Column("replies", lambda each: each.account.answered, "", True, total=sum),
     FAILED,
-    Column("wrong", lambda each: each.account.wrong, _whole, -1, sum),
-    Column(
-        "sockets",
-        lambda each: each.peak,
-        _whole,
-        0,
-        max,
-        lambda each: LIMIT + each.pool.aside,
-    ),
-    Column("places", lambda each: each.places, _whole, 1, min, lambda each: LIMIT),
-    Column("back", lambda each: each.back, duration, -1),
+    Column("wrong", lambda each: each.account.wrong, "", total=sum),
+    SOCKETS,
+    Column(f"places of {LIMIT}", lambda each: each.places, "", True, total=min),
+    Column("back", lambda each: each.back),
 )
 
-#: Told beside the table: the pool that connects most often meets the server first.
-FIRST_REPLY = Column("first reply", lambda each: each.first_reply, duration, 0)
+#: Told beside the tables: the pool that connects most often meets the server first.
+FIRST_REPLY = Column("first reply", lambda each: each.first_reply)
 
 
 class Screen:
@@ -139,7 +91,7 @@ class Screen:
         if self._console.is_terminal:
             when = f"{scenario.elapsed:4.1f} of {scenario.seconds:g} s"
             title = f"{scenario.title}, {when}, {scenario.phase}"
-            self._live.update(summary([scenario], title), refresh=True)
+            self._live.update(Group(title, *summary([scenario])), refresh=True)
         elif scenario.phase != self._phase or scenario.elapsed >= self._line_at:
             self._phase, self._line_at = scenario.phase, scenario.elapsed + LINE_EVERY
             self._console.print(line(scenario), soft_wrap=True, highlight=False)
@@ -156,54 +108,55 @@ def line(scenario: Scenario) -> str:
     return f"{scenario.elapsed:5.1f} s  {scenario.phase:22}  {';  '.join(parts)}"
 
 
-def rows(
+def subjects(
     scenarios: Sequence[Scenario],
-) -> Iterator[tuple[str, tuple[Column, ...], dict[str, list[Any]]]]:
+) -> Iterator[tuple[str, tuple[Column, ...], dict[str, Series[Any]]]]:
     """Return each subject, its columns, and its rounds by the title of the pools."""
-    runs: dict[str, list[Any]] = {}
+    runs: dict[str, Series[Any]] = {}
     for scenario in sorted(scenarios, key=lambda each: each.title):
-        runs.setdefault(scenario.title, []).append(scenario)
+        series = runs.setdefault(scenario.title, Series(scenario.title))
+        series.samples.append(scenario)
     yield "a pass", OF_PASSES, runs
     for number, record in enumerate(scenarios[0].records):
         records = {
-            title: [each.records[number] for each in rounds]
-            for title, rounds in runs.items()
+            title: Series(title, [each.records[number] for each in series.samples])
+            for title, series in runs.items()
         }
         yield record.server.name, OF_POOLS, records
 
 
-def summary(scenarios: Sequence[Scenario], title: str) -> Table:
-    """Return rows for the passes and for each server, one for each kind of pools."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for header in ("", *(column.title for column in OF_PASSES + OF_POOLS)):
-        table.add_column(header, justify="right" if header else "left", no_wrap=True)
-    for name, columns, found in rows(scenarios):
-        for whose, rounds in found.items():
-            cells = [
-                column.cell(rounds) if column in columns else ""
-                for column in OF_PASSES + OF_POOLS
-            ]
-            style = "bold" if whose != STOCK_POOLS else None
-            table.add_row(f"{name}, {whose}", *cells, style=style)
-    return table
+def summary(scenarios: Sequence[Scenario]) -> list[Table]:
+    """Return a table of the passes and of each server, with a row for each pool."""
+    return [
+        table_of(Section(name).fill(series, columns, first="pools"))
+        for name, columns, series in subjects(scenarios)
+    ]
 
 
 def worse(scenarios: Sequence[Scenario]) -> Iterator[str]:
-    """Name each number of ours that is worse than that of the stock pools."""
-    for name, columns, found in rows(scenarios):
+    """Name each number of ours that is worse than that of the stock pools.
+
+    That is, by more than the margin, or there is none.
+    """
+    for name, columns, found in subjects(scenarios):
         for column in columns if len(found) > 1 else ():
-            ours, stock = found[OURS_ALONE], found[STOCK_POOLS]
-            if column.is_worse(ours, stock):
-                theirs = column.cell(stock) or "none"
-                yield f"{name}, {column.title}: {column.cell(ours)}, stock {theirs}"
+            ours, stock = (found[each].samples for each in (OURS_ALONE, STOCK_POOLS))
+            mine, theirs = column.of(ours), column.of(stock)
+            if theirs is None or column is SOCKETS:
+                continue
+            lead = theirs - mine if mine is not None else inf
+            lead *= 1 if column.more_is_better or mine is None else -1
+            if lead > MARGIN * theirs:
+                shown = [column.cell(each) for each in (ours, stock)]
+                yield f"{name}, {column.name}: {shown[0]}, stock {shown[1]}"
 
 
 def first_replies(scenarios: Sequence[Scenario]) -> Iterator[str]:
     """Tell how soon the first client was served after an outage, and by what."""
-    for name, columns, found in rows(scenarios):
-        for whose, rounds in found.items() if FAILED in columns else ():
-            if first := FIRST_REPLY.cell(rounds):
-                failed = FAILED.cell(rounds)
+    for name, columns, found in subjects(scenarios):
+        for whose, series in found.items() if FAILED in columns else ():
+            if first := FIRST_REPLY.cell(series.samples):
+                failed = FAILED.cell(series.samples)
                 yield f"{name}, {whose}: after {first}, {failed} failed attempts"
 
 

@@ -182,10 +182,11 @@ def test_the_demo_passes_if_the_pool_kept_its_promises() -> None:
 def test_the_table_counts_replies_and_failures() -> None:
     """A request that failed is not a reply."""
     ended: Any = Ended()
-    result = summary([ended], "title")
-    cells = {column.header: list(column.cells) for column in result.columns}
-    found = [cells[name] for name in ("replies", "failed", "wrong")]
-    assert found == [["", "5"], ["", "530"], ["", "0"]]
+    passes, requests = summary([ended])
+    cells = {column.header: list(column.cells) for column in requests.columns}
+    found = [cells[name] for name in ("pools", "replies", "failed", "wrong", "back")]
+    assert found == [["ours"], ["5"], ["530"], ["0"], [""]]
+    assert [list(column.cells) for column in passes.columns][:2] == [["ours"], ["100"]]
 
 
 def test_a_number_that_is_worse_than_that_of_the_stock_pools_is_named() -> None:
@@ -273,7 +274,7 @@ def test_the_demo_keeps_its_promises_on_real_servers() -> None:
         "--seconds", "2", "--outage", "0.1", "--greenlets", "100", "--rounds", "1"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = ("mysql, stock", "redis, ours, auto_pipeline")
+    rows = ("\nmysql", "\n stock", "\n ours, auto_pipeline")
     for words in ("redis is down", "none wrong", *rows):
         assert words in done.stdout
     assert "echo" not in done.stdout
