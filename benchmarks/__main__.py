@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(str(path), style="dim")
         if options.page and not failed:
             page.write(run, options.page)
-    except (OSError, results.NotARunError, page.NoMarksError) as error:
+    except (OSError, results.WrongFileError) as error:
         parser.error(str(error))
     return int(failed)
 

@@ -1,20 +1,12 @@
-"""What does one limit for all workers of a host cost, and does it hold?
+"""What does one limit for all workers of a host cost?
 
-Eight worker processes share 40 connections to one server. The load is in one worker, in
-all of them, or wanders. The peers are what is done without a budget: one pool with all
+Eight worker processes share 40 connections to one server. The load is in one worker or
+in all of them. The peers are what is done without a budget: one pool with all
 connections, and eight pools with an equal part each.
-
-``python -m benchmarks.budget SECONDS`` lets the load wander for so long, while each
-second a worker is killed by SIGKILL and replaced, and each minute all are replaced by
-new ones that run beside them for a while. It prints what the server saw.
 """
 
 from __future__ import annotations
 
-import random
-import signal
-import statistics
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,9 +14,8 @@ from functools import partial
 
 from benchmarks.report import Column, Report
 from benchmarks.rounds import Scale, Spread
-from tests.budget.host import TOTAL, Host, Worker
-
-WORKERS = 8
+from tests.budget.host import TOTAL, Host
+from tests.budget.soak import WORKERS
 
 SHARED, APART = "geventpool, one budget", "geventpool, eight pools of 5"
 SINGLE = "geventpool, one pool of 40"
@@ -108,61 +99,3 @@ def newcomer(host: Host) -> float:
     second.load(0)
     time.sleep(0.5)
     return took
-
-
-def wander(seconds: float) -> int:
-    """Let the load wander, kill workers, and replace all of them each minute.
-
-    :return: 0 if there were never more connections than the total.
-    """
-    from geventpool import Budget
-
-    host = Host(WORKERS, TOTAL, budget=True)
-    budget = Budget(host.budget, TOTAL)
-    freed: list[float] = []
-    failed: list[str] = []
-    old: list[Worker] = []
-    most = dials = loans = 0
-    began = time.monotonic()
-    try:
-        while time.monotonic() - began < seconds:
-            step = len(freed)
-            hot = step // 2 * 7 % WORKERS
-            for number, worker in enumerate(host.workers):
-                answer = worker.load(60 if number == hot else 6)
-                loans += answer["loans"]
-                failed += answer["failed"]
-            time.sleep(0.5)
-            if step % 60 == 30:
-                old, host.workers = host.workers, [host.begin() for _ in range(WORKERS)]
-            elif step % 60 == 33:
-                while old:
-                    old.pop().end(signal.SIGTERM)
-            victim = random.randrange(WORKERS)
-            killed = host.workers[victim]
-            at = time.monotonic()
-            killed.end()
-            while any(share.pid == killed.pid for share in budget.stats().shares):
-                time.sleep(0.001)
-            freed.append(time.monotonic() - at)
-            host.workers[victim] = host.begin()
-            time.sleep(0.5)
-            peak, opened = host.seen()
-            most, dials = max(most, peak), dials + opened
-        stats = budget.stats()
-    finally:
-        host.workers += old
-        host.close()
-    print(
-        f"{seconds:g} s, {WORKERS} workers, total {TOTAL}, {len(freed)} kills: "
-        f"at most {most} open at once, {loans} loans, {dials / seconds:.0f} dials/s, "
-        f"{len(failed)} failed {failed[:1]}, leases of a killed worker free after "
-        f"{statistics.median(freed) * 1e3:.0f} ms (median), at most "
-        f"{max(freed) * 1e3:.0f} ms, {sum(each > 0.2 for each in freed)} of them after "
-        f"more than 200 ms; {stats.moved} places moved"
-    )
-    return int(most > TOTAL)
-
-
-if __name__ == "__main__":
-    sys.exit(wander(float(sys.argv[1])))

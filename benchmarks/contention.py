@@ -24,7 +24,7 @@ from typing import Any
 import gevent
 
 from benchmarks import adapters, crowd
-from benchmarks.adapters import FLOOR, GENERATOR, OURS, Builder, Builders, PoolAdapter
+from benchmarks.adapters import FLOOR, GENERATOR, OURS, Builder, Builders
 from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.crowd import Contestant, Turn, throughput, unserved
 from benchmarks.figures import Figure
@@ -102,8 +102,13 @@ class Load:
             f"held {duration(self.hold)}, wanted again {again}, {end}"
         )
 
-    def put_on(self, pool: PoolAdapter) -> Turn:
-        """Return what becomes of this load on a pool. May switch."""
+    def put_on(self, build: Builder) -> Turn:
+        """Return what becomes of this load on a new pool. May switch.
+
+        A pool that lost connections to the killed greenlets of its last turn would
+        begin the next one with fewer.
+        """
+        pool = build(self.connections)
         release, sleep = pool.release, gevent.sleep
         hold, is_greedy = self.hold, self.is_greedy
 
@@ -115,20 +120,9 @@ class Load:
 
         # Who is refused tries again after the time of one loan.
         borrowers = Contestant([pool.acquire], pool.refusals, int, False, use, hold)
-        is_timed = self.loans is None
-        return crowd.turn(
-            borrowers, self.greenlets, self.seconds, self.loans, cuts=is_timed
-        )
-
-    def put_on_new(self, build: Builder) -> Turn:
-        """Return what becomes of this load on a new pool. May switch.
-
-        A pool that lost connections to the killed greenlets of its last turn would
-        begin the next one with fewer.
-        """
-        pool = build(self.connections)
+        length = (self.greenlets, self.seconds, self.loans)
         try:
-            return self.put_on(pool)
+            return crowd.turn(borrowers, *length, cuts=self.loans is None)
         finally:
             pool.close()
 
@@ -136,7 +130,7 @@ class Load:
         """Return what is possible: a holder for each connection. May switch."""
         holders = min(self.greenlets, self.connections)
         alone = replace(self, greenlets=holders, loans=None, is_greedy=True)
-        free = alone.put_on(adapters.ours.generator(holders))
+        free = alone.put_on(adapters.ours.generator)
         # If all are served in turn, each waits while all the others have their loan.
         hold = holders / throughput(free)
         return replace(free, waits=[(self.greenlets - holders) * hold / holders])
@@ -149,7 +143,7 @@ def jain(counts: Sequence[float]) -> float:
 
 
 def _turns(builders: Builders, load: Load) -> dict[str, Callable[[], Turn]]:
-    pools = {name: partial(load.put_on_new, each) for name, each in builders.items()}
+    pools = {name: partial(load.put_on, each) for name, each in builders.items()}
     return {POSSIBLE: load.possible, **pools}
 
 
@@ -177,7 +171,6 @@ def _compare(report: Report, builders: Builders, load: Load, rounds: int) -> Sec
         _turns(builders, load),
         rounds,
         COLUMNS,
-        key=load.name,
         floor=POSSIBLE,
         rivals=[name for name in builders if name not in (FLOOR, GENERATOR, OURS)],
     )

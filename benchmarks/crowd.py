@@ -273,8 +273,6 @@ def compare(
         turns,
         scale.long_rounds if is_crowded else scale.rounds,
         [*((P99, RATE) if is_crowded else (RATE, P99)), *COLUMNS, *columns],
-        # The number of greenlets depends on the scale.
-        key=f"{what}, {'many' if is_crowded else 'few'}",
         **more,
     )
     value = p99 if is_crowded else throughput

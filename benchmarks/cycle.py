@@ -41,7 +41,7 @@ def run(scale: Scale) -> Report:
         if pool.block is not None:
             cycles[name + BLOCK] = blocks(pool.block)
     title, ends = "uncontended acquire + release", {"floor": FLOOR, "rivals": RIVALS}
-    table = compare(report, scale, title, cycles, COLUMNS, key="uncontended", **ends)
+    table = compare(report, scale, title, cycles, COLUMNS, **ends)
     adapters.close(*pools.values())
     for name, limit in ((OURS, 6.0), (OURS + BLOCK, 8.0)):
         over = table.over(name, FLOOR, each)

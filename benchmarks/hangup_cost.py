@@ -65,7 +65,7 @@ def run(scale: Scale) -> Report:
     pools[MEASURED].measure()
     adapters = {name: ours.adapter(pool) for name, pool in pools.items()}
     cycles = {name: borrowing(each) for name, each in adapters.items()}
-    more: Any = {"key": "watching", "first": "cycle", "floor": BLIND}
+    more: Any = {"first": "cycle", "floor": BLIND}
     table = compare(report, scale, "one loan", cycles, **more)
     close(*adapters.values())
     alone = table.spread(BLIND, each)
@@ -81,7 +81,7 @@ def run(scale: Scale) -> Report:
     # There is no option for it, because it should cost nothing that can be measured.
     parts.idle_holds(waited[NOT_SAMPLED]).sample = int
     loans = {name: partial(_wait_for_loans, pool) for name, pool in waited.items()}
-    more = {"key": "sampling", "first": "loan", "floor": NOT_SAMPLED}
+    more = {"first": "loan", "floor": NOT_SAMPLED}
     table = compare(report, scale, "one loan that waits", loans, **more)
     for pool in waited.values():
         pool.close()

@@ -49,8 +49,7 @@ def run(scale: Scale) -> Report:
         series = interleave(turns, scale.rounds, "loans")
     series = dict(_commands_less_own(series))
     column = Column("each", each, to=("floor",))
-    section = Section("a loan of a real connection, nothing sent", key="loans")
-    section.floor = FLOOR
+    section = Section("a loan of a real connection, nothing sent", FLOOR)
     report.sections.append(section.fill(series, [column], first="loan"))
     return report
 

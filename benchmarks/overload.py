@@ -131,7 +131,6 @@ def run(scale: Scale) -> Report:
             },
             max(1, scale.rounds // 5),
             COLUMNS,
-            key=f"overload {rate:g}",
             # Each turn has a time to become steady.
             warm_up=0,
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.plots import draw
-from benchmarks.results import Run
+from benchmarks.results import Run, WrongFileError
 from benchmarks.rounds import is_unsteady
 
 #: The marks of a part that is measured.
@@ -41,19 +41,15 @@ SHOWN = {
 WIDTH = 88
 
 
-class NoMarksError(Exception):
-    """The file has no marks for the numbers."""
-
-
 def replaced(text: str, block: str) -> str:
     """Return the text with *block* between its two marks.
 
-    :raises NoMarksError: unless each mark is there once, the first one first.
+    :raises WrongFileError: unless each mark is there once, the first one first.
     """
     before, begin, rest = text.partition(f"{BEGIN}\n")
     _, end, after = rest.partition(f"{END}\n")
     if not begin or not end or BEGIN in rest or END in before + after:
-        raise NoMarksError(f"needs a line {BEGIN!r} and after it a line {END!r}")
+        raise WrongFileError(f"needs a line {BEGIN!r} and after it a line {END!r}")
     return f"{before}{begin}\n{block.strip()}\n\n{end}{after}"
 
 
@@ -116,7 +112,7 @@ def _workload(name: str, workload: dict[str, Any]) -> Iterator[str]:
     yield f"{title}\n{'-' * len(title)}"
     for section in workload["sections"]:
         shown = SHOWN.get(name)
-        if shown is None or section["key"].startswith(shown):
+        if shown is None or section["title"].startswith(shown):
             yield _table(section)
             yield _list(section["remarks"])
     texts = [
@@ -144,7 +140,7 @@ def _list(items: list[str]) -> str:
 def write(run: Run, page: Path) -> None:
     """Write a run into a page, and its pictures and numbers beside it.
 
-    :raises NoMarksError: it has no marks; nothing is written.
+    :raises WrongFileError: it has no marks; nothing is written.
     """
     text = replaced(page.read_text(encoding="utf-8"), block_of(run))
     folder = page.parent / FOLDER

@@ -98,7 +98,6 @@ class Column:
 class Section:
     """One table: a title, columns, rows of text, and the same as numbers.
 
-    :ivar key: its name at any scale; by default the title.
     :ivar floor: the contestant that no pool can beat, if it is in this table.
     :ivar peer: the best of the peers in this run.
     :ivar numbers: of all rounds, by contestant and quantity.
@@ -107,7 +106,6 @@ class Section:
     """
 
     title: str
-    key: str = ""
     floor: str | None = None
     peer: str | None = None
     columns: list[str] = field(default_factory=list)
@@ -116,9 +114,6 @@ class Section:
     numbers: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     series: Mapping[str, Series[Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.key = self.key or self.title
 
     def fill(
         self,
@@ -237,7 +232,6 @@ class Report:
         rounds: int,
         columns: Sequence[Column],
         *,
-        key: str = "",
         floor: str | None = None,
         rivals: Sequence[str] = (),
         first: str = "pool",
@@ -247,10 +241,10 @@ class Report:
 
         :param rivals: the best of them in the first column is the peer.
         """
-        series = interleave(turns, rounds, key or title, warm_up)
+        series = interleave(turns, rounds, title.partition(":")[0], warm_up)
         sign = 1 if columns[0].more_is_better else -1
         peer = best_of(series, rivals, lambda each: sign * columns[0].value(each))
-        section = Section(title, key, floor, peer)
+        section = Section(title, floor, peer)
         self.sections.append(section.fill(series, columns, self.missing, first))
         return section
 

@@ -93,7 +93,6 @@ def run(scale: Scale) -> Report:
                 },
                 max(1, scale.rounds // 7),
                 COLUMNS,
-                key=where,
                 warm_up=0,
             )
             table.notes.append(

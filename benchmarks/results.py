@@ -17,8 +17,8 @@ FORMAT = 2
 Run = dict[str, Any]
 
 
-class NotARunError(Exception):
-    """The file does not contain what ``--json`` writes."""
+class WrongFileError(Exception):
+    """The file is not a run, or not a page with a place for one."""
 
 
 def run_of(where: dict[str, Any], scale: str, reports: Sequence[Report]) -> Run:
@@ -38,7 +38,7 @@ def save(path: Path, run: Run) -> None:
 def load(path: Path) -> Run:
     """Read a run.
 
-    :raises NotARunError: it is not a run, or has another format.
+    :raises WrongFileError: it is not a run, or has another format.
     :raises OSError: the file cannot be read.
     """
     try:
@@ -47,7 +47,7 @@ def load(path: Path) -> Run:
             return run
     except (ValueError, TypeError, KeyError):
         pass
-    raise NotARunError(f"{path} was not written by --json in format {FORMAT}")
+    raise WrongFileError(f"{path} was not written by --json in format {FORMAT}")
 
 
 def figures(run: Run) -> Iterator[Figure]:

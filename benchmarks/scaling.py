@@ -29,7 +29,7 @@ from benchmarks.adapters import FLOOR, OURS, POOLS, Builder, Builders, PoolAdapt
 from benchmarks.cycle import borrowing, each, repeated
 from benchmarks.fakes import Fake
 from benchmarks.report import Column, Report, Sizes
-from benchmarks.rounds import Sample, Scale, Series, Spread
+from benchmarks.rounds import Sample, Scale, Spread, over
 
 FEW = 10
 MANY_CONNECTIONS = 10_000
@@ -105,26 +105,17 @@ def _add_waiters(report: Report, builders: Builders, scale: Scale) -> None:
     tables = {"one waiter served, by the number of waiters": EACH}
     grid = report.compare_sizes(tables, turns, scale.long_rounds, BARE)
     _add_growth(report, grid, "waiters")
-    ours, bare = _ends(grid, OURS), _ends(grid, BARE)
-    if ours and bare:
-        # Round by round: what the pool adds to the bare line, with many and with few.
-        rounds = zip(ours[1].samples, bare[1].samples, ours[0].samples, bare[0].samples)
-        added = [(a.each - b.each) / (c.each - d.each) for a, b, c, d in rounds]
-        name = f"growth with {many} waiters of what the pool adds to a bare line"
-        report.target(name, Spread.of(added), 1.5)
+    # Round by round: what the pool adds to the bare line, with many and with few.
+    ends = [grid[size][name].samples for size in (many, FEW) for name in (OURS, BARE)]
+    added = [(a.each - b.each) / (c.each - d.each) for a, b, c, d in zip(*ends)]
+    name = f"growth with {many} waiters of what the pool adds to a bare line"
+    report.target(name, Spread.of(added) if added else None, 1.5)
 
 
 def _add_growth(report: Report, grid: Sizes, what: str) -> None:
-    ends = _ends(grid, OURS)
-    growth = ends[1].over(ends[0], each) if ends else None
+    ends = {str(size): grid[size][OURS] for size in grid}
+    growth = over(ends, str(max(grid)), str(min(grid)), each)
     report.target(f"growth with {max(grid)} {what}", growth, 1.5)
-
-
-def _ends(grid: Sizes, name: str) -> list[Series[Sample]]:
-    """Return the series of a contestant with few and with many, if it has both."""
-    ends = [grid[size].get(name) for size in (min(grid), max(grid))]
-    ran = [entry for entry in ends if entry is not None and entry.samples]
-    return ran if len(ran) == 2 else []
 
 
 # Waiters
@@ -201,7 +192,6 @@ def _add_memory(report: Report, builders: Builders, scale: Scale) -> None:
         {name: partial(weigh, build, count) for name, build in contestants.items()},
         max(1, scale.rounds // 7),
         [Column("allocated", float, "B", to=("floor",))],
-        key="memory",
         floor=FLOOR,
     )
     report.target("bytes per idle connection", table.spread(OURS, float), 1024)

@@ -63,29 +63,26 @@ def _order(rounds: int, titles: Sequence[str]) -> Iterator[tuple[int, str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.demo", description=__doc__)
     add = parser.add_argument
-    seconds = {"metavar": "N", "type": _seconds}
-    add("--seconds", **seconds, default=8.0, help="of each run (8)")
-    text = "all pools run so often, in turn; the table shows medians (3)"
-    add("--rounds", metavar="N", type=_rounds, default=3, help=text)
-    text = "seconds for which Redis is away, in all runs (0.5)"
-    add("--outage", metavar="N", type=float, default=0.5, help=text)
-    add("--greenlets", type=int, default=300, metavar="N")
+
+    def add_number(name: str, least: float, default: float, text: str) -> None:
+        kind = type(default)
+
+        def read(text: str) -> float:
+            if not (value := kind(text)) >= least:
+                rule = f"must be at least {least:g}, not {text}"
+                raise argparse.ArgumentTypeError(rule)
+            return value
+
+        add(name, metavar="N", type=read, default=default, help=f"{text} ({default})")
+
+    add_number("--seconds", SHORTEST, 8.0, "of each run")
+    text = "all pools run so often, in turn; the tables show medians"
+    add_number("--rounds", 1, 3, text)
+    add_number("--outage", 0, 0.5, "seconds for which Redis is away, in all runs")
+    add_number("--greenlets", 1, 300, "that send requests")
     add("--echo", action="store_true", help="use no real servers")
     add("--alone", action="store_true", help="our pools with their defaults only")
     return parser
-
-
-def _seconds(text: str) -> float:
-    if not SHORTEST <= float(text) < 3600:
-        rule = f"must be at least {SHORTEST:g} and less than an hour, not {text}"
-        raise argparse.ArgumentTypeError(rule)
-    return float(text)
-
-
-def _rounds(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return int(text)
 
 
 def _open(stack: ExitStack, console: Console, is_echo: bool) -> list[Server]:

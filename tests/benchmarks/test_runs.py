@@ -203,7 +203,7 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
 )
 def test_a_text_without_its_marks_is_refused(text: str) -> None:
     """Nobody guesses where the numbers go."""
-    with pytest.raises(page.NoMarksError):
+    with pytest.raises(page.WrongFileError):
         page.replaced(text, "new")
 
 

@@ -9,6 +9,7 @@ import pytest
 from geventpool import Budget
 from geventpool.testing import wait_until
 from tests.budget.host import TOTAL, Host, Worker
+from tests.budget.soak import wander
 
 
 @pytest.fixture
@@ -44,3 +45,11 @@ def test_a_server_never_sees_more_connections_than_the_budget(host: Host) -> Non
     most, opened = host.seen()
     assert most <= TOTAL
     assert opened
+
+
+def test_the_soak_sees_a_wandering_load_kills_and_replacements() -> None:
+    """Some steps of it: the total holds, no loan fails, all places are given back."""
+    seen = wander(4.0, pause=0.05, every=2)
+    assert 0 < seen.most <= TOTAL
+    assert seen.loans and seen.dials and seen.replaced and not seen.failed
+    assert "kills: at most" in str(seen)

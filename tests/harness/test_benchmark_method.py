@@ -275,7 +275,7 @@ def test_throughput_counts_the_loans_of_all() -> None:
 def test_a_wait_that_never_ends_is_counted() -> None:
     """A pool that serves nobody can't hide the waits of those it starves."""
     never = PoolAdapter("never", Event().wait, id, lambda: None)
-    sample = Load(greenlets=3, seconds=0.02).put_on(never)
+    sample = Load(greenlets=3, seconds=0.02).put_on(lambda limit: never)
     assert sample.served == [0, 0, 0]
     assert len(sample.waits) == 3 and sample.waits[0] > 0.01
 
@@ -287,16 +287,14 @@ def test_a_refused_request_is_asked_again() -> None:
         raise KeyError
 
     contestant = PoolAdapter("no", refuse, id, lambda: None, refusals=(KeyError,))
-    sample = Load(greenlets=2, seconds=0.02).put_on(contestant)
+    sample = Load(greenlets=2, seconds=0.02).put_on(lambda limit: contestant)
     assert sample.refused > 2 and sample.served == [0, 0]
 
 
 def test_a_job_ends_when_all_greenlets_had_their_loans() -> None:
     """Of a job, all is served, and fairness is looked at on the way."""
     load = Load(greenlets=6, connections=2, hold=0.0, loans=4)
-    contestant = fake(2)
-    sample = load.put_on(contestant)
-    contestant.close()
+    sample = load.put_on(fake)
     assert sample.served == [4] * 6
     assert sum(sample.halfway) >= 12
 

@@ -204,7 +204,7 @@ def test_the_tables_of_a_page_are_replaced(
     )
     assert text.count("\nkills  0\n") == 2 and made == ["redis", "mysql"]
     written.write_text("no marks")
-    with pytest.raises(page.NoMarksError):
+    with pytest.raises(page.WrongFileError):
         program.main(words)
     assert len(made) == 2
 
