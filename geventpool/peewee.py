@@ -78,6 +78,28 @@ class PooledMySQLDatabase(peewee.MySQLDatabase):  # type: ignore[misc]
         finally:
             del self._borrowed.conn
 
+    def rollback(self) -> None:
+        """Roll back, unless the transaction has ended with its connection. May switch.
+
+        An interruption or a lost server closes a connection. The error that ends an
+        ``atomic()`` block then passes unchanged.
+        """
+        if not self._is_lost():
+            super().rollback()
+
+    def execute_sql(self, sql: str, *args: Any, **keywords: Any) -> Any:
+        """Execute a statement, and return its cursor. May switch.
+
+        :return: None: it leads back to a savepoint that has ended with its connection.
+        """
+        if sql.startswith("ROLLBACK TO SAVEPOINT ") and self._is_lost():
+            return None
+        return super().execute_sql(sql, *args, **keywords)
+
+    def _is_lost(self) -> bool:
+        """Whether this greenlet's connection cannot be used any more."""
+        return not self.is_closed() and not self.connection().open
+
     def _connect(self) -> Any:
         return self._borrowed.conn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
@@ -82,6 +83,20 @@ def test_a_connection_that_was_interrupted_reaches_nobody(
         db.execute_sql("SELECT 1, SLEEP(30)")
     with db.connection_context():
         assert db.execute_sql("SELECT 2").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_interruption_passes_through_transactions(
+    db: PooledMySQLDatabase, depth: int
+) -> None:
+    """There is no connection on which peewee could roll back."""
+    with db.connection_context(), gevent.Timeout(0.05, False), ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(db.atomic())
+        db.execute_sql("SELECT 1, SLEEP(30)")
+    with db.connection_context(), db.atomic(), db.atomic() as inner:
+        assert db.execute_sql("SELECT 2").fetchone() == (2,)
+        inner.rollback()
 
 
 def test_a_second_connect_is_refused_or_reuses(db: PooledMySQLDatabase) -> None:

@@ -218,6 +218,9 @@ class Wire(Ahead):
     def _execute_command(self, command: int, sql: str | bytes | bytearray) -> None:
         if self._command_owner is not None:
             raise self._in_use(self._command_owner)
+        if self._sock is None:
+            # Before it is noted: an interrupted statement is still the last one.
+            raise err.InterfaceError(0, "")
         result = self._result
         if result is not None and (result.unbuffered_active or result.has_next):
             if result.unbuffered_active:

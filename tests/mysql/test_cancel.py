@@ -385,6 +385,20 @@ def test_the_last_of_many_statements_counts(pooled):
     assert pool.stats().saved == 1
 
 
+def test_a_statement_that_was_not_sent_does_not_count(pooled, monkeypatch):
+    """Layers above try a ROLLBACK on a connection that an interruption has closed."""
+    monkeypatch.setattr(cancel, "BY_ITSELF", 60)  # would be waited for a ROLLBACK
+    pool = pooled(max_connections=1)
+    with pool.connection() as conn:
+        with gevent.Timeout(0.05, False):
+            rows(conn, FOREVER)
+        with pytest.raises(err.InterfaceError):
+            conn.query("ROLLBACK")
+    with pool.connection() as again:
+        assert again is conn
+    assert pool.stats().saved == 1
+
+
 def test_a_statement_in_another_greenlet_is_ended_when_it_is_dropped(pooled):
     """The greenlet that waits for the reply is told that the connection is lost."""
     pool = pooled(max_connections=1)
