@@ -16,6 +16,7 @@ from gevent import getcurrent
 
 from geventpool._core.breaker import Breaker
 from geventpool._core.claims import Claims
+from geventpool._core.deadline import Deadline
 from geventpool._core.dial_errors import copy_error
 from geventpool._core.exhaustion import MYSQL_FULL, chain, lacks_descriptor
 from geventpool._core.failures import describe
@@ -43,6 +44,7 @@ __all__ = [
     "PROMPT",
     "SLOW",
     "Breaker",
+    "Deadline",
     "Distribution",
     "Extension",
     "Loan",

@@ -11,6 +11,7 @@ import pytest
 from gevent import socket
 
 from geventpool import Pool, PoolExhaustedError, Timeouts, dialing
+from geventpool._core import checking, opener
 from geventpool._core.deadline import LATE, MOMENT, Deadline
 from geventpool._core.workers import within
 from geventpool.connector import Connector
@@ -108,6 +109,47 @@ def test_a_limit_of_the_pool_is_not_over_because_the_loop_was_blocked(
     with pool.connection() as second:
         assert second is first
     assert connector.blocked == verb
+    pool.close()
+
+
+def test_an_attempt_is_not_slow_because_the_loop_was_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An attempt that is slow permits another one beside it."""
+    monkeypatch.setattr(opener, "SLOW", LIMIT)
+    open_at_most, under_way = 0, 0
+
+    class Counted(Dialogue):
+        """Counts how many are opened at a time."""
+
+        def open(self) -> Peer:
+            nonlocal open_at_most, under_way
+            under_way += 1
+            open_at_most = max(open_at_most, under_way)
+            try:
+                return super().open()
+            finally:
+                under_way -= 1
+
+    pool = Pool(Counted("open"), max_connections=2, max_connecting=1)
+    borrowers = [gevent.spawn(pool.acquire) for _ in range(2)]
+    gevent.joinall(borrowers, raise_error=True)
+    assert open_at_most == 1
+    pool.close(timeout=0)
+
+
+def test_a_reset_does_not_lag_because_the_loop_was_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reset that takes long has another connection opened for the waiter."""
+    monkeypatch.setattr(checking, "PROMPT", LIMIT)
+    pool = Pool(Dialogue("reset"), max_connections=2)
+    with pool.connection() as first:
+        pass
+    with pool.connection() as second:
+        assert second is first
+    wait_until(lambda: not pool.stats().resetting)
+    assert pool.size == 1
     pool.close()
 
 

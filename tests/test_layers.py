@@ -55,7 +55,7 @@ CORE: dict[str, set[str]] = {
     "workers": {"deadline"},
     "hangups": {"loops"},
     "server_probe": {"breaker", "ledger", "loops", "states", "workers"},
-    "attempts": {"ledger"},
+    "attempts": {"deadline", "ledger"},
     "demand": {"ledger"},
     "dial_errors": set(),
     "exhaustion": set(),
@@ -107,6 +107,7 @@ CORE: dict[str, set[str]] = {
     "checking": {
         "closing",
         "connector",
+        "deadline",
         "ledger",
         "states",
         "listeners",
@@ -225,6 +226,7 @@ CORE: dict[str, set[str]] = {
         "pool_state",
     },
     "extension": {
+        "deadline",
         "breaker",
         "claims",
         "loops",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import gevent
 from gevent import getcurrent
 
+from geventpool._core.deadline import Deadline
 from geventpool._core.ledger import Entry, Waiter
 
 __all__ = ["Attempts"]
@@ -34,8 +36,9 @@ class Attempts(Generic[C]):
         self.slow: set[Entry[C]] = set()
         #: places whose attempt pauses, because the driver will repeat it
         self._pausing: set[Entry[C]] = set()
-        #: by the greenlet that opens: its place and the timer that finds it slow
-        self._watched: dict[Any, tuple[Entry[C], Any]] = {}
+        #: by the greenlet that opens: its place, after how many seconds it is slow, and
+        #: what finds it slow then
+        self._watched: dict[Any, tuple[Entry[C], float, Deadline]] = {}
         #: greenlets that open a connection to find out whether the server is back
         self._probes: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
 
@@ -48,15 +51,17 @@ class Attempts(Generic[C]):
     def watched(self, entry: Entry[C], seconds: float) -> Iterator[None]:
         """For a block that opens *entry*, which is slow after so many seconds."""
         current = getcurrent()
-        watch = gevent.get_hub().loop.timer(seconds, ref=False)
-        self._watched[current] = entry, watch
+        self._watch(current, entry, seconds)
         try:
-            watch.start(self._is_slow, entry, update=True)
             yield
         finally:
-            watch.close()
+            self._watched.pop(current)[-1].close()
             self.slow.discard(entry)
-            del self._watched[current]
+
+    def _watch(self, current: Any, entry: Entry[C], seconds: float) -> None:
+        loop = gevent.get_hub().loop
+        watch = Deadline(loop, seconds, partial(self._is_slow, entry))
+        self._watched[current] = entry, seconds, watch
 
     def _is_slow(self, entry: Entry[C]) -> None:
         """An attempt takes long. In the hub."""
@@ -73,8 +78,8 @@ class Attempts(Generic[C]):
         if found is None:
             yield
             return
-        entry, watch = found
-        watch.stop()
+        entry, seconds, watch = found
+        watch.close()
         self.slow.discard(entry)
         self._pausing.add(entry)
         try:
@@ -82,7 +87,7 @@ class Attempts(Generic[C]):
             yield
         finally:
             self._pausing.discard(entry)
-            watch.start(self._is_slow, entry, update=True)
+            self._watch(getcurrent(), entry, seconds)
 
     def hanging(self) -> list[Waiter[C] | None]:
         """Return the waiters whose attempts take long."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import gevent
 
 from geventpool._core.closing import Closer
+from geventpool._core.deadline import Deadline
 from geventpool._core.ledger import FOREVER, Entry, Ledger
 from geventpool._core.returning import Returns
 from geventpool._core.states import CHECKING, IDLE, RESETTING, CloseReason
@@ -89,15 +91,15 @@ class Checks(Generic[C]):
     def reset(self, entry: Entry[C]) -> None:
         """Reset a returned connection, in a greenlet of the pool. May switch."""
         passed = False
-        timer = gevent.get_hub().loop.timer(PROMPT, ref=False)
-        timer.start(self._reset_lags, entry)
+        loop = gevent.get_hub().loop
+        lag = Deadline(loop, PROMPT, partial(self._reset_lags, entry))
         try:
             within(self._timeouts.reset, "a reset", self._connector.reset, entry.conn)
             passed = True
         except Exception as error:
             log.debug("%r could not be reset: %r", entry.conn, error)
         finally:
-            timer.close()
+            lag.close()
             self._ledger.lagging.discard(entry)
             if entry.state is RESETTING:
                 if passed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gevent
@@ -16,7 +17,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from geventpool.connector import Connector, ErrorAction
-from geventpool.extension import timer_length
+from geventpool.extension import Deadline
 from geventpool.mysql.arguments import (
     check_account,
     check_password,
@@ -197,10 +198,12 @@ class MySQLConnector(Connector[Connection]):
         # PyMySQL's own limit ends when the TCP connection is made. A server that sends
         # nothing after that would block this greenlet without limit. The timer needs an
         # event loop.
-        limit = gevent.Timeout(timer_length(conn.connect_timeout or 0))
-        if is_patched("socket"):
-            limit.start()
+        expired, deadline = gevent.Timeout(None), None
         try:
+            if is_patched("socket"):
+                strike = partial(gevent.getcurrent().throw, expired)
+                loop, limit = gevent.get_hub().loop, conn.connect_timeout or 0
+                deadline = Deadline(loop, limit, strike)
             conn.connect()
             self._check_role(conn)
             if self._configure is not None:
@@ -211,7 +214,7 @@ class MySQLConnector(Connector[Connection]):
         except BaseException as error:
             # Nothing else refers to the connection, so it must be closed here.
             conn.terminate()
-            if error is limit:
+            if error is expired:
                 raise err.OperationalError(
                     CR.CR_CONN_HOST_ERROR,
                     f"Can't connect to MySQL server on {conn.host!r} "
@@ -219,7 +222,8 @@ class MySQLConnector(Connector[Connection]):
                 ) from None
             raise
         finally:
-            limit.close()
+            if deadline is not None:
+                deadline.close()
         return conn
 
     def _check_role(self, conn: Connection) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from gevent import getcurrent
 
 from geventpool.errors import PoolExhaustedError, TooManyWaitingError
-from geventpool.extension import timer_length
+from geventpool.extension import Deadline
 
 __all__ = ["Room"]
 
@@ -99,19 +99,17 @@ class Room:
         )
 
     def _sleep(self, waiter: _Waiter, timeout: float | None) -> None:
-        timer = None
+        deadline = None
         if timeout is not None:
-            timer = self._hub.loop.timer(timer_length(timeout))
-            timer.start(waiter.expire, update=True)
+            deadline = Deadline(self._hub.loop, timeout, waiter.expire)
         try:
             # Other code may switch to this greenlet as well.
             while not waiter.is_decided:
                 self._pause(waiter)
         finally:
             waiter.greenlet = None
-            if timer is not None:
-                timer.stop()
-                timer.close()
+            if deadline is not None:
+                deadline.close()
 
     def _pause(self, waiter: _Waiter) -> None:
         waiter.greenlet = getcurrent()

@@ -35,8 +35,9 @@ CHUNK = 65536
 #: Bytes of a client's data that the kernel keeps for a slow reader.
 NARROW = 4096
 
-#: Seconds after which a pool may take an attempt to connect for one that hangs.
-PROMPT = 0.05
+#: Seconds after which a pool may take an attempt to connect for one that hangs: half of
+#: the pools' own, which count from the beginning of the attempt and not from here.
+PROMPT = 0.025
 
 
 @dataclass(frozen=True)

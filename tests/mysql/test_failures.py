@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gevent
@@ -9,10 +10,12 @@ import pytest
 from pymysql import err
 
 from geventpool import Backoff, Outage, PoolExhaustedError, Timeouts
+from geventpool._core.deadline import LATE
 from geventpool.mysql import Connection
 from geventpool.testing import check_capacity, wait_until, watch_now
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
+from tests.test_deadline import Peer
 
 
 def warm(pool, number):
@@ -270,6 +273,31 @@ def test_a_crash_in_the_middle_of_a_query_is_an_error_of_that_query(
     own_server.start()
     with pool.connection() as conn:
         assert value(conn, "SELECT 1") == 1
+
+
+def test_a_login_does_not_fail_because_the_loop_was_blocked(make_pool, monkeypatch):
+    """The reply of the server comes due together with the time limit."""
+    connect, limit = Connection.connect, 0.5
+
+    def held_up(conn, sock=None):
+        end = time.monotonic() + limit + 2 * LATE
+        connect(conn, sock)
+        peer = Peer()
+        gevent.get_hub().loop.run_callback(block_until, end)
+        # A dialogue takes several turns of the loop.
+        peer.ask()
+        peer.close()
+
+    monkeypatch.setattr(Connection, "connect", held_up)
+    pool = make_pool(connect_timeout=limit)
+    with pool.connection() as conn:
+        assert conn.open
+
+
+def block_until(end):
+    """Hold up the event loop."""
+    while time.monotonic() < end:
+        pass
 
 
 def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server):

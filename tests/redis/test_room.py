@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from gevent import get_hub
+from gevent import get_hub, socket
 
 from geventpool.errors import PoolExhaustedError, TooManyWaitingError
 from geventpool.redis.room import Room
 from geventpool.testing import wait_until
 from tests.redis.tools import outcome
+from tests.test_deadline import LIMIT, block
 
 
 def make_room(size: int = 2) -> Room:
@@ -52,6 +53,24 @@ def test_who_waits_too_long_is_refused_and_keeps_nobody_waiting() -> None:
     assert "no room within" in str(error)
     small.join()
     assert room.free == 0
+
+
+def test_nobody_is_refused_because_the_loop_was_blocked() -> None:
+    """What gives the room back comes due together with the time limit."""
+    room = make_room(1)
+    room.take(1, None, None)
+    near, far = socket.socketpair()
+
+    def give_back() -> None:
+        far.recv(1)
+        room.give_back(1)
+
+    gevent.spawn(give_back)
+    get_hub().loop.run_callback(near.sendall, b"?")
+    get_hub().loop.run_callback(block)
+    room.take(1, LIMIT, None)
+    near.close()
+    far.close()
 
 
 def test_without_patience_or_place_in_line_the_refusal_comes_at_once() -> None:
