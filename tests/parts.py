@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from geventpool.listeners import Listeners
 
 
+def _parts(pool: Any) -> Any:
+    return pool._parts
+
+
 def ledger(pool: Any) -> Ledger[Any]:
     """The connections and their states."""
     found: Ledger[Any] = pool._ledger
@@ -73,7 +77,7 @@ def hangups(pool: Any) -> Any:
 
 def line(pool: Any) -> Line[Any]:
     """The waiters."""
-    found: Line[Any] = pool._parts.line
+    found: Line[Any] = _parts(pool).line
     return found
 
 
@@ -90,19 +94,19 @@ def holders(pool: Any) -> Holders:
 
 def home(pool: Any) -> Home:
     """The thread and the event loop of the pool."""
-    found: Home = pool._parts.home
+    found: Home = _parts(pool).home
     return found
 
 
 def claims(pool: Any) -> Claims[Any]:
     """What ends loans."""
-    found: Claims[Any] = pool._parts.claims
+    found: Claims[Any] = _parts(pool).claims
     return found
 
 
 def loan_watch(pool: Any) -> LoanWatch:
     """What is observed of the loans."""
-    found: LoanWatch = pool._parts.watch
+    found: LoanWatch = _parts(pool).watch
     return found
 
 
@@ -119,6 +123,11 @@ def leaks(pool: Any) -> Any:
 def idle_holds(pool: Any) -> Any:
     """What finds borrowers that hold connections without use; None: not asked for."""
     return loan_watch(pool).idle_holds
+
+
+def kinds_of_resets(pool: Any) -> Any:
+    """The ways to reset a session that a pool of ``geventpool.mysql`` chooses from."""
+    return connector(pool)._reset._kinds
 
 
 def connector(pool: Any) -> Any:
@@ -144,12 +153,42 @@ def forked(pool: Any) -> None:
 
 def admission(pool: Any) -> Any:
     """What refuses waiters in an overload; None: not asked for."""
-    return pool._parts.control
+    return _parts(pool).control
 
 
 def sharing(pool: Any) -> Any:
     """What sends the commands of several greenlets over one connection to Redis."""
     return pool._sharing
+
+
+def multiplexers(pool: Any) -> Any:
+    """What :func:`sharing` has, one for each kind of connection."""
+    return sharing(pool)._multiplexers
+
+
+def multiplexer(pool: Any) -> Any:
+    """The only one of them; None: no command has been sent."""
+    return sharing(pool)._only
+
+
+def socket_of(conn: Any) -> Any:
+    """The socket of a connection of a driver; None: it is not connected."""
+    return conn._sock
+
+
+def native(conn: Any) -> Any:
+    """The socket of Python behind that of gevent."""
+    return socket_of(conn)._sock
+
+
+def idle_of(pool: Any) -> Any:
+    """The idle connections of a pool, where redis-py has them."""
+    return pool._available_connections
+
+
+def lent_of(pool: Any) -> Any:
+    """The lent connections of a pool, where redis-py has them."""
+    return pool._in_use_connections
 
 
 def set_clock(pool: Any, clock: Callable[[], float]) -> None:

@@ -178,8 +178,8 @@ def test_the_number_of_functions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     """A program may make functions without end."""
     monkeypatch.setattr(borrow_sites, "FUNCTIONS", 1)
     sites = BorrowSites(lambda: None)
-    sites._remember(known.__code__, 1)
-    sites._remember(borrow.__code__, 1)
+    for code in (known.__code__, borrow.__code__):
+        sites._remember(code, 1)
     assert len(sites._known) == 1
 
 

@@ -19,6 +19,7 @@ from geventpool.connection import Connection, TcpConnection
 from geventpool.connector import Connector, terminate
 from geventpool.factory import FactoryConnector
 from geventpool.testing import no_switch
+from tests import parts
 from tests.peers import Echo, Unruly
 
 
@@ -265,7 +266,7 @@ def test_a_half_made_connection_is_let_go_of(error: BaseException, echo: Echo) -
     with pytest.raises(type(error)) as raised:
         FactoryConnector(Half).open()
     assert raised.value is error
-    assert made[0]._sock.fileno() == -1
+    assert parts.socket_of(made[0]).fileno() == -1
     echo.wait_open(0)
 
 
@@ -299,7 +300,7 @@ def test_a_close_that_fails_still_lets_go_of_the_socket(echo: Echo) -> None:
     conn.error = OSError("no goodbye")
     with pytest.raises(OSError, match="no goodbye"):
         connector.close(conn)
-    assert conn._sock.fileno() == -1
+    assert parts.socket_of(conn).fileno() == -1
     echo.wait_open(0)
 
 
@@ -336,7 +337,7 @@ def test_usable_is_connected_and_not_expired_and_quiet() -> None:
         assert connector.is_usable(conn)
         peer.wait_until(lambda: bool(peer._talking), "talking")
         peer.say(b"?")
-        socket.wait_read(conn._sock.fileno(), timeout=5)
+        socket.wait_read(parts.socket_of(conn).fileno(), timeout=5)
         with no_switch():
             assert not connector.is_usable(conn)
         connector.close(conn)
@@ -349,9 +350,10 @@ def test_a_tcp_connection_is_usable_on_the_same_terms() -> None:
         conn = connector.open()
         with no_switch():
             assert connector.is_usable(conn)
-        conn.clock = lambda: conn._opened_at + 601
+        opened = conn._opened_at
+        conn.clock = lambda: opened + 601
         assert not connector.is_usable(conn)
-        conn.clock = lambda: conn._opened_at
+        conn.clock = lambda: opened
         assert connector.is_usable(conn)
         peer.hang_up_all()
         socket.wait_read(conn.fileno(), timeout=5)

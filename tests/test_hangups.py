@@ -19,6 +19,11 @@ from tests import parts
 from tests.event_loops import not_on_libuv
 
 
+def is_due(watch):
+    """Whether there will be another look."""
+    return watch._timer is not None
+
+
 class Pairs(Connector):
     """Sockets whose other ends stay in the test's hands."""
 
@@ -119,10 +124,10 @@ def test_what_is_in_use_is_watched_when_it_is_idle_again():
     conn = pool.acquire()
     watch.forget(parts.ledger(pool).entries[id(conn)])
     watch.arm()
-    assert watched(pool) == 0 and watch._timer is not None
+    assert watched(pool) == 0 and is_due(watch)
     pool.release(conn)
     watch.arm()
-    assert watched(pool) == 1 and watch._timer is None
+    assert watched(pool) == 1 and not is_due(watch)
 
 
 @not_on_libuv("no idle connection is watched")
@@ -130,7 +135,7 @@ def test_the_loop_looks_by_itself():
     """A second after the last one was opened."""
     pool = Pool(Pairs(), initial_connections=2)
     watch = parts.hangups(pool)
-    assert watch._timer is not None and watched(pool) == 0
+    assert is_due(watch) and watched(pool) == 0
     watch._end_timer()
     watch.schedule(0)
     wait_until(lambda: watched(pool) == 2)
@@ -143,7 +148,7 @@ def test_many_are_put_under_watch_by_portions(monkeypatch):
     pool = make(Pairs(), 5)
     watch = parts.hangups(pool)
     seen = [watched(pool)]
-    while watch._timer is not None:
+    while is_due(watch):
         watch.arm()
         seen.append(watched(pool))
     assert seen == [2, 4, 5]
@@ -171,7 +176,7 @@ def test_something_to_read_that_means_nothing_costs_no_connection():
         gevent.idle()
         gevent.idle()
         assert pool.stats().idle == 1 and watched(pool) == 0
-        assert parts.hangups(pool)._timer is not None
+        assert is_due(parts.hangups(pool))
     finally:
         Pairs.is_usable = original  # type: ignore[method-assign]
 
@@ -187,7 +192,7 @@ def test_who_has_no_descriptor_is_not_watched(answer, caplog):
             return answer
 
     pool = make(Blind())
-    assert watched(pool) == 0 and parts.hangups(pool)._timer is None
+    assert watched(pool) == 0 and not is_due(parts.hangups(pool))
     assert ("is not watched" in caplog.text) == isinstance(answer, Exception)
 
 
@@ -207,7 +212,7 @@ def test_a_closed_pool_watches_nobody():
     watch = parts.hangups(pool)
     pool.close()
     watch.schedule()
-    assert not watch.watchers and watch._timer is None
+    assert not watch.watchers and not is_due(watch)
 
 
 def test_a_forgotten_pool_watches_nobody():
@@ -274,7 +279,7 @@ def test_on_libuv_nothing_is_watched():
     loop = type("loop", (), {"__module__": "gevent.libuv.loop"})()
     watch = HangupWatcher(loop, lambda: iter(()), print)
     watch.schedule()
-    assert watch._timer is None
+    assert not is_due(watch)
 
 
 def test_a_descriptor_closed_under_its_watcher_does_no_harm():

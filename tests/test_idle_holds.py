@@ -23,6 +23,11 @@ from tests import parts
 from tests.servers import MariaDBServer, RedisServer
 
 
+def tallies(holds):
+    """What was counted of each line of code."""
+    return holds._tallies
+
+
 @pytest.fixture
 def silent() -> Iterator[int]:
     """The port of a server that never answers."""
@@ -66,7 +71,7 @@ def held(pool: Any, work: Callable[[Any], object]) -> Any:
     assert begun.wait(10)
     gevent.idle()
     # The pool takes samples too while a connection is opened slowly.
-    parts.idle_holds(pool)._tallies.clear()
+    tallies(parts.idle_holds(pool)).clear()
     return holder
 
 
@@ -88,7 +93,7 @@ def test_a_holder_that_waits_for_the_lent_socket_is_not_named(
     """A slow query is no mistake of the program."""
     holder = held(pool, lambda conn: conn.recv())
     assert sampled(pool) == []
-    (tally,) = parts.idle_holds(pool)._tallies.values()
+    (tally,) = tallies(parts.idle_holds(pool)).values()
     assert tally.all == idle_holds.ENOUGH and tally.idle == 0
     holder.kill()
 
@@ -137,9 +142,9 @@ def test_loans_that_nobody_can_be_blamed_for_are_passed_over(pool: Pool[Any]) ->
     """The caller itself runs, one was handed over, one waits for its first turn."""
     holds = parts.idle_holds(pool)
     conn = pool.acquire(timeout=5)
-    holds._tallies.clear()
+    tallies(holds).clear()
     pool.transfer(conn, None)
-    assert sampled(pool) == [] and not holds._tallies
+    assert sampled(pool) == [] and not tallies(holds)
     pool.transfer(conn, gevent.getcurrent())
     (entry, other) = parts.ledger(pool).entries.values()
     other.waiter = SimpleNamespace()  # type: ignore[assignment]
@@ -148,7 +153,7 @@ def test_loans_that_nobody_can_be_blamed_for_are_passed_over(pool: Pool[Any]) ->
     holds._look_at(entry)
     other.holder = lambda: SimpleNamespace(gr_frame=None)
     holds._look_at(other)
-    assert not holds._tallies
+    assert not tallies(holds)
     other.waiter = None
 
 
@@ -157,7 +162,7 @@ def test_connections_without_a_known_socket_are_passed_over() -> None:
     done = Event()
     with Pool(ScriptedConnector()) as pool:
         holder = held(pool, lambda conn: done.wait())
-        assert sampled(pool) == [] and not parts.idle_holds(pool)._tallies
+        assert sampled(pool) == [] and not tallies(parts.idle_holds(pool))
         done.set()
         holder.join()
 
@@ -194,7 +199,7 @@ def test_lines_are_bounded_and_old_samples_fade(
     monkeypatch.undo()
     monkeypatch.setattr(idle_holds, "MANY", 20)
     sampled(pool, 50)
-    (tally,) = parts.idle_holds(pool)._tallies.values()
+    (tally,) = tallies(parts.idle_holds(pool)).values()
     assert tally.all <= 20 and tally.places.total() <= 20
     done.set()
     holder.join()
@@ -205,7 +210,7 @@ def test_a_line_that_is_idle_for_the_smaller_part_is_not_named() -> None:
     with Pool(ScriptedConnector()) as pool:
         holds = IdleHolds(parts.ledger(pool), parts.borrow_sites(pool))
         place = idle_holds.Site("views.py", 88, "checkout")
-        tally = holds._tallies[place] = idle_holds._Tally()
+        tally = tallies(holds)[place] = idle_holds._Tally()
         for number in range(idle_holds.ENOUGH):
             tally.add(place if number < 4 else None)
         assert holds.report() == []
@@ -223,7 +228,7 @@ def test_a_slow_command_of_redis_counts_as_use(redis_server: RedisServer) -> Non
             gevent.idle()
         watch = parts.idle_holds(connections.core)
         wait_for_use(connections.core)
-        assert sampled(connections.core) == [] and watch._tallies
+        assert sampled(connections.core) == [] and tallies(watch)
         holder.kill()
 
 
@@ -253,7 +258,7 @@ def test_a_slow_query_of_mysql_counts_as_use(mariadb_server: MariaDBServer) -> N
 
         holder = held(pool, ask)
         wait_for_use(pool)
-        assert sampled(pool) == [] and parts.idle_holds(pool)._tallies
+        assert sampled(pool) == [] and tallies(parts.idle_holds(pool))
         holder.kill()
 
 
@@ -275,6 +280,6 @@ def test_a_slow_query_of_sqlalchemy_counts_as_use(
     with gevent.Timeout(10):
         while not any(is_awaited(each) for each in core.lent_connections()):
             gevent.idle()
-    assert sampled(core) == [] and parts.idle_holds(core)._tallies
+    assert sampled(core) == [] and tallies(parts.idle_holds(core))
     holder.kill()
     engine.dispose()

@@ -69,9 +69,11 @@ def test_a_loan_that_is_cut_off_is_forgotten(pool: Pool[Any]) -> None:
     """The next connection may have the same identity."""
     conn = pool.acquire()
     labels = parts.listeners(pool).listeners[0]
-    assert isinstance(labels, Labels) and labels._lent
+    assert isinstance(labels, Labels)
+    lent = labels._lent
+    assert lent
     pool.drop(conn)
-    assert not labels._lent
+    assert not lent
     labels.released(conn, 1.0)
     assert counts(pool)["(none)"].used == 0.0
 

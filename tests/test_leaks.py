@@ -21,6 +21,11 @@ from tests import parts
 Log = pytest.LogCaptureFixture
 
 
+def reaper_of(detector):
+    """What looks at the loans at intervals; None: none is looked at."""
+    return detector._reaper
+
+
 class Told(PoolListener):
     """What a listener was told of leaks."""
 
@@ -170,14 +175,14 @@ def test_a_greenlet_looks_while_there_may_be_loans() -> None:
 
     pool = Pool(ScriptedConnector(), leak_after=0.01, listeners=[Listener()])
     detector = parts.leaks(pool)
-    assert detector is not None and detector._reaper is None
+    assert detector is not None and reaper_of(detector) is None
     conn = borrow(pool)
     assert reported.wait(10)
-    reaper = detector._reaper
+    reaper = reaper_of(detector)
     assert reaper is not None and reaper.is_alive
     pool.release(conn)
     pool.release(borrow(pool))
-    assert detector._reaper is reaper
+    assert reaper_of(detector) is reaper
     pool.close()
     detector.look()
     gevent.idle()

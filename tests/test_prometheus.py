@@ -25,6 +25,11 @@ from tests.telemetry import busy_pool, isolated
 POOL = "db_client_connection_pool_name"
 
 
+def files_of(module):
+    """What writes the numbers of each process into a file."""
+    return module._files
+
+
 @pytest.fixture()
 def registry(monkeypatch):
     monkeypatch.setattr(prometheus, "_registries", [])
@@ -198,9 +203,9 @@ def cells(monkeypatch):
     monkeypatch.setattr(prometheus, "_files", prometheus._Files())
     with isolated(monkeypatch):
         yield Cell.cells
-        atexit.unregister(prometheus._files.write)
+        atexit.unregister(files_of(prometheus).write)
         # The greenlet of a process that is another one ends.
-        prometheus._files._keep_writing(-1)
+        files_of(prometheus)._keep_writing(-1)
         monkeypatch.setattr(prometheus.os, "getpid", lambda: -2)
         turns()
 
@@ -253,9 +258,9 @@ def test_pools_that_are_in_use_already_are_written_at_once(cells, monkeypatch):
 
 def test_a_process_begins_to_write_only_once(cells):
     """However many pools have their first event in it."""
-    prometheus._files.start()
-    prometheus._files.start()
-    assert prometheus._files._process
+    files_of(prometheus).start()
+    files_of(prometheus).start()
+    assert files_of(prometheus)._process
 
 
 SERVER = """

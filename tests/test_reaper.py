@@ -24,6 +24,11 @@ SOON = 0.001
 NEVER = 3600
 
 
+def has_ended(reaper):
+    """Whether its greenlet has."""
+    return reaper._greenlet.dead
+
+
 class Pond:
     """What is swept; counts, and does at each sweep what it is told."""
 
@@ -130,7 +135,7 @@ def test_it_does_not_keep_its_target_alive(reap):
     del pond
     assert gone() is None
     gevent.idle()
-    assert not reaper.is_alive and reaper._greenlet.dead
+    assert not reaper.is_alive and has_ended(reaper)
 
 
 def test_it_does_not_keep_its_target_alive_between_sweeps(reap):
@@ -180,7 +185,7 @@ def test_it_ends_with_a_target_that_was_garbage(reap):
     del pond
     gc.collect()
     gevent.idle()
-    assert reaper._greenlet.dead
+    assert has_ended(reaper)
 
 
 def test_a_target_collected_by_another_thread_ends_it_too(reap):
@@ -189,9 +194,9 @@ def test_a_target_collected_by_another_thread_ends_it_too(reap):
     reaper = reap(box[0])
     gevent.idle()
     in_a_thread(box.clear)
-    assert not reaper._greenlet.dead
+    assert not has_ended(reaper)
     gevent.idle()
-    assert reaper._greenlet.dead
+    assert has_ended(reaper)
 
 
 def test_a_finaliser_only_schedules(reap):
@@ -246,9 +251,9 @@ def test_to_stop_it_does_not_switch(reap):
     gevent.idle()
     reaper.stop()
     assert not reaper.is_alive
-    assert not reaper._greenlet.dead
+    assert not has_ended(reaper)
     gevent.idle()
-    assert reaper._greenlet.dead
+    assert has_ended(reaper)
 
 
 def test_stopped_before_it_started_it_never_sweeps(reap):
@@ -274,7 +279,7 @@ def test_a_sweep_may_stop_it(reap):
     reaper = reap(pond, sweep, SOON)
     assert stopped.wait(10)
     gevent.idle()
-    assert reaper._greenlet.dead and sweeps == [pond]
+    assert has_ended(reaper) and sweeps == [pond]
 
 
 def test_a_killed_reaper_says_so(reap):

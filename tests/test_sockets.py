@@ -340,12 +340,13 @@ def test_the_default_context_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
         return made[-1]
 
     monkeypatch.setattr("gevent.ssl.create_default_context", make)
-    dialing._shared_context.cache_clear()
+    forget = dialing._shared_context.cache_clear
+    forget()
     with Echo(tls=tls_contexts()[0]) as peer:
         for _ in range(2):
             terminate(dial(peer.host, peer.port, timeout=5, ssl=True))
     assert len(made) == 1
-    dialing._shared_context.cache_clear()
+    forget()
 
 
 # Unix sockets

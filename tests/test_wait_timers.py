@@ -18,6 +18,11 @@ from tests import parts
 USUAL = 60.0
 
 
+def timer_of(timers):
+    """The timer that runs; None: nobody waits."""
+    return timers._timer
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """What the shared timer counts by."""
@@ -51,14 +56,14 @@ def pass_time(pool, clock, seconds):
     """Let so many seconds pass: the shared timer fires, if it is set for that time."""
     clock.advance(seconds)
     timers = parts.wait_timers(pool)
-    if timers._timer is not None and timers._due <= clock():
+    if timer_of(timers) is not None and timers._due <= clock():
         timers._on_timeout()
     gevent.idle()
 
 
 def is_set(pool):
     """Is a timer running that several share?"""
-    return parts.wait_timers(pool)._timer is not None
+    return timer_of(parts.wait_timers(pool)) is not None
 
 
 def waiting(pool, greenlet):
@@ -174,7 +179,7 @@ def test_a_timer_set_anew_is_stopped_too(pool, clock):
     late = refused(pool)
     pass_time(pool, clock, USUAL / 2)
     timers = parts.wait_timers(pool)
-    assert early.ready() and is_set(pool) and timers._timer is not timers._whole
+    assert early.ready() and is_set(pool) and timer_of(timers) is not timers._whole
     late.kill()
     assert not is_set(pool)
 
@@ -186,7 +191,7 @@ def test_a_timer_for_the_rest_of_a_wait_is_closed(pool, clock):
     late = refused(pool)
     pass_time(pool, clock, USUAL / 2)
     timers, ends = parts.wait_timers(pool), []
-    timer = timers._timer
+    timer = timer_of(timers)
 
     class Noted:
         def stop(self):

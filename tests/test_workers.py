@@ -11,6 +11,11 @@ from gevent.event import Event
 from geventpool._core.workers import WorkerGroup, WorkQueue, within
 
 
+def running(workers):
+    """The greenlets of the group."""
+    return workers._running
+
+
 class Work:
     """Notes who began and who finished; each item waits until it is let through."""
 
@@ -36,7 +41,7 @@ def workers():
     yield workers
     workers.kill_all()
     gevent.idle()
-    assert not workers._running
+    assert not running(workers)
 
 
 def never():
@@ -119,7 +124,7 @@ def test_staff_is_forgotten_after_work(workers, hub_errors):
     workers.spawn(int, "x")
     workers.spawn(int).kill(block=False)
     gevent.idle()
-    assert not workers._running
+    assert not running(workers)
     assert [type(each.error) for each in hub_errors] == [ValueError]
     hub_errors.clear()
 
@@ -160,7 +165,7 @@ def test_the_queue_of_a_crew_is_dismissed_too(workers):
     workers.kill_all()
     gevent.idle()
     assert work.began == [0, 1] and not work.done
-    assert not workers._running
+    assert not running(workers)
 
 
 # Crews.
@@ -213,7 +218,7 @@ def test_a_crew_is_never_larger_than_its_size(workers):
     assert work.began == [0, 1, 2]
     work.let(1)
     assert work.began == [0, 1, 2, 3]
-    assert len(workers._running) == 3
+    assert len(running(workers)) == 3
     work.let(*range(9))
     assert sorted(work.done) == list(range(9))
 
@@ -224,9 +229,9 @@ def test_a_crew_has_no_more_members_than_it_needs(workers):
     crew: WorkQueue[Any] = WorkQueue(workers, 8, work)
     crew.put("a")
     gevent.idle()
-    assert len(workers._running) == 1
+    assert len(running(workers)) == 1
     work.let("a")
-    assert not workers._running
+    assert not running(workers)
     crew.put("b")
     work.let("b")
     assert work.done == ["a", "b"]
@@ -260,7 +265,7 @@ def test_a_killed_member_has_a_successor(workers):
     crew.put("a")
     crew.put("b")
     gevent.idle()
-    (member,) = workers._running
+    (member,) = running(workers)
     member.kill()
     work.let("b")
     assert work.began == ["a", "b"] and work.done == ["b"]
@@ -271,7 +276,7 @@ def test_a_member_killed_before_it_started_has_a_successor(workers):
     work = Work()
     crew: WorkQueue[Any] = WorkQueue(workers, 1, work)
     crew.put("a")
-    (member,) = workers._running
+    (member,) = running(workers)
     member.kill(block=False)
     work.let("a")
     assert work.done == ["a"]
@@ -287,10 +292,10 @@ def test_a_crew_is_complete_again_after_a_death(workers):
     for item in "abcd":
         crew.put(item)
     gevent.idle()
-    next(iter(workers._running)).kill()
+    next(iter(running(workers))).kill()
     gevent.idle()
     assert work.began == ["a", "b", "c"]
-    assert len(workers._running) == 2
+    assert len(running(workers)) == 2
 
 
 def test_what_is_put_while_a_member_leaves_is_not_forgotten(workers):
@@ -298,7 +303,7 @@ def test_what_is_put_while_a_member_leaves_is_not_forgotten(workers):
     done: list[Any] = []
     crew: WorkQueue[Any] = WorkQueue(workers, 1, done.append)
     crew.put("a")
-    (member,) = workers._running
+    (member,) = running(workers)
     while not member.dead:
         gevent.sleep(0)
     assert member in crew._greenlets

@@ -39,6 +39,16 @@ MODULES = {
 SPARED = {"__del__", "_hear"}
 
 
+def attend(one: seat.Seat) -> None:
+    """Have a seat see to its places; nothing is left to do then."""
+    assert not one._attend()
+
+
+def is_known(one: seat.Seat) -> bool:
+    """Whether this process would find the seat again."""
+    return one in seat._seats
+
+
 class Fault:
     """Fails one call of a function of a budget; counts the calls."""
 
@@ -169,8 +179,8 @@ def test_a_seat_without_a_pool_is_closed_when_its_last_place_is_given_late(
     one = budget.seat("")
     assert one.lease()
     one.ready += 1
-    assert not one._attend()
-    assert one not in seat._seats
+    attend(one)
+    assert not is_known(one)
 
 
 def test_a_place_that_an_error_kept_is_given_when_another_wants_one(
@@ -181,8 +191,8 @@ def test_a_place_that_an_error_kept_is_given_when_another_wants_one(
     one = budget.seat("")
     assert one.lease() and one.lease()
     one.ready += 1
-    assert not one._attend()
-    assert len(one.table.held) == 1 and one in seat._seats
+    attend(one)
+    assert len(one.table.held) == 1 and is_known(one)
     one.close()
 
 

@@ -21,6 +21,11 @@ from geventpool.budget.table import read
 from geventpool.testing import wait_until
 
 
+def is_looking(one: Any) -> bool:
+    """Whether its seat looks for places at intervals."""
+    return one.seat._timer is not None
+
+
 class Client:
     """A pool of nothing but numbers."""
 
@@ -167,10 +172,10 @@ def test_nothing_runs_when_nobody_waits(make: Make) -> None:
     one.want(4)
     other.want(1)
     until(lambda: one.promised == 1)
-    assert one.seat._timer is not None
+    assert is_looking(one)
     one.come_back()
     until(lambda: other.used == 1)
-    until(lambda: one.seat._timer is None and other.seat._timer is None)
+    until(lambda: not is_looking(one) and not is_looking(other))
 
 
 def test_a_place_that_is_given_is_not_taken_back(make: Make) -> None:
@@ -212,7 +217,7 @@ def test_restocking_expresses_no_wish(make: Make) -> None:
     one.want(1)
     one.used, one.idle = 0, 1
     assert not other.seat.lease(wish=False)
-    assert other.seat._timer is None
+    assert not is_looking(other)
     gevent.idle()
     assert one.idle == 1
 

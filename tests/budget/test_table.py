@@ -275,10 +275,11 @@ def test_the_type_of_a_file_system_may_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without /proc the locks are tried all the same."""
-    assert files._file_system("/proc/self/stat") == "proc"
+    file_system = files._file_system
+    assert file_system("/proc/self/stat") == "proc"
 
     def missing(*args: object, **more: object) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", missing)
-    assert files._file_system("/") == ""
+    assert file_system("/") == ""

@@ -76,10 +76,11 @@ def test_a_loop_or_resolver_that_blocks_is_named() -> None:
 
 def test_too_few_open_files_are_named() -> None:
     """Each connection needs one."""
-    assert process._check_files(resource.RLIM_INFINITY, 9).text == "no limit"
-    assert process._check_files(100, None).level == OK
-    assert process._check_files(1024, 200).level == OK
-    finding = process._check_files(256, 200)
+    check = process._check_files
+    assert check(resource.RLIM_INFINITY, 9).text == "no limit"
+    assert check(100, None).level == OK
+    assert check(1024, 200).level == OK
+    finding = check(256, 200)
     assert finding.level == ERROR and "ulimit -n 264" in finding.advice
 
 
@@ -223,8 +224,9 @@ def test_a_missing_driver_is_told_of(
 def test_limits_that_are_hidden_or_too_low_are_told_of() -> None:
     """An account may not be allowed to ask."""
     settings = servers.Settings(8, 10, None, None)
-    assert servers._check_capacity(Capacity(), settings).level == WARNING
-    finding = servers._check_capacity(Capacity(10, 6), settings)
+    check = servers._check_capacity
+    assert check(Capacity(), settings).level == WARNING
+    finding = check(Capacity(10, 6), settings)
     assert finding.level == ERROR and "fewer workers" in finding.advice
 
 

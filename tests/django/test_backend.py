@@ -638,7 +638,8 @@ def test_a_test_database_has_a_pool_of_its_own(make, migrated):
     was = wrapper.settings_dict["NAME"]
     previous, connections[alias] = connections[alias], wrapper
     try:
-        room.pools._pools.setdefault(alias, []).extend(room.pools._pools.pop("test0"))
+        made = room.pools._pools
+        made.setdefault(alias, []).extend(made.pop("test0"))
         name = wrapper.creation.create_test_db(verbosity=0, autoclobber=True)
         assert real.closed
         assert value(wrapper, "SELECT DATABASE()") == name == f"test_{was}"

@@ -38,6 +38,11 @@ harder = settings(fuzz, max_examples=400)
 SECRET = "s3cr3t-of-mine"
 
 
+def resolved(connector: Any) -> Any:
+    """The options of PyMySQL's connection."""
+    return connector._resolved()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left() -> Iterator[None]:
     """No test here may dial, resolve, or leave anything behind."""
@@ -264,7 +269,7 @@ def test_the_mysql_pool_takes_an_option_or_says_why_not(name: str, value: Any) -
     # What was taken is what PyMySQL takes: its constructor does not dial.
     connector = parts.connector(pools[0])
     if connector._hosts is None:
-        options = {"ssl_disabled": True, **connector._resolved()}
+        options = {"ssl_disabled": True, **resolved(connector)}
         geventpool.mysql.Connection(
             tls=lambda options, make: None, defer_connect=True, **options
         )
@@ -348,7 +353,7 @@ def test_what_contradicts_itself_is_refused(
 ) -> None:
     """Neither of two is silently preferred; and what is called is asked the same."""
     make = geventpool.mysql.ConnectionPool
-    error = refusal(lambda: parts.connector(make(**options))._resolved())
+    error = refusal(lambda: resolved(parts.connector(make(**options))))
     assert error is not None and words in str(error)
 
 
@@ -356,7 +361,7 @@ def test_a_keyword_wins_over_the_url_by_any_name() -> None:
     """Also by its old one."""
     for name in "db", "database":
         pool = geventpool.mysql.ConnectionPool("mysql://u:p@h/one", **{name: "two"})
-        assert parts.connector(pool)._resolved()["database"] == "two"
+        assert resolved(parts.connector(pool))["database"] == "two"
 
 
 def test_a_name_that_cannot_exist_is_an_error_of_the_resolver() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -418,6 +420,20 @@ class Pieces:
         return getattr(self._within, name)
 
 
+@contextmanager
+def receiving(conn, *pieces):
+    """Let a connection receive these bytes first, one piece at a time."""
+    sock = conn._sock
+    conn._sock = Pieces(sock, *pieces)
+    yield
+    conn._sock = sock
+
+
+def usual_of(conn):
+    """The usual replies to a reset, as the connection knows them."""
+    return conn._usual
+
+
 @pytest.fixture()
 def reset_again(worn):
     """A borrowed connection, and what resets it and returns the replies."""
@@ -430,8 +446,8 @@ def reset_again(worn):
         rows(conn, SOIL)
         assert conn.send_ahead(*conn.prepared[False])
         replies = b""
-        while len(replies) < len(conn._usual[1]):
-            replies += conn._sock.recv(4096)
+        while len(replies) < len(usual_of(conn)[1]):
+            replies += parts.socket_of(conn).recv(4096)
         return replies
 
     yield conn, reset
@@ -441,41 +457,35 @@ def reset_again(worn):
 def test_the_usual_replies_may_come_in_any_pieces(reset_again):
     """The statement gets its own reply, wherever those before it are cut."""
     conn, reset = reset_again
-    sock = conn._sock
-    for cut in range(1, len(conn._usual[1])):
+    for cut in range(1, len(usual_of(conn)[1])):
         replies = reset()
-        assert replies == conn._usual[1]
-        conn._sock = Pieces(sock, replies[:cut], replies[cut:])
-        assert value(conn, "SELECT @used") is None
+        assert replies == usual_of(conn)[1]
+        with receiving(conn, replies[:cut], replies[cut:]):
+            assert value(conn, "SELECT @used") is None
         # A plain loan is trusted again.
         assert conn.tracks and not conn.pending
-        conn._sock = sock
     assert cut > 20
 
 
 def test_the_usual_replies_end_a_transaction(reset_again):
     """The status is that of the last reply."""
     conn, reset = reset_again
-    sock = conn._sock
     rows(conn, "BEGIN")
-    conn._sock = Pieces(sock, reset())
-    conn.settle()
+    with receiving(conn, reset()):
+        conn.settle()
     assert not conn.may_hold_transaction
-    conn._sock = sock
 
 
 def test_unusual_replies_are_read_one_by_one(reset_again):
     """They are equal to the usual ones up to some byte only."""
     conn, reset = reset_again
-    sock = conn._sock
     for cut in range(1, 30):
         replies = reset()
         # More warnings than usual.
         replies = replies[:9] + bytes([cut]) + replies[10:]
-        conn._sock = Pieces(sock, replies[:cut], replies[cut:])
-        assert value(conn, "SELECT @used") is None
-        assert conn._usual[1] == replies
-        conn._sock = sock
+        with receiving(conn, replies[:cut], replies[cut:]):
+            assert value(conn, "SELECT @used") is None
+        assert usual_of(conn)[1] == replies
 
 
 def test_after_a_reset_that_was_sent_again_the_usual_replies_are_whole(worn, proxy):
@@ -485,12 +495,12 @@ def test_after_a_reset_that_was_sent_again_the_usual_replies_are_whole(worn, pro
     soil(pool)
     conn = pool.acquire()
     assert value(conn, "SELECT @used") is None
-    usual = conn._usual
+    usual = usual_of(conn)
     pool.release(conn)
     soil(pool)
     conn = pool.acquire()
     assert value(conn, "SELECT @used") is None
-    assert conn._usual is usual
+    assert usual_of(conn) is usual
     pool.release(conn)
 
 
@@ -660,7 +670,7 @@ def kinds(make_pool):
     def look(**options):
         pool = make_pool(max_connections=1, **options)
         use(pool)
-        return parts.connector(pool)._reset._kinds
+        return parts.kinds_of_resets(pool)
 
     return look
 

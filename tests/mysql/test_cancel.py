@@ -28,6 +28,17 @@ from tests.mysql.kill_race import race
 FOREVER = "SELECT SLEEP(30)"
 
 
+def canceller(pool):
+    """What ends interrupted statements at the server; None: nothing does."""
+    return pool._canceller
+
+
+def side_connection_of(pool):
+    """The only connection that is kept to end statements."""
+    [side] = canceller(pool)._sides.values()
+    return side
+
+
 def interrupt(pool, statement=FOREVER, then=None, cursorclass=None):
     """Begin *statement* in a block, and kill its greenlet when the server is at it.
 
@@ -600,16 +611,17 @@ def test_a_side_connection_in_use_is_not_closed_by_its_timer(pooled, monkeypatch
     pool = pooled(max_connections=1)
     interrupt(pool)
     let_go(pool)
-    [side] = pool._canceller._sides.values()
+    side = side_connection_of(pool)
     with side._turn:
         side._expire()
         assert side.is_open
+    expire = side_connection._expire
     # That of another time, and that of a pool that is gone, mean nothing.
     for gone in weakref.ref(side), lambda: None:
         timer = gevent.get_hub().loop.timer(1)
-        side_connection._expire(gone, timer)
+        expire(gone, timer)
         assert side.is_open
-    side_connection._expire(weakref.ref(side), side._timer)
+    expire(weakref.ref(side), side._timer)
     assert not side.is_open
 
 
@@ -675,7 +687,7 @@ def test_a_server_that_cannot_be_reached_is_not_waited_for(pooled, monkeypatch):
     def fail(peer, host, port):
         raise ConnectionRefusedError(111, "refused")
 
-    monkeypatch.setattr(pool._canceller, "_dial", fail)
+    monkeypatch.setattr(canceller(pool), "_dial", fail)
     interrupt(pool)
     wait_until(lambda: pool.stats().abandoned == 1, "closed")
     assert pool.size == 0
@@ -693,7 +705,7 @@ def test_a_connection_that_is_reset_by_the_peer_is_not_cancelled(pooled, monkeyp
     pool = pooled(max_connections=1)
     conn = pool.acquire()
     conn.interrupted = Reset()
-    assert pool._canceller.cancel(conn, True) is False
+    assert canceller(pool).cancel(conn, True) is False
     conn.interrupted = None
     pool.release(conn)
 
@@ -713,10 +725,10 @@ def test_a_url_may_switch_it_off(mariadb_server):
     url = f"mysql://{mariadb_server.user}@{mariadb_server.host}/?cancel=false"
     for given, expected in ({}, False), ({"cancel": True}, True):
         pool = ConnectionPool(url, **given)
-        assert (pool._canceller is not None) == expected
+        assert (canceller(pool) is not None) == expected
         pool.close()
     pool = ConnectionPool(url.partition("?")[0])
-    assert pool._canceller is not None, "it is on by default"
+    assert canceller(pool) is not None, "it is on by default"
     pool.close()
 
 
@@ -778,9 +790,9 @@ def aside(pooled, proxy, monkeypatch):
 
     def make(**options):
         pool = pooled(max_connections=1, **options)
-        dial = pool._canceller._dial
+        dial = canceller(pool)._dial
         monkeypatch.setattr(
-            pool._canceller,
+            canceller(pool),
             "_dial",
             lambda peer, host, port: dial((proxy.host, proxy.port), host, port),
         )
@@ -855,7 +867,7 @@ def test_closing_the_pool_ends_a_side_connection_that_is_being_opened(aside, pro
     proxy.answer = lambda data: held.wait() and data
     interrupt(pool)
     wait_until(lambda: proxy.open == 1, "dialled")
-    [side] = pool._canceller._sides.values()
+    side = side_connection_of(pool)
     side.close()
     held.set()
     wait_until(lambda: proxy.open == 0, "let go of")
@@ -888,7 +900,7 @@ def test_credentials_that_fail_are_no_end_of_the_world(pooled):
     def fail():
         raise LookupError("no credentials")
 
-    pool._canceller._options = fail
+    canceller(pool)._options = fail
     interrupt(pool, "SELECT SLEEP(0.3)")
     let_go(pool)
     assert pool.size == 0 and pool.stats().cancelled == 1
@@ -933,7 +945,7 @@ def test_closing_the_pool_waits_for_no_mute_side_connection(pooled, monkeypatch)
     """The time that it has is short."""
     monkeypatch.setattr(cancel, "LAST", 0.01)
     pool = pooled(max_connections=1)
-    monkeypatch.setattr(pool._canceller, "_dial", lambda *where: Event().wait())
+    monkeypatch.setattr(canceller(pool), "_dial", lambda *where: Event().wait())
     loan = gevent.spawn(borrow, pool, "SELECT SLEEP(0.5)")
     wait_until(lambda: is_running(pool.server, "SELECT SLEEP(0.5)"), "running")
     pool.close(timeout=0.001)
@@ -947,19 +959,19 @@ def test_a_closed_pool_forgets_statements_that_cannot_be_killed(pooled, monkeypa
     def fail(peer, host, port):
         raise LookupError("no credentials")
 
-    monkeypatch.setattr(pool._canceller, "_dial", fail)
+    monkeypatch.setattr(canceller(pool), "_dial", fail)
     loan = gevent.spawn(borrow, pool, "SELECT SLEEP(0.5)")
     wait_until(lambda: is_running(pool.server, "SELECT SLEEP(0.5)"), "running")
-    pool._canceller.collect()
+    canceller(pool).collect()
     [running] = pool.lent_connections()
-    assert pool._canceller.takes(running)
+    assert canceller(pool).takes(running)
     gone = pool.acquire()
     rows(gone, "SELECT 1")
     gone.interrupted = Reset()
-    assert pool._canceller.takes(gone)
+    assert canceller(pool).takes(gone)
     monkeypatch.setattr(Reset, "close", lambda sock: None, raising=False)
     gone.interrupted.fileno = lambda: -1
-    pool._canceller.close()
+    canceller(pool).close()
     pool.drop(gone)
     loan.kill()
 

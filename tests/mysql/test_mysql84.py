@@ -47,7 +47,7 @@ def test_the_switch_of_the_reports_is_the_first_setting(pool, mysql):
 
 def test_a_loan_that_has_left_nothing_is_not_reset(pool, mysql):
     """After a look at views and triggers, within a time that MySQL understands."""
-    assert parts.connector(pool)._reset._kinds == frozenset(Kind)
+    assert parts.kinds_of_resets(pool) == frozenset(Kind)
     for statement in ("SELECT 1", "UPDATE t SET v = 1"):
         with pool.connection() as conn:
             rows(conn, statement)

@@ -20,6 +20,11 @@ from tests.peers import open_sockets
 MEGABYTE = 1 << 20
 
 
+def result_of(conn):
+    """The result that the connection has, or reads."""
+    return conn._result
+
+
 class Pause(Exception):
     """Thrown into a greenlet that waits."""
 
@@ -234,7 +239,7 @@ def test_rows_end_with_an_error_if_the_connection_ends(make_pool):
     conn = make_pool().acquire(reclaim=False)
     cursor = conn.cursor(SSCursor)
     cursor.execute("SELECT seq, REPEAT('x', 1000) FROM seq_1_to_1000")
-    result = conn._result
+    result = result_of(conn)
     cursor.fetchone()
     conn.terminate()
     with pytest.raises(err.OperationalError, match="closed"):
@@ -375,9 +380,9 @@ def test_columns_are_described_once(make_pool):
     conn = make_pool().acquire(reclaim=False)
     cursor = conn.cursor()
     cursor.execute("SELECT 1 AS one")
-    first = conn._result.fields[0]
+    first = result_of(conn).fields[0]
     cursor.execute("SELECT 1 AS one")
-    assert conn._result.fields[0] is first
+    assert result_of(conn).fields[0] is first
     packets._columns.update(
         {(b"%d" % number, ""): first for number in range(packets._MAX_COLUMNS)}
     )
@@ -456,7 +461,7 @@ def test_a_stream_that_is_forgotten_reads_nothing_when_collected(make_pool):
     cursor = conn.cursor(SSCursor)
     cursor.execute("SELECT seq FROM seq_1_to_1000")
     with no_switch():
-        conn._result.__del__()
+        result_of(conn).__del__()
         del cursor
         gc.collect()
     assert conn.unfinished

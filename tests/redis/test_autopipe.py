@@ -41,7 +41,7 @@ def echoes(client: redis.Redis, number: int) -> list[Any]:
 def own_loans(client: redis.Redis) -> int:
     """How many connections are lent that are not shared."""
     pool = client.connection_pool
-    shared = sum(each.shared is not None for each in parts.sharing(pool)._multiplexers)
+    shared = sum(each.shared is not None for each in parts.multiplexers(pool))
     return pool.stats().in_use - shared
 
 
@@ -299,7 +299,7 @@ def test_a_pipeline_that_does_not_fit_takes_a_connection_of_its_own(
     assert pipe.execute() == [b"a" * 3000]
     assert client.echo("b" * 3000) == b"b" * 3000
     assert own_loans(client) == 0
-    assert parts.sharing(pool)._multiplexers[0].shared is None
+    assert parts.multiplexers(pool)[0].shared is None
 
 
 # Over a connection of its own.
@@ -352,7 +352,7 @@ def test_what_must_not_share_takes_a_connection_of_its_own(
     """And gives it back."""
     multiplexer = None
     shared.ping()
-    multiplexer = parts.sharing(shared.connection_pool)._multiplexers[0]
+    multiplexer = parts.multiplexers(shared.connection_pool)[0]
     sent = len(multiplexer.shared.sent)
     deed(shared)
     assert shared.connection_pool.stats().size == 2
@@ -594,7 +594,7 @@ def test_what_is_under_way_is_bounded() -> None:
         pipe = client.pipeline(transaction=False).get("a").get("b")
         assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")
-        wait_until(lambda: parts.sharing(pool)._multiplexers[0].room.waiters)
+        wait_until(lambda: parts.multiplexers(pool)[0].room.waiters)
         server.sockets[0].sendall(b"+one\r\n")
         wait_until(lambda: len(server.received) == 4)
         server.sockets[0].sendall(b"+two\r\n+three\r\n")

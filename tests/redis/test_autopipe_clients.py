@@ -62,7 +62,7 @@ def test_every_node_of_a_cluster_shares(clustered: RedisCluster) -> None:
     sizes = [pool.stats().size for pool in pools_of(clustered).values()]
     # Another may have asked for the slots.
     assert all(size <= 2 for size in sizes)
-    shared = [parts.sharing(pool)._only for pool in pools_of(clustered).values()]
+    shared = [parts.multiplexer(pool) for pool in pools_of(clustered).values()]
     assert sum(each is not None and each.shared is not None for each in shared) == 3
 
 
@@ -164,10 +164,10 @@ def test_a_connection_to_a_former_master_is_not_shared_any_more(
     client = master_of(ask_sentinels(sentinels), auto_pipeline=True)
     pool = client.connection_pool
     client.set("key", "value")
-    first = parts.sharing(pool)._only.shared.conn
+    first = parts.multiplexer(pool).shared.conn
     pool.proxy.master_address = ("127.0.0.1", 1)
     client.set("key", "other")
-    assert parts.sharing(pool)._only.shared.conn is not first
+    assert parts.multiplexer(pool).shared.conn is not first
     assert pool.stats().size == 1
     client.close()
 
@@ -187,7 +187,7 @@ def test_a_new_token_reaches_the_shared_connection(make_pool: MakePool) -> None:
         client = redis.Redis(connection_pool=pool)
         assert client.get("a") == b"a"
         seen: list[Any] = []
-        conn = parts.sharing(pool)._only.shared.conn
+        conn = parts.multiplexer(pool).shared.conn
         send = conn.send_command
 
         def noted(*args: Any, **options: Any) -> None:
@@ -221,7 +221,7 @@ def test_a_push_is_no_reply_and_reaches_its_handler() -> None:
             if len(seen) == 1:
                 raise ValueError("a handler that fails")
 
-        conn = parts.sharing(pool)._only.shared.conn
+        conn = parts.multiplexer(pool).shared.conn
         parser_of(conn).set_invalidation_push_handler(handler)
         push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\n%b\r\n"
         server.sockets[0].sendall(b"+one\r\n" + push % b"a" + push % b"b" + b"+two\r\n")
@@ -236,12 +236,12 @@ def test_a_connection_marked_for_reconnection_is_replaced(make_pool: MakePool) -
     pool = make_pool(auto_pipeline=True)
     client = redis.Redis(connection_pool=pool)
     client.ping()
-    conn = parts.sharing(pool)._only.shared.conn
+    conn = parts.multiplexer(pool).shared.conn
     if not hasattr(conn, "mark_for_reconnect"):
         pytest.skip("this redis-py marks nothing")
     conn.mark_for_reconnect()
     assert client.ping()
-    assert parts.sharing(pool)._only.shared.conn is not conn
+    assert parts.multiplexer(pool).shared.conn is not conn
     assert pool.stats().size == 1
 
 

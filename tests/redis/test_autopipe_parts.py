@@ -38,10 +38,15 @@ from tests.redis.tools import outcome
 # Stand-ins.
 
 
+def only(sharing: Any) -> Any:
+    """The only multiplexer; None: no command has been sent."""
+    return sharing._only
+
+
 def stand_in(client: redis.Redis) -> StandIn:
     """What redis-py would get for its next command."""
     sharing = parts.sharing(client.connection_pool)
-    return stand_in_for(sharing, sharing._only)
+    return stand_in_for(sharing, only(sharing))
 
 
 def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
@@ -275,12 +280,12 @@ def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
         wait_until(lambda: gc.collect() >= 0 and forgotten() is None)
         assert sharing is not None
         with pytest.raises(ReferenceError):
-            sharing.own_connection(sharing._only, ())
+            sharing.own_connection(only(sharing), ())
         assert not sharing._start()
         error = ValueError("any")
         assert sharing.explained(error) is error
-        assert sharing._only is not None
-        assert sharing.error_of(error, sharing._only) is error
+        assert only(sharing) is not None
+        assert sharing.error_of(error, only(sharing)) is error
         conn = sharing.acquire(5)
         assert sharing.is_current(conn)
         sharing.drop(conn, None)

@@ -30,6 +30,12 @@ from tests.servers import RedisServer
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
+def late_look(shared: Any) -> float:
+    """Look for a reply that is late; return the seconds until the next look."""
+    shared._arrived = shared.sent[0].since = 0.0
+    return shared._look_at_time()
+
+
 def silent(command: list[bytes]) -> None:
     """The server says nothing by itself."""
 
@@ -51,7 +57,7 @@ def talking(
 
 
 def multiplexer(client: redis.Redis) -> Any:
-    return parts.sharing(client.connection_pool)._multiplexers[0]
+    return parts.multiplexers(client.connection_pool)[0]
 
 
 def in_flight(client: redis.Redis) -> int:
@@ -465,8 +471,7 @@ def test_a_reply_that_arrived_while_the_program_was_busy_is_not_late() -> None:
         shared = multiplexer(client).shared
         server.sockets[0].sendall(b"+value\r\n")
         # In this turn of the loop, before it looks at the socket.
-        shared._arrived = shared.sent[0].since = 0.0
-        assert shared._look_at_time() > 0
+        assert late_look(shared) > 0
         assert job.get(timeout=5) == b"value"
 
 
@@ -476,8 +481,7 @@ def test_without_a_limit_nothing_is_late() -> None:
         job = gevent.spawn(client.get, "key")
         wait_until(lambda: server.received)
         shared = multiplexer(client).shared
-        shared._arrived = shared.sent[0].since = 0.0
-        assert shared._look_at_time() == shared_module.REST
+        assert late_look(shared) == shared_module.REST
         server.sockets[0].sendall(b"+value\r\n")
         assert job.get(timeout=5) == b"value"
 

@@ -25,6 +25,7 @@ from redis.retry import Retry
 from geventpool.redis import ConnectionPool
 from geventpool.redis.internals import behind_cache
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer, free_port
@@ -269,7 +270,7 @@ def test_a_value_is_trusted_while_a_reader_waits_on_its_connection(
     client.set("key", "old")
     assert client.get("key") == b"old"
     waiting = gevent.spawn(client.blpop, "list", 5)
-    wait_until(lambda: len(pool._in_use_connections) == 1)
+    wait_until(lambda: len(parts.lent_of(pool)) == 1)
     before = gets(redis_server)
     assert client.get("key") == b"old"
     assert gets(redis_server) == before
@@ -360,7 +361,7 @@ def test_a_reply_behind_an_invalidation_of_a_new_server_is_found(
     new_server.ask("SET", "key", "right")
     conn.send_command("ECHO", "stale")
     # A reply that is still on its way no look can find.
-    native = conn._sock._sock
+    native = parts.native(conn)
 
     def arrived() -> bool:
         try:

@@ -29,6 +29,7 @@ from geventpool.redis.dialling import (
 )
 from geventpool.redis.loans import Loans, OwnedLoan, Special
 from geventpool.testing import wait_until
+from tests import parts
 from tests.pauses import hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, outcome
@@ -281,7 +282,7 @@ def test_a_native_thread_may_give_back_and_close(make_pool: MakePool) -> None:
     wait_until(lambda: pool.stats().idle == 1)
     lent = pool.get_connection()
     in_native_thread(pool.disconnect)
-    wait_until(lambda: lent._sock is None)
+    wait_until(lambda: parts.socket_of(lent) is None)
     pool.release(lent)
     assert_all_places(pool)
 
@@ -349,9 +350,9 @@ def test_a_connection_in_use_is_closed_in_a_turn_of_its_own(
     """A finaliser may close it while its greenlet begins to watch the descriptor."""
     pool = make_pool()
     conn = pool.get_connection()
-    native = conn._sock._sock
+    native = parts.native(conn)
     pool.disconnect()
-    assert conn._sock is None
+    assert parts.socket_of(conn) is None
     assert native.fileno() >= 0
     wait_until(lambda: native.fileno() < 0)
     conn.connect()
@@ -654,7 +655,7 @@ def test_a_subscription_is_its_object_s_also_behind_a_tracer(
     assert subscription.get_message(timeout=5)["data"] == b"message"
     conn = gevent.spawn(pool.get_connection).get()
     wait_until(lambda: pool.stats().in_use == 1)
-    assert conn._sock is None
+    assert parts.socket_of(conn) is None
     with gevent.Timeout(0.01, False):
         client.blpop("nothing", 1)
     client.set("key", "right")

@@ -553,7 +553,7 @@ def test_disconnect_closes_idle_connections(
     """Nothing is left on the server, and the pool goes on."""
     pool = client.connection_pool
     client.ping()
-    conn = pool._available_connections[0]
+    conn = parts.idle_of(pool)[0]
     pool.disconnect(inuse_connections=False)
     assert not is_connected(conn)
     wait_until(lambda: pool.core.size == 0)
@@ -642,8 +642,8 @@ def test_the_books_are_the_core_s(make_pool: MakePool) -> None:
     pool = make_pool(max_connections=3)
     one, two = pool.get_connection(), pool.get_connection()
     pool.release(one)
-    assert pool._available_connections == [one]
-    assert pool._in_use_connections == {two}
+    assert parts.idle_of(pool) == [one]
+    assert parts.lent_of(pool) == {two}
     assert pool._created_connections == 2
     if hasattr(redis.ConnectionPool, "get_connection_count"):
         # Since redis-py 7.2.
@@ -667,8 +667,8 @@ def test_nothing_keeps_a_forgotten_pool(
     """Its idle connections refer to it, through redis-py's maintenance handler."""
     pool = ConnectionPool(host=redis_server.host, port=redis_server.port)
     assert redis.Redis(connection_pool=pool).ping()
-    conn = pool._available_connections[0]
-    sock = conn._sock
+    conn = parts.idle_of(pool)[0]
+    sock = parts.socket_of(conn)
     gone = weakref.ref(pool)
     del pool, conn
     # A timer of the core may hold on to it for a moment.
@@ -901,8 +901,8 @@ def test_a_connection_closed_at_that_moment_is_not_lent(make_pool: MakePool) -> 
     pool = make_pool()
     client = redis.Redis(connection_pool=pool)
     assert client.ping()
-    conn = pool._available_connections[0]
+    conn = parts.idle_of(pool)[0]
     parts.connector(pool).used, parts.connector(pool).until = conn, float("inf")
     conn.disconnect()
     assert pool.get_connection() is not conn
-    pool.release(*pool._in_use_connections)
+    pool.release(*parts.lent_of(pool))

@@ -18,6 +18,7 @@ from geventpool.redis.connector import FRESH_SECONDS
 from geventpool.redis.frames import are_pushes
 from geventpool.redis.probe import is_quiet
 from geventpool.testing import no_switch, wait_until
+from tests import parts
 from tests.pauses import hang
 from tests.redis.conftest import TLS
 from tests.servers import RedisServer
@@ -59,7 +60,7 @@ class Peer:
     def say(self, data: bytes) -> None:
         """Send *data* and see that it has arrived."""
         self.sock.sendall(data)
-        native = self.conn._sock._sock
+        native = parts.native(self.conn)
         wait_until(lambda: _readable(native))
 
     def close(self) -> None:
@@ -229,17 +230,17 @@ def test_a_connection_that_was_closed_is_not_quiet(
 def test_a_number_above_1023_is_no_trouble(make_peer: Any) -> None:
     """The look does not go through select()."""
     peer = make_peer(3, _HiredisParser)
-    sock = peer.conn._sock._sock
+    sock = parts.native(peer.conn)
     high = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 1500)
     native = type(sock)(fileno=high)
     native.setblocking(False)
-    old, peer.conn._sock._sock = sock, native
+    old, parts.socket_of(peer.conn)._sock = sock, native
     try:
         assert is_quiet(peer.conn)
         peer.say(PONG)
         assert not is_quiet(peer.conn)
     finally:
-        peer.conn._sock._sock = old
+        parts.socket_of(peer.conn)._sock = old
         native.close()
 
 
@@ -281,7 +282,7 @@ def test_tls_is_read_to_tell_tickets_from_replies(
         with no_switch():
             assert is_quiet(conn)
         conn.send_command("PING")
-        wait_until(lambda: _readable(conn._sock._sock))
+        wait_until(lambda: _readable(parts.native(conn)))
         with no_switch():
             assert not is_quiet(conn)
     finally:
@@ -300,7 +301,7 @@ def test_a_push_over_tls_is_kept(
         conn.read_response()
         conn._parser.set_invalidation_push_handler(told.append)
         tls_server.ask("SET", "pushed", "1")
-        wait_until(lambda: _readable(conn._sock._sock))
+        wait_until(lambda: _readable(parts.native(conn)))
         with no_switch():
             assert is_quiet(conn)
         conn.send_command("PING")
@@ -331,7 +332,7 @@ def test_a_long_reply_over_tls_is_not_read_to_its_end(tls_server: RedisServer) -
         size = array.array("i", [0])
 
         def arrived() -> bool:
-            fcntl.ioctl(conn._sock._sock.fileno(), termios.FIONREAD, size)
+            fcntl.ioctl(parts.native(conn).fileno(), termios.FIONREAD, size)
             return size[0] > 70_000
 
         wait_until(arrived)
@@ -345,7 +346,7 @@ def test_a_tls_stream_that_breaks_off_is_found(tls_server: RedisServer) -> None:
     """Without a notice, as when a process is killed."""
     conn = _tls_connection(tls_server, 3, _HiredisParser)
     try:
-        conn._sock._sock.shutdown(socket.SHUT_RD)
+        parts.native(conn).shutdown(socket.SHUT_RD)
         assert not is_quiet(conn)
     finally:
         conn.disconnect()

@@ -15,6 +15,7 @@ import redis
 
 from geventpool.redis import ConnectionPool
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
 
@@ -53,7 +54,7 @@ def test_a_copy_that_polls_a_connection_does_not_end_the_child(
     subscription.subscribe("jobs")
     subscription.get_message(timeout=1)
     poll = select.poll()
-    poll.register(subscription.connection._sock, select.POLLIN)
+    poll.register(parts.socket_of(subscription.connection), select.POLLIN)
     waiter = gevent.spawn(poll.poll)
     gevent.idle()
 

@@ -16,6 +16,7 @@ from geventpool.redis import (
 )
 from geventpool.redis.internals import is_connected
 from geventpool.testing import wait_until
+from tests import parts
 from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisSentinel, RedisServer
 
@@ -85,7 +86,7 @@ def test_after_a_fail_over_commands_go_to_the_new_master(
     client = master_of(ask_sentinels(sentinels))
     pool = client.connection_pool
     assert_all_places(pool)
-    old = pool._available_connections
+    old = parts.idle_of(pool)
     master.kill()
     outcomes: list[Any] = []
 
@@ -242,12 +243,12 @@ def test_other_errors_close_no_idle_connections(replicated: Replicated) -> None:
     pool = client.connection_pool
     assert_all_places(pool)
     conn = pool.get_connection()
-    idle = pool._available_connections
+    idle = parts.idle_of(pool)
     conn._parser.on_disconnect()
     with pytest.raises(redis.ConnectionError, match="closed by server"):
         conn.read_response()
     pool.release(conn)
-    assert pool._available_connections == idle
+    assert parts.idle_of(pool) == idle
     client.close()
 
 

@@ -25,6 +25,7 @@ from geventpool.redis import (
     cooperation,
 )
 from geventpool.redis.threaded import ThreadedPool
+from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
@@ -36,6 +37,11 @@ KEEPS_SELECT = any(
     each.part == "select" and hasattr(sys.modules.get(each.module, object), each.name)
     for each in cooperation.NAMES
 )
+
+
+def thread_pool(pool: Any) -> Any:
+    """redis-py's own pool in the place of ours; None: ours is used."""
+    return pool._thread_pool
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -191,12 +197,12 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     """Views, limits, retries, closing and renewing hold for it as well."""
     pool = make_pool(max_connections=2, timeout=0, initial_connections=1)
     first, second = pool.get_connection(), pool.get_connection()
-    assert pool._in_use_connections == {first, second}
+    assert parts.lent_of(pool) == {first, second}
     assert pool._created_connections == pool.stats().in_use == 2
     with pytest.raises(RedisPoolExhaustedError):
         pool.get_connection()
     pool.release(first)
-    assert pool._available_connections == [first]
+    assert parts.idle_of(pool) == [first]
     # What metrics and status pages read.
     stats = pool.core.stats()
     assert (stats.size, stats.idle, stats.in_use) == (2, 1, 1)
@@ -206,8 +212,8 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     if hasattr(redis.ConnectionPool, "disconnect_free_connections"):
         pool.disconnect_free_connections()
     pool.disconnect(inuse_connections=False)
-    assert first._sock is None
-    assert second._sock is not None
+    assert parts.socket_of(first) is None
+    assert parts.socket_of(second) is not None
     pool.release(second)
     pool.reset()
     assert pool.stats().size == 0
@@ -268,15 +274,15 @@ def test_a_process_that_is_patched_later_pools_from_then_on(
     unpatched.undo()
     late = pool.get_connection()
     assert pool.core.lent_connections() == [late]
-    assert pool._in_use_connections == {early, late}
+    assert parts.lent_of(pool) == {early, late}
     pool.release(early)
     pool.release(late)
-    assert pool._thread_pool is not None
-    assert pool._thread_pool._available_connections == [early]
+    assert thread_pool(pool) is not None
+    assert parts.idle_of(thread_pool(pool)) == [early]
     assert pool.core.idle_connections() == [late]
     pool.reset()
-    assert early._sock is None
-    assert pool._thread_pool._available_connections == []
+    assert parts.socket_of(early) is None
+    assert parts.idle_of(thread_pool(pool)) == []
     assert_all_places(pool)
 
 
@@ -298,7 +304,7 @@ def test_threads_that_use_the_pool_first_share_one_stock_pool(
                 first.append(pool._decide())
 
     monkeypatch.setattr("geventpool.redis.unpatched.ThreadedPool", Slow)
-    assert pool._decide() is first[1] is pool._thread_pool
+    assert pool._decide() is first[1] is thread_pool(pool)
 
 
 def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,11 @@ NEVER = Backoff(3600, maximum=3600)
 AT_ONCE = Backoff(0, maximum=0)
 
 
+def attempts(gate):
+    """The greenlets that try to connect now."""
+    return gate._attempts
+
+
 class Server:
     """What is dialled; each dial is counted."""
 
@@ -191,9 +196,9 @@ def test_the_server_is_tried_by_one_borrower_at_a_time():
     server.hangs = Event()
     clock.advance(1)
     crowd = [gevent.spawn(outcome, gate, server) for _ in range(5)]
-    wait_until(lambda: len(gate._attempts) == 1)
+    wait_until(lambda: len(attempts(gate)) == 1)
     gevent.idle()
-    assert len(gate._attempts) == 1
+    assert len(attempts(gate)) == 1
     server.error = None
     server.hangs.set()
     gevent.joinall([first, *crowd])
@@ -249,7 +254,7 @@ def test_in_the_grace_an_attempt_that_hangs_delays_others_for_a_moment():
     wait_until(lambda: gate.breaker.paused)
     hangs = server.hangs = Event()
     clock.advance(2 * outages.PROMPT)
-    wait_until(lambda: gate._attempts)
+    wait_until(lambda: attempts(gate))
     server.hangs = server.error = None
     clock.advance(2 * outages.PROMPT)
     assert outcome(gate, server) == "connection"
@@ -269,9 +274,9 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     hangs = server.hangs = Event()
     crowd = [gevent.spawn(outcome, gate, server) for _ in range(4)]
     gevent.idle()
-    assert len(gate._attempts) == 1
+    assert len(attempts(gate)) == 1
     clock.advance(2 * outages.PROMPT)
-    wait_until(lambda: len(gate._attempts) == 2)
+    wait_until(lambda: len(attempts(gate)) == 2)
     before = server.dials
     last = gevent.spawn(outcome, gate, server, 0)
     gevent.idle()
@@ -316,7 +321,7 @@ def test_an_interrupted_attempt_tells_nothing_of_the_server():
     borrower = gevent.spawn(outcome, gate, server)
     gevent.idle()
     borrower.kill()
-    assert not gate._attempts and gate.breaker.since is None
+    assert not attempts(gate) and gate.breaker.since is None
 
 
 def test_the_dialect_is_asked(make_pool):

@@ -32,6 +32,11 @@ from tests.pauses import hang
 from tests.sqlalchemy.conftest import Connection
 
 
+def queue_of(pool):
+    """The queue that SQLAlchemy's own pool has; of its connections: their pool."""
+    return pool._pool
+
+
 def numbers(pool):
     """What QueuePool calls size, checkedin, overflow and checkedout."""
     return pool.size(), pool.checkedin(), pool.overflow(), pool.checkedout()
@@ -70,7 +75,7 @@ def test_the_numbers_are_those_of_queue_pool(make_pool, database):
                 held.append(pool.connect())
             else:
                 next(
-                    conn for conn in held if conn._pool is pool and conn.is_valid
+                    conn for conn in held if queue_of(conn) is pool and conn.is_valid
                 ).close()
         assert numbers(ours) == numbers(stock)
         assert ours.status() == stock.status()
@@ -821,7 +826,8 @@ def test_dispose_may_be_interrupted(make_pool, database):
     victim = gevent.spawn(pool.dispose)
     gevent.idle()
     victim.kill()
-    assert [one.dbapi_connection for one in pool._pool.queue] == [database.opened[1]]
+    (left,) = queue_of(pool).queue
+    assert left.dbapi_connection is database.opened[1]
     assert pool.core.size == 1
 
 
@@ -851,7 +857,7 @@ def test_a_new_pool_has_the_arguments_of_the_old(make_pool, database):
     new = pool.recreate()
     assert type(new) is GreenletPool and new._options == pool._options
     assert numbers(new) == numbers(pool)
-    assert new.timeout() == 2.5 and new._recycle == 99 and new._pool.use_lifo
+    assert new.timeout() == 2.5 and new._recycle == 99 and queue_of(new).use_lifo
     assert new.core.name == "mine" and new._max_overflow == 3
     assert database.opened == []
 
@@ -1084,8 +1090,8 @@ def test_idle_records_can_be_taken_out(make_pool, database):
     held = [pool.connect(), pool.connect()]
     held[0].close()
     held[1].invalidate()
-    pool._pool.queue = [one for one in pool._pool.queue if one.dbapi_connection]
-    assert pool.checkedin() == 1 and not pool._pool.empty()
+    queue_of(pool).queue = [one for one in queue_of(pool).queue if one.dbapi_connection]
+    assert pool.checkedin() == 1 and not queue_of(pool).empty()
 
 
 def test_what_comes_back_to_a_closed_pool_is_closed(make_pool, database):
