@@ -266,7 +266,8 @@ def test_a_kill_during_the_commit_closes(through, proxy, table):
             proxy.question = lambda data: data if b"COMMIT" not in data else b""
 
     worker = gevent.spawn(work)
-    wait_until(lambda: b"COMMIT" in b"".join(proxy.asked), "COMMIT sent")
+    # Not that of a SET AUTOCOMMIT, while it connects.
+    wait_until(lambda: b"\x03COMMIT" in b"".join(proxy.asked), "COMMIT sent")
     worker.kill()
     assert pool.size == 0
     proxy.listening.set()
