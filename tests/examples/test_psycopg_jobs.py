@@ -34,15 +34,20 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def address(server: PostgresServer) -> dict[str, str]:
-    """The server, with empty tables."""
+@pytest.fixture(scope="module")
+def tables(server: PostgresServer) -> str:
+    """The address of the server, which has the tables."""
     url = f"postgresql://{USER}@{server.host}:{server.port}/{server.database}"
-    found = {"POSTGRES_URL": url}
-    with psycopg.connect(url) as conn:
-        conn.execute("DROP TABLE IF EXISTS jobs, accounts")
-    run(FOLDER, "jobs.py", **found)
-    return found
+    run(FOLDER, "jobs.py", POSTGRES_URL=url)
+    return url
+
+
+@pytest.fixture
+def address(tables: str) -> dict[str, str]:
+    """The server, whose tables are empty."""
+    with psycopg.connect(tables) as conn:
+        conn.execute("TRUNCATE jobs, accounts")
+    return {"POSTGRES_URL": tables}
 
 
 def worker(address: dict[str, str]) -> Program:

@@ -9,6 +9,7 @@ import signal  # noqa: E402
 import gevent  # noqa: E402
 import psycopg  # noqa: E402
 from gevent.event import Event  # noqa: E402
+from gevent.lock import Semaphore  # noqa: E402
 from jobs import ADDRESS, AWAY, make_pool  # noqa: E402
 
 TAKE = """
@@ -21,9 +22,11 @@ BOOK = """
     ON CONFLICT (account) DO UPDATE SET balance = accounts.balance + excluded.balance
 """
 
+GREENLETS = 50
+
 pool = make_pool("worker")
-#: Set when there may be jobs.
-ordered = Event()
+#: Each notification wakes one greenlet.
+notified = Semaphore(0)
 
 
 def book() -> bool:
@@ -41,8 +44,6 @@ def book() -> bool:
 def work() -> None:
     """Book payments, and wait for more."""
     while True:
-        # Before it looks, so that a job that comes meanwhile is not missed.
-        ordered.clear()
         try:
             while book():
                 pass
@@ -50,7 +51,7 @@ def work() -> None:
             print("a payment was not booked:", error)
             gevent.sleep(0.1)
         else:
-            ordered.wait(timeout=30)
+            notified.acquire(timeout=30)
 
 
 def listen() -> None:
@@ -64,9 +65,10 @@ def listen() -> None:
                 conn.execute("LISTEN jobs")
                 print("listening")
                 # Nothing has told of the jobs that arrived before.
-                ordered.set()
+                for _ in range(GREENLETS):
+                    notified.release()
                 for _ in conn.notifies():
-                    ordered.set()
+                    notified.release()
         except psycopg.OperationalError as error:
             print("the listener connects again:", error)
             gevent.sleep(0.1)
@@ -76,7 +78,7 @@ def main() -> None:
     """Work until SIGTERM. Payments that are not booked by then stay in the table."""
     stopped = Event()
     gevent.signal_handler(signal.SIGTERM, stopped.set)
-    greenlets = [gevent.spawn(listen), *(gevent.spawn(work) for _ in range(50))]
+    greenlets = [gevent.spawn(listen), *(gevent.spawn(work) for _ in range(GREENLETS))]
     stopped.wait()
     gevent.killall(greenlets)
     pool.close(timeout=5)
