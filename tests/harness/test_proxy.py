@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from tests.failures.proxy import CALM, DOWN, UP, Fault, Proxy, disturbed
+from tests.failures.proxy import CALM, DOWN, UP, Fault, Proxy, disturbed, silence
 from tests.peers import Echo
 
 Dial = Callable[[], socket.socket]
@@ -250,3 +250,25 @@ def test_dials_at_the_same_time_are_counted(dial: Dial, proxy: Proxy) -> None:
         assert sock.recv(100) == b"hello"
     assert exchange(dial(), b"hello") == b"hello"
     assert proxy.most_dialling == 3
+
+
+def test_a_dial_counts_from_when_it_connected_not_from_when_it_was_accepted() -> None:
+    """A process that is busy accepts late."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as near:
+            near.sendall(b"hello")
+            connected = time.monotonic()
+            block(0.05)
+            far, _ = listener.accept()
+            # The system counts whole ticks of up to 10 ms.
+            assert 0.04 <= silence(far) <= time.monotonic() - connected + 0.02
+            far.close()
+
+
+def block(seconds: float) -> None:
+    """Hold up the event loop."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
