@@ -6,15 +6,21 @@ limit, connections and resets, and does all work in the borrower's thread.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from types import TracebackType
 from typing import Any
 
+from geventpool import sockets
 from geventpool.errors import PoolClosedError, PoolExhaustedError
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
 
 __all__ = ["ThreadedLoan", "ThreadedPool"]
+
+#: Those of this process.
+_all: weakref.WeakSet[ThreadedPool] = weakref.WeakSet()
 
 
 class ThreadedPool:
@@ -36,10 +42,15 @@ class ThreadedPool:
         self._connector = connector
         self._timeout = timeout
         self._check = check
-        self._room = threading.Semaphore(max_connections)
+        self._most = max_connections
+        self._closed = False
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self._room = threading.Semaphore(self._most)
         self._idle: list[Connection] = []
         self._lent: dict[int, Connection] = {}
-        self._closed = False
 
     def acquire(
         self,
@@ -136,6 +147,12 @@ class ThreadedPool:
         while self._idle:
             self._connector.terminate(self._idle.pop())
 
+    def forked(self) -> None:  # pragma: no cover (in the child, where nobody counts)
+        """Begin without connections in a forked child: they are the parent's."""
+        for conn in (*self._idle, *self._lent.values()):
+            conn.terminate()
+        self._begin()
+
 
 class ThreadedLoan:
     """A loan for a ``with`` block; see ``ConnectionPool.connection``.
@@ -173,3 +190,12 @@ class ThreadedLoan:
             self._pool.release(conn)
         else:
             self._pool.drop(conn)
+
+
+def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+    with sockets.after_fork():
+        for pool in list(_all):
+            pool.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

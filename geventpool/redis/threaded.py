@@ -5,6 +5,7 @@ It is redis-py's ``BlockingConnectionPool``, and does not depend on gevent.
 
 from __future__ import annotations
 
+import os
 import weakref
 from queue import Empty
 from typing import Any
@@ -55,6 +56,9 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
 
     def counts(self) -> tuple[int, int]:
         """The numbers of idle and of lent connections."""
+        if self.pid != os.getpid():  # pragma: no cover (a child)
+            # They are the parent's, and are dropped at the next loan.
+            return 0, 0
         return len(self._available_connections), len(self._in_use_connections)
 
     def made(self, connection: Any) -> bool:

@@ -66,6 +66,39 @@ def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server):
     assert run_script(source) == "True {None}\n"
 
 
+FORK = """
+import os, warnings
+warnings.simplefilter("ignore")
+from gevent import monkey
+import geventpool.mysql
+pool = geventpool.mysql.ConnectionPool(max_connections=2, **{where!r})
+def number():
+    with pool.connection() as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID()")
+        return cursor.fetchone()[0]
+mine = number()
+with pool.connection() as lent:
+    child = os.fork()
+if not child:
+    {patch}
+    assert pool.stats().size == 0 and not lent.open
+    # The place of the loan that the child has not is free.
+    with pool.connection():
+        assert number() != mine
+        assert pool.stats().size == 2
+    os._exit(0)
+print(os.waitpid(child, 0)[1], number() == mine)
+pool.close()
+"""
+
+
+@pytest.mark.parametrize("patch", ["monkey.patch_all()", "pass"])
+def test_a_forked_process_has_connections_of_its_own(mariadb_server, patch):
+    """Two processes that read from one connection get the replies of each other."""
+    source = FORK.format(where=mariadb_server.client_options, patch=patch)
+    assert run_script(source) == "0 True\n"
+
+
 def test_the_numbers_are_those_of_the_pool_for_threads(pool):
     """Zeros would say that a development server has no connection."""
 
