@@ -217,7 +217,7 @@ class OurMySQL(Ours):
     #: The one that ends interrupted statements at the server.
     aside = 1
     documented = {
-        "geventpool.errors.PoolExhaustedError": "PoolExhaustedError no connection",
+        "geventpool.PoolExhaustedError": "PoolExhaustedError no connection",
         **dict.fromkeys(
             (
                 # refused, or no answer to the first packet
@@ -300,7 +300,7 @@ class OurSockets(Ours, Sockets):
     title = "geventpool"
     name = "tcp"
     documented = {
-        "geventpool.errors.PoolExhaustedError": "PoolExhaustedError no connection",
+        "geventpool.PoolExhaustedError": "PoolExhaustedError no connection",
         **dict.fromkeys(
             (
                 "ConnectionError",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import os
+import pkgutil
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -16,7 +18,13 @@ from geventpool import Outage, Pool, PoolExhaustedError
 from geventpool.testing import ScriptedConnector
 from tests import parts
 from tests.failures import load, oracles, storms
-from tests.failures.contestants import OurSockets, PatientSockets
+from tests.failures.contestants import (
+    OurMySQL,
+    OurRedis,
+    OurSockets,
+    PatientSockets,
+    kind_of,
+)
 from tests.failures.oracles import BLOCKS, Footprint, Outcome, broken
 from tests.failures.proxy import CALM, Fault
 from tests.failures.sites import LIMIT, Site
@@ -333,3 +341,12 @@ def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
             each.stop()
             each.close()
         pool.close()
+
+
+@pytest.mark.parametrize("contestant", [OurSockets, OurRedis, OurMySQL])
+def test_documented_errors_are_named_as_storms_name_them(contestant: Any) -> None:
+    """A class that has moved would be reported as undocumented."""
+    for name in contestant.documented:
+        path, *code = name.split()
+        kind = getattr(builtins, path, None) or pkgutil.resolve_name(path)
+        assert kind_of(kind(*map(int, code))) == name
