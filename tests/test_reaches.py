@@ -39,7 +39,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "failures/scenes/core.py": ("mysql/connector.py",),
     "failures/scenes/mysql.py": ("mysql/connector.py", "mysql/packets.py"),
     "failures/scenes/redis.py": ("redis/connector.py", "redis/pool.py"),
-    "failures/scenes/shared.py": ("redis/cluster.py", "redis/sharing.py"),
+    "failures/scenes/shared.py": ("redis/cluster.py",),
     # What a URL says is read where it is used.
     "failures/test_fuzzing.py": ("mysql/connector.py",),
     "harness/test_disturbance.py": ("_core/bound_pool.py",),
@@ -54,7 +54,6 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "redis/multiplexer.py",
         "redis/shared.py",
         "redis/sharing.py",
-        "redis/standin.py",
         "redis/transports.py",
     ),
     "redis/test_autopipe_trouble.py": ("redis/multiplexer.py", "redis/shared.py"),

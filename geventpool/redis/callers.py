@@ -14,6 +14,7 @@ from typing import Any
 
 import redis.client
 import redis.cluster
+from redis.client import NEVER_DECODE
 
 from geventpool.redis.internals import module_of
 
@@ -23,8 +24,9 @@ __all__ = [
     "code_of",
     "was_interrupted",
     "is_driver",
-    "is_sharing_caller",
     "owner_of",
+    "sharing_frame",
+    "wants_raw_replies",
 ]
 
 #: Classes whose objects keep a connection between calls, whichever method takes it.
@@ -127,15 +129,30 @@ _sharing_callers = {
 _CLUSTER_GET = code_of("redis.cluster", "get_connection")
 
 
-def is_sharing_caller(caller: FrameType) -> bool:
-    """Whether *caller* sends commands that may share a connection."""
+def sharing_frame(caller: FrameType) -> FrameType | None:
+    """Return the frame that sends commands which may share a connection.
+
+    :param caller: the caller of ``get_connection``.
+    :return: None: its commands may not share one.
+    """
     if caller.f_code is _CLUSTER_GET:
         # Skip the frame of a decorator between it and the client.
         behind = caller.f_back
         while behind is not None and behind.f_code.co_name == "wrapper":
             behind = behind.f_back
         caller = behind or caller
-    return id(caller.f_code) in _sharing_callers
+    return caller if id(caller.f_code) in _sharing_callers else None
+
+
+def wants_raw_replies(frame: FrameType) -> bool:
+    """Whether *frame* sends a pipeline with a reply that must not be decoded.
+
+    redis-py tells this to a connection only when it reads the reply.
+    """
+    return any(
+        NEVER_DECODE in (each[1] if isinstance(each, tuple) else each.options)
+        for each in frame.f_locals.get("stack") or ()
+    )
 
 
 def was_interrupted(

@@ -11,61 +11,54 @@ class Call:
     """A command or pipeline on a shared connection.
 
     A call is in the queue (no byte of it was written), in the list of written calls, or
-    in neither (it was answered or has failed). :func:`call_of` makes one.
+    in neither (it was answered or has failed). A stand-in is the call of its first
+    command; :func:`call_of` makes the others.
     """
 
     __slots__ = (
-        #: the bytes to send
+        #: the bytes to send; None: there are none yet
         "data",
-        #: the number of its replies
-        "count",
         #: the number of missing replies
         "left",
-        #: the room for unanswered calls that it takes
-        "units",
-        #: the reply, or the list of replies if there are several
+        #: the reply, or the list of replies to a pipeline
         "replies",
         #: the greenlet that waits for the reply; None: no greenlet waits
         "waiter",
         #: the reason why no reply will come; None: one may come
         "error",
-        #: whether it was never sent, because there was no connection
-        "is_refused",
-        #: monotonic time at which it was written; until then, at which it was queued
+        #: that reason if it was never sent, because there was no connection; set then
+        "refusal",
+        #: monotonic time at which it was written; until then, at which it was queued;
+        #: set in the turn of the loop in which it is queued
         "since",
-        #: the number of connections that ended before a byte of it was sent
+        #: the room that it takes; set if that is more than 1
+        "units",
+        #: the number of connections that ended before a byte of it was sent; set if
+        #: there were any
         "tries",
     )
 
-    data: bytes
-    count: int
+    data: bytes | None
     left: int
-    units: int
     replies: Any
     waiter: Any
     error: BaseException | None
-    is_refused: bool
+    refusal: BaseException | None
     since: float
+    units: int
     tries: int
 
 
-def call_of(data: bytes, count: int, units: int) -> Call:
+def call_of(data: bytes, count: int, is_pipeline: bool) -> Call:
     """Return a call that was not sent.
-
-    It is no constructor, because one is called for each command, and the interpreter
-    calls a function in half of the time.
 
     :param data: the bytes to send.
     :param count: the number of its replies.
-    :param units: the room for unanswered calls that it takes.
+    :param is_pipeline: whether its caller reads a list of replies.
     """
     call = Call()
     call.data = data
-    call.count = call.left = count
-    call.units = units
-    call.replies = None if count == 1 else []
+    call.left = count
+    call.replies = [] if is_pipeline else None
     call.waiter = call.error = None
-    call.is_refused = False
-    call.since = 0.0
-    call.tries = 0
     return call

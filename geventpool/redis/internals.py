@@ -47,7 +47,7 @@ import copy
 import importlib
 import inspect
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any
@@ -317,16 +317,7 @@ def fast_packer_of(conn: Any) -> Any:
     if hiredis is None or kind is None or type(conn._command_packer) is not kind:
         return None
     pack: Callable[[Any], bytes] = hiredis.pack_command
-
-    def pack_fast(args: Sequence[Any]) -> bytes:
-        # A loop, because it costs less than a search.
-        for each in args:
-            if type(each) is memoryview:
-                # hiredis would send the wrong bytes of a view that skips some.
-                raise TypeError("a view")
-        return pack(args)
-
-    return pack_fast
+    return pack
 
 
 def handle_push(conn: Any, reply: Any) -> None:

@@ -19,12 +19,12 @@ from gevent.event import AsyncResult
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.extension import copy_error
-from geventpool.redis.calls import Call, call_of
+from geventpool.redis.calls import Call
 from geventpool.redis.errand import Errand
 from geventpool.redis.room import Room
 from geventpool.redis.shared import CallQueue, SharedConnection
 
-__all__ = ["Multiplexer", "Source", "place_of"]
+__all__ = ["UNIT", "Multiplexer", "Source", "place_of"]
 
 #: Bytes for which a call takes one unit of room. A command takes at least one.
 UNIT = 16 * 1024
@@ -92,20 +92,26 @@ class Multiplexer(CallQueue):
     """
 
     def __init__(self, source: Source, max_in_flight: int, hub: Any) -> None:
-        self._source = source
+        #: supplies the connections
+        self.source = source
         self.hub = hub
         #: name and port of the server that it was connected to last
         self.place = source.place
-        self.room = Room(max_in_flight, hub, source.name)
         self._begin()
+        self.room = Room(self, max_in_flight, hub, source.name)
 
     def _begin(self) -> None:
         """Set the initial state, at construction and in a forked child."""
         self._pid = os.getpid()
         self.out: deque[Call] = deque()
-        #: calls whose callers the hub will switch to
-        self.ready: deque[Call] = deque()
-        self._flushing = Errand(self.hub.loop, self._flush)
+        self.sent: deque[Call] = deque()
+        self.ready: list[Call] = []
+        #: those whose callers run before the event loop does, the next one last
+        self._batch: list[Call] = []
+        #: the one that a caller has switched to; None: it was the hub
+        self._following: Call | None = None
+        #: writes the queue
+        self.flushing = Errand(self.hub.loop, self._flush)
         self._waking = Errand(self.hub.loop, self._resume_soon)
         #: the present connection; None: none is open
         self.shared: SharedConnection | None = None
@@ -118,38 +124,32 @@ class Multiplexer(CallQueue):
         """Return how much room a call of *size* bytes and *count* commands takes."""
         return count if size <= UNIT else max(count, -(-size // UNIT))
 
-    def send(self, data: bytes, count: int) -> Call:
-        """Queue *data*, which has *count* commands. May switch to wait for room.
+    def queue(self, call: Call, count: int) -> None:
+        """Queue *call*, which has *count* commands. May switch to wait for room.
 
         :raises PoolExhaustedError: there was no room in time.
         """
         if self._refusal is not None:
             raise copy_error(self._refusal)
-        room = self.room
-        units = count if len(data) <= UNIT else self.units(len(data), count)
-        call = call_of(data, count, units)
-        if room.free >= units and not room.waiters:
-            # First, because it can fail for want of memory.
-            self.out.append(call)
-            room.free -= units
-        else:
-            self._queue_with_room(call)
-        if self._flushing.asked is None:
-            try:
-                self._schedule_or_write(call)
-            except BaseException:
-                # Such as a MemoryError, or interrupted by a signal.
-                self.abandon(call)
-                raise
-        return call
+        source = self.source
+        units = self.units(len(call.data or b""), count)
+        try:
+            self.room.take(call, units, source.timeout, source.max_waiting)
+        except PoolExhaustedError as error:
+            raise source.explained(error) from None
+        if self.flushing.asked is None:
+            self.write_soon(call)
 
-    def _schedule_or_write(self, call: Call) -> None:
-        """Let the queue be written, whose last call is *call*."""
+    def write_soon(self, call: Call) -> None:
+        """Let the queue be written, whose last call is *call*. Never switches.
+
+        If this fails, the stand-in abandons the call when it is released.
+        """
         shared = self.shared
         if shared is None:
             call.since = monotonic()
             self.schedule()
-        elif shared.sent or self.ready or shared.is_blocked:
+        elif self.sent or self.ready or self._batch or shared.is_blocked:
             self.schedule()
         else:
             self._write_now(shared)
@@ -162,30 +162,17 @@ class Multiplexer(CallQueue):
             self.schedule()
 
     def _is_usable(self, shared: SharedConnection) -> bool:
-        if not self._source.is_current(shared.conn):
+        if not self.source.is_current(shared.conn):
             shared.retire()
         return not shared.is_retiring
 
-    def _queue_with_room(self, call: Call) -> None:
-        """Queue *call* when there is room for it. May switch."""
-        source = self._source
-        try:
-            self.room.take(call.units, source.timeout, source.max_waiting)
-        except PoolExhaustedError as error:
-            raise source.explained(error) from None
-        try:
-            self.out.append(call)
-        except BaseException:
-            self.room.give_back(call.units)
-            raise
-
     def schedule(self) -> None:
         """Let the hub write the queue in this turn of the loop."""
-        self._flushing.ask()
+        self.flushing.ask()
 
     def _flush(self) -> None:
         """Write the queue, or start to open a connection. Runs in the hub."""
-        self._flushing.asked = None
+        self.flushing.asked = None
         try:
             self._write_or_open()
         except Exception as error:
@@ -204,8 +191,18 @@ class Multiplexer(CallQueue):
                 shared.write()
             else:
                 shared.finish_if_due()
-        elif self.out and (self._opener is None or self._opener.dead):
-            self._open_soon()
+        elif self.out:
+            self._note_time()
+            if self._opener is None or self._opener.dead:
+                self._open_soon()
+
+    def _note_time(self) -> None:
+        """Note since when the calls wait that were queued in this turn of the loop."""
+        now = monotonic()
+        for call in reversed(self.out):
+            if getattr(call, "since", None) is not None:
+                break
+            call.since = now
 
     # Waiting.
 
@@ -224,6 +221,9 @@ class Multiplexer(CallQueue):
         except BaseException:
             call.waiter = None
             self.abandon(call)
+            if self._following is not None:
+                # The switch to it may have failed.
+                self.wake(self._following)
             raise
         call.waiter = None
         if call.error is not None:
@@ -233,7 +233,18 @@ class Multiplexer(CallQueue):
         # A function of its own, because coverage does not see what follows a switch in
         # the same frame.
         call.waiter = getcurrent()
-        self.hub.switch()
+        batch = self._batch
+        waiter = None
+        if batch:
+            # The hub would switch to it next: this way it takes half of the switches.
+            following = self._following = batch[-1]
+            # No call of a function, after which a signal may interrupt this.
+            del batch[-1]
+            waiter = following.waiter
+        if waiter is None:
+            self.hub.switch()
+        else:
+            waiter.switch()
 
     def abandon(self, call: Call) -> None:
         """Note that no greenlet waits for *call* any more. Never switches.
@@ -246,7 +257,12 @@ class Multiplexer(CallQueue):
                 self.out.remove(call)
             except ValueError:
                 return
-            self.room.give_back(call.units)
+            self._free(call)
+
+    def _free(self, call: Call) -> None:
+        """Let others have the room of *call*, which is in no queue any more."""
+        call.units = 1
+        self.room.serve()
 
     def wake(self, call: Call) -> None:
         """Let the hub switch to the caller, if it waits. Never switches."""
@@ -267,38 +283,58 @@ class Multiplexer(CallQueue):
 
         If there are many, the event loop handles its sockets in between.
         """
-        ready = self.ready
-        if len(ready) > MOST:
-            self._wake_ready()
-        for _ in range(min(len(ready), MOST)):
-            # No call of a function, after which a signal may interrupt this.
-            call = ready[0]
-            del ready[0]
-            waiter = call.waiter
-            if waiter is not None:
-                try:
-                    waiter.switch()
-                except BaseException:  # pragma: no cover (counted for the greenlet)
-                    # A greenlet without error handling of its own, whose parent is the
-                    # hub.
-                    self.hub.handle_error(waiter, *exc_info())
-                    if call.waiter is waiter and not waiter.dead:
-                        # The switch itself has failed.
-                        self.wake(call)
+        try:
+            ready, batch = self.ready, self._batch
+            if not batch:
+                batch.extend(reversed(ready[:MOST]))
+                del ready[:MOST]
+            while batch:
+                self._switch_to_last(batch)
+            self._following = None
+        finally:
+            if self.ready or self._batch:
+                # Too many for one turn of the loop, or interrupted by a signal.
+                self._wake_ready()
+
+    def _switch_to_last(self, batch: list[Call]) -> None:
+        # No call of a function, after which a signal may interrupt this.
+        call = batch[-1]
+        del batch[-1]
+        waiter = call.waiter
+        if waiter is not None:
+            try:
+                waiter.switch()
+            except BaseException:  # pragma: no cover (counted for the greenlet)
+                # A greenlet without error handling of its own, whose parent is the hub.
+                self.hub.handle_error(waiter, *exc_info())
+                if call.waiter is waiter and not waiter.dead:
+                    # The switch itself has failed.
+                    self.wake(call)
 
     def _fail(self, call: Call, error: BaseException) -> None:
-        self.room.give_back(call.units)
+        call.units = 1
         if call.error is None:
             call.error = copy_error(error)
-            self.wake(call)
+        # In any case, because this may be the repetition of an interrupted call.
+        self.wake(call)
 
-    def _refuse(self, call: Call, error: BaseException) -> None:
-        call.is_refused = True
+    def _fail_all(self, calls: deque[Call], error: BaseException) -> None:
+        while calls:
+            self._fail(calls[0], error)
+            calls.popleft()
+        self.room.serve()
+
+    def _refuse_first(self, error: BaseException) -> None:
+        """Fail the first call of the queue, because there is no connection."""
+        call = self.out[0]
         self._fail(call, error)
+        call.refusal = call.error
+        self.out.popleft()
+        self.room.serve()
 
     def _fail_queued(self, error: BaseException) -> None:
         while self.out:
-            self._refuse(self.out.popleft(), error)
+            self._refuse_first(error)
 
     # Opening.
 
@@ -321,15 +357,10 @@ class Multiplexer(CallQueue):
 
         May switch.
         """
-        source = self._source
-        started = monotonic()
-        for call in self.out:
-            # Zero if it was queued for a connection that was then given back.
-            call.since = call.since or started
+        source = self.source
         while self.out:
-            started = monotonic()
             try:
-                conn = source.acquire(self._patience(started))
+                conn = source.acquire(self._patience(monotonic()))
             except PoolExhaustedError as error:
                 if type(error) is PoolExhaustedError and self._refuse_oldest(error):
                     continue
@@ -349,31 +380,33 @@ class Multiplexer(CallQueue):
 
     def _patience(self, now: float) -> float | None:
         """Return how long the first call in the queue may still wait."""
-        timeout = self._source.timeout
+        timeout = self.source.timeout
         if timeout is None:
             return None
+        self._note_time()
         return max(0.0, min(self.out[0].since + timeout - now, timeout))
 
     def _refuse_oldest(self, error: PoolExhaustedError) -> bool:
         """Fail the calls whose timeout has passed; True: others may wait longer."""
-        timeout = self._source.timeout
+        timeout = self.source.timeout
         if not timeout:
             return False
+        self._note_time()
         now = monotonic()
-        translated = self._source.explained(error)
+        translated = self.source.explained(error)
         while self.out and self.out[0].since + timeout <= now + 0.001:
-            self._refuse(self.out.popleft(), translated)
+            self._refuse_first(translated)
         return bool(self.out)
 
     def _share(self, conn: Any) -> None:
         """Make *conn* the shared connection. Never switches."""
         try:
-            self.shared = SharedConnection(self, conn, self._source.renew_after)
+            self.shared = SharedConnection(self, conn, self.source.renew_after)
             self.place = place_of(conn)
         except Exception as error:
             # It was closed after it was acquired.
-            self._source.drop(conn, error)
-            self._fail_queued(self._source.explained(error))
+            self.source.drop(conn, error)
+            self._fail_queued(self.source.explained(error))
             return
         self._flush()
 
@@ -381,7 +414,7 @@ class Multiplexer(CallQueue):
 
     def pushed(self, conn: Any, reply: Any) -> None:
         """Handle a push of the server."""
-        self._source.pushed(conn, reply)
+        self.source.pushed(conn, reply)
 
     def take(self) -> Any:
         """Return the connection for this greenlet alone, when all calls are answered.
@@ -400,7 +433,7 @@ class Multiplexer(CallQueue):
         except BaseException:
             shared.taker = None
             if taker.ready() and taker.value is not None:
-                self._source.give_back(taker.value)
+                self.source.give_back(taker.value)
             raise
 
     def lost(self, shared: SharedConnection, error: BaseException) -> None:
@@ -409,13 +442,14 @@ class Multiplexer(CallQueue):
         if self._pid != os.getpid():
             # In a forked child: copies of the parent's greenlets must not be woken.
             return
-        for call in shared.sent:
-            self._fail(call, error)
-        shared.sent.clear()
+        self.sent = deque()
+        # A second time in the hub, in case that a signal interrupts this.
+        self.hub.loop.run_callback(self._fail_all, shared.sent, error)
+        self._fail_all(shared.sent, error)
         if self.ready:
             # The reading may have been interrupted after a reply.
             self._wake_ready()
-        self._source.drop(shared.conn, error)
+        self.source.drop(shared.conn, error)
         if shared.taker is not None:
             shared.taker.set(None)
         if self.out:
@@ -427,9 +461,9 @@ class Multiplexer(CallQueue):
         if shared.taker is not None:
             shared.taker.set(shared.conn)
         elif shared.is_spoiled:
-            self._source.drop(shared.conn, None)
+            self.source.drop(shared.conn, None)
         else:
-            self._source.give_back(shared.conn)
+            self.source.give_back(shared.conn)
         if self.out:
             self.schedule()
 
@@ -461,4 +495,4 @@ class Multiplexer(CallQueue):
         The core pool has closed the child's copy of the connection.
         """
         self._begin()
-        self.room = Room(self.room.size, self.hub, self._source.name)
+        self.room = Room(self, self.room.size, self.hub, self.source.name)

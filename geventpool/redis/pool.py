@@ -42,7 +42,7 @@ from geventpool.redis.options import (
 )
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
-from geventpool.redis.standin import kind_for, stand_in_for
+from geventpool.redis.standin import kind_for
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.turns import Turns
 
@@ -180,7 +180,6 @@ class ConnectionPool(Returns):
                 chosen.max_waiting,
                 chosen.max_lifetime,
                 kind_for,
-                stand_in_for,
             )
         # Bound once, because every command calls them.
         self._turns = Turns(time.monotonic)
@@ -252,7 +251,13 @@ class ConnectionPool(Returns):
             if stock is not None:
                 return stock.get_connection()
         if self._sharing is not None:
-            stand_in = self._sharing.stand_in()
+            try:
+                caller = sys._getframe(1)
+                shares = caller.f_code is COMMAND or self._sharing.serves(caller)
+            except ValueError:
+                # No caller: this call is the whole work of a greenlet.
+                shares = False
+            stand_in = self._sharing.stand_in() if shares else None
             if stand_in is not None:
                 return stand_in
         turns = self._turns

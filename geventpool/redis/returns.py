@@ -66,7 +66,7 @@ class Returns(Credentials):
         loan from this pool is ignored, as in redis-py. A connection that is closed,
         marked for a reconnect, or has an interrupted command is not kept.
         """
-        if self._sharing is not None and isinstance(connection, StandIn):
+        if isinstance(connection, StandIn):
             connection = connection.retire()
             if connection is None:
                 return

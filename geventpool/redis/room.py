@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import getcurrent
 
 from geventpool.errors import PoolExhaustedError, TooManyWaitingError
 from geventpool.extension import Deadline
+from geventpool.redis.calls import Call
 
 __all__ = ["Room"]
+
+
+class Calls(Protocol):
+    """The unanswered calls."""
+
+    #: calls of which no byte was written
+    out: deque[Call]
+    #: calls that were written completely or in part
+    sent: deque[Call]
+
+    def abandon(self, call: Call) -> None:
+        """Note that no greenlet waits for *call* any more. Never switches."""
 
 
 class _Waiter:
     """One greenlet that waits for room."""
 
-    __slots__ = ("error", "granted", "greenlet", "is_expired", "units")
+    __slots__ = ("call", "error", "granted", "greenlet", "is_expired", "units")
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, call: Call, units: int) -> None:
+        self.call = call
         self.units = units
         #: the greenlet; None: it is not in the hub
         self.greenlet: Any = None
@@ -44,41 +58,63 @@ class _Waiter:
 
 
 class Room:
-    """A counter of units that waiters take in the order in which they came.
+    """Queues calls in the order in which they came, as far as there is room.
 
-    :param int size: how many units may be taken in total.
+    What is free is calculated from the calls themselves: wherever a signal handler
+    raises, no room is lost.
+
+    :param Calls calls: the calls that take room.
+    :param int size: how many units they may take in total.
     :param hub: the hub of the greenlets that wait.
     :param str name: the name of the pool, for messages.
     """
 
-    def __init__(self, size: int, hub: Any, name: str) -> None:
+    def __init__(self, calls: Calls, size: int, hub: Any, name: str) -> None:
         self.size = size
-        #: units that are not taken
-        self.free = size
+        #: a call of one unit may be queued without asking if there are fewer calls
+        self.limit = size
         #: the waiters, longest first
         self.waiters: deque[_Waiter] = deque()
+        #: calls that take more than one unit; some may have been answered
+        self._large: list[Call] = []
+        self._calls = calls
         self._hub = hub
         self._name = name
+        self._is_closed = False
 
-    def take(self, units: int, timeout: float | None, most: int | None) -> None:
-        """Take *units*, after all earlier waiters.
+    @property
+    def free(self) -> int:
+        """The units that are not taken."""
+        calls = self._calls
+        return self.size - len(calls.out) - len(calls.sent) - self._excess()
+
+    def _excess(self) -> int:
+        """Return how many units calls take beyond one each."""
+        return sum(call.units - 1 for call in self._large if call.left)
+
+    def take(
+        self, call: Call, units: int, timeout: float | None, most: int | None
+    ) -> None:
+        """Queue *call*, after all earlier waiters.
 
         May switch.
 
-        :param int units: at most the size of the room.
+        :param int units: the room that it takes, at most the size of the room.
         :param timeout: the most seconds to wait; None: no limit; 0: do not wait.
         :param most: how many may wait; None: no limit.
         :raises PoolExhaustedError: the timeout has passed.
         :raises TooManyWaitingError: *most* wait already.
         """
         if self.free >= units and not self.waiters:
-            self.free -= units
+            self._calls.out.append(call)
+            self._note_large(call, units)
             return
         if most is not None and len(self.waiters) >= most:
             raise TooManyWaitingError(self._refusal("too many wait already"))
         if timeout == 0:
             raise PoolExhaustedError(self._refusal("no room"))
-        waiter = _Waiter(units)
+        waiter = _Waiter(call, units)
+        self.limit = 0
         self.waiters.append(waiter)
         try:
             self._sleep(waiter, timeout)
@@ -90,6 +126,14 @@ class Room:
         if not waiter.granted:
             self._leave(waiter)
             raise PoolExhaustedError(self._refusal(f"no room within {timeout:.1f} s"))
+
+    def _note_large(self, call: Call, units: int) -> None:
+        # After it was queued: in the other order a signal handler that raises in
+        # between would leave room taken by nothing.
+        if units > 1:
+            call.units = units
+            self._large.append(call)
+            self.limit -= units - 1
 
     def _refusal(self, reason: str) -> str:
         return (
@@ -117,26 +161,32 @@ class Room:
 
     def _leave(self, waiter: _Waiter) -> None:
         if waiter.granted:
-            self.give_back(waiter.units)
+            self._calls.abandon(waiter.call)
         elif waiter in self.waiters:
             self.waiters.remove(waiter)
             # Later waiters may need less room than it did.
             self.serve()
 
-    def give_back(self, units: int) -> None:
-        """Free *units*. Never switches."""
-        self.free += units
-        if self.waiters:
-            self.serve()
-
     def serve(self) -> None:
-        """Serve the waiters as far as there is room. Never switches."""
-        while self.waiters and self.waiters[0].units <= self.free:
-            waiter = self.waiters[0]
-            self._wake_soon(waiter)
-            self.waiters.popleft()
-            self.free -= waiter.units
-            waiter.granted = True
+        """Queue the calls of waiters as far as there is room. Never switches."""
+        waiters, out = self.waiters, self._calls.out
+        self._large = [call for call in self._large if call.left and call.units > 1]
+        while waiters and (waiters[0].is_decided or waiters[0].units <= self.free):
+            waiter = waiters[0]
+            if not waiter.is_decided:
+                self._wake_soon(waiter)
+                try:
+                    # No call between these lines, after which a signal may interrupt.
+                    waiter.granted = True
+                    out.append(waiter.call)
+                except Exception as error:
+                    # Such as a MemoryError.
+                    waiter.granted, waiter.error = False, error
+                else:
+                    self._note_large(waiter.call, waiter.units)
+            waiters.popleft()
+        is_open = not waiters and not self._is_closed
+        self.limit = self.size - self._excess() if is_open else 0
 
     def _wake_soon(self, waiter: _Waiter) -> None:
         # Twice, because a call can fail before its first line, for want of memory or by
@@ -147,8 +197,10 @@ class Room:
 
     def refuse(self, error: BaseException) -> None:
         """Raise *error* in all waiters. Never switches."""
+        self._is_closed = True
+        self.limit = 0
         while self.waiters:
             waiter = self.waiters[0]
             self._wake_soon(waiter)
-            self.waiters.popleft()
             waiter.error = error
+            self.waiters.popleft()

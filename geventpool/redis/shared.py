@@ -7,7 +7,7 @@ still wait. Everything here runs in the hub or without switching.
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate
+from itertools import accumulate, islice
 from time import monotonic
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from redis.exceptions import (
 from geventpool.redis.calls import Call
 from geventpool.redis.replies import MORE, reader_of
 from geventpool.redis.room import Room
-from geventpool.redis.steps import is_foreign
+from geventpool.redis.steps import is_foreign, is_of_reply, is_raised_by
 from geventpool.redis.transports import transport_of
 
 __all__ = ["CallQueue", "SharedConnection"]
@@ -57,8 +57,10 @@ class CallQueue(Protocol):
     hub: Any
     #: calls of which no byte was written
     out: deque[Call]
+    #: calls that were written completely or in part, in the order of their replies
+    sent: deque[Call]
     #: calls whose callers the hub will switch to
-    ready: deque[Call]
+    ready: list[Call]
     #: the room that unanswered calls take
     room: Room
 
@@ -96,6 +98,7 @@ class SharedConnection:
         self._reader, self._push = reader_of(conn)
         #: calls that were written completely or in part, in the order of their replies
         self.sent: deque[Call] = deque()
+        owner.sent = self.sent
         #: the unwritten bytes of the last of them
         self._rest: Any = b""
         #: whether it has ended
@@ -163,68 +166,93 @@ class SharedConnection:
             self._wait_for_socket()
 
     def _write_queued(self) -> None:
-        out = self._owner.out
-        batch, data = self._next_batch(out)
+        out, sent = self._owner.out, self.sent
+        number, data = self._next_batch(out)
+        known = len(sent)
+        taken = None
         try:
-            size = len(data)
-            # First, because it can fail for want of memory.
-            self.sent.extend(batch)
-            taken = self._transport.send(data)
+            try:
+                # First, because it can fail for want of memory. The calls stay in the
+                # queue until they are written.
+                sent.extend(out if number == len(out) else islice(out, number))
+                taken = -1
+                taken = self._transport.send(data)
+            except Exception as error:
+                if taken is None or is_raised_by(error, self._transport.send):
+                    self._put_back(known)
+                raise
+            if taken < len(data):
+                self._note_written(data, taken, known)
+            self._leave_queue(len(sent) - known)
         except BaseException:
-            # Put the calls back into the queue before the connection is ended.
-            self._put_back(batch, tried=True)
+            # After a signal it is not known whether the calls were written, so they
+            # must not be written again.
+            for call in sent:
+                if call in out:
+                    out.remove(call)
             raise
-        if taken < size:
-            if self._transport.repeats:
-                self._rest = memoryview(data)[taken:]
-            else:
-                self._note_written(batch, taken)
+        if taken < len(data):
             self._wait_for_socket()
         if out and not self.is_blocked:
             self._owner.schedule()
 
-    def _next_batch(self, out: deque[Call]) -> tuple[list[Call], bytes]:
-        """Take the calls that are written in this turn of the loop out of the queue.
+    def _next_batch(self, out: deque[Call]) -> tuple[int, bytes]:
+        """Return how many calls are written in this turn of the loop, and their bytes.
 
-        :return: the calls and their bytes.
+        Notes the time at which they are written.
         """
         now = monotonic()
         if len(out) == 1:
-            call = out.popleft()
+            call = out[0]
             call.since = now
-            return [call], call.data
-        pieces = [call.data for call in out]
-        number = len(pieces)
+            return 1, call.data or b""
+        pieces: list[Any] = [call.data for call in out]
         if sum(map(len, pieces)) >= TURN:
             ends = accumulate(map(len, pieces))
-            number = next(index for index, end in enumerate(ends, 1) if end >= TURN)
-        # Before a call is taken out, because it can fail for want of memory.
-        data = b"".join(pieces[:number])
-        batch = [out.popleft() for _ in range(number)]
-        for call in batch:
+            del pieces[
+                next(index for index, end in enumerate(ends, 1) if end >= TURN) :
+            ]
+        number = len(pieces)
+        for call in out if number == len(out) else islice(out, number):
             call.since = now
-        return batch, data
+        return number, b"".join(pieces)
 
-    def _note_written(self, batch: list[Call], taken: int) -> None:
-        """Note which calls of a batch were written by its first *taken* bytes."""
-        for index, call in enumerate(batch):
-            if taken <= 0:
-                self._put_back(batch[index:], tried=False)
-                return
-            if taken < len(call.data):
-                self._rest = memoryview(call.data)[taken:]
-            taken -= len(call.data)
+    def _leave_queue(self, number: int) -> None:
+        """Take the first *number* calls out of the queue."""
+        out = self._owner.out
+        if number == len(out):
+            out.clear()
+        else:
+            for _ in range(number):
+                out.popleft()
 
-    def _put_back(self, batch: list[Call], tried: bool) -> None:
-        """Put calls back into the queue of which nothing was written."""
+    def _note_written(self, data: bytes, taken: int, known: int) -> None:
+        """Note that only the first *taken* bytes of *data* were written.
+
+        :param int known: how many calls were written before.
+        """
+        if self._transport.repeats:
+            self._rest = memoryview(data)[taken:]
+            return
+        sent = self.sent
+        end = len(data)
+        while len(sent) > known and end - len(sent[-1].data or b"") >= taken:
+            # Nothing of it was written.
+            end -= len(sent[-1].data or b"")
+            sent.pop()
+        self._rest = memoryview(data)[taken:end]
+
+    def _put_back(self, known: int) -> None:
+        """Leave the calls in the queue of which nothing was written.
+
+        :param int known: how many calls were written before.
+        """
+        batch = [self.sent.pop() for _ in range(len(self.sent) - known)]
         for call in reversed(batch):
-            if self.sent and self.sent[-1] is call:
-                self.sent.pop()
-            call.tries += tried
-            if call.tries < TRIES:
-                self._owner.out.appendleft(call)
-            else:
-                self.sent.appendleft(call)
+            call.tries = getattr(call, "tries", 0) + 1
+            if call.tries >= TRIES:
+                # It fails with this connection.
+                self.sent.append(call)
 
     def _wait_for_socket(self) -> None:
         self.is_blocked = True
@@ -292,25 +320,24 @@ class SharedConnection:
 
     def _parse(self) -> None:
         gets = self._reader.gets
-        push = self._push
         sent = self.sent
-        owner = self._owner
         # Calling methods for each reply would cost as much as parsing it.
-        ready, room = owner.ready, owner.room
+        ready = self._owner.ready
         while True:
             try:
                 reply = gets()
             except InvalidResponse:
                 raise
             except Exception as error:
-                # The reply cannot be decoded, or its error cannot be made. The reader
-                # has read all of it.
+                if not is_of_reply(error):
+                    raise
                 reply = error
-            if reply is MORE:
-                return
-            if type(reply) not in _PLAIN:
-                if type(reply) is push:
-                    owner.pushed(self.conn, reply)
+            kind = type(reply)
+            if kind is not bytes and kind not in _PLAIN:
+                if reply is MORE:
+                    break
+                if kind is self._push:
+                    self._owner.pushed(self.conn, reply)
                     if self.is_lost:
                         return
                     continue
@@ -319,7 +346,7 @@ class SharedConnection:
             if not sent:
                 raise InvalidResponse("Protocol Error: a reply to no command")
             call = sent[0]
-            if call.count == 1:
+            if call.replies is None:
                 call.replies = reply
                 call.left = 0
             else:
@@ -331,14 +358,14 @@ class SharedConnection:
             if call.waiter is not None:
                 # First, because it can fail for want of memory.
                 ready.append(call)
-            sent.popleft()
-            room.free += call.units
-            if room.waiters:
-                room.serve()
+            del sent[0]
+        room = self._owner.room
+        if room.limit < room.size:
+            room.serve()
 
     def _check_error(self, error: ResponseError, call: Call) -> None:
         """Refuse an error reply that does not belong to *call*."""
-        if is_foreign(error, call.data):
+        if is_foreign(error, call.data or b""):
             raise InvalidResponse(f"Protocol Error: not the reply awaited: {error}")
 
     # Time.

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
+from types import FrameType
 from typing import Any, Protocol
 
 import gevent
 from gevent import get_hub, getcurrent
+from redis.client import NEVER_DECODE
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -25,7 +26,7 @@ from redis.exceptions import (
 from geventpool.errors import ConnectionNotFoundError, PoolClosedError, PoolError
 from geventpool.pool import Pool
 from geventpool.redis.autopipeline import AutoPipeline
-from geventpool.redis.callers import COMMAND, is_sharing_caller
+from geventpool.redis.callers import sharing_frame, wants_raw_replies
 from geventpool.redis.internals import (
     awaits_auth,
     fast_packer_of,
@@ -106,10 +107,8 @@ class Sharing(Source):
     :param timeout: the most seconds that a caller waits for room or a connection.
     :param max_waiting: how many callers may wait for room; None: no limit.
     :param max_lifetime: seconds that a connection may be used; None: no limit.
-    :param kind_for: returns the class of what a caller gets in place of a connection:
-        it is given a connection that is like all others.
-    :param make_stand_in: makes an object of that class: it is given this object and the
-        queue to use.
+    :param kind_for: returns the class of what a caller gets in place of a connection,
+        or None if there can be none: it is given a connection that is like all others.
     """
 
     def __init__(
@@ -120,11 +119,9 @@ class Sharing(Source):
         timeout: float | None,
         max_waiting: int | None,
         max_lifetime: float | None,
-        kind_for: Callable[[Any], type],
-        make_stand_in: Callable[[Sharing, Multiplexer], Any],
+        kind_for: Callable[[Any], type | None],
     ) -> None:
         self._kind_for = kind_for
-        self._make_stand_in = make_stand_in
         self._pool = weakref.ref(pool)
         # The multiplexers outlive the pool until their connections are quiet.
         self._core = pool.core
@@ -137,6 +134,8 @@ class Sharing(Source):
             self.renew_after = min(RENEW_AFTER, max_lifetime / PART_OF_LIFETIME)
         self._policy = policy
         self.max_size = policy.max_size
+        #: bytes of a command that may take one unit of room
+        self.small = min(UNIT, policy.max_size)
         self._max_in_flight = max_in_flight
         self._never = frozenset(name.upper() for name in policy.never_share)
         self._also = frozenset(name.upper() for name in policy.share)
@@ -156,30 +155,45 @@ class Sharing(Source):
         #: packs a command of *names*, or raises TypeError because of an argument
         self.fast_pack: Callable[[Any], bytes] = self.pack
         self._is_possible: bool | None = None
-        self.decodes = False
+        #: whether replies are decoded; before first use, they may be
+        self.decodes = True
         self._pushes: deque[tuple[Any, Any]] = deque()
         _all.add(self)
 
     # Which callers and commands share.
 
-    def stand_in(self) -> Any:
-        """Return a stand-in for the caller of ``get_connection``.
+    def serves(self, caller: FrameType) -> bool:
+        """Return whether what *caller* sends may share a connection.
 
-        :return: None: that caller must get a connection.
+        :param caller: the caller of ``get_connection``.
         """
-        try:
-            caller = sys._getframe(2)
-        except ValueError:
-            # The pool's method is the whole work of a greenlet.
-            return None
-        if caller.f_code is not COMMAND and not is_sharing_caller(caller):
-            return None
+        frame = sharing_frame(caller)
+        return frame is not None and not (self.decodes and wants_raw_replies(frame))
+
+    def stand_in(self) -> Any:
+        """Return a stand-in for the next command or pipeline of this greenlet.
+
+        It is made here and not by a constructor, because one is made for each command:
+        a call would cost as much as half of this.
+
+        :return: None: this greenlet must get a connection.
+        """
         current = getcurrent()
         # The parent of most greenlets is the hub of their thread.
         if current.parent is not self._hub and not self._may_wait(current):
             return None
         queue = self._only or self._multiplexer_of(current)
-        return self._make_stand_in(self, queue)
+        template = self.template
+        it = self.kind()
+        it.queue = queue
+        it.other = it.own = it.data = it.replies = it.waiter = it.error = None
+        it.left = 0
+        it.retry = template.retry
+        it.db = template.db
+        place = queue.place
+        if place is not None:
+            it.host, it.port = place
+        return it
 
     def _may_wait(self, greenlet: Any) -> bool:
         """Return whether *greenlet*, which is running, can wait for a reply."""
@@ -203,12 +217,12 @@ class Sharing(Source):
         if pool is None or not self._is_possible:
             return False
         template = self.template = pool.connection_class(**pool.connection_kwargs)
-        if not has_standard_methods(template):
+        self.kind = self._kind_for(template)
+        if self.kind is None or not has_standard_methods(template):
             self._is_possible = False
             return False
         self.decodes = template.encoder.decode_responses
         self.fast_pack = fast_packer_of(template) or self.pack
-        self.kind = self._kind_for(template)
         self.place = place_of(template)
         hub = get_hub()
         self._multiplexers = [
@@ -229,6 +243,14 @@ class Sharing(Source):
         if not words or words[0] in self._never:
             return False
         return words[0] in self._also or is_shareable(args)
+
+    def shares(self, args: Sequence[Any], options: dict[str, Any]) -> bool:
+        """Return whether a command may go over a shared connection.
+
+        :param options: redis-py's for this command.
+        """
+        # Replies of a shared connection are decoded.
+        return not (self.decodes and NEVER_DECODE in options) and self.allows(args)
 
     def fits(self, commands: Sequence[Sequence[Any]]) -> bool:
         """Return whether a pipeline may go over a shared connection."""

@@ -17,11 +17,11 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import ConnectionError, DataError
 
 from geventpool.errors import PoolError
-from geventpool.redis.calls import Call
+from geventpool.redis.calls import Call, call_of
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.sharing import Sharing
 
-__all__ = ["StandIn", "kind_for", "stand_in_for"]
+__all__ = ["StandIn", "kind_for"]
 
 
 #: types of replies that may be, or begin with, an error
@@ -35,7 +35,11 @@ class Packed(list[Any]):
     number = 0
 
 
-class StandIn:
+#: Stands for the call when none is under way any more.
+_NONE = call_of(b"", 0, False)
+
+
+class StandIn(Call):
     """Replaces a connection for one command or pipeline of redis-py.
 
     It begins without a connection. For an operation that cannot be shared it takes a
@@ -43,21 +47,19 @@ class StandIn:
     defined here is one of that connection: :func:`kind_for` adds all of these. So a new
     version of redis-py may make it slower, but not wrong.
 
-    :func:`stand_in_for` makes one.
+    It is itself the call of its first command, because nearly always that is the only
+    one. :meth:`Sharing.stand_in` makes one.
     """
 
     # No __getattr__, with which the interpreter would search for each attribute anew.
     __slots__ = (
-        "_sharing",
-        "_multiplexer",
-        #: the last call on the shared connection
-        "_call",
-        #: the index of its next reply
-        "_index",
+        "queue",
+        #: the call under way; None: it is this object, or nothing was sent
+        "other",
+        #: the index of the next reply to a pipeline; -1: it is no pipeline
+        "index",
         #: the connection of its own
-        "_own",
-        #: the error because of which nothing was sent
-        "_refusal",
+        "own",
         #: the retries of redis-py, the same for all
         "retry",
         #: the number of the database
@@ -67,12 +69,10 @@ class StandIn:
         "port",
     )
 
-    _sharing: Sharing
-    _multiplexer: Multiplexer
-    _call: Call | None
-    _index: int
-    _own: Any
-    _refusal: BaseException | None
+    queue: Multiplexer
+    other: Call | None
+    index: int
+    own: Any
     retry: Any
     db: Any
     host: Any
@@ -90,31 +90,73 @@ class StandIn:
 
         May switch.
         """
-        if self._own is None:
-            sharing = self._sharing
-            data = None
-            name = args[0]
-            if sharing.decodes and NEVER_DECODE in options:
-                # Replies of a shared connection are decoded.
-                pass
-            elif type(name) is str and name in sharing.names:
-                try:
-                    data = sharing.fast_pack(args)
-                except TypeError:
-                    # An argument that redis-py converts, or refuses with its own
-                    # message.
-                    data = sharing.pack(args)
-            elif sharing.allows(args):
+        queue = self.queue
+        sharing: Any = queue.source
+        name = args[0]
+        if (
+            self.data is None
+            and type(name) is str
+            and name in sharing.names
+            and not (sharing.decodes and NEVER_DECODE in options)
+        ):
+            pack = sharing.fast_pack
+            # A loop, because it costs less than a search.
+            for each in args:
+                if type(each) is memoryview:
+                    # hiredis would send the wrong bytes of a view that skips some.
+                    pack = sharing.pack
+            try:
+                data = pack(args)
+            except TypeError:
+                # An argument that redis-py converts, or refuses with its own message.
                 data = sharing.pack(args)
-            if data is not None and len(data) <= sharing.max_size:
-                try:
-                    self._call = self._multiplexer.send(data, 1)
-                except PoolError as error:
-                    self._refusal = error
-                    raise
+            if (
+                len(data) <= sharing.small
+                and len(queue.out) + len(queue.sent) < queue.room.limit
+            ):
+                # As Multiplexer.queue() does, without waiting.
+                self.data = data
+                self.left = 1
+                queue.out.append(self)
+                if queue.flushing.asked is None:
+                    queue.write_soon(self)
                 return
+        elif self.own is None and sharing.shares(args, options):
+            data = sharing.pack(args)
+        else:
+            data = None
+        self._send(data, args, options)
+
+    def _send(
+        self, data: bytes | None, args: Sequence[Any], options: dict[str, Any]
+    ) -> None:
+        """Send a command that is not the first, is large, or has to wait.
+
+        May switch.
+
+        :param data: its bytes; None: it may not be shared.
+        """
+        if data is not None and len(data) <= self._sharing.max_size:
+            self._queue(data, 1, -1)
+            return
+        if self.own is None:
             self._promote(args)
-        self._own.send_command(*args, **options)
+        self.own.send_command(*args, **options)
+
+    def _queue(self, data: bytes, count: int, index: int) -> None:
+        """Queue a call of *count* commands.
+
+        May switch.
+        """
+        # First, so that it is abandoned with this object wherever a signal interrupts.
+        call = self.other = call_of(data, count, index >= 0)
+        self.data = data
+        self.index = index
+        try:
+            self.queue.queue(call, count)
+        except PoolError as error:
+            self.refusal = error
+            raise
 
     def pack_command(self, *args: Any) -> Any:
         """Return the bytes of a command, without sending it."""
@@ -123,31 +165,27 @@ class StandIn:
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Any:
         """Return the bytes of several commands, for :meth:`send_packed_command`."""
         commands = list(commands)
-        if self._own is None and self._sharing.fits(commands):
-            packed = Packed(self._sharing.template.pack_commands(commands))
+        sharing = self._sharing
+        if self.own is None and sharing.fits(commands):
+            packed = Packed(sharing.template.pack_commands(commands))
             packed.number = len(commands)
-            if self._sharing.has_room_for(packed, len(commands)):
+            if sharing.has_room_for(packed, len(commands)):
                 return packed
-        if self._own is None:
+        if self.own is None:
             self._promote(())
-        return self._own.pack_commands(commands)
+        return self.own.pack_commands(commands)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send the result of :meth:`pack_command` or :meth:`pack_commands`.
 
         May switch.
         """
-        if self._own is None and isinstance(command, Packed):
-            self._index = 0
-            try:
-                self._call = self._multiplexer.send(b"".join(command), command.number)
-            except PoolError as error:
-                self._refusal = error
-                raise
+        if self.own is None and isinstance(command, Packed):
+            self._queue(b"".join(command), command.number, 0)
             return
-        if self._own is None:
+        if self.own is None:
             self._promote(())
-        self._own.send_packed_command(command, check_health)
+        self.own.send_packed_command(command, check_health)
 
     def _promote(self, args: Sequence[Any]) -> None:
         """Take a connection of its own.
@@ -155,14 +193,21 @@ class StandIn:
         May switch.
         """
         self._abandon()
+        self.data = b""
+        sharing = self._sharing
         try:
-            self._own = self._sharing.own_connection(self._multiplexer, args)
+            self.own = sharing.own_connection(self.queue, args)
         except Exception as error:
-            self._refusal = error
+            self.refusal = error
             raise
-        self.retry = self._own.retry
-        self.db = self._own.db
-        self._sharing.prepare(self._own, args)
+        self.retry = self.own.retry
+        self.db = self.own.db
+        sharing.prepare(self.own, args)
+
+    @property
+    def _sharing(self) -> Sharing:
+        source: Any = self.queue.source
+        return source  # type: ignore[no-any-return]
 
     # Receiving.
 
@@ -171,29 +216,51 @@ class StandIn:
 
         May switch.
         """
-        call = self._call
-        if call is None:
-            if self._own is None:
-                raise ConnectionError("There is no reply to read: nothing was sent.")
-            return self._own.read_response(disable_decoding, **options)
+        if self.other is not None or disable_decoding or self.data is None:
+            return self._read_other(disable_decoding, options)
+        if self.left or self.error is not None:
+            try:
+                self.queue.wait(self)
+            except BaseException:
+                self._give_up(self)
+                raise
+        reply = self.replies
+        if type(reply) is not bytes and isinstance(reply, _MAY_RAISE):
+            self._raise_error(reply)
+        return reply
+
+    def _read_other(self, disable_decoding: bool, options: dict[str, Any]) -> Any:
+        """Return the next reply, which is not the decoded one to a first command.
+
+        May switch.
+        """
+        if self.own is not None:
+            return self.own.read_response(disable_decoding, **options)
+        call = self if self.other is None else self.other
+        if call is _NONE or call.data is None:
+            raise ConnectionError("There is no reply to read: nothing was sent.")
         if call.left or call.error is not None:
             try:
-                self._multiplexer.wait(call)
-            except BaseException as error:
-                # Do not keep the error, which refers to the frames of the caller.
-                self._call = call.error = None
-                if call.is_refused:
-                    self._refusal = error
+                self.queue.wait(call)
+            except BaseException:
+                self._give_up(call)
                 raise
         if disable_decoding and self._sharing.decodes:
             raise DataError("a reply of a shared connection was decoded already")
         reply = call.replies
-        if call.count > 1:
-            reply = reply[self._index]
-            self._index += 1
-        if type(reply) is not bytes and isinstance(reply, _MAY_RAISE):
+        if call is not self and self.index >= 0:
+            reply = reply[self.index]
+            self.index += 1
+        if isinstance(reply, _MAY_RAISE):
             self._raise_error(reply)
         return reply
+
+    def _give_up(self, call: Call) -> None:
+        """Note that the wait for *call* was interrupted or has failed."""
+        # Do not keep the error, which refers to the frames of the caller.
+        call.error = None
+        self.other = _NONE
+        self.refusal = getattr(call, "refusal", None)
 
     def _raise_error(self, reply: Any) -> None:
         """Raise *reply*, or its first item, if it is an error for the caller."""
@@ -202,7 +269,7 @@ class StandIn:
         # ConnectionError.
         kind = Exception if first is reply else ConnectionError
         if isinstance(first, kind):
-            raise self._sharing.error_of(first, self._multiplexer)
+            raise self._sharing.error_of(first, self.queue)
 
     # The life of a connection, as redis-py sees it.
 
@@ -212,41 +279,40 @@ class StandIn:
         redis-py calls this after an error, before it retries. An error of the pool must
         not be retried, so it is raised again here.
         """
-        refusal, self._refusal = self._refusal, None
+        refusal: BaseException | None = getattr(self, "refusal", None)
+        self.refusal = None
         if refusal is not None and exc_info()[1] is refusal:
             raise refusal
         self._abandon()
-        if self._own is not None:
-            self._own.disconnect(*args, **kwargs)
+        if self.own is not None:
+            self.own.disconnect(*args, **kwargs)
 
     def connect(self) -> None:
         """Connect the connection of its own, if there is one.
 
         May switch.
         """
-        if self._own is not None:
-            self._own.connect()
+        if self.own is not None:
+            self.own.connect()
 
     def should_reconnect(self) -> bool:
         """Return whether redis-py must reconnect after the command."""
-        return self._own is not None and bool(self._own.should_reconnect())
+        return self.own is not None and bool(self.own.should_reconnect())
 
     def retire(self) -> Any:
         """End the loan; return the connection of its own, or None. Never switches."""
-        call = self._call
-        if call is not None:
-            self._call = None
-            if call.left:
-                self._multiplexer.abandon(call)
-        own = self._own
+        if self.left or self.other is not None:
+            self._abandon()
+        own = self.own
         if own is not None:
-            self._own = None
+            self.own = None
         return own
 
     def _abandon(self) -> None:
-        call, self._call = self._call, None
-        if call is not None and call.left:
-            self._multiplexer.abandon(call)
+        call = self if self.other is None else self.other
+        self.other = _NONE
+        if call.left:
+            self.queue.abandon(call)
 
     # Attributes of a connection that redis-py reads. They need no connection.
 
@@ -266,19 +332,19 @@ class StandIn:
     @property
     def _facts(self) -> Any:
         """The connection to read attributes from: its own, or the template."""
-        return self._sharing.template if self._own is None else self._own
+        return self._sharing.template if self.own is None else self.own
 
     def own_attribute(self, name: str) -> Any:
         """Return an attribute of the connection of its own.
 
         May switch.
         """
-        if self._own is None:
+        if self.own is None:
             self._promote(())
-        return getattr(self._own, name)
+        return getattr(self.own, name)
 
     def __repr__(self) -> str:
-        kind = "sharing" if self._own is None else f"with {self._own!r}"
+        kind = "sharing" if self.own is None else f"with {self.own!r}"
         return f"<StandIn {kind}>"
 
 
@@ -292,16 +358,24 @@ class _OfOwn:
         return self if it is None else it.own_attribute(self._name)
 
 
+#: Attributes of a stand-in that no connection may have.
+_NAMES = (*Call.__slots__, "queue", "other", "index", "own", "retire", "own_attribute")
+
+
 @lru_cache(maxsize=32)
 def _kind_with(names: frozenset[str]) -> type[StandIn]:
     return type("StandInOfKind", (StandIn,), {name: _OfOwn(name) for name in names})
 
 
-def kind_for(template: Any) -> type[StandIn]:
+def kind_for(template: Any) -> type[StandIn] | None:
     """Return a class of stand-ins that have all attributes of *template*.
 
     Connections with the same attributes share one.
+
+    :return: None: an attribute has a name that stand-ins use for something else.
     """
+    if any(hasattr(template, name) for name in _NAMES):
+        return None
     return _kind_with(
         frozenset(
             name
@@ -309,23 +383,3 @@ def kind_for(template: Any) -> type[StandIn]:
             if not name.startswith("__") and not hasattr(StandIn, name)
         )
     )
-
-
-def stand_in_for(sharing: Sharing, multiplexer: Multiplexer) -> StandIn:
-    """Return a stand-in without a connection.
-
-    It is no constructor, because one is called for each command, and the interpreter
-    calls a function in half of the time.
-    """
-    it: StandIn = sharing.kind()
-    template = sharing.template
-    it._sharing = sharing
-    it._multiplexer = multiplexer
-    it._call = it._own = it._refusal = None
-    it._index = 0
-    it.retry = template.retry
-    it.db = template.db
-    place = multiplexer.place
-    if place is not None:
-        it.host, it.port = place
-    return it

@@ -8,10 +8,12 @@ the server name the command that it has read.
 from __future__ import annotations
 
 import re
+from types import FrameType
+from typing import Any
 
 from geventpool.redis.replies import MORE, ReplyReader
 
-__all__ = ["is_foreign"]
+__all__ = ["is_foreign", "is_of_reply", "is_raised_by"]
 
 _NAMED = re.compile(
     r"unknown command [`'](?P<unknown>.*?)[`']"
@@ -41,6 +43,30 @@ def is_foreign(error: Exception, data: bytes) -> bool:
     name = (named["unknown"] or named["wrong"] or "").partition("|")[0]
     sent = _names(data)
     return name.upper().encode() not in sent and sent.isdisjoint(_SCRIPTS)
+
+
+def is_of_reply(error: Exception) -> bool:
+    """Return whether *error*, of a reader, is about a reply that was read completely.
+
+    It cannot be decoded, or redis-py cannot make the error that it tells of. Otherwise
+    a signal handler has raised *error*, and it is unknown whether a reply was read.
+    """
+    module = str(_origin(error).f_globals.get("__name__"))
+    return isinstance(error, UnicodeDecodeError) or module.startswith("redis.")
+
+
+def is_raised_by(error: Exception, method: Any) -> bool:
+    """Return whether *method* has raised *error*, and not a signal handler in it."""
+    return _origin(error).f_code is method.__code__
+
+
+def _origin(error: Exception) -> FrameType:
+    """Return the frame that has raised *error*."""
+    trace: Any = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    frame: FrameType = trace.tb_frame
+    return frame
 
 
 def _names(data: bytes) -> set[bytes]:

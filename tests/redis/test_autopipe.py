@@ -216,6 +216,25 @@ def test_a_reply_that_must_not_be_decoded_comes_over_another_connection(
     assert client.get("raw") == "text"
 
 
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_pipeline_with_such_a_reply_does_as_with_a_connection_of_its_own(
+    make_pool: MakePool, redis_server: RedisServer, transaction: bool
+) -> None:
+    """Also as the first of all commands."""
+    pool = make_pool(decode_responses=True, auto_pipeline=True)
+    own = redis.Redis(port=redis_server.port, decode_responses=True)
+    own.mset({"text": "text", "raw": "raw" if transaction else b"\xff"})
+    got = []
+    for client in own, redis.Redis(connection_pool=pool):
+        pipe = client.pipeline(transaction).get("text")
+        got.append(pipe.execute_command("GET", "raw", NEVER_DECODE=True).execute())
+    own.close()
+    assert got[0] == got[1] == ["text", "raw" if transaction else b"\xff"]
+    assert client.pipeline(transaction).get("text").execute() == ["text"]
+    assert own_loans(client) == 0
+    assert parts.sharing(pool)._multiplexers[0].shared is not None
+
+
 def test_a_packer_of_the_users_own_is_used(make_pool: MakePool) -> None:
     """The fast way is for redis-py's own packer only."""
 
@@ -526,14 +545,9 @@ def test_connections_of_the_users_own_are_not_shared(make_pool: MakePool) -> Non
     assert Mine.sent > 1
 
 
-def test_in_the_hub_a_command_is_not_queued(
-    shared: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_hub_a_command_is_not_queued(shared: redis.Redis) -> None:
     """Nobody could wait for its reply there."""
     shared.ping()
-    monkeypatch.setattr(
-        "geventpool.redis.sharing.is_sharing_caller", lambda caller: True
-    )
     found: list[Any] = []
 
     def callback() -> None:

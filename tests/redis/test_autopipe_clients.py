@@ -81,6 +81,21 @@ def test_pipelines_of_a_cluster_share(clustered: RedisCluster) -> None:
     assert [job.get(timeout=30) for job in jobs] == [expected] * 10
 
 
+def test_a_pipeline_of_a_cluster_may_ask_for_bytes(cluster: Cluster) -> None:
+    """Its replies are decoded otherwise."""
+    [node, *_] = cluster.nodes
+    client = RedisCluster(
+        host=node.host, port=node.port, decode_responses=True, auto_pipeline=True
+    )
+    client.mset_nonatomic({"{a}text": "text", "{a}raw": b"\xff"})
+    pipe = client.pipeline().get("{a}text")
+    pipe.execute_command("GET", "{a}raw", NEVER_DECODE=True)
+    assert pipe.execute() == ["text", b"\xff"]
+    for pool in pools_of(client).values():
+        assert not pool.shutdown(5)
+    client.close()
+
+
 def test_a_slot_that_has_moved_is_found(clustered: RedisCluster) -> None:
     """MOVED is a reply to one command."""
     clustered.set("key", "value")
@@ -311,19 +326,10 @@ def test_redis_py_asks_a_connection_for_nothing_new(
             return getattr(self._stand_in, name)
 
     get, release = ConnectionPool.get_connection, ConnectionPool.release
-    stand_in = parts.sharing(pool).stand_in
 
     def recorded(self: Any, *args: Any) -> Any:
-        # As if the caller were the method itself.
-        return Recording(parts.sharing(pool).stand_in_for_test())
+        return Recording(parts.sharing(pool).stand_in())
 
-    def make() -> Any:
-        monkeypatch.setattr(
-            "geventpool.redis.sharing.is_sharing_caller", lambda caller: True
-        )
-        return stand_in()
-
-    parts.sharing(pool).stand_in_for_test = make
     monkeypatch.setattr(ConnectionPool, "get_connection", recorded)
     monkeypatch.setattr(
         ConnectionPool,

@@ -18,8 +18,9 @@ from redis.retry import Retry
 from geventpool.redis import AutoPipeline, ConnectionPool, RedisPoolExhaustedError
 from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis import sharing as sharing_module
+from geventpool.redis.calls import call_of
 from geventpool.redis.shared import SharedConnection
-from geventpool.redis.standin import StandIn, stand_in_for
+from geventpool.redis.standin import StandIn
 from geventpool.redis.steps import is_foreign
 from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
@@ -45,8 +46,9 @@ def only(sharing: Any) -> Any:
 
 def stand_in(client: redis.Redis) -> StandIn:
     """What redis-py would get for its next command."""
-    sharing = parts.sharing(client.connection_pool)
-    return stand_in_for(sharing, only(sharing))
+    it = parts.sharing(client.connection_pool).stand_in()
+    assert isinstance(it, StandIn)
+    return it
 
 
 def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
@@ -70,6 +72,40 @@ def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
         assert it.port == server.port
 
 
+def test_a_connection_with_attributes_of_a_stand_in_is_not_replaced(
+    make_pool: MakePool,
+) -> None:
+    """Else a program would find something else in them."""
+
+    class Mine(redis.Connection):
+        data = "mine"
+
+    pool = make_pool(connection_class=Mine, auto_pipeline=True)
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping() and client.ping()
+    assert parts.sharing(pool).in_flight() == 0
+    assert pool.stats().idle == 1
+
+
+def test_who_keeps_a_stand_in_gets_no_reply_of_another() -> None:
+    """After its release: its own reply again, or an error."""
+    with talking(echo) as (client, _):
+        kept = stand_in(client)
+        kept.send_command("GET", "a")
+        assert kept.read_response() == b"a"
+        client.connection_pool.release(kept)
+        assert client.get("b") == b"b"
+        assert kept.read_response() == b"a"
+        kept.send_command("GET", "c")
+        client.connection_pool.release(kept)
+        with pytest.raises(redis.ConnectionError, match="nothing was sent"):
+            kept.read_response()
+        assert client.get("d") == b"d"
+        kept.send_command("GET", "e")
+        assert kept.read_response() == b"e"
+        client.connection_pool.release(kept)
+
+
 def test_a_reply_to_nothing_is_not_waited_for() -> None:
     """It would never come."""
     with talking(echo) as (client, _):
@@ -83,6 +119,7 @@ def test_a_decoded_reply_cannot_be_had_raw() -> None:
         it = stand_in(client)
         it.send_command("GET", "a")
         assert it.read_response(disable_decoding=True) == b"a"
+        it = stand_in(client)
         parts.sharing(client.connection_pool).decodes = True
         it.send_command("GET", "a")
         with pytest.raises(redis.DataError, match="decoded already"):
@@ -113,7 +150,7 @@ def test_what_is_not_known_is_asked_of_a_connection_of_its_own() -> None:
         assert [it.read_response(), it.read_response()] == [b"a", b"b"]
         it.send_command("GET", "c")
         assert it.read_response() == b"c"
-        assert (it.db, it.retry) == (0, it._own.retry)
+        assert (it.db, it.retry) == (0, it.own.retry)
         assert "with" in repr(it)
         if hasattr(redis.Connection, "should_reconnect"):
             # Versions without it do not ask.
@@ -350,7 +387,8 @@ def test_a_queue_that_all_have_left_needs_no_connection() -> None:
         queue = multiplexer(client)
         queue.renew()
         wait_until(lambda: queue.shared is None)
-        call = queue.send(b"never sent", 1)
+        call = call_of(b"never sent", 1, False)
+        queue.queue(call, 1)
         queue._open_soon()
         queue.abandon(call)
         wait_until(lambda: queue._opener is None)

@@ -100,6 +100,45 @@ def test_many_callers_let_the_event_loop_run_in_between(
     assert seen == ["loop", "a", "b", "loop", "c", "d", "loop", "e"]
 
 
+def test_a_caller_switches_to_the_next_one() -> None:
+    """With half of the switches that a way by the hub would take."""
+    with talking() as (client, server):
+        jobs = [gevent.spawn(lambda: [client.get("a") for _ in "ab"]) for _ in "ab"]
+        wait_until(lambda: len(server.received) == 2)
+        server.answer = echo
+        switches: list[Any] = []
+        before = greenlet.settrace(lambda event, ends: switches.append(ends))
+        server.sockets[0].sendall(b"+1\r\n" * 2)
+        gevent.joinall(jobs, timeout=5)
+        greenlet.settrace(before)
+        assert (jobs[0], jobs[1]) in switches
+
+
+def test_a_switch_to_the_next_one_that_fails_is_made_up_for() -> None:
+    """It was in the queue no more."""
+
+    class Fails:
+        def __init__(self, waiter: Any) -> None:
+            self._waiter = waiter
+            self._errors = [MemoryError()]
+
+        def switch(self) -> None:
+            if self._errors:
+                raise self._errors.pop()
+            self._waiter.switch()
+
+    with talking() as (client, server):
+        first = gevent.spawn(outcome, lambda: [client.get("a") for _ in "ab"])
+        second = gevent.spawn(client.get, "b")
+        wait_until(lambda: len(server.received) == 2)
+        sent = multiplexer(client).shared.sent
+        sent[1].waiter = Fails(sent[1].waiter)
+        server.sockets[0].sendall(b"+a\r\n+b\r\n")
+        assert isinstance(first.get(timeout=5), MemoryError)
+        assert second.get(timeout=5) == b"b"
+        assert in_flight(client) == 0
+
+
 def test_the_bytes_of_one_turn_of_the_loop_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import gevent
 
 from geventpool.redis import RedisCluster
-from geventpool.redis.standin import stand_in_for
 from tests import parts
 from tests.failures.scenes.redis import GET_CONNECTION, redis_scene
 from tests.failures.scenes.table import Scene, Site, covers
@@ -46,7 +45,7 @@ def a_shared_command(site: Site) -> Scene:
 
 
 @covers(
-    *("redis.standin.StandIn.send_command", "redis.multiplexer.Multiplexer.send"),
+    *("redis.standin.StandIn.send_command", "redis.multiplexer.Multiplexer.queue"),
     "redis.room.Room.take",
 )
 def a_shared_command_that_waits_for_room(site: Site) -> Scene:
@@ -82,9 +81,7 @@ def waiting_for_replicas_of_shared_writes(site: Site) -> Scene:
 def new_stand_in(client: Any) -> Any:
     """A stand-in without a connection of its own."""
     client.get("mine")
-    sharing = parts.sharing(client.connection_pool)
-    [multiplexer] = sharing._multiplexers
-    return stand_in_for(sharing, multiplexer)
+    return parts.sharing(client.connection_pool).stand_in()
 
 
 @covers("redis.standin.StandIn.connect")
