@@ -136,7 +136,7 @@ def test_a_connector_without_opinions_is_not_asked():
         def close(self, conn):
             pass
 
-    pool = warm(make(Plain()))
+    pool = warm(make(Plain()))  # type: ignore[arg-type]
     assert pool._probe is None and parts.lifecycle(pool).returns.on_loan_end is None
     assert pool.acquire() is not None
 

@@ -147,7 +147,7 @@ def test_pymysql_in_a_plain_pool_is_rolled_back(mariadb_server: MariaDBServer) -
 def test_a_statement_that_was_interrupted_reaches_nobody(
     pool: Pool[psycopg.Connection],
 ) -> None:
-    with gevent.Timeout(0.05, False), pool.connection() as conn:
+    with gevent.Timeout(0.05, False), pool.connection() as conn:  # type: ignore[arg-type]
         conn.execute("SELECT 1, pg_sleep(30)")
     with pool.connection() as conn:
         assert conn.execute("SELECT 2").fetchone() == (2,)

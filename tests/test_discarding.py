@@ -33,7 +33,7 @@ def hidden():
     answer = Event()
     closed: list[Hidden] = []
     pool = Pool(lambda: Hidden(answer, closed), max_connections=1)
-    pool.answer, pool.said = answer, closed
+    pool.answer, pool.said = answer, closed  # type: ignore[attr-defined]
     yield pool
     answer.set()
     pool.close(timeout=0)

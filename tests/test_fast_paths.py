@@ -203,7 +203,7 @@ def test_the_fast_paths_are_what_is_compared(monkeypatch):
     calls = []
 
     def noted(pool, name, work):
-        return lambda *details: calls.append((name, pool.name)) or work(*details)
+        return lambda *details: calls.append((name, pool.name)) or work(*details)  # type: ignore[func-returns-value]
 
     for name, listeners in ("fast", ()), ("slow", [PoolListener()]):
         pool = Pool(NeverReset(), name=name, listeners=listeners)

@@ -318,7 +318,7 @@ def test_a_connection_that_is_being_reset_may_serve_and_one_being_closed_not(
 ):
     """The one comes back to the line, the other never does."""
     gate = Event()
-    connector = ScriptedConnector(**{verb: [gate]})
+    connector = ScriptedConnector(**{verb: [gate]})  # type: ignore[arg-type]
     pool, clock, conn, waiters = lost(connector, max_connections=5)
     conn.needs_reset = verb == "reset"
     waiter = gevent.spawn(outcome, pool, 3600)

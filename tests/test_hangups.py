@@ -235,10 +235,10 @@ def test_what_fires_for_nobody_is_not_minded():
     entry = weakref.ref(entry)  # type: ignore[assignment]
     pool.drop(pool.idle_connections()[0])
     gevent.idle()
-    _fired(watch, entry)
+    _fired(watch, entry)  # type: ignore[arg-type]
     del pool
     gc.collect()
-    _fired(watch, entry)
+    _fired(watch, entry)  # type: ignore[arg-type]
     _arm_alive(watch)
 
 

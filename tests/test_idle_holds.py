@@ -209,7 +209,7 @@ def test_a_line_that_is_idle_for_the_smaller_part_is_not_named() -> None:
     """A short pause between two queries is ordinary."""
     with Pool(ScriptedConnector()) as pool:
         holds = IdleHolds(parts.ledger(pool), parts.borrow_sites(pool))
-        place = idle_holds.Site("views.py", 88, "checkout")
+        place = idle_holds.Site("views.py", 88, "checkout")  # type: ignore[attr-defined]
         tally = tallies(holds)[place] = idle_holds._Tally()
         for number in range(idle_holds.ENOUGH):
             tally.add(place if number < 4 else None)

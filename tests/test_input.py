@@ -241,7 +241,7 @@ def test_a_verb_refuses(
     pool = Pool(connector, max_connections=1)
     conn = None if state == "unused" else pool.acquire()
     if state == "idle":
-        pool.release(conn)
+        pool.release(conn)  # type: ignore[arg-type]
     before, calls = repr(pool), list(connector.calls)
     with switches() as seen, pytest.raises((TypeError, ValueError)) as caught:
         act(pool, value)
@@ -249,7 +249,7 @@ def test_a_verb_refuses(
     assert named(caught.value, name, value), caught.value
     assert seen == [] and repr(pool) == before and connector.calls == calls
     if state == "all lent":
-        pool.release(conn)
+        pool.release(conn)  # type: ignore[arg-type]
     check_capacity(pool)
 
 

@@ -135,7 +135,7 @@ def test_a_block_can_be_left_in_another_greenlet(
 
     response = stream()
     next(response)
-    gevent.spawn(response.close).get()  # type: ignore[attr-defined]
+    gevent.spawn(response.close).get()  # type: ignore[attr-defined, call-overload]
 
 
 def test_the_number_of_labels_is_bounded() -> None:

@@ -219,7 +219,7 @@ def test_stats_do_not_change():
     """They tell how it was at one moment; counted is only if somebody counts."""
     names = [field.name for field in dataclasses.fields(PoolStats)]
     optional = {"totals", "measured"}
-    stats = PoolStats(**dict.fromkeys(set(names) - optional, 1))
+    stats = PoolStats(**dict.fromkeys(set(names) - optional, 1))  # type: ignore[arg-type]
     assert stats.totals is None and stats.measured is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         stats.size = 2  # type: ignore[misc]

@@ -363,8 +363,8 @@ def test_counts_do_not_drift_in_a_storm():
     begun = []
 
     def borrow():
-        with gevent.Timeout(rng.choice((0.0005, 0.002, 1)), False):
-            with pool.connection(timeout=rng.choice((0, 0.001, 1))):
+        with gevent.Timeout(rng.choice((0.0005, 0.002, 1)), False):  # type: ignore[arg-type]
+            with pool.connection(timeout=rng.choice((0, 0.001, 1))):  # type: ignore[attr-defined]
                 begun.append(1)
                 gevent.sleep(rng.choice((0, 0.001)))
                 if rng.random() < 0.1:

@@ -74,7 +74,7 @@ def test_what_a_forgotten_pool_was_at_is_let_go(state: str) -> None:
     """A connection that its greenlets have at that moment is not left open."""
     done = Event()
     verbs = dict(opening="open", checking="ping", resetting="reset", closing="close")
-    connector = ScriptedConnector(**{verbs[state]: [done]})
+    connector = ScriptedConnector(**{verbs[state]: [done]})  # type: ignore[arg-type]
     minimum = 1 if state == "opening" else 0
     pool = Pool(connector, min_connections=minimum, ping_interval=0)
     if state != "opening":
@@ -196,7 +196,7 @@ def parked(pool: Pool[Any]) -> greenlet.greenlet:
 
     def borrow() -> None:
         pool.acquire()
-        greenlet.getcurrent().parent.switch()
+        greenlet.getcurrent().parent.switch()  # type: ignore[union-attr]
 
     sleeper = greenlet.greenlet(borrow)
     sleeper.switch()
@@ -267,7 +267,7 @@ def test_a_loan_is_not_lost_to_a_dead_greenlets_address() -> None:
 
     def borrow_and_park() -> None:
         borrowed.append(pool.acquire())
-        greenlet.getcurrent().parent.switch()
+        greenlet.getcurrent().parent.switch()  # type: ignore[union-attr]
 
     address = id(raw(lambda: pool.release(pool.acquire())))
     others = []

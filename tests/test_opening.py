@@ -130,7 +130,7 @@ def test_a_failed_opening_wakes_the_next_in_line():
     waiters = [gevent.spawn(caught, pool.acquire, reclaim=False) for _ in range(3)]
     gevent.joinall(waiters)
     assert [waiter.value for waiter in waiters[:2]] == [first, second]
-    assert waiters[2].value.number == 1
+    assert waiters[2].value.number == 1  # type: ignore[union-attr]
     check(pool)
 
 
@@ -208,7 +208,7 @@ def test_an_opening_that_is_killed_before_it_begins_loses_no_place(minimum):
         with pytest.raises(PoolExhaustedError):
             pool.acquire(timeout=0)
     for it in pool_greenlets(pool):
-        it.kill(block=False)
+        it.kill(block=False)  # type: ignore[attr-defined]
     gevent.idle()
     assert pool.size == 0
     check_capacity(pool)

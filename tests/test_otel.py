@@ -90,7 +90,7 @@ def test_all_metrics_have_the_names_and_units_of_the_conventions():
     }
     for name, unit in conventions.items():
         assert units[f"db.client.connection.{name}"] == unit
-    pool.waiter.kill()
+    pool.waiter.kill()  # type: ignore[attr-defined]
     pool.close(timeout=0)
 
 
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_pool():
     assert {key: found[key].value for key in expected} == expected
     assert found["db.client.connection.use_time",].count == 2
     assert found["db.client.connection.wait_time",].count == 3
-    pool.waiter.kill()
+    pool.waiter.kill()  # type: ignore[attr-defined]
     pool.close(timeout=0)
 
 

@@ -359,7 +359,7 @@ def test_whoever_looks_for_the_server_may_be_killed():
     """The next who asks tries it then."""
     connector = ScriptedConnector()
     pool = paused_pool(connector)
-    parts.opener(pool).search.greenlet.kill()
+    parts.opener(pool).search.greenlet.kill()  # type: ignore[union-attr]
     gevent.idle()
     assert outcome(pool) is connector.opened[0]
     check(pool)
@@ -416,7 +416,7 @@ def test_a_pause_that_follows_at_once_has_the_same_scout():
     for _ in range(3):
         assert isinstance(outcome(pool), OSError)
     assert pool.stats().paused
-    assert opener.search.greenlet is searcher and not searcher.dead
+    assert opener.search.greenlet is searcher and not searcher.dead  # type: ignore[union-attr]
 
 
 def test_draining_ends_the_pause():
@@ -435,7 +435,7 @@ def test_closing_ends_the_pause_and_the_line():
     pool.close()
     assert isinstance(waiter.get(), PoolClosedError)
     gevent.idle()
-    assert parts.opener(pool).search.greenlet.dead
+    assert parts.opener(pool).search.greenlet.dead  # type: ignore[union-attr]
 
 
 def test_closed_while_it_knocks_the_scout_goes_home():

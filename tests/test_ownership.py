@@ -225,7 +225,7 @@ def test_a_greenlet_in_a_block_is_not_linked(pool):
         with pool.connection():
             pass
         return (
-            len(gevent.getcurrent()._links)
+            len(gevent.getcurrent()._links)  # type: ignore[attr-defined]
             if hasattr(gevent.getcurrent(), "_links")
             else 0
         )

@@ -185,7 +185,7 @@ def test_a_policy_accepts_what_is_a_duration(kind, name, allowed):
 def test_what_is_no_duration_is_not_called_one(name):
     """A factor and a share are not refused as seconds."""
     with pytest.raises(TypeError) as caught:
-        Backoff(**{name: "x"})
+        Backoff(**{name: "x"})  # type: ignore[arg-type]
     assert "check_seconds" not in str(caught.value)
 
 
@@ -240,7 +240,7 @@ def test_gsocketpools_pauses_can_be_had():
     """Ten pauses of a tenth of a second each, a second altogether."""
     backoff = Backoff(0.1, factor=1, jitter=0, retries=10)
     assert {backoff.delay(attempt) for attempt in range(10)} == {0.1}
-    assert backoff.total(backoff.retries) == pytest.approx(1.0)
+    assert backoff.total(backoff.retries) == pytest.approx(1.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [2, 2.0, 1.0001, 1e300])

@@ -179,7 +179,7 @@ def test_it_does_not_keep_its_target_alive_after_an_error(reap):
 def test_it_ends_with_a_target_that_was_garbage(reap):
     """A target in a circle of references is found by the collector."""
     pond = Pond()
-    pond.itself = pond
+    pond.itself = pond  # type: ignore[attr-defined]
     reaper = reap(pond)
     gevent.idle()
     del pond
@@ -222,7 +222,7 @@ def test_a_finaliser_after_the_end_of_the_loop_is_silent():
     def work():
         # No variable here may hold the pond: something keeps this frame.
         left.append(Pond())
-        left.append(Reaper(left[0], Pond.sweep, NEVER))
+        left.append(Reaper(left[0], Pond.sweep, NEVER))  # type: ignore[arg-type]
         gevent.sleep(0)
         gevent.get_hub().destroy(destroy_loop=True)
 

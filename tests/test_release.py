@@ -333,7 +333,7 @@ def test_a_listener_finds_the_place_free_and_the_socket_closed():
 
     class Ear(PoolListener):
         def closed(self, conn, reason):
-            seen.append((conn.end, pool.size, pool.stats().in_use))
+            seen.append((conn.end, pool.size, pool.stats().in_use))  # type: ignore[attr-defined]
 
     pool = Pool(ScriptedConnector(), listeners=[Ear()])
     pool.drop(pool.acquire())
@@ -450,7 +450,7 @@ def test_a_connector_is_told_once_that_a_loan_has_ended(options, answer):
 @pytest.mark.parametrize("answer", [False, True])
 def test_a_connector_may_drain_the_pool_when_a_loan_ends(answer):
     """It may learn then that the server has changed its role."""
-    connector = LoanEnds(answer, lambda: pool.drain())
+    connector = LoanEnds(answer, lambda: pool.drain())  # type: ignore[attr-defined]
     pool = Pool(connector)
     conn = pool.acquire()
     pool.release(conn)

@@ -198,10 +198,10 @@ class Nameless(gevent.Greenlet):
 
 def test_a_greenlet_is_named_without_the_arguments_of_its_function():
     """They may be secret, and their own code may fail."""
-    holder = gevent.Greenlet(works, "hunter2", Shy())
+    holder = gevent.Greenlet(works, "hunter2", Shy())  # type: ignore[call-overload]
     holder.name = "worker"
     assert name_of(holder) == f'<Greenlet "worker" at {id(holder):#x}: works>'
-    bound = gevent.Greenlet(partial(partial(works, "hunter2"), Shy()))  # type: ignore[call-arg]
+    bound = gevent.Greenlet(partial(partial(works, "hunter2"), Shy()))  # type: ignore[call-arg, call-overload]
     assert name_of(bound).endswith(": works>")
     nameless = Nameless(works)
     assert name_of(nameless) == f"<Nameless at {id(nameless):#x}>"

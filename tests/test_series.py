@@ -69,7 +69,7 @@ def test_places_that_moved_are_counted_for_the_giver(budget: Budget) -> None:
     """Also when it is no more, for a count must not fall."""
     giver: Pool[Any] = Pool(ScriptedConnector(), name="giver", budget=budget)
     taker: Pool[Any] = Pool(ScriptedConnector(), name="taker", budget=budget)
-    giver.measure(), taker.measure()
+    giver.measure(), taker.measure()  # type: ignore[func-returns-value]
     conns = [giver.acquire() for _ in range(4)]
     waiter = gevent.spawn(taker.acquire, reclaim=False)
     wait_until(partial(is_waiting, taker))
@@ -166,7 +166,7 @@ def test_labels_of_pools_that_are_not_measured_are_not_told() -> None:
 def test_labels_are_counted_since_measuring_began() -> None:
     """In a forked child that is its begin: the parent tells what was before."""
     with Pool(ScriptedConnector(), name="p", listeners=[Labels()]) as pool:
-        use(pool, "a"), use(pool, "b")
+        use(pool, "a"), use(pool, "b")  # type: ignore[func-returns-value]
         pool.measure()
         use(pool, "b")
         assert labelled(reading_of(pool))["loans"] == {("b",): 1}
@@ -181,7 +181,7 @@ def test_counts_by_label_outlive_their_pool() -> None:
     for name in "a", "b":
         pool: Pool[Any] = Pool(ScriptedConnector(), name="p")
         pool.measure()
-        use(pool, name), use(pool, "both")
+        use(pool, name), use(pool, "both")  # type: ignore[func-returns-value]
         pool.close()
     del pool
     gc.collect()

@@ -148,7 +148,7 @@ def test_a_listener_that_switches_loses_no_place(event):
 
     def work():
         for turn in range(10):
-            with gevent.Timeout(0.001 * (turn % 4), False):
+            with gevent.Timeout(0.001 * (turn % 4), False):  # type: ignore[arg-type]
                 try:
                     with pool.connection():
                         turns(1)

@@ -115,8 +115,8 @@ def test_a_foreign_switch_ends_no_wait(timeout):
     if timeout is None:
         parts.line(pool).default_limit = parts.line(pool).timeout = None
     conn = pool.acquire(reclaim=False)
-    waiter = gevent.spawn(
-        lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]
+    waiter = gevent.spawn(  # type: ignore[call-overload]
+        lambda: (pool.acquire(timeout=timeout, reclaim=False), gevent.sleep(0))[0]  # type: ignore[func-returns-value]
     )
     gevent.idle()
     gevent.get_hub().loop.run_callback(waiter.switch)

@@ -201,7 +201,7 @@ def test_items_that_never_switch_do_not_hold_up_everybody_else(workers):
         crew.put(item)
     seen = []
     gevent.spawn(lambda: seen.append(len(done)))
-    other = gevent.spawn(lambda: (gevent.sleep(0), seen.append(len(done))))
+    other = gevent.spawn(lambda: (gevent.sleep(0), seen.append(len(done))))  # type: ignore[call-overload, func-returns-value]
     other.join()
     assert seen[-1] < 100
     gevent.idle()
@@ -317,7 +317,7 @@ def test_as_many_are_hired_as_there_is_work():
     workers = WorkerGroup()
     hired = []
     spawn = workers.spawn
-    workers.spawn = lambda *work: hired.append(work) or spawn(*work)  # type: ignore[method-assign]
+    workers.spawn = lambda *work: hired.append(work) or spawn(*work)  # type: ignore[func-returns-value, method-assign]
     crew: WorkQueue[Any] = WorkQueue(workers, 64, lambda item: gevent.sleep(0))
     for number in range(50):
         crew.put(number)

@@ -18,7 +18,7 @@ from benchmarks.clients import Account, Clients
 from benchmarks.demo.scenario import Record
 from benchmarks.demo.tables import first_replies, summary, verdict, worse
 from benchmarks.rounds import percentile
-from benchmarks.servers import LIMIT, Server, echo_server
+from benchmarks.servers import LIMIT, Server, echo_server  # type: ignore[attr-defined]
 from tests.pauses import hang
 from tests.peers import PATIENCE
 
@@ -34,7 +34,7 @@ def server_of(*counts: int) -> Server:
     """A server that counts what it is told to, and then fails."""
     left = list(counts)
     count = lambda: left.pop(0)  # noqa: E731
-    return Server("scripted", "echo", {}, count, id, id, id)
+    return Server("scripted", "echo", {}, count, id, id, id)  # type: ignore[arg-type]
 
 
 def asked(request, until, size: int = 1, is_rough: bool = False) -> Account:

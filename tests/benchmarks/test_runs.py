@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import docutils.core
 import gevent
 import pytest
 
-from benchmarks import metadata, page, plots, results, rounds
+from benchmarks import metadata, page, plots, results
 from benchmarks.__main__ import main
 from benchmarks.adapters import GENERATOR
 from benchmarks.adapters.ours import generator
@@ -59,7 +61,7 @@ def test_a_file_gets_tables_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_is_drawn_during_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A display that refreshes itself would run in what is timed."""
-    monkeypatch.setattr(rounds.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     before = threading.active_count()
     series = interleave({OURS: threading.active_count}, rounds=1)
     assert series[OURS].samples == [before]
@@ -84,8 +86,8 @@ def test_an_unsteady_machine_is_warned_of(
     governor.parent.mkdir(parents=True)
     governor.write_text("powersave\n")
     monkeypatch.setattr(metadata, "SYS_CPU", tmp_path)
-    monkeypatch.setattr(metadata.os, "getloadavg", lambda: (9.0, 9.0, 9.0))
-    monkeypatch.setattr(metadata.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 9.0, 9.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     warned = " ".join(metadata.warnings())
     for words in ("powersave", "load 9.0 on 2 cores"):
         assert words in warned
@@ -203,7 +205,7 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
 )
 def test_a_text_without_its_marks_is_refused(text: str) -> None:
     """Nobody guesses where the numbers go."""
-    with pytest.raises(page.WrongFileError):
+    with pytest.raises(results.WrongFileError):
         page.replaced(text, "new")
 
 

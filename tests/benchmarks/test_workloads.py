@@ -100,7 +100,7 @@ def test_an_interrupted_loan_is_discarded() -> None:
     more: dict[str, Any] = {"discard": lambda conn: done.append(f"discard {conn}")}
     for options in (more, {}):
         pool = PoolAdapter(
-            "x", lambda: 1, lambda conn: done.append("release"), id, **options
+            "x", lambda: 1, lambda conn: done.append("release"), int, **options
         )
         with pytest.raises(KeyError), pool.loan():
             raise KeyError

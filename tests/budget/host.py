@@ -103,7 +103,7 @@ def work(port: int, limit: int, budget: str | None = None) -> None:
                 sample(0.1)
         running.discard(number)
 
-    for line in FileObject(sys.stdin.buffer, "rb"):
+    for line in FileObject(sys.stdin.buffer, "rb"):  # type: ignore[arg-type]
         users = int(line)
         answer = {"loans": loans, "size": pool.size, "failed": failed[:3]}
         loans = 0

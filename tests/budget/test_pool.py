@@ -41,7 +41,8 @@ def make(budget: Budget) -> Any:
     pools = []
 
     def make(connector: Any = None, **options: Any) -> Any:
-        options = {"budget": budget, "timeout": 10} | options
+        usual: dict[str, Any] = {"budget": budget, "timeout": 10}
+        options = usual | options
         pools.append(Pool(connector or ScriptedConnector(), **options))
         return pools[-1]
 

@@ -126,7 +126,7 @@ def test_processes_that_look_anyhow_are_not_told_again(
     sent, ticks = [], []
     mailbox, tick = other.seat._mailbox, other.seat._tick
     monkeypatch.setattr(mailbox, "send", lambda *message: sent.append(message))
-    monkeypatch.setattr(other.seat, "_tick", lambda: [ticks.append(1), tick()])
+    monkeypatch.setattr(other.seat, "_tick", lambda: [ticks.append(1), tick()])  # type: ignore[func-returns-value]
     other.want(1)
     assert len(sent) == 1
     one.seat._hear()

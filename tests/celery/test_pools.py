@@ -186,7 +186,7 @@ def test_invalid_options_are_refused_at_once(pools):
 
 def test_a_celery_whose_results_cannot_be_shared_is_refused(monkeypatch):
     """Results would be lost, and nobody would know why."""
-    monkeypatch.setattr("celery.VERSION", hook.celery.VERSION._replace(minor=6))
+    monkeypatch.setattr("celery.VERSION", hook.celery.VERSION._replace(minor=6))  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match=r"needs Celery 5\.7 or later, not 5\.6\."):
         hook.install()
     assert "celery.backends.redis" in BACKEND_ALIASES["redis"]

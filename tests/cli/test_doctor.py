@@ -216,7 +216,7 @@ def test_a_missing_driver_is_told_of(
     def absent(url: str) -> Any:
         raise ImportError("No module named 'driver'")
 
-    monkeypatch.setitem(command.TARGETS, "redis", absent)
+    monkeypatch.setitem(command.TARGETS, "redis", absent)  # type: ignore[attr-defined]
     findings = found(capsys, "--redis", "redis://127.0.0.1", status=1)
     assert "geventpool[redis]" in findings["server"].advice
 

@@ -218,7 +218,7 @@ def test_what_is_no_http_is_told_of(
     """Only an error of the system has a text that may be shown."""
 
     def fail(*args: Any) -> Any:
-        raise top.URLError(SECRET) if args else ArithmeticError(SECRET)
+        raise top.URLError(SECRET) if args else ArithmeticError(SECRET)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(top, "build_opener", fail)
     assert run(["top", "http://127.0.0.1:1", "--json"]) == 1

@@ -93,7 +93,7 @@ def try_example(wheel: Path, environment: Path) -> None:
         source = next(blocks(README)).source.replace("6379", str(server.port))
         # Not in the checkout: it is the installed package that is tried.
         command = [python, "-W", "error", "-c", source]
-        if subprocess.run(command, cwd=environment).returncode:
+        if subprocess.run(command, cwd=environment).returncode:  # type: ignore[arg-type]
             sys.exit("the README's first example fails with the wheel")
 
 

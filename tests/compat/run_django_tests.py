@@ -87,7 +87,7 @@ class Result(unittest.TextTestResult):
 
     def note(self, test, outcome, words=""):
         name = test.id()
-        self.file.write(json.dumps([name, outcome, words[-3000:]]) + "\n")
+        self.file.write(json.dumps([name, outcome, words[-3000:]]) + "\n")  # type: ignore[attr-defined]
 
     def addSuccess(self, test):
         super().addSuccess(test)
@@ -116,7 +116,7 @@ class Result(unittest.TextTestResult):
     def addSubTest(self, test, subtest, err):
         super().addSubTest(test, subtest, err)
         if err is not None:
-            words = self._exc_info_to_string(err, test)
+            words = self._exc_info_to_string(err, test)  # type: ignore[attr-defined]
             self.note(test, "failed", f"{subtest}\n{words}")
 
 

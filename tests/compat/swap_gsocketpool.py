@@ -79,7 +79,7 @@ def put_ours_in_place():
     ours = {**vars(geventpool), "Pool": Pool}
     for name, names in NAMES.items():
         module(name, **{each: ours[each] for each in names})
-    sys.modules["gsocketpool.pool"].ConnectionReaper = NoReaper
+    sys.modules["gsocketpool.pool"].ConnectionReaper = NoReaper  # type: ignore[attr-defined]
     for name in "connection", "pool":
         setattr(sys.modules["gsocketpool"], name, sys.modules[f"gsocketpool.{name}"])
 

@@ -36,7 +36,7 @@ def put_ours_in_place():
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "sqlalchemy":
             if getattr(module, "QueuePool", None) is stock:
-                module.QueuePool = QueuePool
+                module.QueuePool = QueuePool  # type: ignore[attr-defined]
 
 
 class Turning:

@@ -456,7 +456,7 @@ def test_the_health_is_checked_once_in_a_request(make, monkeypatch):
     wrapper.close_at = None
     wrapper.close_if_unusable_or_obsolete()
     checks = []
-    monkeypatch.setattr(wrapper, "is_usable", lambda: checks.append(1) or True)
+    monkeypatch.setattr(wrapper, "is_usable", lambda: checks.append(1) or True)  # type: ignore[func-returns-value]
     for _ in range(3):
         assert value(wrapper, "SELECT 1") == 1
     assert len(checks) == 1
@@ -593,7 +593,7 @@ def test_two_that_come_at_once_share_one_pool(make):
     """Though making it switches."""
     wrapper = make({"initial_connections": 2})
     copies = [wrapper.copy() for _ in range(5)]
-    pools = [gevent.spawn(lambda each=each: each.pool) for each in copies]
+    pools = [gevent.spawn(lambda each=each: each.pool) for each in copies]  # type: ignore[call-overload]
     gevent.joinall(pools, raise_error=True)
     assert len({id(each.value) for each in pools}) == 1
     assert wrapper.pool.stats().idle == 2

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import connections
 
 from benchmarks import django as workload
-from benchmarks.crowd import CONNECTIONS
+from benchmarks.adapters.base import CONNECTIONS
 from benchmarks.rounds import TINY
 
 

@@ -53,7 +53,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
     yield wall
 
 
-def ask(pool: Pool[TcpConnection], question: bytes = b"mine") -> TcpConnection:
+def ask(pool: Pool[Any], question: bytes = b"mine") -> Any:
     with pool.connection() as conn:
         conn.send(question)
         assert conn.recv() == question
@@ -172,8 +172,11 @@ def test_the_adapters_do_not_look_at_the_wall(
 ) -> None:
     """Requests, time limits, ages and pings, with the clock jumping at each look."""
     wall.restless = True
-    ages = {"max_lifetime": 600, "max_idle": 600, "ping_after": 600, "timeout": 0.2}
+    ages: dict[str, Any] = {"max_lifetime": 600, "max_idle": 600, "ping_after": 600}
+    ages["timeout"] = 0.2
     pool: Any
+    where: dict[str, Any]
+    timeouts: dict[str, Any]
     if kind == "redis":
         where = {"host": redis_server.host, "port": redis_server.port}
         timeouts = {"socket_timeout": 5, "socket_connect_timeout": 5}

@@ -359,8 +359,9 @@ def test_what_contradicts_itself_is_refused(
 
 def test_a_keyword_wins_over_the_url_by_any_name() -> None:
     """Also by its old one."""
-    for name in "db", "database":
-        pool = geventpool.mysql.ConnectionPool("mysql://u:p@h/one", **{name: "two"})
+    named: Any
+    for named in {"db": "two"}, {"database": "two"}:
+        pool = geventpool.mysql.ConnectionPool("mysql://u:p@h/one", **named)
         assert resolved(parts.connector(pool))["database"] == "two"
 
 

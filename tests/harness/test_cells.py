@@ -12,7 +12,7 @@ import docutils.core
 import pytest
 from docutils import nodes
 
-from benchmarks import page
+from benchmarks import page, results
 from tests.apart import GivenUpError, answer_of
 from tests.failures import __main__ as program
 from tests.failures import cells, soak, tables
@@ -204,7 +204,7 @@ def test_the_tables_of_a_page_are_replaced(
     )
     assert text.count("\nkills  0\n") == 2 and made == ["redis", "mysql"]
     written.write_text("no marks")
-    with pytest.raises(page.WrongFileError):
+    with pytest.raises(results.WrongFileError):
         program.main(words)
     assert len(made) == 2
 

@@ -327,11 +327,11 @@ def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
         before = Footprint.take()
         awake.set()
         call_later(pool.stats)
-        call_later(repr, weakref.ref(pool))
+        call_later(repr, weakref.ref(pool))  # type: ignore[arg-type]
         gevent.idle()
         assert "timers" not in Footprint.take().left_since(before)
         call_later(gevent.idle)
-        greenlets.append(gevent.spawn(real_time, 60))
+        greenlets.append(gevent.spawn(real_time, 60))  # type: ignore[call-overload]
         gevent.idle()
         assert Footprint.take().left_since(before)["timers"] == 2
     finally:

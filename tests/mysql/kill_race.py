@@ -45,14 +45,14 @@ def race(pool, stranger, tries):
     def fall():
         while done[0] < tries:
             with pool.connection() as conn, conn.cursor() as cursor:
-                with gevent.Timeout(random.random() * 0.006, False):
+                with gevent.Timeout(random.random() * 0.006, False):  # type: ignore[arg-type]
                     seconds = random.choice((0.001, 0.004, 0.02))
                     cursor.execute(f"SELECT SLEEP({seconds})")
                     cursor.execute("SELECT SLEEP(0.0005)")
                 done[0] += 1
 
     jobs = [gevent.spawn(borrow, pool, 1), gevent.spawn(borrow, stranger, 2)]
-    jobs += [gevent.spawn(fall) for _ in range(6)]
+    jobs += [gevent.spawn(fall) for _ in range(6)]  # type: ignore[call-overload]
     gevent.joinall(jobs, raise_error=True)
     return served[0], wrong
 

@@ -106,7 +106,7 @@ def test_autocommit_that_was_changed_back_leaves_nothing(worn, proxy):
         lambda conn: [rows(conn, "SELECT 1") for _ in range(20)],
         lambda conn: rows(conn, f"SELECT '{'x' * 20000}'"),
         lambda conn: conn.select_db(conn.db.decode()),
-        lambda conn: rows(conn, "SELECT 1") and setattr(conn, "charset", "latin1"),
+        lambda conn: rows(conn, "SELECT 1") and setattr(conn, "charset", "latin1"),  # type: ignore[func-returns-value]
     ],
     ids=["many statements", "a long one", "another command", "an attribute"],
 )

@@ -62,7 +62,7 @@ def test_the_code_decides(error, expected):
 def test_without_descriptors_we_are_the_ones_that_are_full(number, expected):
     """A connect that failed for want of a descriptor is tried again later."""
     error = err.OperationalError(2003, "Can't connect")
-    error.original_exception = OSError(number, "")
+    error.original_exception = OSError(number, "")  # type: ignore[attr-defined]
     assert action_after(error) is expected
 
 

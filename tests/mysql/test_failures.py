@@ -314,7 +314,7 @@ def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server
     with pool.connection() as conn:
         own_server.pause()
         try:
-            with gevent.Timeout(0.1, False):
+            with gevent.Timeout(0.1, False):  # type: ignore[arg-type]
                 rows(conn, "SELECT 1")
             assert not conn.open
             conn.has_sent = False
@@ -344,7 +344,7 @@ def test_a_full_server_is_waited_for(make_pool, own_server):
     assert served == [1] * 20
     with pool.connection(), pytest.raises(PoolExhaustedError) as refusal:
         pool.acquire(timeout=0.1)
-    assert refusal.value.__cause__.args[0] == 1040
+    assert refusal.value.__cause__.args[0] == 1040  # type: ignore[union-attr]
     for conn in taken:
         conn.close()
     lent = [pool.acquire() for _ in range(5)]
@@ -373,7 +373,7 @@ def test_a_limit_of_the_account_is_waited_for_too(make_pool, mariadb_server):
     with pool.connection():
         with pytest.raises(PoolExhaustedError) as refusal:
             pool.acquire(timeout=0.1)
-    assert refusal.value.__cause__.args[0] in (1203, 1226)
+    assert refusal.value.__cause__.args[0] in (1203, 1226)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_connection_whose_id_is_not_cleared_is_closed(
 ) -> None:
     """Its next borrower would get another's id, or another's reply."""
     bad = packed([(COMMAND.COM_QUERY, clearing)])
-    for module in (protocol, protocol.Ahead.forget_id.__globals__):
+    for module in (protocol, protocol.Ahead.forget_id.__globals__):  # type: ignore[attr-defined]
         names: Any = module if isinstance(module, dict) else vars(module)
         monkeypatch.setitem(names, "FORGET_ID", bad)
     conn = pool.acquire()

@@ -167,7 +167,7 @@ def test_an_error_thrown_in_during_the_rollback_goes_on(through, proxy, table):
     def use():
         with pool.connection() as conn:
             insert(conn, table)
-            proxy.question = lambda data: borrower.kill(mine, block=False) or data
+            proxy.question = lambda data: borrower.kill(mine, block=False) or data  # type: ignore[func-returns-value]
             raise ZeroDivisionError
 
     borrower = gevent.spawn(outcome, use)
@@ -917,7 +917,7 @@ def test_a_connection_whose_check_was_killed_is_not_lent(make_pool):
     def check(conn):
         seen.append(conn)
         if len(seen) == 1:
-            gevent.getcurrent().kill()
+            gevent.getcurrent().kill()  # type: ignore[attr-defined]
 
     pool = make_pool(check=check)
     assert pool.acquire() is not seen[0]

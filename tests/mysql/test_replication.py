@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -64,7 +65,7 @@ class Pair:
 @pytest.fixture()
 def pair() -> Iterator[Pair]:
     """Two servers, replicating."""
-    log = {"log_bin": "bin", "gtid_strict_mode": 1}
+    log: dict[str, Any] = {"log_bin": "bin", "gtid_strict_mode": 1}
     with MariaDBServer(server_id=1, **log) as one:
         with MariaDBServer(server_id=2, **log, log_slave_updates=1) as other:
             made = Pair(one, other)

@@ -237,7 +237,7 @@ def test_nothing_is_never_needed(make_pool):
     conn = use(pool)
     nothing = Nothing()
     assert not nothing.is_needed(conn)
-    assert nothing(conn) is None
+    assert nothing(conn) is None  # type: ignore[func-returns-value]
 
 
 def test_waiters_get_a_clean_connection(make_pool):

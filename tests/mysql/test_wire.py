@@ -75,7 +75,7 @@ def test_a_timeout_within_the_block_costs_that_connection(make_pool):
     """A Timeout caught inside of the block does not make the connection clean."""
     pool = make_pool(max_connections=1, cancel=False)
     conn = pool.acquire()
-    with gevent.Timeout(0.05, False):
+    with gevent.Timeout(0.05, False):  # type: ignore[arg-type]
         rows(conn, "SELECT SLEEP(20), 'secret'")
     pool.release(conn)
     assert not conn.open

@@ -57,7 +57,7 @@ def test_mysql_connections_that_the_proxy_closes_fail_no_loan(
         with geventpool.mysql.ConnectionPool(max_connections=4, **options) as pool:
 
             def select(number: int) -> int:
-                with pool.cursor() as cursor:
+                with pool.cursor() as cursor:  # type: ignore[attr-defined]
                     cursor.execute("SELECT %s", (number,))
                     return int(cursor.fetchone()[0])
 
@@ -78,6 +78,6 @@ def test_commands_go_on_when_the_proxy_changes_the_server(spare: RedisServer) ->
             jobs = [gevent.spawn(client.ping) for _ in range(20)]
             assert all(job.get() for job in jobs)
             first.kill()
-            jobs = [gevent.spawn(client.set, f"key{n}", n) for n in range(20)]
+            jobs = [gevent.spawn(client.set, f"key{n}", n) for n in range(20)]  # type: ignore[call-overload]
             assert all(job.get() for job in jobs)
             assert int(spare.ask("DBSIZE")) == 20

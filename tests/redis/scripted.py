@@ -34,7 +34,7 @@ class ScriptedRedis:
 
     @property
     def port(self) -> int:
-        return int(self._server.server_port)
+        return int(self._server.server_port)  # type: ignore[arg-type]
 
     def _serve(self, sock: Any, address: Any) -> None:
         self.sockets.append(sock)

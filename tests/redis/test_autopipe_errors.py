@@ -40,7 +40,7 @@ def without_connection(client: redis.Redis) -> None:
     pool = client.connection_pool
     parts.sharing(pool).renew()
     wait_until(lambda: multiplexer(client).shared is None)
-    pool.core.drop(pool.core.acquire())
+    pool.core.drop(pool.core.acquire())  # type: ignore[attr-defined]
 
 
 # What is left to the hub.
@@ -191,7 +191,7 @@ def test_an_interruption_before_a_connection_is_shared_costs_no_place(
         assert client.get("key") == b"key"
         assert isinstance(hub_errors.pop().error, Interrupt)
         assert len(server.sockets) == (3 if step == "SharedConnection" else 2)
-        assert_all_places(client.connection_pool)
+        assert_all_places(client.connection_pool)  # type: ignore[arg-type]
 
 
 def test_a_connection_that_cannot_be_watched_is_closed_unwatched(
@@ -228,7 +228,7 @@ def test_a_connection_that_cannot_be_counted_is_closed(
         with monkeypatch.context() as patch:
             patch.setattr(client.connection_pool, "counted", fail)
             assert isinstance(outcome(client.get, "key"), MemoryError)
-        assert client.connection_pool.stats().in_use == 0
+        assert client.connection_pool.stats().in_use == 0  # type: ignore[attr-defined]
         assert client.get("key") == b"key"
 
 

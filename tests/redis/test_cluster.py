@@ -22,7 +22,7 @@ from tests.redis.clusters import Cluster
 from tests.redis.test_processes import in_child
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 
-PATIENT = {"retry": Retry(ConstantBackoff(0.1), 100)}
+PATIENT: dict[str, Any] = {"retry": Retry(ConstantBackoff(0.1), 100)}
 
 
 def pools_of(client: Any) -> dict[int, Any]:
@@ -141,7 +141,7 @@ def test_commands_of_many_greenlets(client: RedisCluster) -> None:
 
     def work(number: int) -> Any:
         client.set(f"key{number}", number)
-        return int(client.get(f"key{number}"))
+        return int(client.get(f"key{number}"))  # type: ignore[arg-type]
 
     jobs = [gevent.spawn(work, number) for number in range(60)]
     assert [job.get() for job in jobs] == list(range(60))

@@ -138,6 +138,6 @@ def test_a_connection_gets_the_reader_of_its_parser(
     conn = redis.Connection(parser_class=parser, decode_responses=decodes, protocol=3)
     reader, push = reader_of(conn)
     assert isinstance(reader, kind)
-    feed(reader, b"+a\r\n>1\r\n+p\r\n")
-    assert reader.gets() == ("a" if decodes else b"a")
-    assert type(reader.gets()) is push
+    feed(reader, b"+a\r\n>1\r\n+p\r\n")  # type: ignore[arg-type]
+    assert reader.gets() == ("a" if decodes else b"a")  # type: ignore[attr-defined]
+    assert type(reader.gets()) is push  # type: ignore[attr-defined]

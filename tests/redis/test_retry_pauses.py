@@ -177,7 +177,7 @@ def test_the_pool_tries_a_server_without_the_retries_of_redis_py() -> None:
     conn.retry = Retry(NoBackoff(), 2)
     hooks = Hooks(lambda: conn, retries_by_default=False)
     hooks.is_probe = lambda: True
-    connector = RedisConnector(hooks)
+    connector = RedisConnector(hooks)  # type: ignore[arg-type]
     assert outcome(connector.open) is LOST
     assert conn.script == []
 
@@ -388,7 +388,7 @@ def test_the_core_tries_a_lost_server_again_and_redis_py_does_not() -> None:
     made = [Conn()]
     made[0].script = steps
     made[0].retry = Retry(NoBackoff(), 2)
-    connector = RedisConnector(hooks, Outage())
+    connector = RedisConnector(hooks, Outage())  # type: ignore[arg-type]
     connector.open()
     assert len(steps) == 3, "redis-py retries until the server is reached once"
     assert outcome(connector.open) is LOST
@@ -406,7 +406,7 @@ def test_without_a_grace_the_retries_are_those_of_redis_py(
     conn = Conn(None, LOST, LOST, None)
     conn.retry = Retry(NoBackoff(), 2)
     hooks = Hooks(lambda: conn, by_default)
-    connector = RedisConnector(hooks, outage)
+    connector = RedisConnector(hooks, outage)  # type: ignore[arg-type]
     for _ in range(2):
         connector.open()
     assert not conn.script

@@ -22,9 +22,9 @@ from tests.servers import RedisServer
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
-def make_pool(server: RedisServer, **options: object) -> ConnectionPool:
-    options = {"retry": NO_RETRY, "timeout": 5, "max_connections": 4, **options}
-    return ConnectionPool(host=server.host, port=server.port, **options)
+def make_pool(server: RedisServer, **options: Any) -> ConnectionPool:
+    usual: dict[str, Any] = {"retry": NO_RETRY, "timeout": 5, "max_connections": 4}
+    return ConnectionPool(host=server.host, port=server.port, **(usual | options))
 
 
 def test_a_full_server_serves_as_many_as_it_can() -> None:

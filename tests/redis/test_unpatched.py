@@ -321,9 +321,9 @@ def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_that_block_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where the part of the standard library is not patched."""
     monkeypatch.setattr(patching, "_warned", set())
-    before = redis.lock.mod_time
+    before = redis.lock.mod_time  # type: ignore[attr-defined]
     cooperation.make_cooperative()
-    assert redis.lock.mod_time is before
+    assert redis.lock.mod_time is before  # type: ignore[attr-defined]
     for each in cooperation.NAMES:
         if each.module in sys.modules and hasattr(sys.modules[each.module], each.name):
             monkeypatch.setattr(

@@ -126,7 +126,7 @@ def test_a_statement_that_is_not_waited_for_leaves_no_socket(
     pool = engine.pool
     seen = []
     strand = pool.stranding
-    pool.stranding = lambda conn: seen.append(strand(conn)) or seen[-1]
+    pool.stranding = lambda conn: seen.append(strand(conn)) or seen[-1]  # type: ignore[func-returns-value]
     interrupted(engine, mariadb_server, 6, "kill")
     core(engine).close(timeout=0)
     assert seen[0]._conn.interrupted is None

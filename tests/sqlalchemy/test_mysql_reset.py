@@ -441,10 +441,10 @@ def test_other_drivers_are_refused():
     with pytest.raises(ValueError, match="mysql.pymysql.*, not sqlite.pysqlite"):
         reset_server_session(engine)
     with pytest.raises(TypeError, match="engine must be an Engine"):
-        reset_server_session("mysql+pymysql://")
+        reset_server_session("mysql+pymysql://")  # type: ignore[arg-type]
     engine = create_engine("mysql+pymysql://")
     with pytest.raises(TypeError, match="configure must be a callable"):
-        reset_server_session(engine, configure=5)
+        reset_server_session(engine, configure=5)  # type: ignore[arg-type]
 
 
 def test_a_creator_is_refused_when_it_connects(make_engine, mariadb_server):

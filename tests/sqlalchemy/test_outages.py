@@ -253,10 +253,10 @@ def test_in_the_grace_an_attempt_that_hangs_delays_others_for_a_moment():
     first = gevent.spawn(outcome, gate, server)
     wait_until(lambda: gate.breaker.paused)
     hangs = server.hangs = Event()
-    clock.advance(2 * outages.PROMPT)
+    clock.advance(2 * outages.PROMPT)  # type: ignore[attr-defined]
     wait_until(lambda: attempts(gate))
     server.hangs = server.error = None
-    clock.advance(2 * outages.PROMPT)
+    clock.advance(2 * outages.PROMPT)  # type: ignore[attr-defined]
     assert outcome(gate, server) == "connection"
     hangs.set()
     assert first.get() == "connection"
@@ -275,7 +275,7 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     crowd = [gevent.spawn(outcome, gate, server) for _ in range(4)]
     gevent.idle()
     assert len(attempts(gate)) == 1
-    clock.advance(2 * outages.PROMPT)
+    clock.advance(2 * outages.PROMPT)  # type: ignore[attr-defined]
     wait_until(lambda: len(attempts(gate)) == 2)
     before = server.dials
     last = gevent.spawn(outcome, gate, server, 0)

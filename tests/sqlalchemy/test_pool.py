@@ -1114,9 +1114,9 @@ def test_a_death_ends_only_loans_that_are_still_its_own(make_pool):
     holder = entry.holder
     record.close()
     again = pool.connect()
-    holder.loan = entry
+    holder.loan = entry  # type: ignore[union-attr]
     entry.holder = None
-    parts.claims(records).holder_died(holder)
+    parts.claims(records).holder_died(holder)  # type: ignore[arg-type]
     assert again.dbapi_connection is not None
-    entry.holder, holder.loan = holder, entry
+    entry.holder, holder.loan = holder, entry  # type: ignore[union-attr]
     again.close()

@@ -43,7 +43,7 @@ class Answer:
         with no_switch():
             chunks = validator(application)(environ, self.start)
             self.text = b"".join(chunks).decode()
-            chunks.close()
+            chunks.close()  # type: ignore[attr-defined]
 
     def start(self, state: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         self.status = int(state.split()[0])

@@ -298,4 +298,4 @@ def dialling_a_unix_socket_by_hand(site: Site) -> Scene:
                 for other in others:
                     other.close()
 
-    return Scene(lambda: (full(), work()), [], lambda: site.unix.wait_open(0))
+    return Scene(lambda: (full(), work()), [], lambda: site.unix.wait_open(0))  # type: ignore[func-returns-value]
