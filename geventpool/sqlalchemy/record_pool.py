@@ -24,7 +24,7 @@ from geventpool.sqlalchemy.full_servers import is_refusal
 from geventpool.sqlalchemy.outages import ConnectGate
 from geventpool.sqlalchemy.records import Record, RecordOwner, terminate_connection
 
-__all__ = ["RecordPool", "RecordConnector"]
+__all__ = ["RecordPool", "RecordConnector", "disown"]
 
 log = logging.getLogger("geventpool")
 
@@ -95,7 +95,7 @@ class RecordConnector(Connector[Record]):
         if os.getpid() == self._process:
             terminate_connection(connection)
         else:
-            _disown(connection)
+            disown(connection)
 
     def begin_cancel(self, conn: Record) -> bool:
         return conn.stranded is not None
@@ -146,7 +146,8 @@ class RecordConnector(Connector[Record]):
                 conn.invalidate()
 
 
-def _disown(connection: Any) -> None:
+def disown(connection: Any) -> None:
+    """Close the copy of a parent's connection in a forked child. Never switches."""
     sock = sockets.find_socket(connection)
     if sock is not None:
         sockets.terminate(sock)

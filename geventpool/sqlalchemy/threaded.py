@@ -5,17 +5,24 @@ It lends by SQLAlchemy's ``QueuePool``, without gevent.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from typing import Any
 
 from sqlalchemy.pool import QueuePool
 
+from geventpool import sockets
 from geventpool.listeners import PoolStats
+from geventpool.sqlalchemy.record_pool import disown
 
 __all__ = ["ThreadPool", "become_thread_pool"]
 
 
 _deciding = threading.Lock()
+
+#: Those of this process.
+_all: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
 
 
 class ThreadPool(QueuePool):
@@ -24,6 +31,8 @@ class ThreadPool(QueuePool):
     #: the class that the pool had before
     _greenlet_pool: Any
     _places: Any
+    #: the records that are on loan
+    _lent: set[Any]
 
     @property
     def core(self) -> Any:
@@ -42,9 +51,44 @@ class ThreadPool(QueuePool):
     def transfer(self, connection: Any, greenlet: Any) -> None:
         """Do nothing: here no loan ends with a greenlet."""
 
+    def _do_get(self) -> Any:
+        record = super()._do_get()
+        self._lent.add(record)
+        return record
+
+    def _do_return_conn(self, record: Any) -> None:
+        self._lent.discard(record)
+        super()._do_return_conn(record)
+
     def recreate(self) -> Any:
         """Make a new pool with the same arguments, which checks its process anew."""
         return self._greenlet_pool.recreate(self)
+
+    def forked(self) -> None:  # pragma: no cover (in the child, where nobody counts)
+        """Become again what it was before the first loan, in a forked child.
+
+        All connections are the parent's. The child may be patched.
+        """
+        idle = self._pool.queue  # type: ignore[attr-defined]
+        for record in (*idle, *self._lent):
+            _let_go(record)
+        own = self.__dict__
+        former, places = own.pop("_greenlet_pool"), own.pop("_places")
+        del own["_overflow"], own["_overflow_lock"], own["_lent"]
+        own["_pool"] = places
+        places.connector.stock = None
+        self.__class__ = former
+
+
+def _let_go(record: Any) -> None:  # pragma: no cover (in the child)
+    """Close the child's copy of a connection, as if its loan had ended."""
+    fairy = None if record.fairy_ref is None else record.fairy_ref()
+    record.fairy_ref = None
+    if fairy is not None:
+        fairy.dbapi_connection = None
+    connection, record.dbapi_connection = record.dbapi_connection, None
+    if connection is not None:
+        disown(connection)
 
 
 def become_thread_pool(pool: Any) -> None:
@@ -60,6 +104,7 @@ def become_thread_pool(pool: Any) -> None:
         pool.__dict__.update(
             _greenlet_pool=type(pool),
             _places=places,
+            _lent=set(),
             _overflow=-pool_size,
             _overflow_lock=threading.Lock(),
             _pool=QueuePool._queue_class(pool_size, use_lifo=places.use_lifo),
@@ -67,3 +112,16 @@ def become_thread_pool(pool: Any) -> None:
         # The last step, because other threads may use the pool from now on.
         pool.__class__ = ThreadPool
         places.connector.stock = pool.counts
+        _all.add(pool)
+
+
+def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+    global _deciding
+    _deciding = threading.Lock()
+    with sockets.after_fork():
+        for pool in list(_all):
+            pool.forked()
+    _all.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

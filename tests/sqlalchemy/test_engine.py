@@ -410,7 +410,7 @@ def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
     assert use(engine) == 1
     assert in_child(lambda: use(engine, "SELECT 5")) == "5"
     (record,) = core(engine).idle_connections()
-    record_pool._disown(record.dbapi_connection)
+    record_pool.disown(record.dbapi_connection)
     assert record_pool._inherited.pop() is record.dbapi_connection
     assert use(engine, "SELECT 6") == 6
     engine.dispose()

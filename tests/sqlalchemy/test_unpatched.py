@@ -38,6 +38,40 @@ for resets in (False, True):
 """
 
 
+FORK = """
+import os, warnings
+warnings.simplefilter("ignore")
+from gevent import monkey
+from sqlalchemy import create_engine, text
+from geventpool.sqlalchemy import GreenletPool
+engine = create_engine({url!r}, poolclass=GreenletPool, pool_size=2, max_overflow=0)
+def number():
+    with engine.connect() as conn:
+        return conn.scalar(text("SELECT CONNECTION_ID()"))
+mine = number()
+with engine.connect():
+    other = engine.connect()
+    theirs = other.scalar(text("SELECT CONNECTION_ID()"))
+child = os.fork()
+if not child:
+    {patch}
+    assert engine.pool.stats().size == 0
+    other.close()
+    assert engine.pool.stats().size == 0
+    with engine.connect() as conn:
+        assert number() not in (mine, theirs)
+        stats = engine.pool.stats()
+        assert (stats.size, stats.idle) == (2, 1), stats
+    print(type(engine.pool).__name__, flush=True)
+    engine.dispose()
+    os._exit(0)
+print(os.waitpid(child, 0)[1], number() == mine, type(engine.pool).__name__)
+assert other.scalar(text("SELECT CONNECTION_ID()")) == theirs
+other.close()
+engine.dispose()
+"""
+
+
 @pytest.fixture()
 def unpatched(monkeypatch):
     """As in a process that gevent has not patched."""
@@ -72,6 +106,20 @@ def test_it_is_a_queue_pool_there(unpatched, database):
     assert type(again) is GreenletPool
     assert (again.size(), again._max_overflow, again.core.use_lifo) == (1, 1, True)
     pool.dispose()
+
+
+@pytest.mark.parametrize(
+    ("patch", "kind"),
+    [("monkey.patch_all()", "GreenletPool"), ("pass", "ThreadPool")],
+    ids=["patched", "unpatched"],
+)
+def test_a_forked_process_has_connections_of_its_own(mysql_url, patch, kind):
+    """Two processes that read from one connection get the replies of each other.
+
+    A preloaded program may use an engine before gunicorn's workers patch.
+    """
+    said = run_script(FORK.format(url=mysql_url, patch=patch))
+    assert said.split() == [kind, "0", "True", "ThreadPool"]
 
 
 def test_it_may_be_an_error(unpatched, database):
