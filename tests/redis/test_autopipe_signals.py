@@ -85,7 +85,8 @@ def get(client: redis.Redis, name: str) -> None:
 
 
 def pipeline(client: redis.Redis, name: str) -> None:
-    pipe = client.pipeline(transaction=False).get(name).get("b")
+    pipe: Any = client.pipeline(transaction=False)
+    pipe.get(name).get("b")
     assert pipe.execute() == [name.encode(), b"b"]
 
 
