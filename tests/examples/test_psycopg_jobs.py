@@ -12,6 +12,7 @@ import pytest
 from geventpool.testing import wait_until
 from tests.examples.programs import PATIENCE, Program, run
 from tests.postgres import PostgresServer
+from tests.servers import ServerMissing
 
 FOLDER = "psycopg-jobs"
 USER = "shop"
@@ -28,6 +29,10 @@ ACCOUNT = f"""
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
+    try:
+        PostgresServer.find()
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
     with PostgresServer() as server:
         with psycopg.connect(**server.client_options) as conn:
             conn.execute(ACCOUNT)
