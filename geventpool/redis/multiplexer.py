@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import gevent
 from gevent import getcurrent
 from gevent.event import AsyncResult
+from gevent.exceptions import ConcurrentObjectUseError
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.extension import copy_error
@@ -213,7 +214,13 @@ class Multiplexer(CallQueue):
 
         :raises BaseException: why there is no reply; or what interrupted the wait. The
             call is then abandoned.
+        :raises ConcurrentObjectUseError: another greenlet waits for it, because both
+            use the same pipeline.
         """
+        if call.waiter is not None:
+            raise ConcurrentObjectUseError(
+                f"its reply is awaited by another greenlet: {call.waiter!r}"
+            )
         try:
             # Other code may switch to this greenlet as well.
             while call.left and call.error is None:
@@ -250,9 +257,10 @@ class Multiplexer(CallQueue):
         """Note that no greenlet waits for *call* any more. Never switches.
 
         If no byte of it was written, it is not sent. Otherwise its reply is read and
-        dropped.
+        dropped. If another greenlet waits for it, because both use the same pipeline,
+        that greenlet gets its reply.
         """
-        if call.left and call.error is None:
+        if call.left and call.error is None and call.waiter is None:
             try:
                 self.out.remove(call)
             except ValueError:

@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 import pytest
 import redis
+from gevent.exceptions import ConcurrentObjectUseError
 from redis.backoff import NoBackoff
 from redis.exceptions import InvalidResponse
 from redis.retry import Retry
@@ -144,6 +145,36 @@ def test_a_foreign_switch_does_not_end_the_wait() -> None:
         assert not job.dead
         server.sockets[0].sendall(b"+value\r\n")
         assert job.get(timeout=5) == b"value"
+
+
+def test_two_greenlets_with_one_pipeline_do_not_hang() -> None:
+    """The second one is told; the first one gets its reply, although both gave up."""
+    with talking() as (client, server):
+        queue = multiplexer(client)
+        call = queue.send(b"*1\r\n$4\r\nPING\r\n", 1)
+        first = gevent.spawn(queue.wait, call)
+        gevent.idle()
+        with pytest.raises(ConcurrentObjectUseError, match="another greenlet"):
+            queue.wait(call)
+        queue.abandon(call)
+        server.sockets[0].sendall(b"+PONG\r\n")
+        first.get(timeout=5)
+        assert call.replies == b"PONG"
+
+
+def test_a_queued_call_for_which_a_greenlet_waits_stays_queued() -> None:
+    """The other greenlet that uses its pipeline may have ended it."""
+    with talking(echo) as (client, server):
+        queue = multiplexer(client)
+        queue.shared.is_blocked = True
+        call = queue.send(b"*1\r\n$4\r\nPING\r\n", 1)
+        first = gevent.spawn(queue.wait, call)
+        gevent.sleep(0)
+        queue.abandon(call)
+        queue.shared.is_blocked = False
+        queue.schedule()
+        first.get(timeout=5)
+        assert call.replies == b"PING"
 
 
 def get_mine(client: redis.Redis) -> None:
