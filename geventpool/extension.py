@@ -154,6 +154,19 @@ class Extension(Generic[C]):
         entry = self._claims.claim(conn, anyone=True)
         self._claims.finish(entry, self._lifecycle.terminate, CloseReason.DROPPED)
 
+    def drop_of(self, conn: C, holder: object) -> None:
+        """Close a connection, if *holder* or no greenlet in particular has it on loan.
+
+        For a release that was interrupted, so that it is unknown how far it came. Never
+        switches.
+
+        :param holder: the greenlet that wanted to give it back.
+        """
+        if self.is_lent(conn):
+            lent_to = self._claims.on_loan(conn).holder
+            if lent_to is anyone or (lent_to is not None and lent_to() is holder):
+                self.vacate(conn)
+
     def forget_all(self) -> None:
         """Close the idle connections, and forget those on loan. May switch.
 

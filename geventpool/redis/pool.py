@@ -268,18 +268,26 @@ class ConnectionPool(Returns):
         conn = self.own_connection()
         kept = False
         try:
-            # Cheaper than f_back of the own frame, which would make two objects.
-            is_command = sys._getframe(1).f_code is COMMAND
-        except ValueError:
-            # No caller: this call is the whole work of a greenlet.
-            is_command = False
-        if not is_command:
-            retry = self._retry_without_client() if self._retries_by_default else None
-            kept = self._loans.note_loan(conn, sys._getframe().f_back, self, retry)
-            if kept:
-                self.core.transfer(conn, None)
-        if self.cache is not None:
-            self._let_readers_finish(conn, None if kept else getcurrent())
+            try:
+                # Cheaper than f_back of the own frame, which would make two objects.
+                is_command = sys._getframe(1).f_code is COMMAND
+            except ValueError:
+                # No caller: this call is the whole work of a greenlet.
+                is_command = False
+            if not is_command:
+                retry = (
+                    self._retry_without_client() if self._retries_by_default else None
+                )
+                kept = self._loans.note_loan(conn, sys._getframe().f_back, self, retry)
+                if kept:
+                    self.core.transfer(conn, None)
+            if self.cache is not None:
+                self._let_readers_finish(conn, None if kept else getcurrent())
+        except BaseException:
+            # Such as a RecursionError, after which only C code can be called, or raised
+            # by a signal handler. The caller does not have the connection yet.
+            self._loop.run_callback_threadsafe(self._end_torn_loan, conn, getcurrent())
+            raise
         return conn
 
     def own_connection(self) -> Any:

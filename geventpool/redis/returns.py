@@ -12,7 +12,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 from redis.exceptions import ReadOnlyError
 
 from geventpool.errors import ConnectionNotFoundError
@@ -66,30 +66,49 @@ class Returns(Credentials):
         loan from this pool is ignored, as in redis-py. A connection that is closed,
         marked for a reconnect, or has an interrupted command is not kept.
         """
-        if isinstance(connection, StandIn):
-            connection = connection.retire()
-            if connection is None:
-                return
-        # The fast path of nearly every command: it ended normally, and there is nothing
-        # else to examine.
-        if (
-            self._release_is_fast
-            and not self._special
-            and exc_info()[1] is None
-            and is_fit(connection)
-        ):
-            connector = self._connector
-            connector.used = connection
-            connector.until = monotonic() + FRESH_SECONDS
-            try:
-                self._give_back(connection)
-            except ConnectionNotFoundError:
-                # Not of this pool, given back before, or lent again meanwhile.
-                pass
-        else:
-            self._examine(connection, sys._getframe().f_back)
+        try:
+            if isinstance(connection, StandIn):
+                connection = connection.retire()
+                if connection is None:
+                    return
+            # The fast path of nearly every command: it ended normally, and there is
+            # nothing else to examine.
+            if (
+                self._release_is_fast
+                and not self._special
+                and exc_info()[1] is None
+                and is_fit(connection)
+            ):
+                connector = self._connector
+                connector.used = connection
+                connector.until = monotonic() + FRESH_SECONDS
+                try:
+                    self._give_back(connection)
+                except ConnectionNotFoundError:
+                    # Not of this pool, given back before, or lent again meanwhile.
+                    pass
+            else:
+                self._examine(connection, sys._getframe().f_back)
+        except (RecursionError, MemoryError):
+            # The stack is full, so only C code can be called. redis-py does not try a
+            # release again.
+            if self._loop is not None:
+                self._loop.run_callback_threadsafe(
+                    self._end_torn_loan, connection, getcurrent()
+                )
+            raise
         if recorder._metrics_collector is not None:
             self._telemetry.count()
+
+    def _end_torn_loan(self, connection: Any, holder: object) -> None:
+        """Close the connection of *holder*, whose release was interrupted. In the hub.
+
+        It is unknown whether its replies were read.
+        """
+        if isinstance(connection, StandIn):
+            connection = connection.retire()
+        if connection is not None:
+            self.core.extension.drop_of(connection, holder)
 
     def _examine(self, connection: Any, caller: FrameType | None) -> None:
         """Give back a connection whose loan must be examined."""

@@ -20,6 +20,7 @@ from gevent import socket
 from gevent.monkey import get_original
 from gevent.os import fork_gevent
 
+from geventpool._core.states import IN_USE
 from geventpool.errors import PoolError
 from geventpool.listeners import PoolListener
 from geventpool.pool import Pool
@@ -345,6 +346,7 @@ def exhaust_stack_everywhere(
     most: int = 1000,
     patience: float = 10.0,
     expected: tuple[type[BaseException], ...] = (RecursionError,),
+    lives_on: bool = False,
     afterwards: Callable[[], object] | None = None,
 ) -> int:
     """Cause a RecursionError at each depth of a scenario; return their number.
@@ -353,6 +355,9 @@ def exhaust_stack_everywhere(
 
     :param expected: errors that the main greenlet may end with. A driver may raise an
         error of its own from a RecursionError.
+    :param lives_on: the main greenlet is a worker, which has run the scenario before
+        and goes on after the error. What it still holds then is lost, because only its
+        end would give it back.
     :param afterwards: called after each run, before the pools are closed.
     :raises AssertionError: an invariant is violated, or another error was raised. The
         message names the number of frames left.
@@ -360,7 +365,7 @@ def exhaust_stack_everywhere(
 
     def run_to(spare: int) -> bool:
         what = f"{spare} frames left"
-        run = Run(lambda: _deep(scenario, spare), patience, what)
+        run = Run(lambda: _deep(scenario, spare, lives_on), patience, what)
         run.go(0, _leave_alone)
         _expect(run, expected)
         run.ends_well(look_for_losses, afterwards)
@@ -373,8 +378,24 @@ def _leave_alone(victim: object) -> None:
     raise AssertionError("there is no switch number 0")  # pragma: no cover
 
 
-def _deep(scenario: Scenario, spare: int) -> tuple[Work, Sequence[Pool[Any]]]:
+def _deep(
+    scenario: Scenario, spare: int, lives_on: bool
+) -> tuple[Work, Sequence[Pool[Any]]]:
     target, pools = scenario()
+
+    def go_on() -> None:
+        if lives_on:
+            target()
+        try:
+            descend()
+        finally:
+            if lives_on:
+                gevent.idle()
+                current = gevent.getcurrent()
+                for entry in (e for p in pools for e in p._ledger.all_in(IN_USE)):
+                    assert entry.holder is not None and entry.holder() is not current, (
+                        "lost until the greenlet ends"
+                    )
 
     def descend() -> None:
         frame, depth = sys._getframe(), 0
@@ -382,7 +403,7 @@ def _deep(scenario: Scenario, spare: int) -> tuple[Work, Sequence[Pool[Any]]]:
             frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
         _call_below(sys.getrecursionlimit() - depth - spare, target)
 
-    return descend, pools
+    return go_on, pools
 
 
 def _call_below(frames: int, work: Work) -> None:

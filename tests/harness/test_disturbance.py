@@ -177,6 +177,28 @@ def test_a_stack_is_full_at_each_depth_once() -> None:
     assert depths[-2:] == [1, 2]
 
 
+def test_a_place_that_a_greenlet_which_goes_on_keeps_is_lost() -> None:
+    """A worker that never ends would hold it for ever."""
+
+    def careless() -> Any:
+        pool = Pool(ScriptedConnector(), max_connections=1)
+
+        def work() -> None:
+            conn = pool.acquire()
+            deep(40)
+            pool.release(conn)
+
+        return work, [pool]
+
+    def deep(frames: int) -> None:
+        if frames:
+            deep(frames - 1)
+
+    exhaust_stack_everywhere(careless)
+    with pytest.raises(AssertionError, match="lost until the greenlet ends"):
+        exhaust_stack_everywhere(careless, lives_on=True)
+
+
 def test_a_child_that_ends_before_its_checks_is_found() -> None:
     """A signal ends it without a report, as when the event loop aborts."""
     parent = os.getpid()

@@ -14,7 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
-from geventpool.testing import wait_until
+from geventpool.redis.standin import stand_in_for
+from geventpool.testing import exhaust_stack_everywhere, wait_until
+from tests import parts
 from tests.pauses import hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, interrupted_everywhere
@@ -195,3 +197,77 @@ def test_a_finaliser_in_the_hub_gives_back(make_pool: MakePool) -> None:
         wait_until(lambda: pool.stats().in_use == 0)
     assert isinstance(pool, ConnectionPool)
     assert_all_places(pool)
+
+
+def bare_loan(client: redis.Redis) -> None:
+    pool = client.connection_pool
+    pool.release(pool.get_connection())
+
+
+# redis-py forgets its socket before it closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "work", [command, pipeline, watch, bare_loan], ids=lambda work: work.__name__
+)
+def test_a_full_stack_costs_a_greenlet_that_goes_on_no_place(
+    redis_server: Any, work: Callable[[redis.Redis], None]
+) -> None:
+    """redis-py does not repeat a release that has failed."""
+
+    def scenario() -> Any:
+        pool = ConnectionPool(
+            host=redis_server.host,
+            port=redis_server.port,
+            max_connections=3,
+            timeout=5,
+        )
+        client = redis.Redis(connection_pool=pool)
+        client.set("mine", 1)
+        return (lambda: work(client)), [pool.core]
+
+    errors = (RecursionError, redis.RedisError)
+    assert exhaust_stack_everywhere(scenario, expected=errors, lives_on=True) >= 20
+
+
+def test_a_torn_release_ends_the_loan_of_its_greenlet_alone(
+    make_pool: MakePool,
+) -> None:
+    """Another one may have got the connection meanwhile."""
+    pool = make_pool(max_connections=2)
+    conn = pool.get_connection()
+    pool._end_torn_loan(conn, gevent.spawn(gevent.idle))
+    assert pool.stats().in_use == 1
+    for _ in range(2):
+        pool._end_torn_loan(conn, gevent.getcurrent())
+        assert pool.stats().in_use == 0
+
+
+def test_a_torn_release_of_a_shared_connection_ends_what_it_has_of_its_own(
+    make_pool: MakePool,
+) -> None:
+    """The shared connection itself stays."""
+    pool = make_pool(max_connections=2, auto_pipeline=True)
+    client = redis.Redis(connection_pool=pool)
+    client.ping()
+    stand_in = stand_in_for(parts.sharing(pool), parts.multiplexers(pool)[0])
+    pool._end_torn_loan(stand_in, gevent.getcurrent())
+    assert pool.stats().in_use == 1
+
+
+def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no event loop that could end the loan."""
+
+    def overflow(*args: Any) -> None:
+        raise RecursionError
+
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_loop", None)
+        patch.setattr(pool, "_examine", overflow)
+        with pytest.raises(RecursionError):
+            pool.release(conn)
+    assert pool.stats().in_use == 1
+    pool.release(conn)
