@@ -147,12 +147,21 @@ class Extension(Generic[C]):
     def vacate(self, conn: C) -> None:
         """Free the place of a connection on loan that is already closed.
 
-        Anybody may call this. Never switches.
+        Anybody may call this. Never switches. In a thread that is not the pool's, the
+        event loop of the pool does it a little later.
 
         :raises ConnectionNotFoundError: it is not on loan.
         """
-        entry = self._claims.claim(conn, anyone=True)
-        self._claims.finish(entry, self._lifecycle.terminate, CloseReason.DROPPED)
+        if self._home.is_this_thread:
+            entry = self._claims.claim(conn, anyone=True)
+            self._claims.finish(entry, self._lifecycle.terminate, CloseReason.DROPPED)
+        else:
+            self._claims.on_loan(conn)
+            self._home.call(self._vacate_if_lent, conn)
+
+    def _vacate_if_lent(self, conn: C) -> None:
+        if self.is_lent(conn):
+            self.vacate(conn)
 
     def drop_of(self, conn: C, holder: object) -> None:
         """Close a connection, if *holder* or no greenlet in particular has it on loan.

@@ -283,6 +283,36 @@ def test_the_place_of_a_closed_connection_is_free_at_once(pool: Pool[Any]) -> No
         pool.extension.vacate(conn)
 
 
+def test_another_thread_frees_the_place_of_a_closed_connection(pool: Pool[Any]) -> None:
+    """A greenlet that it started for that would never run."""
+    conn = pool.acquire()
+
+    def vacate() -> Exception | None:
+        try:
+            pool.extension.vacate(conn)
+        except ConnectionNotFoundError as error:
+            return error
+        return None
+
+    in_thread = gevent.get_hub().threadpool.apply
+    assert in_thread(vacate) is None
+    wait_until(lambda: pool.stats().size == 0)
+    assert in_thread(vacate) is not None
+
+
+def test_a_place_that_another_thread_wants_to_free_may_be_free_meanwhile(
+    pool: Pool[Any],
+) -> None:
+    """The connection was given back in the same turn of the loop."""
+    conn = pool.acquire()
+    gevent.get_hub().threadpool.apply(pool.extension.vacate, (conn,))
+    if pool.extension.is_lent(conn):
+        pool.extension.vacate(conn)
+    pool.extension._vacate_if_lent(conn)
+    gevent.idle()
+    check_capacity(pool)
+
+
 def test_a_pool_can_forget_all_its_connections() -> None:
     """The idle ones are closed, those on loan stay open, and the waiters are served."""
     counters = Counters()
