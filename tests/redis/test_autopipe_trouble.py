@@ -150,16 +150,15 @@ def test_a_foreign_switch_does_not_end_the_wait() -> None:
 def test_two_greenlets_with_one_pipeline_do_not_hang() -> None:
     """The second one is told; the first one gets its reply, although both gave up."""
     with talking() as (client, server):
-        queue = multiplexer(client)
-        call = queue.send(b"*1\r\n$4\r\nPING\r\n", 1)
-        first = gevent.spawn(queue.wait, call)
-        gevent.idle()
+        shared = parts.sharing(client.connection_pool).stand_in()
+        shared.send_command("PING")
+        first = gevent.spawn(shared.read_response)
+        wait_until(lambda: server.received)
         with pytest.raises(ConcurrentObjectUseError, match="another greenlet"):
-            queue.wait(call)
-        queue.abandon(call)
+            shared.read_response()
+        multiplexer(client).abandon(shared)
         server.sockets[0].sendall(b"+PONG\r\n")
-        first.get(timeout=5)
-        assert call.replies == b"PONG"
+        assert first.get(timeout=5) == b"PONG"
 
 
 def test_a_queued_call_for_which_a_greenlet_waits_stays_queued() -> None:
@@ -167,14 +166,14 @@ def test_a_queued_call_for_which_a_greenlet_waits_stays_queued() -> None:
     with talking(echo) as (client, server):
         queue = multiplexer(client)
         queue.shared.is_blocked = True
-        call = queue.send(b"*1\r\n$4\r\nPING\r\n", 1)
-        first = gevent.spawn(queue.wait, call)
+        shared = parts.sharing(client.connection_pool).stand_in()
+        shared.send_command("PING")
+        first = gevent.spawn(shared.read_response)
         gevent.sleep(0)
-        queue.abandon(call)
+        queue.abandon(shared)
         queue.shared.is_blocked = False
         queue.schedule()
-        first.get(timeout=5)
-        assert call.replies == b"PING"
+        assert first.get(timeout=5) == b"PING"
 
 
 def get_mine(client: redis.Redis) -> None:

@@ -14,7 +14,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
-from geventpool.redis.standin import stand_in_for
 from geventpool.testing import exhaust_stack_everywhere, wait_until
 from tests import parts
 from tests.pauses import hang
@@ -249,7 +248,7 @@ def test_a_torn_release_of_a_shared_connection_ends_what_it_has_of_its_own(
     pool = make_pool(max_connections=2, auto_pipeline=True)
     client = redis.Redis(connection_pool=pool)
     client.ping()
-    stand_in = stand_in_for(parts.sharing(pool), parts.multiplexers(pool)[0])
+    stand_in = parts.sharing(pool).stand_in()
     pool._end_torn_loan(stand_in, gevent.getcurrent())
     assert pool.stats().in_use == 1
 
