@@ -214,13 +214,10 @@ class Multiplexer(CallQueue):
 
         :raises BaseException: why there is no reply; or what interrupted the wait. The
             call is then abandoned.
-        :raises ConcurrentObjectUseError: another greenlet waits for it, because both
-            use the same pipeline.
+        :raises ConcurrentObjectUseError: another greenlet waits for it.
         """
         if call.waiter is not None:
-            raise ConcurrentObjectUseError(
-                f"its reply is awaited by another greenlet: {call.waiter!r}"
-            )
+            raise ConcurrentObjectUseError("another greenlet waits for the reply")
         try:
             # Other code may switch to this greenlet as well.
             while call.left and call.error is None:
@@ -254,11 +251,10 @@ class Multiplexer(CallQueue):
             waiter.switch()
 
     def abandon(self, call: Call) -> None:
-        """Note that no greenlet waits for *call* any more. Never switches.
+        """Note that this greenlet does not wait for *call* any more. Never switches.
 
-        If no byte of it was written, it is not sent. Otherwise its reply is read and
-        dropped. If another greenlet waits for it, because both use the same pipeline,
-        that greenlet gets its reply.
+        If no byte of it was written, it is not sent. Otherwise its reply is dropped.
+        Nothing is done if another greenlet waits for it.
         """
         if call.left and call.error is None and call.waiter is None:
             try:

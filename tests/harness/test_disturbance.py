@@ -178,9 +178,9 @@ def test_a_stack_is_full_at_each_depth_once() -> None:
 
 
 def test_a_place_that_a_greenlet_which_goes_on_keeps_is_lost() -> None:
-    """A worker that never ends would hold it for ever."""
+    """A worker that never ends would hold it forever."""
 
-    def careless() -> Any:
+    def keeping() -> Any:
         pool = Pool(ScriptedConnector(), max_connections=1)
 
         def work() -> None:
@@ -194,9 +194,9 @@ def test_a_place_that_a_greenlet_which_goes_on_keeps_is_lost() -> None:
         if frames:
             deep(frames - 1)
 
-    exhaust_stack_everywhere(careless)
+    exhaust_stack_everywhere(keeping)
     with pytest.raises(AssertionError, match="lost until the greenlet ends"):
-        exhaust_stack_everywhere(careless, lives_on=True)
+        exhaust_stack_everywhere(keeping, lives_on=True)
 
 
 def test_a_child_that_ends_before_its_checks_is_found() -> None:
