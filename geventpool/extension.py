@@ -156,12 +156,9 @@ class Extension(Generic[C]):
             entry = self._claims.claim(conn, anyone=True)
             self._claims.finish(entry, self._lifecycle.terminate, CloseReason.DROPPED)
         else:
-            self._claims.on_loan(conn)
-            self._home.call(self._vacate_if_lent, conn)
-
-    def _vacate_if_lent(self, conn: C) -> None:
-        if self.is_lent(conn):
-            self.vacate(conn)
+            holder = self._claims.on_loan(conn).holder
+            current = None if holder is None else holder()
+            self._home.call(self.drop_of, conn, current)
 
     def drop_of(self, conn: C, holder: object) -> None:
         """Close a connection, if *holder* or no greenlet in particular has it on loan.

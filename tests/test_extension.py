@@ -300,19 +300,6 @@ def test_another_thread_frees_the_place_of_a_closed_connection(pool: Pool[Any]) 
     assert in_thread(vacate) is not None
 
 
-def test_a_place_that_another_thread_wants_to_free_may_be_free_meanwhile(
-    pool: Pool[Any],
-) -> None:
-    """The connection was given back in the same turn of the loop."""
-    conn = pool.acquire()
-    gevent.get_hub().threadpool.apply(pool.extension.vacate, (conn,))
-    if pool.extension.is_lent(conn):
-        pool.extension.vacate(conn)
-    pool.extension._vacate_if_lent(conn)
-    gevent.idle()
-    check_capacity(pool)
-
-
 def test_a_pool_can_forget_all_its_connections() -> None:
     """The idle ones are closed, those on loan stay open, and the waiters are served."""
     counters = Counters()

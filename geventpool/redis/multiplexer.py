@@ -234,8 +234,7 @@ class Multiplexer(CallQueue):
             raise call.error
 
     def _sleep(self, call: Call) -> None:
-        # A function of its own, because coverage does not see what follows a switch in
-        # the same frame.
+        # A function of its own: coverage does not see what follows a switch in a frame.
         call.waiter = getcurrent()
         batch = self._batch
         waiter = None
@@ -251,10 +250,9 @@ class Multiplexer(CallQueue):
             waiter.switch()
 
     def abandon(self, call: Call) -> None:
-        """Note that this greenlet does not wait for *call* any more. Never switches.
+        """Note that this greenlet waits for *call* no more; others may. Never switches.
 
         If no byte of it was written, it is not sent. Otherwise its reply is dropped.
-        Nothing is done if another greenlet waits for it.
         """
         if call.left and call.error is None and call.waiter is None:
             try:

@@ -286,7 +286,7 @@ class ConnectionPool(Returns):
         except BaseException:
             # Such as a RecursionError, after which only C code can be called, or raised
             # by a signal handler. The caller does not have the connection yet.
-            self._loop.run_callback_threadsafe(self._end_torn_loan, conn, getcurrent())
+            self._loop.run_callback_threadsafe(self.end_torn_loan, conn, getcurrent())
             raise
         return conn
 

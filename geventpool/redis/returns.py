@@ -94,13 +94,13 @@ class Returns(Credentials):
             # release again.
             if self._loop is not None:
                 self._loop.run_callback_threadsafe(
-                    self._end_torn_loan, connection, getcurrent()
+                    self.end_torn_loan, connection, getcurrent()
                 )
             raise
         if recorder._metrics_collector is not None:
             self._telemetry.count()
 
-    def _end_torn_loan(self, connection: Any, holder: object) -> None:
+    def end_torn_loan(self, connection: Any, holder: object) -> None:
         """Close the connection of *holder*, whose release was interrupted. In the hub.
 
         It is unknown whether its replies were read.

@@ -15,7 +15,6 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
 from geventpool.testing import exhaust_stack_everywhere, wait_until
-from tests import parts
 from tests.pauses import hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, interrupted_everywhere
@@ -226,47 +225,3 @@ def test_a_full_stack_costs_a_greenlet_that_goes_on_no_place(
 
     errors = (RecursionError, redis.RedisError)
     assert exhaust_stack_everywhere(scenario, expected=errors, lives_on=True) >= 20
-
-
-def test_a_torn_release_ends_the_loan_of_its_greenlet_alone(
-    make_pool: MakePool,
-) -> None:
-    """Another one may have got the connection meanwhile."""
-    pool = make_pool(max_connections=2)
-    conn = pool.get_connection()
-    pool._end_torn_loan(conn, gevent.spawn(gevent.idle))
-    assert pool.stats().in_use == 1
-    for _ in range(2):
-        pool._end_torn_loan(conn, gevent.getcurrent())
-        assert pool.stats().in_use == 0
-
-
-def test_a_torn_release_of_a_shared_connection_ends_what_it_has_of_its_own(
-    make_pool: MakePool,
-) -> None:
-    """The shared connection itself stays."""
-    pool = make_pool(max_connections=2, auto_pipeline=True)
-    client = redis.Redis(connection_pool=pool)
-    client.ping()
-    stand_in = parts.sharing(pool).stand_in()
-    pool._end_torn_loan(stand_in, gevent.getcurrent())
-    assert pool.stats().in_use == 1
-
-
-def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There is no event loop that could end the loan."""
-
-    def overflow(*args: Any) -> None:
-        raise RecursionError
-
-    pool = make_pool(max_connections=1)
-    conn = pool.get_connection()
-    with monkeypatch.context() as patch:
-        patch.setattr(pool, "_loop", None)
-        patch.setattr(pool, "_examine", overflow)
-        with pytest.raises(RecursionError):
-            pool.release(conn)
-    assert pool.stats().in_use == 1
-    pool.release(conn)

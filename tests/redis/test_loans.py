@@ -789,3 +789,47 @@ def test_a_subscriber_whose_connection_is_closed_gets_a_connection_error(
         pool.core.drop(conn, anyone=True)
     assert isinstance(subscriber.get(timeout=5), redis.ConnectionError)
     channel.close()
+
+
+def test_a_torn_release_ends_the_loan_of_its_greenlet_alone(
+    make_pool: MakePool,
+) -> None:
+    """Another one may have got the connection meanwhile."""
+    pool = make_pool(max_connections=2)
+    conn = pool.get_connection()
+    pool.end_torn_loan(conn, gevent.spawn(gevent.idle))
+    assert pool.stats().in_use == 1
+    for _ in range(2):
+        pool.end_torn_loan(conn, gevent.getcurrent())
+        assert pool.stats().in_use == 0
+
+
+def test_a_torn_release_of_a_shared_connection_ends_what_it_has_of_its_own(
+    make_pool: MakePool,
+) -> None:
+    """The shared connection itself stays."""
+    pool = make_pool(max_connections=2, auto_pipeline=True)
+    client = redis.Redis(connection_pool=pool)
+    client.ping()
+    stand_in = parts.sharing(pool).stand_in()
+    pool.end_torn_loan(stand_in, gevent.getcurrent())
+    assert pool.stats().in_use == 1
+
+
+def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no event loop that could end the loan."""
+
+    def overflow(*args: Any) -> None:
+        raise RecursionError
+
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_loop", None)
+        patch.setattr(pool, "_examine", overflow)
+        with pytest.raises(RecursionError):
+            pool.release(conn)
+    assert pool.stats().in_use == 1
+    pool.release(conn)
