@@ -105,8 +105,13 @@ class Room:
         :raises PoolExhaustedError: the timeout has passed.
         :raises TooManyWaitingError: *most* wait already.
         """
-        if self.free >= units and not self.waiters:
-            self._calls.out.append(call)
+        calls = self._calls
+        # First what is cheap to calculate: what large calls take is added up only if it
+        # matters.
+        if units <= self.limit - len(calls.out) - len(calls.sent) or (
+            not self.waiters and units <= self.free
+        ):
+            calls.out.append(call)
             self._note_large(call, units)
             return
         if most is not None and len(self.waiters) >= most:
@@ -185,8 +190,11 @@ class Room:
                 else:
                     self._note_large(waiter.call, waiter.units)
             waiters.popleft()
-        is_open = not waiters and not self._is_closed
-        self.limit = self.size - self._excess() if is_open else 0
+        if waiters or self._is_closed:
+            self.limit = 0
+        else:
+            large = self._large
+            self.limit = self.size - sum([call.units for call in large]) + len(large)
 
     def _wake_soon(self, waiter: _Waiter) -> None:
         # Twice, because a call can fail before its first line, for want of memory or by
