@@ -89,9 +89,9 @@ class Returns(Credentials):
                     pass
             else:
                 self._examine(connection, sys._getframe().f_back)
-        except (RecursionError, MemoryError):
-            # The stack is full, so only C code can be called. redis-py does not try a
-            # release again.
+        except BaseException:
+            # Such as a RecursionError, after which only C code can be called, or raised
+            # by a signal handler. redis-py does not try a release again.
             if self._loop is not None:
                 self._loop.run_callback_threadsafe(
                     self.end_torn_loan, connection, getcurrent()

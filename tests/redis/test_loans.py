@@ -833,3 +833,20 @@ def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
             pool.release(conn)
     assert pool.stats().in_use == 1
     pool.release(conn)
+
+
+def test_a_release_that_a_signal_interrupts_costs_no_place(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that handles Ctrl-C goes on with the same greenlet."""
+
+    def interrupt(conn: Any) -> bool:
+        raise KeyboardInterrupt
+
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr("geventpool.redis.returns.is_fit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.release(conn)
+    wait_until(lambda: pool.stats().in_use == 0)
