@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable
 from inspect import signature
@@ -18,7 +17,7 @@ from geventpool.extension import within
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
-from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool
+from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, deciding
 from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from geventpool.mysql.keywords import MySQLKeywords
 
 __all__ = ["ConnectionPool"]
-
-
-_deciding = threading.Lock()
 
 #: Used if neither a keyword nor the URL gives it.
 DEFAULT_MAX_CONNECTIONS = 10
@@ -172,7 +168,7 @@ class ConnectionPool(Pool[Connection]):
         if self._pools_here():
             self._is_undecided = False
             return None
-        with _deciding:
+        with deciding():
             if self._threads is None:
                 self._threads = ThreadedPool(
                     self.connector,  # type: ignore[arg-type]

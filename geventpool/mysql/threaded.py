@@ -17,10 +17,17 @@ from geventpool.errors import PoolClosedError, PoolExhaustedError
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
 
-__all__ = ["ThreadedLoan", "ThreadedPool"]
+__all__ = ["ThreadedLoan", "ThreadedPool", "deciding"]
 
 #: Those of this process.
 _all: weakref.WeakSet[ThreadedPool] = weakref.WeakSet()
+
+_deciding = threading.Lock()
+
+
+def deciding() -> threading.Lock:
+    """Return the lock under which one thread makes the pool for all."""
+    return _deciding
 
 
 class ThreadedPool:
@@ -193,6 +200,9 @@ class ThreadedLoan:
 
 
 def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
+    global _deciding
+    # The thread that may have held it does not exist here.
+    _deciding = threading.Lock()
     with sockets.after_fork():
         for pool in list(_all):
             pool.forked()

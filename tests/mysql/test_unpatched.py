@@ -99,6 +99,28 @@ def test_a_forked_process_has_connections_of_its_own(mariadb_server, patch):
     assert run_script(source) == "0 True\n"
 
 
+LOCKED = """
+import os, warnings
+warnings.simplefilter("ignore")
+import geventpool.mysql
+from geventpool.mysql import threaded
+pool = geventpool.mysql.ConnectionPool(**{where!r})
+threaded.deciding().acquire()
+child = os.fork()
+if not child:
+    with pool.connection() as conn:
+        conn.ping()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_fork_while_a_thread_decides_blocks_no_child(mariadb_server):
+    """The lock of that thread would stay locked for ever."""
+    source = LOCKED.format(where=mariadb_server.client_options)
+    assert run_script(source) == "0\n"
+
+
 def test_the_numbers_are_those_of_the_pool_for_threads(pool):
     """Zeros would say that a development server has no connection."""
 
