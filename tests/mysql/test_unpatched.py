@@ -116,7 +116,7 @@ print(os.waitpid(child, 0)[1])
 
 
 def test_a_fork_while_a_thread_decides_blocks_no_child(mariadb_server):
-    """The lock of that thread would stay locked for ever."""
+    """The lock of that thread would stay locked without end."""
     source = LOCKED.format(where=mariadb_server.client_options)
     assert run_script(source) == "0\n"
 
