@@ -98,6 +98,11 @@ class Extension(Generic[C]):
         return self._ledger.idle
 
     @property
+    def in_use(self) -> int:
+        """The number of connections on loan."""
+        return self._ledger.in_use
+
+    @property
     def waiting(self) -> int:
         """The number of greenlets that wait in line."""
         return len(self._ledger.waiters)

@@ -224,7 +224,7 @@ class GreenletPool(QueuePool):
             record = places.acquire()
         except PoolExhaustedError as error:
             raise self._refusal(error) from error
-        while record.dbapi_connection is None or not record.is_quiet():
+        while not record.is_ready():
             # Its errors pass unchanged, also those of another pool of this package.
             refusal = self._connect_record(record)
             if refusal is None:
@@ -233,17 +233,18 @@ class GreenletPool(QueuePool):
                 record = places.acquire_again(came, refusal)
             except PoolExhaustedError as error:
                 raise self._refusal(error) from error
+        record.is_chosen = True
         return record
 
     def _connect_record(self, record: Record) -> Exception | None:
-        """Connect a record, or replace its dead connection. May switch.
+        """Connect a record, or replace its connection, dead or old. May switch.
 
         :return: None: it is connected; or why the full server refused that. Its place
             is free then.
         """
         is_new = record.is_new
         try:
-            if record.dbapi_connection is not None:
+            if record.dbapi_connection is not None and not record.is_quiet():
                 record.invalidate()
         except BaseException:
             self.free_place(record)
@@ -434,6 +435,15 @@ class GreenletPool(QueuePool):
         """
         self._pool.extension.forget_all()
         self.logger.info("Pool disposed. %s", self.status())
+
+    def checkedout(self) -> int:
+        """Return how many connections borrowers have. Never switches.
+
+        As with ``QueuePool``, one that a borrower is connecting counts. Places that the
+        pool itself uses do not, for *min_connections* or in the pause before a full
+        server is tried again; ``overflow()`` counts them, because they are taken.
+        """
+        return self._pool.extension.in_use
 
     @property
     def _overflow(self) -> int:  # type: ignore[override]

@@ -4,14 +4,16 @@ All use of SQLAlchemy's private members is in this package and listed here. To c
 new version, read this list:
 
 * overridden of ``_ConnectionRecord``: ``fairy_ref``, ``needs_gc``, ``checkin``,
-  ``invalidate``, ``__connect``; and of
+  ``invalidate``, ``get_connection``, ``__connect``; and of
   ``_ConnectionFairy``: ``_checkin``, ``cursor``, and ``commit`` and ``rollback``, which
   it passes on to the driver;
 * called: both constructors, ``_ConnectionFairy._checkout``,
   ``_ConnectionRecord._checkin_failed``;
+* read of a record: ``_soft_invalidate_time``;
 * of a pool: ``_creator``, ``_dialect``, ``_do_get``, ``_do_return_conn``,
   ``_create_connection``, ``_invoke_creator``, ``_close_connection``,
-  ``_should_log_debug``, ``_pre_ping``, ``_recycle``, ``_reset_on_return``,
+  ``_should_log_debug``, ``_pre_ping``, ``_recycle``, ``_invalidate_time``,
+  ``_reset_on_return``,
   ``_orig_logging_name``, ``_sqla_logger_namespace``, ``_max_overflow``, ``_timeout``,
   ``_pool``;
 * of a dialect: ``_do_ping_w_event``;
@@ -66,6 +68,10 @@ class RecordOwner(Protocol):
 
     #: tells how to talk to the driver
     _dialect: Any
+    #: seconds after which a connection is made anew before its next loan; -1: never
+    _recycle: int
+    #: connections that are older are made anew before their next loan
+    _invalidate_time: float
 
     @property
     def core(self) -> Any:
@@ -106,6 +112,8 @@ class Record(_ConnectionRecord):
     #: Whether its borrower takes another record if the server is full. Otherwise the
     #: connecting waits until the server has room.
     gives_way = False
+    #: Whether the pool has chosen it for the borrower that now asks for its connection.
+    is_chosen = False
     #: What its last connection has left running at the server; None: nothing.
     stranded: Stranded | None = None
     #: The connection whose socket was looked up, and the socket; None: it has none.
@@ -159,6 +167,27 @@ class Record(_ConnectionRecord):
         if not soft and self.dbapi_connection is not None and self.stranded is None:
             self.stranded = self.green_pool.strand(self.dbapi_connection)
         super().invalidate(e, soft)
+
+    def is_ready(self) -> bool:
+        """Whether its connection can be lent as it is. Never switches.
+
+        False if SQLAlchemy would close it because of its age, and connect it again.
+        """
+        if self.dbapi_connection is None:
+            return False
+        pool, since = self.green_pool, self.starttime
+        if pool._invalidate_time > since or self._soft_invalidate_time > since:
+            return False
+        recycle = pool._recycle
+        return (recycle <= -1 or time.time() - since <= recycle) and self.is_quiet()
+
+    def get_connection(self) -> Any:
+        """Return the connection, made anew if it is due. May switch."""
+        chosen, self.is_chosen = self.is_chosen, False
+        if chosen and self.dbapi_connection is not None:
+            # With a short pool_recycle a connection made just now would be due again.
+            return self.dbapi_connection
+        return super().get_connection()
 
     @property
     def is_new(self) -> bool:

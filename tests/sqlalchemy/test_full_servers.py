@@ -16,6 +16,7 @@ from geventpool.sqlalchemy import outages, reset_server_session
 from geventpool.sqlalchemy.full_servers import MOST_PAUSES, FullServer, is_refusal
 from geventpool.sqlalchemy.outages import ConnectGate
 from geventpool.testing import Clock, wait_until
+from tests.sqlalchemy.test_pool import Dialect
 
 FULL = pymysql.err.OperationalError(1040, "Too many connections")
 ONE = text("SELECT 1")
@@ -38,7 +39,7 @@ def connect(server):
 
 def end_of_pauses(pool):
     """The opener notices at the end of its pause that nobody waits any more."""
-    wait_until(lambda: pool.checkedout() == 0, "a place is taken")
+    wait_until(lambda: not pool.stats().opening, "a place is taken")
 
 
 @pytest.mark.parametrize("is_reset", [False, True])
@@ -194,20 +195,20 @@ def test_a_killed_borrower_leaves_no_place_behind(make_pool, database):
     wait_until(lambda: pool.core.extension.waiting == 1)
     borrower.kill()
     assert pool.core.extension.waiting == 0
+    # Before the next try the pool itself keeps the place, and no borrower.
+    assert pool.stats().opening == 1 and pool.checkedout() == 0
     end_of_pauses(pool)
     database.failure = None
     pool.connect().close()
 
 
-def test_a_connection_that_is_renewed_waits_at_its_place(
+def test_a_connection_that_pre_ping_renews_waits_at_its_place(
     make_pool, database, monkeypatch
 ):
-    """Its own was closed just now, so that the server will soon have room."""
+    """SQLAlchemy connects it, and has no way to take another one."""
     monkeypatch.setattr(outages, "PAUSES", outages.Backoff(0, maximum=0))
-    pool = make_pool(pool_size=1)
-    conn = pool.connect()
-    conn.invalidate(soft=True)
-    conn.close()
+    pool = make_pool(pre_ping=True, dialect=Dialect(answer=False))
+    pool.connect().close()
     database.failure = FULL
     borrower = gevent.spawn(pool.connect)
     wait_until(lambda: pool.core.gate.full.refusal is not None)
@@ -216,11 +217,12 @@ def test_a_connection_that_is_renewed_waits_at_its_place(
     borrower.get().close()
 
 
-def test_a_record_that_lost_its_connection_gives_way(make_pool, database):
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_a_record_without_a_usable_connection_gives_way(make_pool, database, is_soft):
     """Returned connections serve its borrower as well."""
     pool = make_pool(pool_size=2, use_lifo=True)
     first, second = pool.connect(), pool.connect()
-    second.invalidate()
+    second.invalidate(soft=is_soft)
     second.close()
     database.failure = FULL
     borrower = gevent.spawn(pool.connect)
@@ -228,6 +230,25 @@ def test_a_record_that_lost_its_connection_gives_way(make_pool, database):
     first.close()
     borrower.get().close()
     database.failure = None
+
+
+def test_a_connection_that_is_too_old_gives_way(make_engine, own_server):
+    """With pool_recycle each loan needs a place at the server that had the last one."""
+    taken = [connect(own_server) for _ in range(9)]
+    engine = make_engine(
+        url_of(own_server), pool_size=4, pool_timeout=20, pool_recycle=0
+    )
+
+    def borrow():
+        with engine.connect() as conn:
+            return conn.execute(ONE).scalar()
+
+    borrowers = [gevent.spawn(borrow) for _ in range(8)]
+    gevent.joinall(borrowers, raise_error=True)
+    assert [borrower.value for borrower in borrowers] == [1] * 8
+    for conn in taken:
+        conn.close()
+    end_of_pauses(engine.pool)
 
 
 def test_an_error_of_connecting_again_is_told_as_by_sqlalchemy(make_pool, database):

@@ -64,6 +64,41 @@ def test_it_is_a_queue_pool(make_pool):
     assert isinstance(make_pool(), QueuePool)
 
 
+def test_a_connection_that_a_borrower_is_making_is_checked_out(make_pool):
+    """As with QueuePool, which counts it before it connects."""
+    answer = Event()
+
+    def creator():
+        answer.wait()
+        return Connection(1)
+
+    pools = [make_pool(creator), QueuePool(creator, pool_size=1)]
+    borrowers = [gevent.spawn(pool.connect) for pool in pools]
+    turn()
+    assert [pool.checkedout() for pool in pools] == [1, 1]
+    answer.set()
+    for borrower in borrowers:
+        borrower.get().close()
+    assert [pool.checkedout() for pool in pools] == [0, 0]
+
+
+def test_a_connection_that_the_pool_makes_for_itself_is_not_checked_out(make_pool):
+    """A program that waits until nothing is borrowed must not wait for it."""
+    answer = Event()
+
+    def creator():
+        answer.wait()
+        return Connection(1)
+
+    pool = make_pool(creator, min_connections=1)
+    turn()
+    assert pool.stats().opening == 1
+    assert numbers(pool) == (1, 0, 0, 0)
+    answer.set()
+    turn()
+    assert numbers(pool) == (1, 1, 0, 0)
+
+
 def test_the_numbers_are_those_of_queue_pool(make_pool, database):
     """Side by side, step by step."""
     ours = make_pool(pool_size=2, max_overflow=1)
@@ -1009,6 +1044,27 @@ def test_pre_ping_is_sqlalchemys(make_pool, database):
     pool.connect().close()
     assert dialect.pinged == [database.opened[0]]
     assert [one.is_open for one in database.opened] == [False, True]
+
+
+@pytest.mark.parametrize("recycle", [0, 3600])
+def test_pool_recycle_renews_old_connections_only(make_pool, database, recycle):
+    """Not one that was made just now for the same borrower, as QueuePool does."""
+    pool = make_pool(recycle=recycle)
+    pool.connect().close()
+    assert len(database.opened) == 1
+    pool.connect().close()
+    assert [one.is_open for one in database.opened] == ([True], [False, True])[
+        recycle == 0
+    ]
+
+
+def test_a_renewed_connection_that_is_lost_at_once_is_made_again(make_pool, database):
+    """What was chosen for a borrower is what the borrower gets, or a new one."""
+    pool = make_pool()
+    record = pool._do_get()
+    record.invalidate()
+    assert record.get_connection() is database.opened[1]
+    pool._do_return_conn(record)
 
 
 # Events, logs, listeners, threads
