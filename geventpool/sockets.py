@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
 
+from geventpool._core.loops import is_libuv
+
 if TYPE_CHECKING:
     # Imported at first use only: otherwise a program that patches after importing this
     # module would have a half-patched ssl.
@@ -163,6 +165,8 @@ _in_child = False
 _keeps_numbers = False
 #: A pipe that nobody writes to; empty: not yet needed. Its ends stay open.
 _silent_pipe: list[int] = []
+#: Watchers that a forked child keeps, so that they are never stopped.
+_kept: list[Any] = []
 
 
 @contextmanager
@@ -202,6 +206,30 @@ def _silence(descriptor: int) -> None:  # pragma: no cover (in the child)
     os.dup2(_silent_pipe[0], descriptor, inheritable=False)
 
 
+def _shares_watchers() -> bool:
+    """Whether to stop a watcher in the child would stop the parent's.
+
+    The child begins with the parent's epoll set. libuv removes a descriptor from it at
+    once. libev does that in the next turn of the loop, which has a new set by then.
+    """
+    hub = get_hub_if_exists() if _in_child else None
+    return hub is not None and is_libuv(hub.loop)
+
+
+def _let_go(sock: Any) -> None:  # pragma: no cover (in the child)
+    """Replace the descriptor of *sock*, and stop no watcher."""
+    if hasattr(sock, "pending"):
+        sock._sslobj = None
+    if sock.fileno() < 0:
+        return
+    _silence(sock.fileno())
+    if hasattr(sock, "_read_event"):
+        # Else they would be stopped with the socket.
+        _kept.extend((sock._read_event, sock._write_event))
+        sock._read_event = sock._write_event = None
+    sock.detach()
+
+
 def terminate(sock: Any) -> None:
     """Close the descriptor at once, without sending anything. Never switches.
 
@@ -215,6 +243,9 @@ def terminate(sock: Any) -> None:
     :param sock: a gevent or native socket.
     """
     try:
+        if _shares_watchers():  # pragma: no cover (in the child)
+            _let_go(sock)
+            return
         wake_waiters(sock)
         if hasattr(sock, "pending"):
             # The TLS library keeps the number, which another descriptor may get.

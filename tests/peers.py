@@ -209,7 +209,8 @@ class Unruly(Peer):
     ``"echo"``: sends it back. ``"hang up"``: closes. ``"reset"``: closes with a reset.
     ``"silent"``: reads on, never answers. ``"late"``: sends it back once
     :attr:`may_answer` is set. ``"half"``: sends back the first half, then nothing more.
-    ``"chatty"``: sends it back twice. :meth:`say` sends something unasked.
+    ``"chatty"``: sends it back twice. :meth:`say` sends something unasked. What it has
+    read is in :attr:`heard`.
 
     :param str behaviour: how it begins.
     :param bool listens: False: it does not wait for a message, but hangs up or
@@ -222,6 +223,7 @@ class Unruly(Peer):
         super().__init__(**options)
         self.behaviour = behaviour
         self.may_answer = Event()
+        self.heard = b""
         self._listens = listens
         self._talking: set[Any] = set()
         self._acts: dict[str, Callable[[Any, bytes], bool]] = {
@@ -245,6 +247,7 @@ class Unruly(Peer):
         try:
             go_on = self._listens or self._acts[self.behaviour](sock, b"")
             while go_on and (data := sock.recv(65536)):
+                self.heard += data
                 go_on = self._acts[self.behaviour](sock, data)
         finally:
             self._talking.discard(sock)

@@ -22,7 +22,7 @@ CORE: dict[str, set[str]] = {
     "deadline": {"loops"},
     "budget": {"errors", "policies"},
     "failures": set(),
-    "sockets": set(),
+    "sockets": {"loops"},
     "dialing": {"deadline", "sockets"},
     "states": set(),
     "ledger": {"errors", "policies", "states"},

@@ -25,7 +25,12 @@ from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
 from tests.redis.test_interruption import Stop, fail, kill, time_out
-from tests.redis.tools import assert_all_places, interrupted_everywhere, outcome
+from tests.redis.tools import (
+    assert_all_places,
+    interrupted_everywhere,
+    outcome,
+    waitpid,
+)
 from tests.servers import RedisServer
 
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -688,7 +693,7 @@ def test_a_child_begins_with_connections_of_its_own(make_pool: MakePool) -> None
             os._exit(0)
     os.close(writing)
     assert [job.get(timeout=5) for job in jobs] == [b"%d" % each for each in range(5)]
-    os.waitpid(child, 0)
+    waitpid(child, 0)
     assert os.read(reading, 10) == b"good"
     os.close(reading)
     assert client.get("key") == b"value"
