@@ -68,10 +68,6 @@ class RecordOwner(Protocol):
 
     #: tells how to talk to the driver
     _dialect: Any
-    #: seconds after which a connection is made anew before its next loan; -1: never
-    _recycle: int
-    #: connections that are older are made anew before their next loan
-    _invalidate_time: float
 
     @property
     def core(self) -> Any:
@@ -175,7 +171,8 @@ class Record(_ConnectionRecord):
         """
         if self.dbapi_connection is None:
             return False
-        pool, since = self.green_pool, self.starttime
+        pool: Any = self.green_pool
+        since = self.starttime
         if pool._invalidate_time > since or self._soft_invalidate_time > since:
             return False
         recycle = pool._recycle
