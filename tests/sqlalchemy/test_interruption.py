@@ -10,7 +10,8 @@ from sqlalchemy import event, text
 
 from geventpool.sqlalchemy import GreenletPool, reset_server_session
 from geventpool.testing import interrupt_everywhere, pool_greenlets
-from tests.sqlalchemy.conftest import Database, through
+from tests.sqlalchemy.conftest import Connection, Database, through
+from tests.sqlalchemy.test_full_servers import FULL
 
 #: How many callbacks after the switch the error is thrown; -1: before it.
 LATER = range(-1, 3)
@@ -57,6 +58,39 @@ def test_a_loan_may_be_interrupted_anywhere(later, size):
             finally:
                 gevent.joinall([first], timeout=5)
             assert database.peak <= size
+
+        return work, [pool.core]
+
+    assert interrupt_everywhere(scenario, later=later) > 4
+
+
+class Filling(Database):
+    """A server that has no room for every second connection."""
+
+    dials = 0
+
+    def __call__(self) -> Connection:
+        self.dials += 1
+        self.failure = None if self.dials % 2 else FULL
+        return super().__call__()
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_a_renewal_at_a_full_server_may_be_interrupted_anywhere(later):
+    """The old connection is closed, and its borrower is in line again."""
+
+    def scenario():
+        database = Filling()
+        pool = made(database, pool_size=1, recycle=0)
+
+        def work():
+            for _ in range(2):
+                conn = pool.connect()
+                try:
+                    gevent.sleep(0)
+                finally:
+                    conn.close()
+            assert len(database.now_open) <= 1
 
         return work, [pool.core]
 
