@@ -186,9 +186,6 @@ class Returns(Credentials):
         The holder of a connection in use gets an error or, with retries, a new socket.
         The pool stays open.
         """
-        if "core" not in self.__dict__:
-            # Called during construction, when an initial connection finds the master.
-            return
         if self._thread_pool is not None:
             self._thread_pool.disconnect(inuse_connections)
         self._in_borrowers_thread(self._disconnect, inuse_connections)
