@@ -210,7 +210,7 @@ class Outage:
     failures: int | None = 3
     grace: float = 3.0
     wait: bool = False
-    backoff: Backoff = Backoff(0.005, factor=1.01, maximum=0.25, jitter=0.2)
+    backoff: Backoff = Backoff(0.005, factor=1.007, maximum=0.25, jitter=0.2)
 
     def __post_init__(self) -> None:
         check_optional_int("outage.failures", self.failures, 1)

@@ -389,7 +389,7 @@ def test_any_limit_needs_the_time_of_a_use(name):
         (Outage(), {"failures": 3, "grace": 3.0, "wait": False}),
         (
             Outage().backoff,
-            {"initial": 0.005, "factor": 1.01, "maximum": 0.25, "jitter": 0.2},
+            {"initial": 0.005, "factor": 1.007, "maximum": 0.25, "jitter": 0.2},
         ),
         (
             Expiry(),
