@@ -25,7 +25,7 @@ BEGIN, END = ".. measured: begin", ".. measured: end"
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "benchmarks.rst"
 README = PAGE.parents[2] / "README.rst"
-COMMAND = "make results"
+COMMAND = "python -m benchmarks --scale page"
 
 #: The figures of the page, and where they and the numbers are, relative to it.
 PICTURES = ("waits-job", "throughput", "pipelining")
