@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,10 +46,13 @@ def test_counts_of_workers_of_gunicorn_go_on_and_gauges_follow_them(
 
     def agrees(server: RedisServer) -> Callable[[], bool]:
         def ask() -> bool:
-            is_complete = scraped(tmp_path, USES) == uses
-            return is_complete and scraped(tmp_path, OPEN) == len(
-                [each for each in server.clients() if each["name"] == "web"]
-            )
+            names = [each["name"] for each in server.clients()]
+            try:
+                is_complete = scraped(tmp_path, USES) == uses
+                return is_complete and scraped(tmp_path, OPEN) == names.count("web")
+            except struct.error:
+                # A worker has made its file, and written nothing to it yet.
+                return False
 
         return ask
 
