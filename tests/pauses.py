@@ -5,12 +5,13 @@ Where only time helps it is here, once, with the reason.
 
 from __future__ import annotations
 
+import time
 from typing import NoReturn
 
 import gevent
 from gevent.event import Event
 
-__all__ = ["hang", "real_time", "sample", "time_for_mistakes", "turns"]
+__all__ = ["block_loop", "hang", "real_time", "sample", "time_for_mistakes", "turns"]
 
 
 def hang(*args: object) -> NoReturn:
@@ -20,6 +21,15 @@ def hang(*args: object) -> NoReturn:
     """
     while True:
         Event().wait()
+
+
+def block_loop(until: float) -> None:
+    """Hold up the event loop. Never switches.
+
+    :param float until: a time of ``time.monotonic``.
+    """
+    while time.monotonic() < until:
+        pass
 
 
 def turns(number: int = 5) -> None:

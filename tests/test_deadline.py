@@ -16,6 +16,7 @@ from geventpool._core.deadline import LATE, MOMENT, Deadline
 from geventpool._core.workers import within
 from geventpool.connector import Connector
 from geventpool.testing import wait_until
+from tests.pauses import block_loop
 
 #: Seconds of a limit that is over while the loop is blocked.
 LIMIT = 0.1
@@ -23,9 +24,7 @@ LIMIT = 0.1
 
 def block() -> None:
     """Hold up the event loop until every limit is over."""
-    end = time.monotonic() + LIMIT + 2 * LATE
-    while time.monotonic() < end:
-        pass
+    block_loop(time.monotonic() + LIMIT + 2 * LATE)
 
 
 class Peer:

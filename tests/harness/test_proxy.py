@@ -10,6 +10,7 @@ import pytest
 from gevent import socket
 
 from tests.failures.proxy import CALM, DOWN, UP, Fault, Proxy, disturbed, silence
+from tests.pauses import block_loop
 from tests.peers import Echo
 
 Dial = Callable[[], socket.socket]
@@ -260,15 +261,8 @@ def test_a_dial_counts_from_when_it_connected_not_from_when_it_was_accepted() ->
         with socket.create_connection(listener.getsockname()) as near:
             near.sendall(b"hello")
             connected = time.monotonic()
-            block(0.05)
+            block_loop(connected + 0.05)
             far, _ = listener.accept()
             # The system counts whole ticks of up to 10 ms.
             assert 0.04 <= silence(far) <= time.monotonic() - connected + 0.02
             far.close()
-
-
-def block(seconds: float) -> None:
-    """Hold up the event loop."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass

@@ -15,6 +15,7 @@ from geventpool.mysql import Connection
 from geventpool.testing import check_capacity, wait_until, watch_now
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
+from tests.pauses import block_loop
 from tests.test_deadline import Peer
 
 
@@ -283,7 +284,7 @@ def test_a_login_does_not_fail_because_the_loop_was_blocked(make_pool, monkeypat
         end = time.monotonic() + limit + 2 * LATE
         connect(conn, sock)
         peer = Peer()
-        gevent.get_hub().loop.run_callback(block_until, end)
+        gevent.get_hub().loop.run_callback(block_loop, end)
         # A dialogue takes several turns of the loop.
         peer.ask()
         peer.close()
@@ -292,12 +293,6 @@ def test_a_login_does_not_fail_because_the_loop_was_blocked(make_pool, monkeypat
     pool = make_pool(connect_timeout=limit)
     with pool.connection() as conn:
         assert conn.open
-
-
-def block_until(end):
-    """Hold up the event loop."""
-    while time.monotonic() < end:
-        pass
 
 
 def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server):
