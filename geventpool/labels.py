@@ -15,11 +15,11 @@ greenlet with an empty context, so a greenlet begins without a label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, Token
-from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, TypeVar
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, cast
 
 from geventpool._core.reports import OTHERS, LabelCounts
 from geventpool._core.states import CloseReason
@@ -38,11 +38,27 @@ Source = str | Callable[[], str | None]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_current: ContextVar[str | None] = ContextVar("geventpool.label", default=None)
-#: The labels of single pools, by the identity of their :class:`Labels`.
-_of_pools: ContextVar[Mapping[int, Source]] = ContextVar(
-    "geventpool.label.pools", default=MappingProxyType({})
-)
+
+class _Block:
+    """A block that labels loans, until it has ended.
+
+    The one who ends it may be another greenlet, whose context does not contain it: the
+    server that closes the generator of a response, or the garbage collector. So the
+    block itself knows that it has ended.
+
+    :param owner: the labels of one pool; None: the block is of all pools.
+    """
+
+    __slots__ = ("ended", "name", "outer", "owner")
+
+    def __init__(self, owner: Labels | None, name: Source, outer: _Block | None):
+        self.owner = owner
+        self.name = name
+        self.outer = outer
+        self.ended = False
+
+
+_block: ContextVar[_Block | None] = ContextVar("geventpool.label", default=None)
 
 
 class LabelBlock(Protocol):
@@ -74,24 +90,41 @@ def label(name: str) -> LabelBlock:
     """
     if not isinstance(name, str):
         raise TypeError(f"a label must be a string, not {safe_repr(name)}")
-    return _block_of_all(name)
+    return _labelled(None, name)
 
 
 @contextmanager
-def _block_of_all(name: str) -> Iterator[None]:
-    token = _current.set(name)
+def _labelled(owner: Labels | None, name: Source) -> Iterator[None]:
+    block = _Block(owner, name, _running_from(_block.get()))
+    token = _block.set(block)
     try:
         yield
     finally:
-        _reset(_current, token)
+        block.ended = True
+        with suppress(ValueError):
+            # Not in the context of the one who ends it.
+            _block.reset(token)
 
 
-def _reset(variable: ContextVar[Any], token: Token[Any]) -> None:
-    """End a block. Never switches."""
-    # Another greenlet may close a generator that contains the block, or the garbage
-    # collector. There the variable has never been set.
-    with suppress(ValueError):
-        variable.reset(token)
+def _running_from(block: _Block | None) -> _Block | None:
+    """The innermost block that has not ended, *block* included."""
+    while block is not None and block.ended:
+        block = block.outer
+    return block
+
+
+def _block_of(owner: Labels | None) -> _Block | None:
+    """The innermost block of *owner* around the caller."""
+    block = _running_from(_block.get())
+    while block is not None and block.owner is not owner:
+        block = _running_from(block.outer)
+    return block
+
+
+def _label_of_all() -> str | None:
+    """The label of the innermost block of all pools."""
+    block = _block_of(None)
+    return None if block is None else cast("str", block.name)
 
 
 class Labels(PoolListener):
@@ -113,7 +146,7 @@ class Labels(PoolListener):
     ) -> None:
         if of is not None and not callable(of):
             raise TypeError(f"of must be callable or None, not {safe_repr(of)}")
-        self._of = of or _current.get
+        self._of = of or _label_of_all
         self._most = check_int("most", most, 1)
         #: what is counted, by label
         self.counts: dict[str, LabelCounts] = {}
@@ -130,15 +163,7 @@ class Labels(PoolListener):
         :raises TypeError: *name* is neither a string nor a callable.
         """
         check_label(name)
-        return self._block(name)
-
-    @contextmanager
-    def _block(self, name: Source) -> Iterator[None]:
-        token = _of_pools.set({**_of_pools.get(), id(self): name})
-        try:
-            yield
-        finally:
-            _reset(_of_pools, token)
+        return _labelled(self, name)
 
     def acquired(self, conn: Any, waited: float) -> None:
         name = self._name()
@@ -158,7 +183,8 @@ class Labels(PoolListener):
         self._lent.pop(id(conn), None)
 
     def _name(self) -> str:
-        source = _of_pools.get().get(id(self), self._of)
+        block = _block_of(self)
+        source = self._of if block is None else block.name
         name = source() if callable(source) else source
         if not isinstance(name, str):
             return NONE

@@ -127,7 +127,10 @@ def test_a_label_can_always_be_published(pool: Pool[Any]) -> None:
 def test_a_block_can_be_left_in_another_greenlet(
     pool: Pool[Any], of_pool: bool
 ) -> None:
-    """The server closes the generator of a response where it likes."""
+    """The server closes the generator of a response where it likes.
+
+    Then the block has ended for the greenlet that opened it, too.
+    """
 
     def stream() -> Iterator[None]:
         with pool.label("stream") if of_pool else label("stream"):
@@ -136,6 +139,10 @@ def test_a_block_can_be_left_in_another_greenlet(
     response = stream()
     next(response)
     gevent.spawn(response.close).get()  # type: ignore[attr-defined, call-overload]
+    pool.release(pool.acquire())
+    with pool.label("later") if of_pool else label("later"):
+        pool.release(pool.acquire())
+    assert set(counts(pool)) == {"(none)", "later"}
 
 
 def test_the_number_of_labels_is_bounded() -> None:
