@@ -8,6 +8,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -383,14 +384,16 @@ def test_nothing_grows_over_many_cycles() -> None:
     connector = ScriptedConnector()
     pool = Pool(connector, max_connections=2, max_lifetime=1000)
     sizes = []
-    for _ in range(3):
+    for _ in range(5):
         cycles(pool, 20)
         # What the connector itself writes down is not the pool's.
         connector.calls.clear()
         connector.opened.clear()
         settle()
         sizes.append(len(gc.get_objects()))
-    assert sizes[2] - sizes[1] < 20, sizes
+    # Others in this process make objects too, now and then; what a cycle leaves behind
+    # grows in every round.
+    assert min(after - before for before, after in pairwise(sizes)) < 20, sizes
     assert pool.size <= 2 and len(parts.holders(pool).by_id) <= 1
     check_capacity(pool)
 
