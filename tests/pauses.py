@@ -6,12 +6,21 @@ Where only time helps it is here, once, with the reason.
 from __future__ import annotations
 
 import time
-from typing import NoReturn
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
 
 import gevent
 from gevent.event import Event
 
-__all__ = ["block_loop", "hang", "real_time", "sample", "time_for_mistakes", "turns"]
+__all__ = [
+    "block_loop",
+    "give_up_after",
+    "hang",
+    "real_time",
+    "sample",
+    "time_for_mistakes",
+    "turns",
+]
 
 
 def hang(*args: object) -> NoReturn:
@@ -30,6 +39,15 @@ def block_loop(until: float) -> None:
     """
     while time.monotonic() < until:
         pass
+
+
+def give_up_after(seconds: float) -> AbstractContextManager[Any]:
+    """Interrupt a block, which then ends without an error.
+
+    :return: gevent's timeout. Its type knows no ``False``, which makes it silent.
+    """
+    silent: Any = False
+    return gevent.Timeout(seconds, silent)
 
 
 def turns(number: int = 5) -> None:

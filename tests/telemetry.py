@@ -37,19 +37,23 @@ class Counting(ScriptedConnector):
         return 7
 
 
-def busy_pool(name: str = "busy", **options: Any) -> Pool[Any]:
-    """A pool with 2 loans that ended, 1 under way, 1 waiter and some refusals."""
+def busy_pool(
+    name: str = "busy", **options: Any
+) -> tuple[Pool[Any], gevent.Greenlet[..., Any]]:
+    """A pool with 2 loans that ended, 1 under way, 1 waiter and some refusals.
+
+    :return: the pool and its waiter.
+    """
     connector: Any = Counting()
     pool: Pool[Any] = Pool(connector, name=name, max_connections=1, **options)
     with pool.connection():
         _refused(PoolDeadlockError, pool.acquire)
     pool.drop(pool.acquire())
-    conn = gevent.spawn(pool.acquire, reclaim=False).get()
+    gevent.spawn(pool.acquire, reclaim=False).get()
     _refused(PoolExhaustedError, lambda: pool.acquire(timeout=0))
     waiter = gevent.spawn(pool.acquire, timeout=60, reclaim=False)
     wait_until(lambda: pool.stats().waiting == 1)
-    pool.waiter, pool.lent = waiter, conn  # type: ignore[attr-defined]
-    return pool
+    return pool, waiter
 
 
 def _refused(kind: type[PoolExhaustedError], acquire: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from geventpool import Counters, DBAPIConnector, ErrorAction, Pool
 from geventpool.dbapi import driver_of
 from geventpool.testing import wait_until
+from tests.pauses import give_up_after
 from tests.postgres import PostgresServer
 from tests.servers import MariaDBServer
 
@@ -147,7 +148,7 @@ def test_pymysql_in_a_plain_pool_is_rolled_back(mariadb_server: MariaDBServer) -
 def test_a_statement_that_was_interrupted_reaches_nobody(
     pool: Pool[psycopg.Connection],
 ) -> None:
-    with gevent.Timeout(0.05, False), pool.connection() as conn:  # type: ignore[arg-type]
+    with give_up_after(0.05), pool.connection() as conn:
         conn.execute("SELECT 1, pg_sleep(30)")
     with pool.connection() as conn:
         assert conn.execute("SELECT 2").fetchone() == (2,)

@@ -156,7 +156,7 @@ def test_a_borrower_that_returns_to_the_line_stands_where_it_would() -> None:
         order.append(9)
         pool.release(again, anyone=True)
 
-    waiters = [gevent.spawn(wait)]
+    waiters: list[gevent.Greenlet[..., None]] = [gevent.spawn(wait)]
     waiters += [gevent.spawn(borrow, came) for came in (2.0, 1.0, 3.0)]
     gevent.idle()
     pool.release(conn)
@@ -257,7 +257,8 @@ def test_a_full_or_closed_pool_adopts_nothing(pool: Pool[Any]) -> None:
     """Its limit holds, and nothing would close the connection."""
     first, second = pool.acquire(), pool.acquire()
     assert not pool.extension.adopt(ScriptedConnection(7))
-    pool.release(first), pool.release(second)
+    pool.release(first)
+    pool.release(second)
     pool.close()
     assert not pool.extension.adopt(ScriptedConnection(7))
 
@@ -421,6 +422,7 @@ def test_the_defaults_of_a_connector_leave_both_to_the_pool() -> None:
 
 def test_an_attempt_that_pauses_delays_no_other_attempt() -> None:
     """The driver will repeat it, and does nothing until then."""
+    pool: Pool[Any]
     gate, paused = Event(), Event()
 
     def pause() -> None:
@@ -443,6 +445,7 @@ def test_a_waiter_stays_in_line_while_its_attempt_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It gets what the last retry of the driver gets, however long the pauses are."""
+    pool: Pool[Any]
     monkeypatch.setattr(opener, "SLOW", 0.0001)
     gate, paused = Event(), Event()
 
@@ -478,6 +481,7 @@ def test_a_pause_outside_of_an_attempt_changes_nothing(pool: Pool[Any]) -> None:
 
 def test_a_driver_knows_the_attempts_for_which_nobody_waits() -> None:
     """The pool repeats these soon by itself."""
+    pool: Pool[Any]
     found: list[bool] = []
 
     def refuse() -> None:

@@ -59,6 +59,10 @@ class Row:
     def qsize(self):
         return len(self.items)
 
+    @property
+    def queue(self):
+        return self.items
+
 
 class Stack(Row):
     """A queue of which the newest item is taken first."""
@@ -338,7 +342,12 @@ def test_the_queue_does_not_fill_with_the_withdrawn(lifo):
     entries = idle(ledger, 1000)
     queue, moved = ledger.idle_queue, []
     put = queue.put_nowait
-    queue.put_nowait = lambda entry: (moved.append(entry), put(entry))
+
+    def note(entry):
+        moved.append(entry)
+        put(entry)
+
+    queue.put_nowait = note
     kept = []
     for number, entry in enumerate(entries):
         if number % 10:
@@ -440,6 +449,7 @@ class Served(NamedWaiter):
 
     def wake(self):
         super().wake()
+        assert self.ledger is not None
         self.ledger.remove_waiter(self)
 
 
@@ -741,7 +751,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert slot.entry is None
         entry.holder, entry.block = (lambda: "former"), object()
         serve(entry, self.now)
-        assert slot.entry is entry and self.woken == [*woken, name]
+        served: Any = slot.entry
+        assert served is entry and self.woken == [*woken, name]
         assert (entry.since, entry.holder, entry.block) == (self.now, None, None)
         self.shelve(entry, IN_USE)
 

@@ -25,7 +25,7 @@ from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS, MANY, Distribution, Histogram
 from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool.testing import Clock, ScriptedConnector, wait_until
-from tests.pauses import hang, turns
+from tests.pauses import give_up_after, hang, turns
 
 
 @pytest.fixture()
@@ -363,7 +363,7 @@ def test_counts_do_not_drift_in_a_storm():
     begun = []
 
     def borrow():
-        with gevent.Timeout(rng.choice((0.0005, 0.002, 1)), False):  # type: ignore[arg-type]
+        with give_up_after(rng.choice((0.0005, 0.002, 1))):
             with pool.connection(timeout=rng.choice((0, 0.001, 1))):  # type: ignore[attr-defined]
                 begun.append(1)
                 gevent.sleep(rng.choice((0, 0.001)))

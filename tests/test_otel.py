@@ -68,7 +68,7 @@ def points(reader):
 def test_all_metrics_have_the_names_and_units_of_the_conventions():
     """Backends have dashboards for them."""
     reader = instrumented()
-    pool = busy_pool()
+    pool, waiter = busy_pool()
     found = metrics(reader)
     units = {each.name: each.unit for each in (*VALUES, *HISTOGRAMS)}
     # These are for pools that have a budget, labels, a leak or an idle hold.
@@ -90,14 +90,14 @@ def test_all_metrics_have_the_names_and_units_of_the_conventions():
     }
     for name, unit in conventions.items():
         assert units[f"db.client.connection.{name}"] == unit
-    pool.waiter.kill()  # type: ignore[attr-defined]
+    waiter.kill()
     pool.close(timeout=0)
 
 
 def test_the_numbers_are_those_of_the_pool():
     """Read when a reader collects, and not kept beside the pool."""
     reader = instrumented()
-    pool = busy_pool()
+    pool, waiter = busy_pool()
     found = points(reader)
     expected = {
         ("db.client.connection.count", "idle"): 0,
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_pool():
     assert {key: found[key].value for key in expected} == expected
     assert found["db.client.connection.use_time",].count == 2
     assert found["db.client.connection.wait_time",].count == 3
-    pool.waiter.kill()  # type: ignore[attr-defined]
+    waiter.kill()
     pool.close(timeout=0)
 
 

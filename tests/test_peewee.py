@@ -10,8 +10,10 @@ import gevent
 import peewee
 import pytest
 
+from geventpool.mysql import ConnectionPool
 from geventpool.peewee import PooledMySQLDatabase
 from geventpool.testing import wait_until
+from tests.pauses import give_up_after
 from tests.servers import MariaDBServer
 
 
@@ -31,6 +33,12 @@ def reinit(db: PooledMySQLDatabase, server: MariaDBServer, **options: Any) -> No
     db.init(keywords.pop("database"), **keywords)
 
 
+def pool_of(db: PooledMySQLDatabase) -> ConnectionPool:
+    """Where the connections of an initialized database come from."""
+    assert db.pool is not None
+    return db.pool
+
+
 def test_waiters_do_not_hold_up_those_that_give_back(db: PooledMySQLDatabase) -> None:
     """peewee connects and closes under one lock."""
 
@@ -41,7 +49,7 @@ def test_waiters_do_not_hold_up_those_that_give_back(db: PooledMySQLDatabase) ->
 
     jobs = [gevent.spawn(work, number) for number in range(10)]
     assert [job.get(timeout=10) for job in jobs] == list(range(10))
-    assert db.pool.size <= 2
+    assert pool_of(db).size <= 2
 
 
 def test_models_and_transactions_work(db: PooledMySQLDatabase) -> None:
@@ -72,14 +80,14 @@ def test_a_greenlet_that_forgets_to_close_gives_its_connection_back(
 
     for _ in range(5):
         gevent.spawn(forget).get()
-    wait_until(lambda: db.pool.stats().in_use == 0)
-    assert db.pool.size <= 2
+    wait_until(lambda: pool_of(db).stats().in_use == 0)
+    assert pool_of(db).size <= 2
 
 
 def test_a_connection_that_was_interrupted_reaches_nobody(
     db: PooledMySQLDatabase,
 ) -> None:
-    with gevent.Timeout(0.05, False), db.connection_context():
+    with give_up_after(0.05), db.connection_context():
         db.execute_sql("SELECT 1, SLEEP(30)")
     with db.connection_context():
         assert db.execute_sql("SELECT 2").fetchone() == (2,)
@@ -90,7 +98,7 @@ def test_an_interruption_passes_through_transactions(
     db: PooledMySQLDatabase, depth: int
 ) -> None:
     """There is no connection on which peewee could roll back."""
-    with db.connection_context(), gevent.Timeout(0.05, False), ExitStack() as stack:
+    with db.connection_context(), give_up_after(0.05), ExitStack() as stack:
         for _ in range(depth):
             stack.enter_context(db.atomic())
         db.execute_sql("SELECT 1, SLEEP(30)")
@@ -107,7 +115,7 @@ def test_a_second_connect_is_refused_or_reuses(db: PooledMySQLDatabase) -> None:
         db.connect()
     assert db.close()
     assert not db.close()
-    assert db.pool.stats().in_use == 0
+    assert pool_of(db).stats().in_use == 0
 
 
 def test_a_deferred_database_cannot_connect() -> None:
@@ -125,7 +133,7 @@ def test_a_connection_goes_back_when_connecting_fails(
     with pytest.raises(peewee.InternalError, match="no settings"):
         db.connect()
     assert not db.close()
-    assert db.pool.stats().in_use == 0
+    assert pool_of(db).stats().in_use == 0
 
 
 def test_a_connection_goes_back_when_peewee_does_not_take_it(
@@ -137,17 +145,17 @@ def test_a_connection_goes_back_when_peewee_does_not_take_it(
     monkeypatch.setattr(db, "_connect", fail)
     with pytest.raises(KeyboardInterrupt):
         db.connect()
-    assert db.pool.stats().in_use == 0
+    assert pool_of(db).stats().in_use == 0
 
 
 def test_the_options_of_the_pool_are_keywords(
     db: PooledMySQLDatabase, mariadb_server: MariaDBServer
 ) -> None:
-    former = db.pool
+    former = pool_of(db)
     reinit(db, mariadb_server, max_connections=7)
     assert former.closed
-    assert db.pool.max_connections == 7
-    former = db.pool
+    former = pool_of(db)
+    assert former.max_connections == 7
     with pytest.raises(TypeError, match="max_conections"):
         reinit(db, mariadb_server, max_conections=1)
     assert db.pool is None

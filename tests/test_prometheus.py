@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,12 +13,13 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, values
 from prometheus_client.parser import text_string_to_metric_families
 
 from geventpool import Budget, Pool, prometheus
 from geventpool._core import measures
 from geventpool._core.histograms import BOUNDS
+from geventpool.series import begin
 from geventpool.testing import ScriptedConnector, wait_until
 from tests.pauses import turns
 from tests.telemetry import busy_pool, isolated
@@ -54,7 +56,7 @@ def samples(registry, name="busy"):
 
 def test_all_metrics_of_a_pool_are_published(registry):
     """With the names that OpenTelemetry gives them in Prometheus."""
-    pool = busy_pool()
+    pool, waiter = busy_pool()
     found = samples(registry)
     expected = {
         ("db_client_connection_count", "idle"): 0,
@@ -81,7 +83,7 @@ def test_all_metrics_of_a_pool_are_published(registry):
     assert {key: found.get(key) for key in expected} == expected
     assert found["db_client_connection_use_time_seconds_bucket", "+Inf"] == 2
     assert ("geventpool_loop_lag_seconds_total",) in found
-    pool.waiter.kill()
+    waiter.kill()
     pool.close(timeout=0)
 
 
@@ -89,6 +91,7 @@ def test_buckets_are_cumulated(registry):
     """As Prometheus wants them."""
     with Pool(ScriptedConnector(), name="busy") as pool:
         for seconds in (0.0, 1.5, 1000.0):
+            assert pool.measures is not None
             pool.measures.use.observe(seconds)
         found = samples(registry)
         name = "db_client_connection_use_time_seconds_bucket"
@@ -199,14 +202,14 @@ class Cell:
 @pytest.fixture()
 def cells(monkeypatch):
     monkeypatch.setattr(Cell, "cells", {})
-    monkeypatch.setattr(prometheus.values, "ValueClass", Cell)
+    monkeypatch.setattr(values, "ValueClass", Cell)
     monkeypatch.setattr(prometheus, "_files", prometheus._Files())
     with isolated(monkeypatch):
         yield Cell.cells
         atexit.unregister(files_of(prometheus).write)
         # The greenlet of a process that is another one ends.
         files_of(prometheus)._keep_writing(-1)
-        monkeypatch.setattr(prometheus.os, "getpid", lambda: -2)
+        monkeypatch.setattr(os, "getpid", lambda: -2)
         turns()
 
 
@@ -230,7 +233,7 @@ def test_counts_are_written_by_a_greenlet_once_a_pool_is_used(cells, monkeypatch
 
 def test_a_gauge_that_is_there_no_more_becomes_0(cells, tmp_path):
     """Its file would keep the last value for as long as the process lives."""
-    prometheus.begin()
+    begin()
     budget = Budget(tmp_path / "b", 4)
     pool = Pool(ScriptedConnector(), name="p", budget=budget)
     pool.acquire()

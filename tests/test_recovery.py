@@ -18,6 +18,7 @@ from geventpool import (
     PoolClosedError,
     PoolExhaustedError,
 )
+from geventpool._core.holders import Holder
 from geventpool._core.states import CHECKING, CLOSING, IDLE, IN_USE
 from geventpool.testing import ScriptedConnector, both_orders, check, check_capacity
 from tests import parts
@@ -345,9 +346,9 @@ def test_who_was_served_before_a_close_or_a_fork_gets_no_closed_connection(
 
         waiter = gevent.spawn(result, wait)
         gevent.idle()
-        end = partial(parts.forked, pool)
+        end: partial[Any] = partial(parts.forked, pool)
         if event != "fork":
-            end = partial(pool.close, timeout=0)  # type: ignore[assignment]
+            end = partial(pool.close, timeout=0)
         turn = list(both_orders(lambda: pool.release(conn), end))[order]
         if event == "fork" and order:
             with pytest.raises(ConnectionNotFoundError):
@@ -519,6 +520,7 @@ def test_a_death_ends_only_loans_that_are_still_its_own() -> None:
     pool = made()
     conn = pool.acquire()
     holder = parts.ledger(pool).entries[id(conn)].holder
+    assert isinstance(holder, Holder)
     pool.release(conn)
     with pool.connection() as again:
         assert again is conn

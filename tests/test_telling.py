@@ -17,7 +17,7 @@ from geventpool import (
 from geventpool._core.states import CloseReason
 from geventpool.testing import ScriptedConnector, check, check_capacity, wait_until
 from tests import parts
-from tests.pauses import hang, turns
+from tests.pauses import give_up_after, hang, turns
 
 EVENTS = [
     "opened",
@@ -148,7 +148,7 @@ def test_a_listener_that_switches_loses_no_place(event):
 
     def work():
         for turn in range(10):
-            with gevent.Timeout(0.001 * (turn % 4), False):  # type: ignore[arg-type]
+            with give_up_after(0.001 * (turn % 4)):
                 try:
                     with pool.connection():
                         turns(1)

@@ -23,7 +23,7 @@ from gevent.event import Event
 from tests.failures.contestants import PATIENCE, Contestant
 from tests.failures.load import SLACK, Account
 from tests.failures.sites import LIMIT, Site
-from tests.pauses import sample
+from tests.pauses import give_up_after, sample
 
 #: Seconds for which a server's count above the limit may be the past's: it learns of
 #: the end of a connection when it next looks at its socket, and a query that was killed
@@ -360,7 +360,7 @@ class Watch:
         proxy = self._site.proxy
         gone = proxy.orphans()
         # A server that is stopped does not count.
-        with gevent.Timeout(1.0, False):  # type: ignore[arg-type]
+        with give_up_after(1.0):
             count = self._site.connections()
             return None if count is None else count - max(gone, proxy.orphans())
         return None

@@ -17,6 +17,7 @@ import gevent
 from pymysql import err
 
 from geventpool.mysql import ConnectionPool
+from tests.pauses import give_up_after
 from tests.servers import MariaDBServer
 
 
@@ -45,7 +46,7 @@ def race(pool, stranger, tries):
     def fall():
         while done[0] < tries:
             with pool.connection() as conn, conn.cursor() as cursor:
-                with gevent.Timeout(random.random() * 0.006, False):  # type: ignore[arg-type]
+                with give_up_after(random.random() * 0.006):
                     seconds = random.choice((0.001, 0.004, 0.02))
                     cursor.execute(f"SELECT SLEEP({seconds})")
                     cursor.execute("SELECT SLEEP(0.0005)")

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import weakref
+from typing import Any
 
 import gevent
 import gevent.os
@@ -24,6 +25,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
 from tests.mysql.kill_race import race
+from tests.pauses import give_up_after
 
 FOREVER = "SELECT SLEEP(30)"
 
@@ -141,11 +143,11 @@ def test_the_server_never_works_at_more_than_the_pool_allows(
     def work():
         with pool.connection() as conn:
             if way == "timeout":
-                with gevent.Timeout(0.03, False):
+                with give_up_after(0.03):
                     rows(conn, statement)
             elif way == "kill":
                 with pytest.raises(gevent.GreenletExit):
-                    gevent.spawn_later(0.03, gevent.getcurrent().kill, block=False)
+                    gevent.spawn_later(0.03, gevent.kill, gevent.getcurrent())
                     rows(conn, statement)
             else:
                 with pytest.raises(err.OperationalError, match="2013"):
@@ -386,7 +388,7 @@ def test_the_last_of_many_statements_counts(pooled):
         with pool.connection() as conn:
             for number in range(40):
                 rows(conn, f"SELECT {number}")
-            with gevent.Timeout(0.05, False):
+            with give_up_after(0.05):
                 rows(conn, FOREVER)
         return conn
 
@@ -401,7 +403,7 @@ def test_a_statement_that_was_not_sent_does_not_count(pooled, monkeypatch):
     monkeypatch.setattr(cancel, "BY_ITSELF", 60)  # would be waited for a ROLLBACK
     pool = pooled(max_connections=1)
     with pool.connection() as conn:
-        with gevent.Timeout(0.05, False):
+        with give_up_after(0.05):
             rows(conn, FOREVER)
         with pytest.raises(err.InterfaceError):
             conn.query("ROLLBACK")
@@ -590,9 +592,8 @@ def test_the_side_connection_does_not_stay_for_ever(pooled, monkeypatch):
 
 def test_the_side_connection_goes_with_its_pool(mariadb_server):
     """The event loop has a timer for it, which keeps nothing alive."""
-    pool = ConnectionPool(
-        **mariadb_server.client_options, max_connections=1, cancel=True
-    )
+    options = mariadb_server.client_options
+    pool: Any = ConnectionPool(**options, max_connections=1, cancel=True)
     pool.server = mariadb_server
     interrupt(pool)
     let_go(pool)
@@ -617,7 +618,8 @@ def test_a_side_connection_in_use_is_not_closed_by_its_timer(pooled, monkeypatch
         assert side.is_open
     expire = side_connection._expire
     # That of another time, and that of a pool that is gone, mean nothing.
-    for gone in weakref.ref(side), lambda: None:
+    nobody: Any = lambda: None  # noqa: E731
+    for gone in weakref.ref(side), nobody:
         timer = gevent.get_hub().loop.timer(1)
         expire(gone, timer)
         assert side.is_open
@@ -723,7 +725,8 @@ def test_cancelling_may_be_switched_off(through, proxy):
 def test_a_url_may_switch_it_off(mariadb_server):
     """Who can only give a URL must be able to say so; a keyword wins."""
     url = f"mysql://{mariadb_server.user}@{mariadb_server.host}/?cancel=false"
-    for given, expected in ({}, False), ({"cancel": True}, True):
+    cases: list[tuple[dict[str, Any], bool]] = [({}, False), ({"cancel": True}, True)]
+    for given, expected in cases:
         pool = ConnectionPool(url, **given)
         assert (canceller(pool) is not None) == expected
         pool.close()
@@ -737,10 +740,10 @@ def test_the_id_of_another_connection_is_not_killed(pooled, monkeypatch):
     pool, stranger = pooled(max_connections=1), pooled(max_connections=1)
     other = stranger.acquire()
     sleeper = gevent.spawn(outcome, other, "SELECT SLEEP(1)")
-    own = Interruptible.number
+    own = vars(Interruptible)["number"]
 
     def number(conn):
-        return other.number if conn in pool.victims else own.fget(conn)
+        return other.number if conn in pool.victims else own.__get__(conn)
 
     pool.victims = []
     monkeypatch.setattr(Interruptible, "number", property(number))

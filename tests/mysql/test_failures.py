@@ -15,7 +15,7 @@ from geventpool.mysql import Connection
 from geventpool.testing import check_capacity, wait_until, watch_now
 from tests import parts
 from tests.mysql.conftest import is_running, rows, value
-from tests.pauses import block_loop
+from tests.pauses import block_loop, give_up_after
 from tests.test_deadline import Peer
 
 
@@ -309,7 +309,7 @@ def test_a_frozen_server_holds_nobody_longer_than_his_time(make_pool, own_server
     with pool.connection() as conn:
         own_server.pause()
         try:
-            with gevent.Timeout(0.1, False):  # type: ignore[arg-type]
+            with give_up_after(0.1):
                 rows(conn, "SELECT 1")
             assert not conn.open
             conn.has_sent = False

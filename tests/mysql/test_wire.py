@@ -15,6 +15,7 @@ from pymysql.cursors import SSCursor
 from geventpool.mysql import ConnectionInUseError, packets, protocol
 from geventpool.testing import no_switch, wait_until
 from tests.mysql.conftest import rows, value
+from tests.pauses import give_up_after
 from tests.peers import open_sockets
 
 MEGABYTE = 1 << 20
@@ -75,7 +76,7 @@ def test_a_timeout_within_the_block_costs_that_connection(make_pool):
     """A Timeout caught inside of the block does not make the connection clean."""
     pool = make_pool(max_connections=1, cancel=False)
     conn = pool.acquire()
-    with gevent.Timeout(0.05, False):  # type: ignore[arg-type]
+    with give_up_after(0.05):
         rows(conn, "SELECT SLEEP(20), 'secret'")
     pool.release(conn)
     assert not conn.open

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
 from geventpool.testing import exhaust_stack_everywhere, wait_until
-from tests.pauses import hang
+from tests.pauses import give_up_after, hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, interrupted_everywhere
 
@@ -152,7 +152,7 @@ def test_a_storm_of_kills(client: redis.Redis) -> None:
     def work(number: int) -> None:
         while True:
             try:
-                with gevent.Timeout(chance.random() * 0.02, False):
+                with give_up_after(chance.random() * 0.02):
                     got = client.get(f"key{number}")
                     if got != b"%d" % number:
                         astray.append((number, got))

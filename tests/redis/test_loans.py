@@ -30,7 +30,7 @@ from geventpool.redis.dialling import (
 from geventpool.redis.loans import Loans, OwnedLoan, Special
 from geventpool.testing import wait_until
 from tests import parts
-from tests.pauses import hang
+from tests.pauses import give_up_after, hang
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisServer
@@ -158,7 +158,7 @@ def test_a_watch_is_not_lost_with_its_connection(make_pool: MakePool, end: str) 
             pool.core.drop(pipe.connection, anyone=True)
             wait_until(lambda: pool.core.size == 0)
         else:
-            with gevent.Timeout(0.01, False):
+            with give_up_after(0.01):
                 pipe.blpop("nothing", 1)
         client.set("balance", 500)
         pipe.multi()
@@ -519,7 +519,7 @@ def test_an_error_since_the_loan_began_ends_the_connection_at_any_depth(
         conn.send_command("BLPOP", "nothing", "0.05")
         hang()
 
-    with gevent.Timeout(0.01, False):
+    with give_up_after(0.01):
         ways(pool)[way](late)
     assert [client.get("key") for _ in range(3)] == [b"right"] * 3
 
@@ -656,7 +656,7 @@ def test_a_subscription_is_its_object_s_also_behind_a_tracer(
     conn = gevent.spawn(pool.get_connection).get()
     wait_until(lambda: pool.stats().in_use == 1)
     assert parts.socket_of(conn) is None
-    with gevent.Timeout(0.01, False):
+    with give_up_after(0.01):
         client.blpop("nothing", 1)
     client.set("key", "right")
     assert client.get("key") == b"right"

@@ -17,6 +17,7 @@ from geventpool.redis import (
 from geventpool.redis.internals import is_connected
 from geventpool.testing import wait_until
 from tests import parts
+from tests.pauses import give_up_after
 from tests.redis.tools import assert_all_places, outcome
 from tests.servers import RedisSentinel, RedisServer
 
@@ -160,7 +161,7 @@ def test_an_interrupted_read_hands_no_reply_to_the_wrong_greenlet(
     (master, _), sentinels = replicated
     client = master_of(ask_sentinels(sentinels), max_connections=1)
     client.mset({"a": "A", "b": "B"})
-    with gevent.Timeout(0.05, False):
+    with give_up_after(0.05):
         client.blpop("nothing", 10)
     assert client.get("a") == b"A"
     assert client.get("b") == b"B"
@@ -179,7 +180,7 @@ def test_an_interrupted_read_closes_the_connection(replicated: Replicated) -> No
     client = master_of(ask_sentinels(sentinels))
     conn = client.connection_pool.get_connection()
     conn.send_command("BLPOP", "nothing", "10")
-    with gevent.Timeout(0.01, False):
+    with give_up_after(0.01):
         conn.read_response()
     assert not is_connected(conn)
     client.connection_pool.release(conn)

@@ -17,12 +17,13 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
+from sqlalchemy.pool.base import ResetStyle
 
 from geventpool.sqlalchemy import GreenletPool, record_pool, reset_server_session
 from geventpool.sqlalchemy.records import Record, stop_streaming
 from geventpool.testing import wait_until
 from tests.mysql.conftest import is_running
-from tests.pauses import hang
+from tests.pauses import give_up_after, hang
 from tests.sqlalchemy.conftest import core, through
 
 Base = declarative_base()
@@ -76,9 +77,10 @@ def test_every_option_goes_through_create_engine():
         reclaim=False,
     )
     pool = engine.pool
+    assert isinstance(pool, GreenletPool)
     assert (pool.size(), pool._max_overflow, pool.timeout()) == (7, 3, 2.5)
     assert (pool._recycle, pool._pre_ping, pool._pool.use_lifo) == (99, True, True)
-    assert pool._reset_on_return.name == "reset_commit" and pool.echo is True
+    assert pool._reset_on_return is ResetStyle.reset_commit and pool.echo is True
     assert pool.core.name == "mine" and pool.core.max_connections == 10
     assert pool._options["max_waiting"] == 4 and not pool._options["reclaim"]
     assert use(engine) == 1
@@ -225,7 +227,7 @@ def test_a_timeout_caught_in_the_loan(make_engine):
     """What SQLAlchemy was told of is invalid, and nothing else is."""
     engine = make_engine()
     with engine.connect() as conn:
-        with gevent.Timeout(0.02, False):
+        with give_up_after(0.02):
             conn.execute(text("SELECT SLEEP(5)"))
         assert conn.invalidated
         conn.rollback()
@@ -426,10 +428,10 @@ def test_in_a_child_connections_are_disowned(make_pool, monkeypatch, hides):
         connector = record_pool.RecordConnector(make_pool())
         connector._process = -1
         record = Record(make_pool(), connect=False)
-        record.dbapi_connection = SimpleNamespace(fileno=ours.fileno)  # type: ignore[assignment]
+        inner: Any = SimpleNamespace(fileno=ours.fileno)
         if not hides:
-            record.dbapi_connection.sock = ours
-        inner = record.dbapi_connection
+            inner.sock = ours
+        record.dbapi_connection = inner
         connector.terminate(record)
         assert kept == ([inner] if hides else [])
         assert record.dbapi_connection is None and theirs.recv(1) == b""
@@ -491,7 +493,12 @@ def test_a_kill_between_two_rows_of_a_stream_reads_no_more(make_engine, resets):
             raw = conn.connection.dbapi_connection
             for _ in conn.execute(text("SELECT seq FROM seq_1_to_1000000")):
                 read = raw._read_packet
-                raw._read_packet = lambda: packets.append(1) or read()
+
+                def note(read=read):
+                    packets.append(1)
+                    return read()
+
+                raw._read_packet = note
                 reading.set()
                 hang()
 

@@ -24,6 +24,19 @@ ONE = text("SELECT 1")
 NEVER = Backoff(3600, maximum=3600)
 
 
+def number(error):
+    """The number that the server gave its refusal."""
+    assert isinstance(error, pymysql.err.MySQLError)
+    return error.args[0]
+
+
+def root(error):
+    """What the first of all errors was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def url_of(server, **account):
     """Where an engine connects to."""
     options = {**server.client_options, **account}
@@ -79,7 +92,7 @@ def test_the_refusal_of_a_full_server_is_the_cause(make_engine, own_server):
     assert "the server takes no more" in str(refused.value)
     assert "Too many connections" in str(refused.value)
     assert isinstance(cause, PoolExhaustedError)
-    assert cause.__cause__.args[0] == 1040
+    assert number(cause.__cause__) == 1040
     for conn in taken:
         conn.close()
     end_of_pauses(engine.pool)
@@ -107,7 +120,7 @@ def test_the_limit_is_not_named_if_the_server_was_away(make_pool):
         pool.connect()
     assert "no connection, because none could be made" in str(refused.value)
     assert "the last attempt to connect failed: refused" in str(refused.value)
-    assert type(refused.value.__cause__.__cause__) is ConnectionRefusedError
+    assert type(root(refused.value)) is ConnectionRefusedError
     assert dials == [False]
 
 
@@ -133,7 +146,7 @@ def test_a_limit_of_the_account_is_waited_for_too(make_engine, mariadb_server):
     engine = make_engine(url, pool_size=2, pool_timeout=0.1)
     with engine.connect(), pytest.raises(exc.TimeoutError) as refused:
         engine.connect()
-    assert refused.value.__cause__.__cause__.args[0] in (1203, 1226)
+    assert number(root(refused.value)) in (1203, 1226)
     end_of_pauses(engine.pool)
 
 
@@ -183,7 +196,7 @@ def test_a_full_server_is_tried_until_it_has_room(make_pool, database):
     database.failure = None
     gevent.joinall(borrowers, raise_error=True)
     for each in borrowers:
-        each.value.close()
+        each.get().close()
     assert pool.core.gate.full.refusal is None
 
 
@@ -206,7 +219,7 @@ def test_a_connection_that_pre_ping_renews_waits_at_its_place(
     make_pool, database, monkeypatch
 ):
     """SQLAlchemy connects it, and has no way to take another one."""
-    monkeypatch.setattr(outages, "PAUSES", outages.Backoff(0, maximum=0))
+    monkeypatch.setattr(outages, "PAUSES", Backoff(0, maximum=0))
     pool = make_pool(pre_ping=True, dialect=Dialect(answer=False))
     pool.connect().close()
     database.failure = FULL
@@ -332,7 +345,7 @@ def test_a_refusal_is_known_by_code_or_text(error, dialect, expected):
 def test_a_process_without_a_descriptor_counts_as_full():
     """Whatever error the driver makes of it."""
     error = pymysql.err.OperationalError(2003, "can't connect")
-    error.original_exception = OSError(errno.ENFILE, "no descriptor")
+    vars(error)["original_exception"] = OSError(errno.ENFILE, "no descriptor")
     assert is_refusal(error, "mysql")
 
 
