@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,12 @@ import pytest
 from geventpool import Budget
 from geventpool.testing import wait_until
 from tests.servers import RedisServer
-from tests.web import WebServer, gunicorn, uwsgi
+from tests.web import UWSGI, WebServer, gunicorn, uwsgi
 
 TOTAL = 4
 #: Connections beyond the total that Redis admits: that of the test, and some whose
 #: hang-up it may not have read yet.
 MARGIN = 4
-
-#: An optional server, which is not installed from a registry for the tests.
-UWSGI = shutil.which("uwsgi") or ""
 
 
 @pytest.fixture
@@ -99,14 +95,14 @@ def test_workers_of_gunicorn_share_the_places(
     wait_until(lambda: not processes(budget))
 
 
-@pytest.mark.skipif(not UWSGI, reason="uwsgi is not installed")
+@pytest.mark.skipif(not UWSGI, reason="pyuwsgi is not installed")
 @pytest.mark.parametrize("lazy", ["", "--lazy-apps"])
 def test_workers_of_uwsgi_share_the_places(
     redis_server: RedisServer, budget: Budget, lazy: str
 ) -> None:
     """It forks without the hooks of Python, after the import or before it."""
     words = "--processes", "3", *lazy.split()
-    with uwsgi(UWSGI, *words, **variables(redis_server, budget)) as web:
+    with uwsgi(*words, **variables(redis_server, budget)) as web:
         use_kill_and_reload(web, redis_server, budget)
     wait_until(lambda: not processes(budget))
 

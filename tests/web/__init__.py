@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -12,10 +13,12 @@ from typing import Any
 
 from tests.servers import Server
 
-__all__ = ["APPLICATION", "WebServer", "gunicorn", "uwsgi"]
+__all__ = ["APPLICATION", "UWSGI", "WebServer", "gunicorn", "uwsgi"]
 
 #: The program of this package, as servers name it.
 APPLICATION = "tests.web.application"
+#: The program of the package pyuwsgi; empty if it is not installed.
+UWSGI = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or ""
 
 
 class WebServer(Server):
@@ -77,17 +80,20 @@ def gunicorn(*words: str, **variables: str) -> WebServer:
     )
 
 
-def uwsgi(executable: str, *words: str, **variables: str) -> WebServer:
+def uwsgi(*words: str, **variables: str) -> WebServer:
     """The program of this package behind uWSGI with gevent.
 
     uWSGI forks without Python, so no hook of Python is called.
     """
+    # It is a script of the environment. To reload, uWSGI starts its binary again: by
+    # default the interpreter that the environment was made with, which has no uWSGI.
+    again = "--binary-path", sys.executable
     return WebServer(
         [
             *("--http-socket", "{address}", "--master", "--die-on-term"),
             *("--gevent", "50", "--gevent-early-monkey-patch", "-H", sys.prefix),
-            *("--module", APPLICATION, *words),
+            *("--module", APPLICATION, *again, *words),
         ],
         variables,
-        executable,
+        UWSGI,
     )
