@@ -20,7 +20,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.scripted import scripted_redis
-from tests.redis.tools import outcome
+from tests.redis.tools import chain, outcome, pool_of
 from tests.servers import RedisServer
 
 MakeClient = Callable[..., redis.Redis]
@@ -40,7 +40,7 @@ def echoes(client: redis.Redis, number: int) -> list[Any]:
 
 def own_loans(client: redis.Redis) -> int:
     """How many connections are lent that are not shared."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     shared = sum(each.shared is not None for each in parts.multiplexers(pool))
     return pool.stats().in_use - shared
 
@@ -178,7 +178,7 @@ def test_an_error_reply_reaches_its_caller_alone(shared: redis.Redis) -> None:
     assert right.get(timeout=5) == b"a"
     nested = shared.eval("return {1, {err='inner'}}", 0)
     assert isinstance(nested[1], redis.ResponseError)
-    assert shared.connection_pool.stats().size == 1
+    assert pool_of(shared).stats().size == 1
 
 
 def test_what_cannot_be_sent_is_refused_before_it_is_queued(
@@ -189,7 +189,7 @@ def test_what_cannot_be_sent_is_refused_before_it_is_queued(
         with pytest.raises(redis.DataError):
             shared.set("key", value)  # type: ignore[arg-type]
     with pytest.raises(redis.DataError):
-        shared.pipeline().set("key", None).execute()  # type: ignore[arg-type]
+        chain(shared.pipeline()).set("key", None).execute()
     stock = redis.Redis(port=shared.connection_pool.connection_kwargs["port"])
     for odd in (bytearray(b"bytes"), memoryview(b"view"), memoryview(b"a-b-c")[::2]):
         # Newer versions of redis-py convert it.
@@ -226,11 +226,11 @@ def test_a_pipeline_with_such_a_reply_does_as_with_a_connection_of_its_own(
     own.mset({"text": "text", "raw": "raw" if transaction else b"\xff"})
     got = []
     for client in own, redis.Redis(connection_pool=pool):
-        pipe = client.pipeline(transaction).get("text")
+        pipe = chain(client.pipeline(transaction)).get("text")
         got.append(pipe.execute_command("GET", "raw", NEVER_DECODE=True).execute())
     own.close()
     assert got[0] == got[1] == ["text", "raw" if transaction else b"\xff"]
-    assert client.pipeline(transaction).get("text").execute() == ["text"]
+    assert chain(client.pipeline(transaction)).get("text").execute() == ["text"]
     assert own_loans(client) == 0
     assert parts.sharing(pool)._multiplexers[0].shared is not None
 
@@ -246,7 +246,8 @@ def test_a_packer_of_the_users_own_is_used(make_pool: MakePool) -> None:
             ]
 
     pool = make_pool(auto_pipeline=True, command_packer=Packer())
-    assert redis.Redis(connection_pool=pool).echo(["list"]) == b"['list']"
+    client: Any = redis.Redis(connection_pool=pool)
+    assert client.echo(["list"]) == b"['list']"
 
 
 # Pipelines.
@@ -291,16 +292,16 @@ def test_the_errors_of_a_pipeline_are_in_their_places(shared: redis.Redis) -> No
     shared.set("text", "a")
     for transaction in (False, True):
         pipe = shared.pipeline(transaction=transaction)
-        pipe.get("text").incr("text").get("text")
+        chain(pipe).get("text").incr("text").get("text")
         first, error, last = pipe.execute(raise_on_error=False)
         assert first == last == b"a"
         assert isinstance(error, redis.ResponseError)
     pipe = shared.pipeline()
-    pipe.get("text").execute_command("SET")
+    chain(pipe).get("text").execute_command("SET")
     with pytest.raises(redis.ResponseError):
         pipe.execute()
     assert shared.get("text") == b"a"
-    assert shared.connection_pool.stats().size == 1
+    assert pool_of(shared).stats().size == 1
 
 
 def test_a_pipeline_that_does_not_fit_takes_a_connection_of_its_own(
@@ -341,12 +342,12 @@ def watches(client: redis.Redis) -> None:
         pipe.watch("watched")
         assert pipe.get("watched") is None
         pipe.multi()
-        pipe.set("watched", "1").delete("watched")
+        chain(pipe).set("watched", "1").delete("watched")
         assert pipe.execute() == [True, 1]
 
 
 def pipelines_with_a_wait(client: redis.Redis) -> None:
-    assert client.pipeline(transaction=False).set("a", 1).wait(0, 1).execute()[0]
+    assert chain(client.pipeline(transaction=False)).set("a", 1).wait(0, 1).execute()[0]
 
 
 def changes_nothing(client: redis.Redis) -> None:
@@ -374,7 +375,7 @@ def test_what_must_not_share_takes_a_connection_of_its_own(
     multiplexer = parts.multiplexers(shared.connection_pool)[0]
     sent = len(multiplexer.shared.sent)
     deed(shared)
-    assert shared.connection_pool.stats().size == 2
+    assert pool_of(shared).stats().size == 2
     assert own_loans(shared) == 0
     assert sent == 0
 
@@ -508,11 +509,11 @@ def test_names_can_be_added_to_the_list_and_taken_from_it(make_pool: MakePool) -
     assert sharing.allows(("CONFIG", "GET", "maxmemory"))
     assert sharing.allows((b"time",))
     assert not sharing.allows(("eval", "return 1", 0))
-    assert client.pipeline().set("a", "1").execute() == [True]
-    assert client.connection_pool.stats().size == 1
-    assert client.pipeline().set("a", "1").get("a").execute() == [True, b"1"]
+    assert chain(client.pipeline()).set("a", "1").execute() == [True]
+    assert pool_of(client).stats().size == 1
+    assert chain(client.pipeline()).set("a", "1").get("a").execute() == [True, b"1"]
     assert client.get("a") == b"1"
-    assert client.connection_pool.stats().size == 2
+    assert pool_of(client).stats().size == 2
 
 
 def test_a_cache_keeps_connections_for_itself(make_pool: MakePool) -> None:
@@ -605,7 +606,7 @@ def test_what_is_under_way_is_bounded() -> None:
         assert all(isinstance(each, redis.MaxConnectionsError) for each in errors)
         assert "max_in_flight 2" in str(errors[0])
         assert "too many wait" in str(errors[-1])
-        pipe = client.pipeline(transaction=False).get("a").get("b")
+        pipe = chain(client.pipeline(transaction=False)).get("a").get("b")
         assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")
         wait_until(lambda: parts.multiplexers(pool)[0].room.waiters)
@@ -712,7 +713,7 @@ def test_redis_py_records_each_command(shared: redis.Redis) -> None:
 
 def test_commands_in_flight_are_counted(shared: redis.Redis) -> None:
     """So that it is seen how full a shared connection is."""
-    pool = shared.connection_pool
+    pool = pool_of(shared)
     job: Any = gevent.spawn(shared.blpop, "none", 0.2)
     counts = set()
     jobs: list[Any] = [gevent.spawn(shared.ping) for _ in range(20)]

@@ -23,7 +23,7 @@ from tests.redis.test_cluster import pools_of
 from tests.redis.test_credentials import token
 from tests.redis.test_sentinel import Replicated, ask_sentinels, knows_all, master_of
 from tests.redis.test_telemetry import Collector, collector  # noqa: F401
-from tests.redis.tools import outcome
+from tests.redis.tools import chain, outcome, pool_of
 
 NO_RETRY = Retry(NoBackoff(), 0)
 
@@ -156,7 +156,7 @@ def test_a_demoted_master_is_left_by_all(replicated: Replicated) -> None:
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels), auto_pipeline=True, retry=NO_RETRY)
-    pool = client.connection_pool
+    pool = pool_of(client)
     client.set("key", "value")
     client.config_get("port")
     assert pool.stats().size == 2
@@ -177,7 +177,7 @@ def test_a_connection_to_a_former_master_is_not_shared_any_more(
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels), auto_pipeline=True)
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     client.set("key", "value")
     first = parts.multiplexer(pool).shared.conn
     pool.proxy.master_address = ("127.0.0.1", 1)
@@ -277,7 +277,7 @@ def test_redis_py_s_metrics_see_commands_and_connections(
     client = redis.Redis(connection_pool=pool)
     client.ping()
     assert +collector.counts == {"USED": 1}
-    client.pipeline().get("key").execute()
+    chain(client.pipeline()).get("key").execute()
     assert [each["command_name"] for each in commands] == ["PING", "MULTI"]
     port = pool.connection_kwargs["port"]
     assert {each["server_port"] for each in commands} == {port}
@@ -338,8 +338,8 @@ def test_redis_py_asks_a_connection_for_nothing_new(
     )
     deeds: list[Callable[[], Any]] = [
         client.ping,
-        client.pipeline().get("key").execute,
-        client.pipeline(transaction=False).get("key").execute,
+        chain(client.pipeline()).get("key").execute,
+        chain(client.pipeline(transaction=False)).get("key").execute,
         lambda: client.eval("return redis.error_reply('LOADING no')", 0),
         lambda: client.pipeline(transaction=False).execute_command("NONE").execute(),
     ]

@@ -26,15 +26,14 @@ from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.conftest import MakePool
-from tests.redis.scripted import ScriptedRedis, scripted_redis
+from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
 from tests.redis.test_autopipe_trouble import (
-    echo,
     in_flight,
     multiplexer,
     silent,
     talking,
 )
-from tests.redis.tools import outcome
+from tests.redis.tools import chain, outcome, pool_of
 
 # Stand-ins.
 
@@ -44,8 +43,8 @@ def only(sharing: Any) -> Any:
     return sharing._only
 
 
-def stand_in(client: redis.Redis) -> StandIn:
-    """What redis-py would get for its next command."""
+def stand_in(client: redis.Redis) -> Any:
+    """What redis-py would get for its next command, and takes for a connection."""
     it = parts.sharing(client.connection_pool).stand_in()
     assert isinstance(it, StandIn)
     return it
@@ -64,7 +63,7 @@ def test_a_stand_in_answers_for_a_connection_without_having_one() -> None:
         assert not it.should_reconnect()
         it.connect()
         it.disconnect()
-        assert client.connection_pool.stats().size == 1
+        assert pool_of(client).stats().size == 1
         assert it.retire() is None
         parts.sharing(client.connection_pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
@@ -159,7 +158,7 @@ def test_what_is_not_known_is_asked_of_a_connection_of_its_own() -> None:
         it.connect()
         assert it.can_read() is False
         client.connection_pool.release(it)
-        assert client.connection_pool.stats().size == 2
+        assert pool_of(client).stats().size == 2
 
 
 def test_what_was_packed_elsewhere_is_sent_over_a_connection_of_its_own() -> None:
@@ -175,7 +174,7 @@ def test_what_was_packed_elsewhere_is_sent_over_a_connection_of_its_own() -> Non
 def test_a_refusal_is_not_tried_again() -> None:
     """As when a pool refuses a connection: redis-py retries commands, not that."""
     with talking(echo, max_connections=2, timeout=0.2) as (client, _):
-        pool = client.connection_pool
+        pool: Any = client.connection_pool
         pool.set_retry(Retry(NoBackoff(), 5))
         parts.sharing(pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
@@ -189,7 +188,7 @@ def test_a_refusal_is_not_tried_again() -> None:
 
         pool.own_connection = counted
         assert isinstance(outcome(client.config_get, "a"), RedisPoolExhaustedError)
-        pipe = client.pipeline().config_get("a")
+        pipe = chain(client.pipeline()).config_get("a")
         assert isinstance(outcome(pipe.execute), RedisPoolExhaustedError)
         assert len(attempts) == 2
         for conn in lent:
@@ -202,7 +201,7 @@ def test_a_refusal_is_not_tried_again() -> None:
 def test_a_caller_waits_for_a_connection_as_long_as_the_pool_says() -> None:
     """Its time begins when it joins, not when the attempt begins that it joins."""
     with talking(echo, max_connections=2, timeout=0.05) as (client, _):
-        pool, queue = client.connection_pool, multiplexer(client)
+        pool, queue = pool_of(client), multiplexer(client)
         parts.sharing(pool).renew()
         wait_until(lambda: queue.shared is None)
         lent = [pool.get_connection() for _ in range(2)]
@@ -240,7 +239,7 @@ def test_a_connection_that_cannot_be_shared_fails_its_callers(
         raise redis.ConnectionError("closed meanwhile")
 
     with talking(echo) as (client, _):
-        pool = client.connection_pool
+        pool = pool_of(client)
         parts.sharing(pool).renew()
         wait_until(lambda: multiplexer(client).shared is None)
         with monkeypatch.context() as patch:
@@ -296,9 +295,9 @@ def test_in_a_child_no_copy_of_a_greenlet_is_woken() -> None:
         assert client.get("b") == b"b"
         job.kill()
         wait_until(lambda: job.dead)
-        for conn in client.connection_pool.core.lent_connections():
+        for conn in pool_of(client).core.lent_connections():
             if conn is not queue.shared.conn:
-                client.connection_pool.core.drop(conn, anyone=True)
+                pool_of(client).core.drop(conn, anyone=True)
 
 
 def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
@@ -415,14 +414,14 @@ def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
         names = [each[0] for each in server.received]
         # The second found the connection taken, and needs a write of its own.
         assert names.count(b"PUBLISH") == 2
-        assert client.connection_pool.stats().size <= 3
+        assert pool_of(client).stats().size <= 3
 
 
 def test_who_is_killed_while_it_takes_the_connection_loses_nothing() -> None:
     """Before it is quiet, and after, when the greenlet has not run yet."""
     for is_ready in (False, True):
         with talking() as (client, server):
-            pool = client.connection_pool
+            pool = pool_of(client)
             job = gevent.spawn(client.get, "a")
             wait_until(lambda: server.received)
             taking = gevent.spawn(client.wait, 1, 0)
@@ -540,10 +539,13 @@ def test_a_program_that_is_behind_reads_no_longer_than_it_must(
         shared = multiplexer(client).shared
         shared.sent[0].since = 0.0
         reads: list[int] = []
+
+        def endless(shared: SharedConnection) -> bool:
+            reads.append(1)
+            return True
+
         with monkeypatch.context() as patch:
-            patch.setattr(
-                SharedConnection, "_read", lambda self: reads.append(1) or True
-            )
+            patch.setattr(SharedConnection, "_read", endless)
             shared._reader.feed(b"$1\r\n", 0, 4)
             assert shared._look_at_time() > 0
         assert len(reads) > 1

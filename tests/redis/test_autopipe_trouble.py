@@ -27,8 +27,10 @@ from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
 from tests.redis.test_interruption import Stop, fail, kill, time_out
 from tests.redis.tools import (
     assert_all_places,
+    chain,
     interrupted_everywhere,
     outcome,
+    pool_of,
     waitpid,
 )
 from tests.servers import RedisServer
@@ -186,11 +188,11 @@ def get_mine(client: redis.Redis) -> None:
 
 
 def pipeline(client: redis.Redis) -> None:
-    client.pipeline(transaction=False).get("mine").get("mine").execute()
+    chain(client.pipeline(transaction=False)).get("mine").get("mine").execute()
 
 
 def transaction(client: redis.Redis) -> None:
-    client.pipeline().get("mine").get("mine").execute()
+    chain(client.pipeline()).get("mine").get("mine").execute()
 
 
 def blocks(client: redis.Redis) -> None:
@@ -260,7 +262,7 @@ def test_the_books_of_the_pool_are_in_order_after_every_interruption(
         def work() -> None:
             others = [gevent.spawn(client.echo, str(each)) for each in range(3)]
             client.echo("mine")
-            client.pipeline(transaction=False).echo("a").echo("b").execute()
+            chain(client.pipeline(transaction=False)).echo("a").echo("b").execute()
             client.config_get("maxmemory")
             gevent.joinall(others)
 
@@ -292,7 +294,7 @@ def test_the_greenlet_that_opens_may_be_killed(
             self._opener.kill(block=False)
 
     with talking(echo, max_connections=2) as (client, server):
-        pool, queue = client.connection_pool, multiplexer(client)
+        pool, queue = pool_of(client), multiplexer(client)
         parts.sharing(pool).renew()
         wait_until(lambda: queue.shared is None)
         lent = [pool.get_connection() for _ in range(2)]
@@ -461,7 +463,7 @@ def test_a_connection_that_must_authenticate_is_replaced(reply: bytes) -> None:
         assert isinstance(outcome(client.get, "key"), redis.AuthenticationError)
         server.answer = echo
         assert client.get("key") == b"key"
-        assert len(server.sockets) == 2 or client.connection_pool.stats().size == 1
+        assert len(server.sockets) == 2 or pool_of(client).stats().size == 1
 
 
 # Time.
@@ -470,7 +472,8 @@ def test_a_connection_that_must_authenticate_is_replaced(reply: bytes) -> None:
 def test_a_late_command_is_given_up_alone() -> None:
     """While others are answered the connection is alive."""
     with talking(socket_timeout=2) as (client, server):
-        late = gevent.spawn(outcome, client.pipeline(False).get("a").get("b").execute)
+        pipe = chain(client.pipeline(transaction=False)).get("a").get("b")
+        late = gevent.spawn(outcome, pipe.execute)
         wait_until(lambda: len(server.received) == 2)
         call = multiplexer(client).shared.sent[0]
         # Part of the replies comes in, again and again, and is not what is awaited.
@@ -605,7 +608,7 @@ def test_disconnect_fails_what_is_under_way() -> None:
         assert isinstance(job.get(timeout=5), redis.ConnectionError)
         server.answer = echo
         assert client.get("key") == b"key"
-        assert client.connection_pool.stats().size == 1
+        assert pool_of(client).stats().size == 1
 
 
 def test_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() -> None:
@@ -615,13 +618,13 @@ def test_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() -> None:
         wait_until(lambda: server.received)
         waiting = gevent.spawn(outcome, client.get, "other")
         wait_until(lambda: multiplexer(client).room.waiters)
-        closing = gevent.spawn(client.connection_pool.shutdown, 5)
+        closing = gevent.spawn(pool_of(client).shutdown, 5)
         assert isinstance(waiting.get(timeout=5), RedisPoolClosedError)
         server.sockets[0].sendall(b"+value\r\n")
         assert written.get(timeout=5) == b"value"
         assert closing.get(timeout=5) == []
         assert isinstance(outcome(client.get, "key"), RedisPoolClosedError)
-        assert client.connection_pool.stats().size == 0
+        assert pool_of(client).stats().size == 0
 
 
 def test_shutdown_ends_what_takes_too_long() -> None:
@@ -629,7 +632,7 @@ def test_shutdown_ends_what_takes_too_long() -> None:
     with talking() as (client, server):
         written = gevent.spawn(outcome, client.get, "key")
         wait_until(lambda: server.received)
-        assert len(client.connection_pool.shutdown(0.01)) == 1
+        assert len(pool_of(client).shutdown(0.01)) == 1
         assert isinstance(written.get(timeout=5), redis.ConnectionError)
 
 
@@ -653,7 +656,7 @@ def test_a_server_that_is_away_is_told_of_once_for_all() -> None:
     )
     client = redis.Redis(connection_pool=pool)
     jobs = [gevent.spawn(outcome, client.get, str(each)) for each in range(10)]
-    jobs += [gevent.spawn(outcome, client.pipeline().get("a").execute)]
+    jobs += [gevent.spawn(outcome, chain(client.pipeline()).get("a").execute)]
     errors = [job.get(timeout=5) for job in jobs]
     assert all(type(each) is redis.ConnectionError for each in errors)
     # The connection's own, and the pool has one more opened at most.

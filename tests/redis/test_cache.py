@@ -28,7 +28,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.event_loops import not_on_libuv
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places, waitpid
+from tests.redis.tools import assert_all_places, pool_of, present, waitpid
 from tests.servers import RedisServer, free_port
 
 
@@ -84,7 +84,7 @@ def test_a_server_without_caching_is_refused_at_once(
     after = int(redis_server.ask("INFO", "stats")["total_connections_received"])
     # Its own, and those of the questions and of redis-py.
     assert after - before <= 3
-    assert not client.connection_pool.stats().paused
+    assert not pool_of(client).stats().paused
 
 
 def test_a_value_is_read_once(client: redis.Redis, redis_server: RedisServer) -> None:
@@ -133,7 +133,7 @@ def test_two_who_read_what_is_not_yet_cached_both_get_it(
 ) -> None:
     """With redis-py alone the second would wait for a reply to nothing."""
     client.set("key", "value")
-    assert_all_places(client.connection_pool)
+    assert_all_places(pool_of(client))
     redis_server.pause()
     try:
         jobs = [gevent.spawn(client.get, "key") for _ in range(3)]
@@ -161,7 +161,7 @@ def test_many_readers_and_a_writer_agree(client: redis.Redis) -> None:
 
     def read() -> None:
         for _ in range(50):
-            seen.append(int(client.get("key")))
+            seen.append(int(present(client.get("key"))))
             gevent.sleep(0)
 
     readers = [gevent.spawn(read) for _ in range(8)]
@@ -170,7 +170,7 @@ def test_many_readers_and_a_writer_agree(client: redis.Redis) -> None:
     gevent.joinall(readers, raise_error=True)
     wait_until(lambda: client.get("key") == b"29")
     assert set(seen) <= set(range(30))
-    assert_all_places(client.connection_pool)
+    assert_all_places(pool_of(client))
 
 
 def test_what_a_lost_connection_cached_is_forgotten(
@@ -188,8 +188,8 @@ def test_the_limit_holds_with_a_cache(client: redis.Redis) -> None:
     """The connections are wrapped, not more of them."""
     jobs = [gevent.spawn(client.set, f"key{each}", each) for each in range(50)]
     gevent.joinall(jobs, raise_error=True)
-    assert client.connection_pool.core.size <= 3
-    assert_all_places(client.connection_pool)
+    assert pool_of(client).core.size <= 3
+    assert_all_places(pool_of(client))
 
 
 def test_set_retry_and_tokens_reach_what_is_behind_the_cache(
@@ -199,7 +199,7 @@ def test_set_retry_and_tokens_reach_what_is_behind_the_cache(
     pool: Any = client.connection_pool
     conn = pool.get_connection()
     assert isinstance(conn, CacheProxyConnection)
-    conn.set_re_auth_token(None)
+    conn.set_re_auth_token(None)  # type: ignore[arg-type]
     pool.release(conn)
     conn = pool.get_connection()
     conn.disconnect()
@@ -219,7 +219,9 @@ def test_a_child_does_not_believe_its_parent_s_cache(
     if not child:
         try:
             redis_server.ask("SET", "key", "new")
-            os.write(writer, client.get("key"))
+            value = client.get("key")
+            assert isinstance(value, bytes)
+            os.write(writer, value)
         finally:
             os._exit(0)
     os.close(writer)
@@ -240,7 +242,7 @@ def test_a_value_is_not_trusted_while_nobody_reads_its_connection(
     client: redis.Redis, redis_server: RedisServer, kind: str
 ) -> None:
     """Who has borrowed it sends nothing, and so does not hear of changes."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     client.set("key", "old")
     assert client.get("key") == b"old"
     held: Any
@@ -341,8 +343,8 @@ def test_the_cache_is_fresh_on_a_new_server(
     for number in range(1, 20):
         writer.set("key", number)
         jobs = [gevent.spawn(client.get, "key") for _ in range(5)]
-        assert {int(job.get()) for job in jobs} <= {number - 1, number}
-        wait_until(lambda number=number: int(client.get("key")) == number)  # type: ignore[misc]
+        assert {int(present(job.get())) for job in jobs} <= {number - 1, number}
+        wait_until(lambda number=number: int(present(client.get("key"))) == number)  # type: ignore[misc]
     held.reset()
     writer.close()
     assert_all_places(pool)

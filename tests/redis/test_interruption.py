@@ -17,7 +17,13 @@ from geventpool.redis import ConnectionPool
 from geventpool.testing import exhaust_stack_everywhere, wait_until
 from tests.pauses import give_up_after, hang
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places, interrupted_everywhere
+from tests.redis.tools import (
+    assert_all_places,
+    chain,
+    interrupted_everywhere,
+    pool_of,
+    present,
+)
 
 NO_RETRY = Retry(NoBackoff(), 0)
 
@@ -44,7 +50,7 @@ def command(client: redis.Redis) -> None:
 
 def pipeline(client: redis.Redis) -> None:
     with client.pipeline(transaction=False) as pipe:
-        pipe.get("mine").get("mine").execute()
+        chain(pipe).get("mine").get("mine").execute()
 
 
 def watch(client: redis.Redis) -> None:
@@ -52,7 +58,7 @@ def watch(client: redis.Redis) -> None:
         pipe.watch("mine")
         value = pipe.get("mine")
         pipe.multi()
-        pipe.set("mine", value)
+        pipe.set("mine", present(value))
         pipe.execute()
 
 
@@ -144,7 +150,7 @@ def test_a_kill_while_the_cache_is_read_gives_the_connection_back(
 
 def test_a_storm_of_kills(client: redis.Redis) -> None:
     """Everything at once, for many greenlets, with killers about."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     client.mset({f"key{number}": number for number in range(30)})
     chance = random.Random(7)
     astray: list[Any] = []
@@ -157,7 +163,7 @@ def test_a_storm_of_kills(client: redis.Redis) -> None:
                     if got != b"%d" % number:
                         astray.append((number, got))
                     with client.pipeline(transaction=False) as pipe:
-                        got = pipe.get(f"key{number}").get("key0").execute()
+                        got = chain(pipe).get(f"key{number}").get("key0").execute()
                     if got != [b"%d" % number, b"0"]:
                         astray.append((number, got))
             except redis.ConnectionError:
@@ -198,7 +204,7 @@ def test_a_finaliser_in_the_hub_gives_back(make_pool: MakePool) -> None:
 
 
 def bare_loan(client: redis.Redis) -> None:
-    pool = client.connection_pool
+    pool = pool_of(client)
     pool.release(pool.get_connection())
 
 

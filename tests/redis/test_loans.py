@@ -32,7 +32,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.pauses import give_up_after, hang
 from tests.redis.conftest import MakePool
-from tests.redis.tools import assert_all_places, outcome
+from tests.redis.tools import assert_all_places, chain, outcome, present
 from tests.servers import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -149,7 +149,7 @@ def test_a_watch_is_not_lost_with_its_connection(make_pool: MakePool, end: str) 
     client.set("balance", 100)
     with client.pipeline() as pipe:
         pipe.watch("balance")
-        balance = int(pipe.get("balance"))
+        balance = int(present(pipe.get("balance")))
         if end == "disconnect":
             pool.disconnect()
         elif end == "client":
@@ -575,7 +575,7 @@ def test_a_command_that_fails_in_the_program_s_own_code_costs_no_connection(
         pipe = client.pipeline(transaction=False)
         with pytest.raises(ZeroDivisionError):
             # What follows the failing one is unread, one of them an error.
-            pipe.getex("key").get("key").lpush("key", 1).get("key").execute()
+            chain(pipe).getex("key").get("key").lpush("key", 1).get("key").execute()
         assert client.get("key") == b"right"
     assert client.client_id() == before
 
@@ -728,6 +728,7 @@ def test_code_that_takes_a_connection_itself_is_told_of_a_lost_one(
     assert raw.retry.get_retries() > 0
     with client.pipeline() as pipe:
         pipe.watch("key")
+        assert pipe.connection is not None
         assert pipe.connection.retry.get_retries() > 0
     subscription.close()
 

@@ -32,7 +32,13 @@ from geventpool.testing import no_switch, wait_until
 from tests import parts
 from tests.pauses import hang
 from tests.redis.conftest import TLS, MakePool
-from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
+from tests.redis.tools import (
+    assert_all_places,
+    chain,
+    outcome,
+    outcome_elsewhere,
+    pool_of,
+)
 from tests.servers import RedisServer
 
 # Being constructed.
@@ -434,14 +440,14 @@ def test_a_subscription_outlives_the_greenlet_that_made_it(
     with pytest.raises(redis.WatchError):
         pipe.execute()
     subscription.close()
-    assert client.connection_pool.stats().in_use == 0
+    assert pool_of(client).stats().in_use == 0
 
 
 def test_what_redis_py_forgot_comes_back_by_its_finaliser(
     client: redis.Redis,
 ) -> None:
     """A subscription or a pipeline that nobody remembers gives its connection back."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     pipe = client.pipeline()
     pipe.watch("key")
     subscription = client.pubsub()
@@ -496,7 +502,7 @@ def test_an_answered_error_costs_no_connection(client: redis.Redis) -> None:
         client.incr("key")
     with pytest.raises(redis.ResponseError):
         with client.pipeline() as pipe:
-            pipe.incr("key").get("key").execute()
+            chain(pipe).incr("key").get("key").execute()
     assert client.client_id() == before
 
 
@@ -511,7 +517,7 @@ def test_replies_left_unread_by_an_error_go_to_nobody(client: redis.Redis) -> No
         pipe = client.pipeline(transaction=transaction)
         pipe.response_callbacks = {"GET": fail}  # type: ignore[assignment]
         with pytest.raises(ZeroDivisionError):
-            pipe.get("a").get("b").execute()
+            chain(pipe).get("a").get("b").execute()
         assert client.get("a") == b"A"
         assert client.get("b") == b"B"
 
@@ -526,7 +532,7 @@ def test_an_error_that_somebody_else_handles_costs_no_connection(
     except KeyError:
         assert client.client_id() == before
         with client.pipeline() as pipe:
-            pipe.ping().execute()
+            chain(pipe).ping().execute()
     assert client.client_id() == before
 
 
@@ -551,7 +557,7 @@ def test_disconnect_closes_idle_connections(
     client: redis.Redis, redis_server: RedisServer
 ) -> None:
     """Nothing is left on the server, and the pool goes on."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     client.ping()
     conn = parts.idle_of(pool)[0]
     pool.disconnect(inuse_connections=False)
@@ -763,7 +769,7 @@ def test_a_limit_of_the_core_is_redis_py_s_time_out(
 
 def test_a_monitor_that_is_forgotten_costs_no_place(client: redis.Redis) -> None:
     """It has no finaliser; redis-py's pools lose a connection by it."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     monitor = client.monitor()
     monitor.connection.send_command("MONITOR")
     assert pool.stats().in_use == 1
@@ -775,7 +781,7 @@ def test_a_monitor_that_is_forgotten_costs_no_place(client: redis.Redis) -> None
 
 def test_an_owner_may_outlive_its_loan(client: redis.Redis) -> None:
     """Dropped behind its back: then its end changes nothing."""
-    pool = client.connection_pool
+    pool = pool_of(client)
     subscription = client.pubsub()
     subscription.subscribe("channel")
     pool.core.drop(subscription.connection)

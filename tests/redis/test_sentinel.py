@@ -18,7 +18,7 @@ from geventpool.redis.internals import is_connected
 from geventpool.testing import wait_until
 from tests import parts
 from tests.pauses import give_up_after
-from tests.redis.tools import assert_all_places, outcome
+from tests.redis.tools import assert_all_places, outcome, pool_of
 from tests.servers import RedisSentinel, RedisServer
 
 Replicated = tuple[list[RedisServer], list[RedisSentinel]]
@@ -50,6 +50,13 @@ def knows_all(sentinels: list[RedisSentinel], replica: RedisServer) -> bool:
     return True
 
 
+def sentinel_pool_of(client: redis.Redis) -> SentinelConnectionPool:
+    """Where a client gets its connections, as a pool that asks Sentinel."""
+    pool = pool_of(client)
+    assert isinstance(pool, SentinelConnectionPool)
+    return pool
+
+
 def test_masters_and_replicas_are_found(replicated: Replicated) -> None:
     """``master_for`` and ``slave_for``, with the pool in use to be seen."""
     (master, replica), sentinels = replicated
@@ -61,16 +68,15 @@ def test_masters_and_replicas_are_found(replicated: Replicated) -> None:
     )
     writer.set("key", "value")
     wait_until(lambda: reader.get("key") == b"value")
-    assert writer.connection_pool.master_address == (master.host, master.port)
+    assert sentinel_pool_of(writer).master_address == (master.host, master.port)
     for client, port in ((writer, master.port), (reader, replica.port)):
-        pool = client.connection_pool
-        assert isinstance(pool, SentinelConnectionPool)
+        pool = sentinel_pool_of(client)
         assert isinstance(pool, redis.sentinel.SentinelConnectionPool)
         conn = pool.get_connection()
         assert isinstance(conn, SentinelManagedConnection)
         assert conn.port == port
         pool.release(conn)
-        assert_all_places(writer.connection_pool)
+        assert_all_places(pool_of(writer))
     assert "service=mymaster(master)" in repr(writer.connection_pool)
     assert "service=mymaster(slave)" in repr(reader.connection_pool)
     assert "replica of mymaster" in reader.connection_pool.core.name
@@ -85,7 +91,7 @@ def test_after_a_fail_over_commands_go_to_the_new_master(
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels))
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     assert_all_places(pool)
     old = parts.idle_of(pool)
     master.kill()
@@ -112,7 +118,7 @@ def test_a_demoted_master_is_left_at_once(replicated: Replicated) -> None:
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels))
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     assert_all_places(pool)
     # As by a fail-over of which the master's clients are not told.
     replica.ask("REPLICAOF", "NO", "ONE")
@@ -129,7 +135,7 @@ def test_a_connection_to_a_former_master_is_not_kept(replicated: Replicated) -> 
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels), max_connections=1)
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     conn = pool.get_connection()
     pool.proxy.master_address = (replica.host, replica.port)
     assert not pool.owns_connection(conn)
@@ -146,7 +152,7 @@ def test_idle_connections_go_when_a_new_master_is_found(
     (master, replica), sentinels = replicated
     wait_until(lambda: knows_all(sentinels, replica))
     client = master_of(ask_sentinels(sentinels))
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     assert_all_places(pool)
     pool.proxy.master_address = ("elsewhere", 1)
     assert pool.get_master_address() == (master.host, master.port)
@@ -170,7 +176,7 @@ def test_an_interrupted_read_hands_no_reply_to_the_wrong_greenlet(
     victim.kill()
     assert client.get("a") == b"A"
     assert client.get("b") == b"B"
-    assert_all_places(client.connection_pool)
+    assert_all_places(pool_of(client))
     client.close()
 
 
@@ -203,7 +209,7 @@ def test_reset_asks_sentinel_again(replicated: Replicated) -> None:
     (master, _), sentinels = replicated
     client = master_of(ask_sentinels(sentinels))
     assert client.ping()
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     pool.reset()
     assert pool.master_address is None
     assert client.ping()
@@ -241,7 +247,7 @@ def test_other_errors_close_no_idle_connections(replicated: Replicated) -> None:
     """Only a server that says it is no longer a master does."""
     _, sentinels = replicated
     client = master_of(ask_sentinels(sentinels), max_connections=2)
-    pool = client.connection_pool
+    pool = sentinel_pool_of(client)
     assert_all_places(pool)
     conn = pool.get_connection()
     idle = parts.idle_of(pool)
@@ -257,7 +263,7 @@ def test_initial_connections_find_their_master(replicated: Replicated) -> None:
     """The pool is filled although its connections need it to find the address."""
     _, sentinels = replicated
     client = master_of(ask_sentinels(sentinels), initial_connections=2)
-    assert client.connection_pool.stats().idle == 2
+    assert pool_of(client).stats().idle == 2
     client.close()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import greenlet
+import redis
 from gevent.event import AsyncResult
 from gevent.monkey import get_original
 
@@ -14,9 +15,12 @@ from geventpool.redis import ConnectionPool
 
 __all__ = [
     "assert_all_places",
+    "chain",
     "interrupted_everywhere",
     "outcome",
     "outcome_elsewhere",
+    "pool_of",
+    "present",
     "waitpid",
 ]
 
@@ -54,6 +58,27 @@ def outcome_elsewhere(work: Callable[..., Any], *args: Any) -> Any:
 
 #: Greenlets that must not end before the tests do.
 _alive: list[Any] = []
+
+
+def pool_of(client: redis.Redis) -> ConnectionPool:
+    """Where a client gets its connections, as a pool of ours."""
+    pool = client.connection_pool
+    assert isinstance(pool, ConnectionPool)
+    return pool
+
+
+def chain(pipe: Any) -> Any:
+    """A pipeline, whose methods return it.
+
+    redis-py's types say what a client would return.
+    """
+    return pipe
+
+
+def present(reply: bytes | str | None) -> bytes | str:
+    """A reply that is not None."""
+    assert reply is not None
+    return reply
 
 
 def assert_all_places(pool: ConnectionPool) -> None:
