@@ -24,7 +24,7 @@ help:
 	@echo "make soak    storms over every pool of ours (MINUTES=5)"
 	@echo "make test-versions   the tests of adapters with older drivers"
 	@echo "make matrix  the tests with all supported versions (ARGS=\"--list\")"
-	@echo "make release-check   build and try what would be published"
+	@echo "make release-check   build and try what would be published (ADDRESS=https://...)"
 	@echo "make clean   remove what the others left here"
 	@echo "PYTHON=...   the interpreter to use (default: python3)"
 
@@ -93,7 +93,7 @@ matrix:
 
 release-check:
 	@.ci/setup $(VENV) release required
-	@$(RUN) tests.compat.release
+	@$(RUN) tests.compat.release $(if $(ADDRESS),--address $(ADDRESS))
 
 clean:
 	rm -rf .venv .nox build dist *.egg-info .coverage .coverage.* htmlcov

@@ -1,14 +1,19 @@
-"""Check what would be published: ``make release-check``.
+"""Check what would be published: ``make release-check ADDRESS=https://...``.
 
 Builds the source distribution and the wheel, reads their metadata as a package index
 does, looks for the tests in the one and for nothing but the package in the other,
 installs the wheel in an empty environment, and runs the README's first example there.
-Nothing is uploaded.
+Nothing is uploaded. What was built and checked is left in ``dist``.
+
+With the address of the project the packages have links, and the README's pictures are
+seen on the page of an index. Without it they have neither, and ``dist`` is not made.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 import geventpool
+from tests.compat.addresses import check_address, copy_with_address
 from tests.compat.environment import REPOSITORY, pip
 from tests.pages import README, blocks
 from tests.servers import RedisServer
@@ -39,11 +45,19 @@ IN_SOURCES = (
 )
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run all steps; 0 if all went well. The first that fails ends the program."""
+    parser = argparse.ArgumentParser(prog="release", description=__doc__)
+    parser.add_argument("--address", default="", help="where the project can be found")
+    address = parser.parse_args(arguments).address
+    version = geventpool.__version__
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        run("-m", "build", "--outdir", folder / "dist", REPOSITORY)
+        sources = REPOSITORY
+        if address:
+            address = check_address(address)
+            sources = copy_with_address(address, version, folder / "sources")
+        run("-m", "build", "--outdir", folder / "dist", sources)
         files = sorted((folder / "dist").iterdir())
         run("-m", "twine", "check", "--strict", *files)
         for path in files:
@@ -52,8 +66,14 @@ def main() -> int:
                 try_example(path, folder / "environment")
             else:
                 check_sources(path)
-    check_changes()
-    print(f"geventpool {geventpool.__version__} can be released")
+        check_changes()
+        if address:
+            shutil.copytree(folder / "dist", REPOSITORY / "dist", dirs_exist_ok=True)
+            print(f"geventpool {version} can be released: see dist")
+        else:
+            print(
+                f"geventpool {version} can be built; a release needs ADDRESS=https://..."
+            )
     return 0
 
 
@@ -107,4 +127,4 @@ def check_changes() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
