@@ -51,7 +51,7 @@ def workers(pool: Any) -> WorkerGroup:
 
 def running(pool: Any) -> Set[Greenlet[..., Any]]:
     """The greenlets that work for the pool now, without the reaper."""
-    found: Set[Greenlet[..., Any]] = workers(pool)._running
+    found: Set[Greenlet[..., Any]] = workers(pool).running
     return found
 
 

@@ -10,8 +10,8 @@ import gevent
 import pytest
 
 from geventpool import Pool, PoolDeadlockError, PoolExhaustedError
-from geventpool._core import measures
 from geventpool.testing import ScriptedConnector, wait_until
+from tests.test_measures import measure_nothing
 
 __all__ = ["Counting", "busy_pool", "isolated"]
 
@@ -19,10 +19,7 @@ __all__ = ["Counting", "busy_pool", "isolated"]
 @contextmanager
 def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pools of other tests are not published, and theirs will not be measured."""
-    monkeypatch.setattr(measures, "_default", [False])
-    monkeypatch.setattr(measures, "_first_event", [])
-    monkeypatch.setattr(measures, "_kept", [])
-    monkeypatch.setattr(measures, "_retired", {})
+    measure_nothing(monkeypatch)
     monkeypatch.setattr("geventpool.series.readings.pools", list)
     yield
 

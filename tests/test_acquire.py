@@ -5,9 +5,8 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from geventpool import Counters, Pool, PoolListener
+from geventpool import Connector, Counters, Pool, PoolListener
 from geventpool.testing import ScriptedConnector, check, switches
-from tests import parts
 
 
 def make(connector: ScriptedConnector | None = None, **options):
@@ -125,9 +124,11 @@ def test_a_new_connection_is_lent_without_a_further_look():
     assert len(connector.opened) == 2
 
 
-def test_a_connector_without_opinions_is_not_asked():
+def test_a_connector_without_opinions_is_not_asked(monkeypatch):
     """Defaults that are not overridden cost no call."""
-    from geventpool import Connector
+    asked = []
+    for name in "is_usable", "needs_reset", "reset":
+        monkeypatch.setattr(Connector, name, lambda *args: asked.append(args))
 
     class Plain(Connector):
         def open(self):
@@ -137,8 +138,11 @@ def test_a_connector_without_opinions_is_not_asked():
             pass
 
     pool = warm(make(Plain()))  # type: ignore[arg-type]
-    assert pool._probe is None and parts.lifecycle(pool).returns.on_loan_end is None
-    assert pool.acquire() is not None
+    for _ in range(2):
+        pool.release(pool.acquire())
+        with pool.connection():
+            pass
+    assert pool.size == 1 and not asked
 
 
 def test_a_factory_may_be_a_plain_callable():

@@ -40,6 +40,10 @@ class Recorder:
         self.expired = False
         self.error: BaseException | None = None
 
+    def attach(self, sock: Any) -> None:
+        """Keep a socket where the objects of gsocketpool have it."""
+        self._sock = sock
+
     def _note(self, name: str) -> None:
         self.calls.append(name)
         if self.error is not None:
@@ -296,7 +300,7 @@ def test_a_close_that_fails_still_lets_go_of_the_socket(echo: Echo) -> None:
     """Whatever close() raises is passed on, and the socket is gone all the same."""
     connector = FactoryConnector(Recorder)
     conn = connector.open()
-    conn._sock = dialled(echo)
+    conn.attach(dialled(echo))
     conn.error = OSError("no goodbye")
     with pytest.raises(OSError, match="no goodbye"):
         connector.close(conn)
@@ -333,7 +337,7 @@ def test_usable_is_connected_and_not_expired_and_quiet() -> None:
         conn.expired, conn.connected = False, False
         assert not connector.is_usable(conn)
         conn.connected = True
-        conn._sock = dialing.dial(peer.host, peer.port, timeout=5)
+        conn.attach(dialing.dial(peer.host, peer.port, timeout=5))
         assert connector.is_usable(conn)
         peer.wait_until(lambda: bool(peer._talking), "talking")
         peer.say(b"?")
@@ -350,7 +354,7 @@ def test_a_tcp_connection_is_usable_on_the_same_terms() -> None:
         conn = connector.open()
         with no_switch():
             assert connector.is_usable(conn)
-        opened = conn._opened_at
+        opened = conn.clock()
         conn.clock = lambda: opened + 601
         assert not connector.is_usable(conn)
         conn.clock = lambda: opened

@@ -14,6 +14,7 @@ from gevent.event import Event
 from gevent.select import select
 
 from geventpool import CloseReason, Pool, PoolExhaustedError, TcpConnection, Timeouts
+from geventpool._core.housekeeping import Housekeeping
 from geventpool.listeners import PoolListener
 from geventpool.testing import (
     Clock,
@@ -646,7 +647,9 @@ def fails_for(bad: ScriptedConnection) -> Callable[[ScriptedConnection], bool]:
 
 
 @pytest.mark.parametrize("error", [OSError, gevent.Timeout])
-def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
+def test_a_sweep_that_fails_is_not_the_last(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever a sweep raises is logged, and the next one comes."""
     stage = Stage(reap_interval=0.001)
     swept: list[object] = []
@@ -658,10 +661,10 @@ def test_a_sweep_that_fails_is_not_the_last(error: type[BaseException]) -> None:
             raise error
         again.set()
 
+    monkeypatch.setattr(Housekeeping, "sweep", fail_at_first)
     stage.fill(1)
     reaper = parts.reaper(stage.pool)
     assert reaper is not None
-    reaper._sweep = fail_at_first
     assert again.wait(5)
     assert reaper.is_alive
     stage.pool.close()
@@ -673,7 +676,7 @@ def test_a_killed_reaper_is_replaced() -> None:
     stage.fill(1)
     reaper = parts.reaper(stage.pool)
     assert reaper is not None
-    reaper._greenlet.kill()
+    reaper.greenlet.kill()
     stage.fill(2)
     assert parts.reaper(stage.pool) is not None
     assert parts.reaper(stage.pool) is not reaper and parts.reaper(stage.pool).is_alive

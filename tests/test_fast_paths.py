@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 
 from geventpool import ConnectionNotFoundError, Connector, Pool, PoolListener
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
-from tests import parts
 
 Steps = Iterator[object]
 
@@ -198,22 +198,36 @@ def test_both_paths_of_a_loan_do_the_same(name, options):
     assert slow == fast
 
 
-def test_the_fast_paths_are_what_is_compared(monkeypatch):
-    """A pool without options takes them, one with a listener does not."""
-    calls = []
+def called(work):
+    """The functions of Python that *work* calls, itself included."""
+    names = []
 
-    def noted(pool, name, work):
-        return lambda *details: calls.append((name, pool.name)) or work(*details)  # type: ignore[func-returns-value]
+    def note(frame, event, arg):
+        if event == "call":
+            names.append(frame.f_code.co_name)
 
-    for name, listeners in ("fast", ()), ("slow", [PoolListener()]):
-        pool = Pool(NeverReset(), name=name, listeners=listeners)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return names
+
+
+def test_the_fast_paths_are_what_is_compared():
+    """A pool without options takes them, and one with a listener does not."""
+
+    def bare():
         pool.release(pool.acquire())
-        ended = parts.lifecycle(pool).end_loan_normally
-        monkeypatch.setattr(
-            parts.lifecycle(pool), "end_loan_normally", noted(pool, "end", ended)
-        )
-        pool._borrow = noted(pool, "begin", pool._borrow)  # type: ignore[method-assign]
-        pool.release(pool.acquire())
+
+    def in_block():
         with pool.connection():
             pass
-    assert calls == [("begin", "slow"), ("end", "slow")] * 2
+
+    for listeners in (), [PoolListener()]:
+        pool = Pool(NeverReset(), listeners=listeners)
+        bare()
+        for work in bare, in_block:
+            slow = {"borrow", "end_loan_normally"} & set(called(work))
+            assert len(slow) == (2 if listeners else 0)

@@ -129,11 +129,10 @@ def test_drop_expired_closes_what_says_that_it_is_expired() -> None:
     with Echo() as echo:
         options = dict(host="127.0.0.1", port=echo.port, lifetime=100)
         pool = Pool(TcpConnection, options, 2)
-        clock = Clock()
         old = pool.idle_connections()
+        clock = Clock(old[0].clock())
         for conn in old:
             conn.clock = clock
-            conn._opened_at = clock.now
         clock.advance(101)
         with pool.connection() as conn:
             assert conn not in old

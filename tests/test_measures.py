@@ -39,6 +39,14 @@ def pool(clock):
         yield pool
 
 
+def measure_nothing(monkeypatch):
+    """As in a process that has just begun, until the end of the test."""
+    monkeypatch.setattr(measures, "_default", [False])
+    monkeypatch.setattr(measures, "_first_event", [])
+    monkeypatch.setattr(measures, "_kept", [])
+    monkeypatch.setattr(measures, "_retired", {})
+
+
 def measured_pool(clock=None, connector=None, **options):
     pool = Pool(connector or ScriptedConnector(), **{"max_connections": 2, **options})
     if clock is not None:
@@ -314,7 +322,7 @@ def test_counts_of_two_pools_can_be_added():
 
 def test_new_pools_are_measured_if_that_is_the_default(monkeypatch):
     """An exporter is started before or after the pools are made."""
-    monkeypatch.setattr(measures, "_default", [False])
+    measure_nothing(monkeypatch)
     measures.measure_by_default()
     with Pool(ScriptedConnector()) as pool:
         assert measured(pool) == Measured()
@@ -323,7 +331,7 @@ def test_new_pools_are_measured_if_that_is_the_default(monkeypatch):
 
 def test_the_first_event_in_a_process_is_told_once(monkeypatch):
     """An exporter that has to do something in each worker begins there."""
-    monkeypatch.setattr(measures, "_first_event", [])
+    measure_nothing(monkeypatch)
     events = []
 
     def action():

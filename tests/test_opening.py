@@ -504,12 +504,11 @@ def test_initial_connections_that_are_lost_at_once_are_not_replaced():
             holder[0].drop_expired()
 
     holder: list[Any] = []
-    make_stock = Pool._begin
 
     class Known(Pool):
-        def _begin(self, *args):
+        def __init__(self, *args, **options):
             holder[:] = [self]
-            make_stock(self, *args)
+            super().__init__(*args, **options)
 
     connector = ScriptedConnector()
     pool = Known(connector, initial_connections=5, listeners=[HangsUp()])

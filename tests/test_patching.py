@@ -16,11 +16,16 @@ from geventpool import NotPatchedError, NotPatchedWarning, patching
 REPOSITORY = Path(__file__).parent.parent
 
 
+def warn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each warning of a process come once more, in the test."""
+    monkeypatch.setattr(patching, "_warned", set())
+
+
 @pytest.fixture()
 def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that gevent has not patched, and where nobody was warned."""
     monkeypatch.setattr(monkey, "is_object_patched", lambda *name: False)
-    monkeypatch.setattr(patching, "_warned", set())
+    warn_again(monkeypatch)
 
 
 def test_the_pool_does_the_pooling_where_socket_is_patched() -> None:

@@ -26,7 +26,7 @@ NEVER = 3600
 
 def has_ended(reaper):
     """Whether its greenlet has."""
-    return reaper._greenlet.dead
+    return reaper.greenlet.dead
 
 
 class Pond:
@@ -287,7 +287,7 @@ def test_a_killed_reaper_says_so(reap):
     pond = Pond()
     reaper = reap(pond)
     gevent.idle()
-    reaper._greenlet.kill()
+    reaper.greenlet.kill()
     assert not reaper.is_alive
 
 

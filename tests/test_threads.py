@@ -12,6 +12,7 @@ from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
 from geventpool import ConnectionNotFoundError, Pool, TcpConnection
+from geventpool._core.home import Home
 from geventpool.testing import (
     ScriptedConnection,
     ScriptedConnector,
@@ -130,33 +131,28 @@ def test_another_thread_may_give_back(
 
 @pytest.mark.parametrize("end", ENDS)
 def test_what_another_thread_ends_is_the_loan_that_it_saw(
-    thread: Callable[[Callable[[], Any]], Any], end: str
+    thread: Callable[[Callable[[], Any]], Any],
+    end: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not that of the next borrower, if the connection came back meanwhile."""
     pool = Pool(ScriptedConnector(), max_connections=1)
     conn = pool.acquire()
-    home, late = parts.home(pool), Late()
-    parts.claims(pool)._home = late  # type: ignore[assignment]
-    thread(lambda: ENDS[end][0](pool, conn))
-    parts.claims(pool)._home = home
+    late: list[Any] = []
+
+    def call_late(home: Home, *call: Any) -> None:
+        late.append(call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Home, "call", call_late)
+        thread(lambda: ENDS[end][0](pool, conn))
     pool.release(conn)
     assert pool.acquire() is conn
-    home.call(*late.calls)
+    (call,) = late
+    parts.home(pool).call(*call)
     gevent.idle()
     assert conn.end is None and pool.lent_connections() == [conn]
     pool.release(conn)
-
-
-class Late:
-    """A home that keeps what it is to call."""
-
-    is_this_thread = False
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def call(self, *call: Any) -> None:
-        self.calls.extend(call)
 
 
 def test_another_thread_may_drop_an_idle_connection(

@@ -13,7 +13,7 @@ from geventpool._core.workers import WorkerGroup, WorkQueue, within
 
 def running(workers):
     """The greenlets of the group."""
-    return workers._running
+    return workers.running
 
 
 class Work:

@@ -37,7 +37,7 @@ class Leases:
         #: what answers the questions of the seat; set before the first lease
         self.client: Client | None = None
         #: None: no place was leased yet
-        self._seat: Seat | None = None
+        self.seat: Seat | None = None
         self._ledger.on_closed = self.settle
         #: what gives up the places of connections that the pool has forgotten, by the
         #: id of the connection
@@ -49,7 +49,7 @@ class Leases:
         :param wish: if there is none, have others give one and call ``serve`` then.
         :raises BudgetError: the file of the budget cannot be used.
         """
-        seat = self._seat
+        seat = self.seat
         if seat is None:
             assert self.client is not None, "a pool sets its client first"
             seat = self.budget.seat(self._name)
@@ -59,7 +59,7 @@ class Leases:
                 # Such as a RecursionError.
                 seat.close()
                 raise
-            self._seat = seat
+            self.seat = seat
         if self._ledger.unreturned:
             self.settle()
         return seat.lease(wish)
@@ -79,7 +79,7 @@ class Leases:
 
         If this fails, they are given up soon.
         """
-        ledger, seat = self._ledger, self._seat
+        ledger, seat = self._ledger, self.seat
         if seat is not None:
             # There is no call between these lines, so no place is counted twice.
             seat.ready += ledger.unreturned
@@ -94,12 +94,12 @@ class Leases:
 
     def give_back_soon(self) -> None:
         """Give up a place in a turn of the event loop of its own."""
-        if self._seat is not None:
-            self._seat.give_back_soon()
+        if self.seat is not None:
+            self.seat.give_back_soon()
 
     def leave_to(self, conn: Any) -> None:
         """Give up a place when *conn* is collected, because its pool forgets it."""
-        seat = self._seat
+        seat = self.seat
         if seat is None:
             return
         key = id(conn)
@@ -113,8 +113,8 @@ class Leases:
 
     def forget(self) -> None:
         """Give up all places at once: their connections are gone."""
-        if self._seat is not None:
-            self._seat.close(forked=os.getpid() != self._seat.pid)
+        if self.seat is not None:
+            self.seat.close(forked=os.getpid() != self.seat.pid)
 
     # What is shown.
 
@@ -127,7 +127,7 @@ class Leases:
         return replace(stats, own=self._own())
 
     def _own(self) -> BudgetShare | None:
-        seat = self._seat
+        seat = self.seat
         if seat is None or self.client is None:
             return None
         held, lacking = len(seat.table.held), self.client.lacking()
@@ -137,12 +137,12 @@ class Leases:
 
     def moves(self) -> tuple[int, int]:
         """How many places were given to others, and taken over from the dead."""
-        seat = self._seat
+        seat = self.seat
         return (0, 0) if seat is None else (seat.moved, seat.recovered)
 
     def holders(self) -> object:
         """Who holds the places at this moment, as text if it is converted to text."""
-        data = b"" if self._seat is None else self._seat.table.raw()
+        data = b"" if self.seat is None else self.seat.table.raw()
         return _Holders(self.budget.name, data)
 
 

@@ -41,17 +41,17 @@ class Reaper(Generic[T]):
         self.interval = timer_length(interval)
         self._loop = gevent.get_hub().loop
         self._stopped = False
-        self._greenlet = gevent.spawn(self._run)
+        self.greenlet = gevent.spawn(self._run)
 
     @property
     def is_alive(self) -> bool:
         """Whether it is running. False after :meth:`stop`, and if it was killed."""
-        return not (self._stopped or self._greenlet.dead)
+        return not (self._stopped or self.greenlet.dead)
 
     def stop(self) -> None:
         """End it soon. Never switches."""
         self._stopped = True
-        self._greenlet.kill(block=False)
+        self.greenlet.kill(block=False)
 
     def _forgotten(self, ref: Any) -> None:
         # A finalizer runs anywhere, so it only schedules.

@@ -61,7 +61,8 @@ class WorkerGroup:
     """All greenlets that work for one pool."""
 
     def __init__(self) -> None:
-        self._running: set[gevent.Greenlet[..., Any]] = set()
+        #: those that have not ended
+        self.running: set[gevent.Greenlet[..., Any]] = set()
         #: called when an error has ended a greenlet of a queue; None: nothing is
         self.on_failure: Callable[[], object] | None = None
         self._queues: list[WorkQueue[Any]] = []
@@ -71,15 +72,15 @@ class WorkerGroup:
     ) -> gevent.Greenlet[..., Any]:
         """Start *work* in a new greenlet, and return it. Never switches."""
         worker = gevent.Greenlet(work, *args)
-        worker.rawlink(self._running.discard)
+        worker.rawlink(self.running.discard)
         worker.start()
         # The last step: a greenlet that could not be started does no work.
-        self._running.add(worker)
+        self.running.add(worker)
         return worker
 
     def wait_for_one(self) -> None:
         """Wait until one of them has ended, if there are any. May switch."""
-        gevent.joinall(list(self._running), count=1)
+        gevent.joinall(list(self.running), count=1)
 
     def kill_all(self) -> None:
         """End them all soon, and empty the work queues. Never switches.
@@ -89,7 +90,7 @@ class WorkerGroup:
         for queue in self._queues:
             # Otherwise new greenlets would go on with the items.
             queue._items.clear()
-        for worker in list(self._running):
+        for worker in list(self.running):
             worker.kill(block=False)
 
 

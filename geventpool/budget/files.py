@@ -132,7 +132,7 @@ def check(path: str) -> None:
     """
     fd = open_file(path)
     try:
-        kind = _file_system(path)
+        kind = file_system(path)
         if _REFUSED.match(kind):
             raise BudgetError(
                 f"the budget's file {path!r} is on a file system of type {kind!r}, "
@@ -160,7 +160,7 @@ def _locks_work(fd: int, path: str) -> bool:
         os.close(other)
 
 
-def _file_system(path: str) -> str:
+def file_system(path: str) -> str:
     """The type of the file system that *path* is on; "": it cannot be told."""
     path = os.path.realpath(path)
     best = kind = ""

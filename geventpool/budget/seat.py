@@ -54,18 +54,18 @@ def _weakly(method: Callable[[], object]) -> Callable[[], None]:
 
 #: Those that are open. A pool may be collected before the connections that it lent:
 #: their places stay leased.
-_seats: set[Seat] = set()
+open_seats: set[Seat] = set()
 
 
 def after_fork() -> None:
     """In a child: the leases and the files are the parent's."""
-    for seat in list(_seats):
+    for seat in list(open_seats):
         seat.close(forked=True)
 
 
 def at_exit() -> None:
     """Remove the addresses. The places stay leased: connections may still be open."""
-    for seat in list(_seats):
+    for seat in list(open_seats):
         seat.close_mailbox()
 
 
@@ -139,7 +139,7 @@ class Seat:
         try:
             self._open_mailbox()
             parts = self._refresh()
-            _seats.add(self)
+            open_seats.add(self)
             # A smaller total is in force at once.
             self._send(parts, WISH)
         except BaseException:
@@ -177,7 +177,7 @@ class Seat:
         self._timer = self._watcher = None
         self.close_mailbox(unlink=not forked)
         self.table.close()
-        _seats.discard(self)
+        open_seats.discard(self)
 
     def close_mailbox(self, unlink: bool = True) -> None:
         """Hear no messages any more.
@@ -394,13 +394,18 @@ class Seat:
         messages = self._mailbox.receive()
         if FREE in messages:
             self._serve()
-        if WISH in messages and self._attend():
+        if WISH in messages and self.attend():
             self._keep_ticking()
 
     def _serve(self) -> None:
         self._blocked = False
         for client in list(self.clients):
             client.serve()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether it looks at intervals, because this or another process waits."""
+        return self._timer is not None
 
     def _keep_ticking(self) -> None:
         if self._timer is None:
@@ -410,7 +415,7 @@ class Seat:
     def _tick(self) -> None:
         self._is_current()
         self._serve()
-        goes_on = self._attend()
+        goes_on = self.attend()
         if self._lacking():
             self._remind()
             goes_on = True
@@ -424,7 +429,7 @@ class Seat:
         parts = self.table.parts()
         self._send([part for part in parts if part.written < before], WISH)
 
-    def _attend(self) -> bool:
+    def attend(self) -> bool:
         """Give what others need; return whether that has to be repeated."""
         for client in list(self.clients):
             client.settle()

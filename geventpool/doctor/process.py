@@ -12,7 +12,7 @@ import gevent
 
 from geventpool.doctor.finding import ERROR, OK, WARNING, Finding
 
-__all__ = ["check_process"]
+__all__ = ["check_files", "check_loop", "check_process"]
 
 #: The oldest versions that the pools work with.
 OLDEST = {
@@ -37,8 +37,8 @@ def check_process(connections: int | None) -> Iterator[Finding]:
     for name, oldest in OLDEST.items():
         yield from _check_version(name, oldest)
     yield from _check_parser()
-    yield from _check_loop(gevent.get_hub())
-    yield _check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections)
+    yield from check_loop(gevent.get_hub())
+    yield check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections)
 
 
 def installed(name: str) -> str | None:
@@ -83,7 +83,8 @@ def _check_parser() -> Iterator[Finding]:
         yield Finding("hiredis", OK, found)
 
 
-def _check_loop(hub: Any) -> Iterator[Finding]:
+def check_loop(hub: Any) -> Iterator[Finding]:
+    """Check the event loop and the resolver of a hub."""
     loop = hub.loop
     kind = type(loop).__module__
     backend = getattr(loop, "backend", "")
@@ -101,7 +102,11 @@ def _check_loop(hub: Any) -> Iterator[Finding]:
         yield Finding("resolver", OK, resolver)
 
 
-def _check_files(limit: int, connections: int | None) -> Finding:
+def check_files(limit: int, connections: int | None) -> Finding:
+    """Check that a process may open files for so many connections.
+
+    :param connections: None: their number is not known.
+    """
     if limit == resource.RLIM_INFINITY:
         return Finding("open files", OK, "no limit")
     text = f"at most {limit}"

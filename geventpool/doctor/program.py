@@ -19,7 +19,7 @@ from gevent import subprocess
 from geventpool.doctor.finding import ERROR, OK, WARNING, Finding
 from geventpool.patching import HOW_TO_PATCH
 
-__all__ = ["check_program"]
+__all__ = ["check_order", "check_program"]
 
 #: Seconds that the import of the program may take.
 TIMEOUT = 30.0
@@ -49,10 +49,14 @@ def check_program(module: str, timeout: float = TIMEOUT) -> Iterator[Finding]:
         yield Finding("patching", ERROR, text, HOW_TO_PATCH)
     else:
         yield Finding("patching", OK, "socket, ssl, select, time and threading")
-    yield from _check_order(report)
+    yield from check_order(report)
 
 
-def _check_order(report: dict[str, Any]) -> Iterator[Finding]:
+def check_order(report: dict[str, Any]) -> Iterator[Finding]:
+    """Check that nothing was imported before gevent patched it.
+
+    :param report: what the inspection of the program has found.
+    """
     unpatched = sorted(report["unpatched"])
     if unpatched:
         named = ", ".join(unpatched[:NAMED])

@@ -12,7 +12,7 @@ from geventpool.advise.sizing import Capacity
 from geventpool.dialing import KeepAlive
 from geventpool.doctor.finding import ERROR, OK, WARNING, Finding
 
-__all__ = ["TARGETS", "Settings", "check_proxy", "check_server"]
+__all__ = ["TARGETS", "Settings", "check_capacity", "check_proxy", "check_server"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ def check_server(target: Target, settings: Settings) -> Iterator[Finding]:
     conn = target.acquire()
     target.release(conn)
     yield Finding("server", OK, f"{target.place} answers")
-    yield _check_capacity(target.capacity(), settings)
+    yield check_capacity(target.capacity(), settings)
     yield _check_idle(target.idle_timeout(), settings)  # type: ignore[attr-defined]
 
 
-def _check_capacity(capacity: Capacity, settings: Settings) -> Finding:
+def check_capacity(capacity: Capacity, settings: Settings) -> Finding:
+    """Check that a server accepts as many connections as all workers may open."""
     needed = settings.workers * settings.max_connections
     sum_of = f"{settings.workers} workers x {settings.max_connections} connections"
     if capacity.maximum is None or capacity.free is None:

@@ -27,7 +27,7 @@ __all__ = ["UNREAD", "Interruptible"]
 UNREAD: int = True
 
 #: Bytes of a reply that are read to keep a connection. A new one costs less than more.
-_LONGEST_REPLY = 100 * 1024
+LONGEST_REPLY = 100 * 1024
 
 #: A patched poll switches even when told not to wait.
 _poll = gevent.monkey.get_original("select", "poll")
@@ -167,7 +167,7 @@ class Interruptible(Connection):
         size = 0
         for _ in range(first.read_length_encoded_integer() + 1):
             read()
-        while size < _LONGEST_REPLY:
+        while size < LONGEST_REPLY:
             row = read()
             if row.is_eof_packet():
                 return _is_last(EOFPacketWrapper(row).server_status)

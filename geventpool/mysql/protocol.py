@@ -328,7 +328,7 @@ class Wire(Ahead):
         if result.server_status is not None:
             self._note_ok(result.server_status)
             if self.can_track and result.message:
-                result.message = _info(result.message)
+                result.message = info_of(result.message)
             if result.insert_id:
                 self.made_id = True
         elif unbuffered:
@@ -479,7 +479,7 @@ class Wire(Ahead):
         return None
 
 
-def _info(message: bytes) -> bytes:
+def info_of(message: bytes) -> bytes:
     """Return the text of an OK packet, without the reports of changes after it."""
     length, start = message[0], 1
     if length == _TWO_BYTES:

@@ -58,6 +58,10 @@ class ProcessPools:
                     self._pools.append((key, pool))
         return pool
 
+    def made(self) -> list[Any]:
+        """Return the pools, the oldest first. Never switches."""
+        return [pool for _, pool in self._pools]
+
     def _find(self, key: object) -> Any:
         for known, pool in self._pools:
             if known == key:

@@ -72,8 +72,8 @@ def pool_greenlets(pool: Pool[Any]) -> set[greenlet.greenlet]:
     """Return the greenlets that work for *pool* now, the reaper included."""
     reaper = pool._lifecycle.housekeeping.reaper
     return {
-        *pool._lifecycle.workers._running,
-        *([] if reaper is None else [reaper._greenlet]),
+        *pool._lifecycle.workers.running,
+        *([] if reaper is None else [reaper.greenlet]),
     }
 
 

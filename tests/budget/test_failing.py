@@ -41,12 +41,12 @@ SPARED = {"__del__", "_hear"}
 
 def attend(one: seat.Seat) -> None:
     """Have a seat see to its places; nothing is left to do then."""
-    assert not one._attend()
+    assert not one.attend()
 
 
 def is_known(one: seat.Seat) -> bool:
     """Whether this process would find the seat again."""
-    return one in seat._seats
+    return one in seat.open_seats
 
 
 class Fault:

@@ -20,8 +20,8 @@ from geventpool import (
     PoolClosedError,
     PoolExhaustedError,
 )
+from geventpool._core.breaker import Breaker
 from geventpool._core.states import IDLE
-from geventpool.budget import files
 from geventpool.options import PoolOptions, from_text
 from geventpool.testing import ScriptedConnector, check, wait_until
 from tests import parts
@@ -260,19 +260,33 @@ def test_minimum_connections_take_nothing_from_others(make: Make) -> None:
     other = make(min_connections=2)
     wait_until(lambda: other.size == 1)
     assert (one.size, other.size) == (3, 1)
-    assert parts.leases(other)._seat._timer is None
+    assert not parts.leases(other).seat.is_looking
 
 
-def test_a_server_that_is_looked_for_takes_a_place(make: Make) -> None:
+def test_a_server_that_is_looked_for_takes_a_place(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without one it is looked for later."""
+    gate, looks = Event(), []
+
+    def next_pause(breaker: Breaker, now: float) -> float:
+        looks.append(now)
+        gate.wait()
+        return 0.0
+
+    monkeypatch.setattr(Breaker, "next_pause", next_pause)
     one = make()
-    other = make(ScriptedConnector(open=[OSError("down")] * 9), outage=Outage(1))
-    conns = [one.acquire() for _ in range(3)]
-    with pytest.raises(OSError, match="down"):
-        other.acquire()
-    conns.append(one.acquire())
-    parts.opener(other)._look()
-    assert parts.lifecycle(other).opener.lacking() == 0
+    conns = [one.acquire(reclaim=False) for _ in range(3)]
+    connector = ScriptedConnector(open=[OSError("down")])
+    other = make(connector, outage=Outage(1, wait=True))
+    waiter = gevent.spawn(other.acquire)
+    wait_until(lambda: bool(looks))
+    conns.append(one.acquire(reclaim=False))
+    gate.set()
+    wait_until(lambda: len(looks) > 3)
+    assert len(connector.calls) == 1 and not waiter.dead
+    one.drop(conns.pop())
+    assert waiter.get(timeout=5) is connector.opened[0]
     one.close(timeout=0)
 
 
@@ -324,7 +338,7 @@ def test_a_loop_that_is_gone_takes_nothing_back(make: Make) -> None:
     """A finaliser may run at the very end."""
     pool = make()
     pool.acquire(reclaim=False)
-    seat = parts.leases(pool)._seat
+    seat = parts.leases(pool).seat
     seat.loop = None
     seat.give_back_soon()
     assert seat.table.fd == -1
@@ -371,9 +385,10 @@ def test_a_folder_that_has_no_room_is_named(
 ) -> None:
     """The error of the system is in the message."""
 
-    def full(path: str) -> None:
+    def full(fd: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_make", full)
+    monkeypatch.setattr("os.ftruncate", full)
     with pytest.raises(BudgetError, match="No space left"):
         Budget(tmp_path / "c", 1)
+    assert not list(tmp_path.glob("c*"))

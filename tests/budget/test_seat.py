@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from geventpool.budget import seat as module
 from geventpool.budget.client import Standing
 from geventpool.budget.seat import Seat
 from geventpool.budget.table import read
-from geventpool.testing import wait_until
+from geventpool.budget.wakeups import WISH, Mailbox
+from geventpool.testing import Clock, wait_until
 
 
 def is_looking(one: Any) -> bool:
     """Whether its seat looks for places at intervals."""
-    return one.seat._timer is not None
+    return bool(one.seat.is_looking)
 
 
 class Client:
@@ -85,8 +87,8 @@ def path(tmp_path: Path) -> str:
 def make(path: str) -> Iterator[Make]:
     seats: list[Seat] = []
 
-    def make(total: int = 4, reserve: int = 1) -> Client:
-        seats.append(Seat(path, total, reserve, gevent.get_hub().loop))
+    def make(total: int = 4, reserve: int = 1, **options: Any) -> Client:
+        seats.append(Seat(path, total, reserve, gevent.get_hub().loop, **options))
         return Client(seats[-1])
 
     yield make
@@ -121,22 +123,26 @@ def test_processes_that_look_anyhow_are_not_told_again(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With eight workers under load each message would wake seven of them."""
-    one, other = make(), make()
+    clock = Clock(time.monotonic())
+    one, other = make(clock=clock), make(clock=clock)
     one.want(4)
-    sent, ticks = [], []
-    mailbox, tick = other.seat._mailbox, other.seat._tick
-    monkeypatch.setattr(mailbox, "send", lambda *message: sent.append(message))
-    monkeypatch.setattr(other.seat, "_tick", lambda: [ticks.append(1), tick()])  # type: ignore[func-returns-value]
+    sent: list[bytes] = []
+    send = Mailbox.send
+
+    def note(mailbox: Mailbox, row: int, message: bytes) -> None:
+        sent.append(message)
+        send(mailbox, row, message)
+
+    monkeypatch.setattr(Mailbox, "send", note)
     other.want(1)
-    assert len(sent) == 1
-    one.seat._hear()
-    one.seat._keep_ticking()
-    until(lambda: len(ticks) > 3)
-    assert len(sent) == 1
-    one.seat._timer.stop()
+    assert sent == [WISH]
+    until(lambda: is_looking(one) and other.settled > 3)
+    assert sent == [WISH]
+    # The other one has written nothing for a while.
+    monkeypatch.setattr(one.seat.table, "write", lambda part: None)
+    clock.advance(1)
     until(lambda: len(sent) > 1)
-    one.seat._timer.close()
-    one.seat._timer = None
+    assert set(sent) == {WISH}
 
 
 def test_places_in_use_come_when_they_come_back(make: Make) -> None:
@@ -207,7 +213,7 @@ def test_nothing_is_tried_again_before_anything_changes(
     """With a thousand waiters each newcomer would cost system calls."""
     one = make(total=1)
     one.want(2)
-    monkeypatch.setattr(one.seat, "_take", lambda wish: pytest.fail("tried again"))
+    monkeypatch.setattr(one.seat.table, "write", lambda part: pytest.fail("again"))
     assert not one.seat.lease()
 
 
@@ -379,7 +385,7 @@ def test_a_seat_that_no_client_uses_is_closed(path: str) -> None:
     assert len(read(path)[0]) == 1
     seat.give_back()
     assert read(path)[0] == []
-    assert seat not in module._seats
+    assert seat not in module.open_seats
 
 
 def test_a_seat_whose_loop_is_gone_is_closed(path: str) -> None:

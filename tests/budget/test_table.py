@@ -215,8 +215,18 @@ def test_two_processes_may_make_the_file_at_once(
     """The one that comes second uses what the first has made."""
     os.close(files.open_file(path))
     before = os.stat(path).st_ino
-    files._make(path)
-    assert os.stat(path).st_ino == before
+    opened = os.open
+    late: list[str] = []
+
+    def open_late(name: str, *rest: int) -> int:
+        if name == path and not late:
+            late.append(name)
+            raise FileNotFoundError
+        return opened(name, *rest)
+
+    monkeypatch.setattr("os.open", open_late)
+    os.close(files.open_file(path))
+    assert late and os.stat(path).st_ino == before
     assert os.listdir(os.path.dirname(path)) == ["b"]
 
 
@@ -249,7 +259,7 @@ def test_a_file_system_whose_locks_are_unsafe_is_refused(
     path: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such locks block, or are granted twice now and then."""
-    monkeypatch.setattr(files, "_file_system", lambda path: kind)
+    monkeypatch.setattr(files, "file_system", lambda path: kind)
     with pytest.raises(BudgetError, match=kind):
         files.check(path)
 
@@ -275,7 +285,7 @@ def test_the_type_of_a_file_system_may_be_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without /proc the locks are tried all the same."""
-    file_system = files._file_system
+    file_system = files.file_system
     assert file_system("/proc/self/stat") == "proc"
 
     def missing(*args: object, **more: object) -> None:

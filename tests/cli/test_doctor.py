@@ -69,14 +69,14 @@ def test_a_loop_or_resolver_that_blocks_is_named() -> None:
 
         resolver = type("R", (), {"__module__": "gevent.resolver.blocking"})()
 
-    loop, resolver = process._check_loop(Hub)
+    loop, resolver = process.check_loop(Hub)
     assert loop.level == WARNING and "GEVENT_BACKEND" in loop.advice
     assert resolver.level == ERROR and "GEVENT_RESOLVER" in resolver.advice
 
 
 def test_too_few_open_files_are_named() -> None:
     """Each connection needs one."""
-    check = process._check_files
+    check = process.check_files
     assert check(resource.RLIM_INFINITY, 9).text == "no limit"
     assert check(100, None).level == OK
     assert check(1024, 200).level == OK
@@ -152,7 +152,7 @@ def test_many_modules_are_counted_and_warnings_are_told() -> None:
     """A long list helps nobody."""
     names = [f"m{number:02}" for number in range(20)]
     report = {"patched": ["ssl"], "unpatched": names, "warnings": 2}
-    order, warned = program._check_order(report)
+    order, warned = program.check_order(report)
     assert "m07 and 12 more" in order.text and warned.level == WARNING
 
 
@@ -224,7 +224,7 @@ def test_a_missing_driver_is_told_of(
 def test_limits_that_are_hidden_or_too_low_are_told_of() -> None:
     """An account may not be allowed to ask."""
     settings = servers.Settings(8, 10, None, None)
-    check = servers._check_capacity
+    check = servers.check_capacity
     assert check(Capacity(), settings).level == WARNING
     finding = check(Capacity(10, 6), settings)
     assert finding.level == ERROR and "fewer workers" in finding.advice

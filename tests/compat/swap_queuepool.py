@@ -78,7 +78,7 @@ def let_forgotten_ones_return():
     if "geventpool.pool" in sys.modules:
         # Closed pools as well: their last connections may be on the way back.
         for pool in list(sys.modules["geventpool._core.registry"]._pools):
-            gevent.joinall(list(pool._lifecycle.workers._running), timeout=5)
+            gevent.joinall(list(pool._lifecycle.workers.running), timeout=5)
 
 
 if __name__ == "__main__":

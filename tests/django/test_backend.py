@@ -27,7 +27,6 @@ from geventpool import (
     NotPatchedWarning,
     PoolClosedError,
     PoolExhaustedError,
-    patching,
 )
 from geventpool.django.mysql import pools as room
 from geventpool.mysql import Connection
@@ -36,6 +35,7 @@ from tests import parts
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
 from tests.mysql.conftest import is_running
+from tests.test_patching import warn_again
 
 SELECT = b"SELECT `project_account`"
 
@@ -579,7 +579,7 @@ def transaction_of(wrapper):
 def test_without_monkey_patching_there_is_no_pool(make, monkeypatch):
     """As under ``manage.py``, where nothing but one thread asks."""
     monkeypatch.setattr(monkey, "is_object_patched", lambda *name: False)
-    monkeypatch.setattr(patching, "_warned", type(patching._warned)())
+    warn_again(monkeypatch)
     wrapper = make()
     with pytest.warns(NotPatchedWarning, match="Django's own backend"):
         assert wrapper.pool is None

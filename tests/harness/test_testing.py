@@ -585,7 +585,7 @@ def test_a_pool_at_rest_has_no_greenlet_but_its_reaper() -> None:
     pool = stocked()
     gevent.idle()
     assert parts.reaper(pool) is not None
-    assert pool_greenlets(pool) == {parts.reaper(pool)._greenlet}
+    assert pool_greenlets(pool) == {parts.reaper(pool).greenlet}
 
 
 def test_a_raw_greenlet_can_be_the_victim() -> None:

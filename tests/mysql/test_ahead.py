@@ -12,7 +12,7 @@ from pymysql.constants import CLIENT
 
 from geventpool import Timeouts
 from geventpool.mysql import ConnectionPool, ahead
-from geventpool.mysql.protocol import _info
+from geventpool.mysql.protocol import info_of
 from geventpool.mysql.statements import Kind
 from geventpool.testing import interrupt_everywhere, no_switch, wait_until
 from tests import parts
@@ -199,7 +199,7 @@ def test_the_text_of_an_answer_is_free_of_reports(make_pool, table):
 def test_a_long_text_of_an_answer_is_whole():
     """Its length stands in two bytes then."""
     text = b"x" * 300
-    assert _info(b"\xfc\x2c\x01" + text + b"reports") == text
+    assert info_of(b"\xfc\x2c\x01" + text + b"reports") == text
 
 
 # Replies that are late, wrong or missing

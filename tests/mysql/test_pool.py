@@ -608,9 +608,13 @@ def test_a_pool_is_made_of_a_url(make_pool, mariadb_server):
     """As an argument or by from_url; keywords win."""
     with make_pool(mariadb_server.url).connection() as conn:
         assert value(conn, "SELECT DATABASE()") == mariadb_server.database
-    pool = ConnectionPool.from_url(mariadb_server.url, database="mysql", user="root")
-    assert parts.connector(pool)._options["database"] == "mysql"
-    assert parts.connector(pool)._options["user"] == "root"
+    name = "information_schema"
+    with ConnectionPool.from_url(mariadb_server.url, database=name) as pool:
+        with pool.connection() as conn:
+            assert value(conn, "SELECT DATABASE()") == name
+    pool = ConnectionPool.from_url(mariadb_server.url, user="stranger")
+    with pytest.raises(err.OperationalError, match="'stranger'"):
+        pool.acquire()
 
 
 def test_a_url_may_name_options_of_the_pool_and_a_keyword_wins(

@@ -29,6 +29,7 @@ from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
+from tests.test_patching import warn_again
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -60,7 +61,7 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As in a process that gevent has not patched; to be undone in the test."""
     with monkeypatch.context() as patch:
         patch.setattr(monkey, "is_object_patched", lambda *name: False)
-        patch.setattr(patching, "_warned", {})
+        warn_again(patch)
         patch.setattr(patching, "warn_once", lambda *text: None)
         yield patch
 
@@ -309,7 +310,7 @@ def test_threads_that_use_the_pool_first_share_one_stock_pool(
 
 def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And those that are cooperative are left alone."""
-    monkeypatch.setattr(patching, "_warned", set())
+    warn_again(monkeypatch)
     blocking = monkey.get_original("time", "sleep")
     monkeypatch.setattr("redis.retry.sleep", blocking)
     with pytest.warns(NotPatchedWarning, match="set redis.retry.sleep to"):
@@ -320,7 +321,7 @@ def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_modules_that_block_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where the part of the standard library is not patched."""
-    monkeypatch.setattr(patching, "_warned", set())
+    warn_again(monkeypatch)
     before = redis.lock.mod_time  # type: ignore[attr-defined]
     cooperation.make_cooperative()
     assert redis.lock.mod_time is before  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -25,6 +25,7 @@ from geventpool.sqlalchemy import GreenletPool
 from geventpool.status.facts import plain
 from geventpool.testing import ScriptedConnector, no_switch
 from tests.telemetry import isolated
+from tests.test_measures import measure_nothing
 
 SECRET = "s3cr3t-w0rd"
 
@@ -85,30 +86,29 @@ def test_the_json_has_each_pool_with_its_loans(pool: Pool[Any]) -> None:
 
 
 @pytest.fixture
-def default(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def default(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     """Whether new pools are measured; as before at the end of the test."""
-    values = [False]
-    monkeypatch.setattr(measures, "_default", values)
-    return values
+    measure_nothing(monkeypatch)
+    return measures.is_default
 
 
 def test_the_pools_are_measured_unless_it_is_not_wanted(
-    pool: Pool[Any], default: list[bool]
+    pool: Pool[Any], default: Callable[[], bool]
 ) -> None:
     """The curve of the 99th percentile needs it."""
     status.app(measure=False)
     status.app([pool], measure=False)
-    assert pool.measures is None and default == [False]
+    assert pool.measures is None and not default()
     status.app([pool])
-    assert pool.measures is not None and default == [False]
+    assert pool.measures is not None and not default()
     state = json.loads(ask(status.app([pool]), "/status.json").text)
     assert "p99" in state["pools"][0]["stats"]["measured"]["wait"]
     status.app()
-    assert default == [True]
+    assert default()
 
 
 def test_all_open_pools_are_shown_unless_some_are_named(
-    pool: Pool[Any], default: list[bool]
+    pool: Pool[Any], default: Callable[[], bool]
 ) -> None:
     """A pool that is made later appears, and a closed one goes."""
     application = status.app()
@@ -287,7 +287,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 def test_without_measuring_the_gauges_are_shown_and_no_counts(
-    pool: Pool[Any], default: list[bool]
+    pool: Pool[Any], default: Callable[[], bool]
 ) -> None:
     """A count that stays 0 would be a lie."""
     for application in (

@@ -28,11 +28,6 @@ MOST = 3
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")
 
 
-def made_by(pools: ProcessPools) -> Any:
-    """The pools of all processes, with their keys."""
-    return pools._pools
-
-
 @pytest.fixture()
 def server() -> Iterator[RedisServer]:
     with RedisServer() as server:
@@ -50,7 +45,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessPools]:
         for scheme in hook.SCHEMES:
             monkeypatch.setitem(aliases, scheme, aliases[scheme])
     yield pools
-    for _, pool in made_by(pools):
+    for pool in pools.made():
         pool.disconnect()
 
 
@@ -104,7 +99,7 @@ def test_all_channels_share_the_pool_of_the_broker(app, server, pools):
     with app.connection_for_write() as connection:
         channels = [connection.channel() for _ in range(6)]
         shared = {id(channel.pool) for channel in channels}
-        assert len(shared) == len(made_by(pools)) == 1
+        assert len(shared) == len(pools.made()) == 1
         assert type(channels[0].pool) is ConnectionPool
         assert len({id(channel.async_pool) for channel in channels}) == 6
         assert type(channels[0].async_pool) is redis.ConnectionPool
@@ -160,7 +155,7 @@ def test_a_credential_provider_does_not_make_a_pool_each_time(app, pools, given)
     connection = kombu.Connection(app.conf.broker_url, credential_provider=given)
     with connection:
         made += [connection.channel().pool for _ in range(3)]
-    assert len({id(pool) for pool in made}) == len(made_by(pools)) == 2
+    assert len({id(pool) for pool in made}) == len(pools.made()) == 2
 
 
 def test_a_provider_in_the_url_of_the_results_is_told_by_its_class(server, pools):
