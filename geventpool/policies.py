@@ -189,7 +189,7 @@ class Outage:
     waiters and new callers fail at once with the last error, unless a loan that has
     just begun may serve them. The server is probed with the pauses of *backoff*, while
     connections are requested. By default they are about 1 % of the outage so far, from
-    5 ms to 0.25 s. The first success ends the pause, and one, two, four... connections
+    5 ms to 0.25 s. The first success ends the pause, and *max_connecting* connections
     are opened at a time again.
 
     There is no grace for a server that was never reached, or for an error that is no

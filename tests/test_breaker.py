@@ -39,15 +39,27 @@ def test_without_a_number_there_is_no_pause():
     assert breaker.succeeded(1000) is None and breaker.limit == 4
 
 
-def test_after_a_pause_connections_are_opened_by_ones_twos_and_fours():
-    """A server that has just come up is not met by all at once."""
-    breaker = Breaker(Outage(failures=1), 6)
+@pytest.mark.parametrize(
+    "first, limits",
+    [
+        (None, [6, 6, 6, 6, 6]),
+        (1, [1, 2, 4, 6, 6]),
+        (3, [3, 3, 4, 6, 6]),
+    ],
+)
+def test_after_a_pause_as_many_are_opened_as_usual_or_twice_as_many_each_time(
+    first, limits
+):
+    """Waiters wait for them; borrowers that connect by themselves may be many more."""
+    breaker = Breaker(Outage(failures=1), 6, first)
     breaker.failed(0)
-    limits = []
+    seen, recovering = [], []
     for moment in range(5):
         breaker.succeeded(moment)
-        limits.append(breaker.limit)
-    assert limits == [1, 2, 4, 6, 6]
+        seen.append(breaker.limit)
+        recovering.append(breaker.is_recovering)
+    assert seen == limits
+    assert recovering == [True, True, True, False, False]
 
 
 def test_until_all_is_well_one_failure_is_enough():
@@ -75,9 +87,9 @@ def test_one_who_may_try_first_and_succeeds_ends_the_outage():
     breaker = Breaker(Outage(failures=1), 4)
     breaker.failed(10)
     breaker.half_open()
-    assert breaker.limit == 1 and not breaker.paused
+    assert breaker.limit == 1 and not breaker.paused and breaker.is_recovering
     assert breaker.succeeded(30) == 20
-    assert breaker.limit == 1
+    assert breaker.limit == 4
 
 
 def test_one_who_may_try_first_and_fails_begins_the_next_pause():

@@ -8,7 +8,10 @@ opens nothing, and does not wait.
     closed ------ many failures in a row ----> paused <---+
        ^                                        |   |      | a failure
        |                              a success |   +-> half-open, one try at a time
-       +-- as many at a time as before <--------+----------+
+       +----------------------------------------+----------+
+
+After a success the server is *recovering* for some successes more: as many as are
+usual are opened at a time, but one failure begins the next pause.
 """
 
 from __future__ import annotations
@@ -33,13 +36,17 @@ class Breaker:
 
     :param Outage policy: when to pause, and for how long.
     :param int most: the connections that may be opened at a time without an outage.
+    :param first: so many after the first success of an outage, and then twice as many
+        with each success; None: *most*.
     """
 
-    def __init__(self, policy: Outage, most: int) -> None:
+    def __init__(self, policy: Outage, most: int, first: int | None = None) -> None:
         self.policy = policy
         self.most = most
-        #: the connections that may be opened at a time while it is not paused
-        self._admitted = most
+        self._first_limit = most if first is None else first
+        #: the connections that have proven the server: 1 after an outage, twice as many
+        #: with each success, until there are *most*
+        self._proven = most
         #: failures in a row; kept one below a pause until the outage is over
         self._failures = 0
         #: attempts since the pause began
@@ -61,7 +68,15 @@ class Breaker:
     @property
     def limit(self) -> int:
         """How many connections may be opened at a time."""
-        return 0 if self.paused else self._admitted
+        if self.paused:
+            return 0
+        # Told, but not paused: it is half-open.
+        return 1 if self._told else max(self._first_limit, self._proven)
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the server has only begun to answer again, or may be tried."""
+        return not self.paused and self._proven < self.most
 
     def failed(self, now: float, lost: bool = True, began: float | None = None) -> bool:
         """Note that a connection could not be opened.
@@ -117,14 +132,14 @@ class Breaker:
         :return: the seconds since the first failure, if this ends an outage; or None.
         """
         outage = now - self.since if self._told and self.since is not None else None
-        self._admitted = 1 if self._told else min(self.most, 2 * self._admitted)
+        self._proven = 1 if self._told else min(self.most, 2 * self._proven)
         self.since = None
         self.reached = True
         self.paused = self._told = False
         self._tries = 0
         # One failure is enough while the server is only beginning to answer.
         edge = (self.policy.failures or 1) - 1
-        self._failures = 0 if self._admitted == self.most else edge
+        self._failures = edge if self.is_recovering else 0
         return outage
 
     def next_pause(self, now: float) -> float:
@@ -140,4 +155,4 @@ class Breaker:
     def half_open(self) -> None:
         """Let the next caller try the server, because the probe greenlet has ended."""
         self.paused = False
-        self._admitted = 1
+        self._proven = 1

@@ -37,7 +37,7 @@ log = logging.getLogger("geventpool")
 #: An attempt to open that has taken so many seconds may never end. From then on it
 #: counts against *max_connections* only, so that it delays nobody else.
 SLOW = 1.0
-#: The same after an outage, until as many are opened at a time as usual.
+#: The same while the server is recovering from an outage.
 PROMPT = 0.05
 
 
@@ -273,8 +273,8 @@ class Opener(Generic[C]):
 
     def _try(self, entry: Entry[C]) -> C:
         # A server that has just come back may need long for its first connections.
-        is_recovering = 0 < self.breaker.limit < self.breaker.most
-        with self.attempts.watched(entry, PROMPT if is_recovering else SLOW):
+        seconds = PROMPT if self.breaker.is_recovering else SLOW
+        with self.attempts.watched(entry, seconds):
             return within(self._limit, "opening", self._connector.open)
 
     def _may_retry(self, entry: Entry[C], error: Exception, attempt: int) -> bool:

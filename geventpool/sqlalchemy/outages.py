@@ -31,8 +31,10 @@ __all__ = ["ConnectGate"]
 
 C = TypeVar("C")
 
-#: After an outage one borrower may connect at a time, then two, four and so on. When so
-#: many may, there is no limit any more.
+#: After an outage so many borrowers may connect at a time, as many as the other pools
+#: open by default. With each success twice as many may.
+FIRST = 4
+#: When so many may, there is no limit any more.
 NO_LIMIT_FROM = 16
 #: Seconds between two attempts at least, so that others run meanwhile.
 SHORTEST = 0.001
@@ -59,7 +61,7 @@ class ConnectGate:
         classify: Callable[[Exception], ErrorAction],
         notify: Callable[[str, Any], object],
     ) -> None:
-        self.breaker = Breaker(policy, NO_LIMIT_FROM)
+        self.breaker = Breaker(policy, NO_LIMIT_FROM, FIRST)
         self.full = FullServer()
         self._clock = clock
         self._classify = classify

@@ -10,7 +10,7 @@ from gevent.event import Event
 
 from geventpool import Backoff, ErrorAction, Outage
 from geventpool.sqlalchemy import outages
-from geventpool.sqlalchemy.outages import NO_LIMIT_FROM, ConnectGate
+from geventpool.sqlalchemy.outages import FIRST, NO_LIMIT_FROM, ConnectGate
 from geventpool.testing import Clock, wait_until
 
 #: The server is not tried again before the test is over.
@@ -262,8 +262,8 @@ def test_in_the_grace_an_attempt_that_hangs_delays_others_for_a_moment():
     assert first.get() == "connection"
 
 
-def test_after_an_outage_borrowers_connect_by_ones_and_twos():
-    """The server has much to do then."""
+def test_after_an_outage_borrowers_connect_by_fours_and_eights():
+    """The server has much to do then, and nothing else limits them."""
     clock = Clock()
     gate, server = make(clock, grace=0, failures=1, backoff=AT_ONCE)
     server.error = OSError("down")
@@ -272,11 +272,11 @@ def test_after_an_outage_borrowers_connect_by_ones_and_twos():
     server.error = None
     assert outcome(gate, server) == "connection"
     hangs = server.hangs = Event()
-    crowd = [gevent.spawn(outcome, gate, server) for _ in range(4)]
+    crowd = [gevent.spawn(outcome, gate, server) for _ in range(10)]
     gevent.idle()
-    assert len(attempts(gate)) == 1
+    assert len(attempts(gate)) == FIRST
     clock.advance(2 * outages.PROMPT)  # type: ignore[attr-defined]
-    wait_until(lambda: len(attempts(gate)) == 2)
+    wait_until(lambda: len(attempts(gate)) == 2 * FIRST)
     before = server.dials
     last = gevent.spawn(outcome, gate, server, 0)
     gevent.idle()
