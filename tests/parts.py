@@ -163,12 +163,13 @@ def sharing(pool: Any) -> Any:
 
 def multiplexers(pool: Any) -> Any:
     """What :func:`sharing` has, one for each kind of connection."""
-    return sharing(pool)._multiplexers
+    return sharing(pool).multiplexers
 
 
 def multiplexer(pool: Any) -> Any:
     """The only one of them; None: no command has been sent."""
-    return sharing(pool)._only
+    found = multiplexers(pool)
+    return found[0] if len(found) == 1 else None
 
 
 def socket_of(conn: Any) -> Any:

@@ -142,7 +142,7 @@ class Sharing(Source):
         #: names of commands that may share, whatever their arguments are
         self.names = (SHAREABLE | self._also) - self._never
         #: made at first use, because an unused pool must not create a hub
-        self._multiplexers: list[Multiplexer] = []
+        self.multiplexers: list[Multiplexer] = []
         self._only: Multiplexer | None = None
         #: of the greenlets that share; before first use, nothing that is a hub
         self._hub: Any = _NO_HUB
@@ -205,7 +205,7 @@ class Sharing(Source):
     def _multiplexer_of(self, greenlet: Any) -> Multiplexer:
         # The lowest bits of an address are always 0.
         number = (id(greenlet) >> 4) * 2654435761 >> 12
-        return self._multiplexers[number % len(self._multiplexers)]
+        return self.multiplexers[number % len(self.multiplexers)]
 
     def _start(self) -> bool:
         """Make the queues; False: this pool's connections cannot be shared."""
@@ -225,12 +225,12 @@ class Sharing(Source):
         self.fast_pack = fast_packer_of(template) or self.pack
         self.place = place_of(template)
         hub = get_hub()
-        self._multiplexers = [
+        self.multiplexers = [
             Multiplexer(self, self._max_in_flight, hub)
             for _ in range(self._policy.connections)
         ]
-        if len(self._multiplexers) == 1:
-            self._only = self._multiplexers[0]
+        if len(self.multiplexers) == 1:
+            self._only = self.multiplexers[0]
         self._hub = hub
         return True
 
@@ -425,7 +425,7 @@ class Sharing(Source):
 
     def renew(self) -> None:
         """Give the connections back when all calls are answered. Never switches."""
-        for each in self._multiplexers:
+        for each in self.multiplexers:
             each.renew()
 
     def close(self) -> None:
@@ -433,17 +433,17 @@ class Sharing(Source):
         error = self.explained(
             PoolClosedError(f"Pool {self.name!r} was closed while you waited")
         )
-        for each in self._multiplexers:
+        for each in self.multiplexers:
             each.close(error)
 
     def in_flight(self) -> int:
         """Return how many units of the room for calls are taken."""
-        return sum(each.room.size - each.room.free for each in self._multiplexers)
+        return sum(each.room.size - each.room.free for each in self.multiplexers)
 
     def forget(self) -> None:
         """Set the initial state in a forked child."""
         self._pushes.clear()
-        for each in self._multiplexers:
+        for each in self.multiplexers:
             each.forget()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 import redis
 
@@ -128,3 +129,10 @@ def replicated() -> Iterator[tuple[list[RedisServer], list[RedisSentinel]]]:
         finally:
             for each in sentinels:
                 each.close()
+
+
+@pytest.fixture()
+def limited() -> Iterator[None]:
+    """Fail a test whose command waits for a reply that never comes."""
+    with gevent.Timeout(20, AssertionError("it waits without limit")):
+        yield

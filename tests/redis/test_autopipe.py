@@ -20,6 +20,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.conftest import TLS, MakePool
 from tests.redis.scripted import scripted_redis
+from tests.redis.talking import own_loans
 from tests.redis.tools import chain, outcome, pool_of
 from tests.servers import RedisServer
 
@@ -36,13 +37,6 @@ def echoes(client: redis.Redis, number: int) -> list[Any]:
     """What so many greenlets get, each of which asks for something of its own."""
     jobs = [gevent.spawn(client.echo, f"tag{each}") for each in range(number)]
     return [job.get(timeout=10) for job in jobs]
-
-
-def own_loans(client: redis.Redis) -> int:
-    """How many connections are lent that are not shared."""
-    pool = pool_of(client)
-    shared = sum(each.shared is not None for each in parts.multiplexers(pool))
-    return pool.stats().in_use - shared
 
 
 # Over one connection.
@@ -214,25 +208,6 @@ def test_a_reply_that_must_not_be_decoded_comes_over_another_connection(
     assert client.execute_command("GET", "raw", NEVER_DECODE=True) == b"\xff"
     client.set("raw", "text")
     assert client.get("raw") == "text"
-
-
-@pytest.mark.parametrize("transaction", [False, True])
-def test_a_pipeline_with_such_a_reply_does_as_with_a_connection_of_its_own(
-    make_pool: MakePool, redis_server: RedisServer, transaction: bool
-) -> None:
-    """Also as the first of all commands."""
-    pool = make_pool(decode_responses=True, auto_pipeline=True)
-    own = redis.Redis(port=redis_server.port, decode_responses=True)
-    own.mset({"text": "text", "raw": "raw" if transaction else b"\xff"})
-    got = []
-    for client in own, redis.Redis(connection_pool=pool):
-        pipe = chain(client.pipeline(transaction)).get("text")
-        got.append(pipe.execute_command("GET", "raw", NEVER_DECODE=True).execute())
-    own.close()
-    assert got[0] == got[1] == ["text", "raw" if transaction else b"\xff"]
-    assert chain(client.pipeline(transaction)).get("text").execute() == ["text"]
-    assert own_loans(client) == 0
-    assert parts.sharing(pool)._multiplexers[0].shared is not None
 
 
 def test_a_packer_of_the_users_own_is_used(make_pool: MakePool) -> None:
@@ -459,30 +434,6 @@ def test_wait_counts_the_writes_that_were_shared(shared: redis.Redis) -> None:
         admin.close()
 
 
-def test_wait_takes_another_connection_if_the_shared_one_is_closed(
-    make_pool: MakePool,
-) -> None:
-    """Closed after it was handed over, and before this greenlet runs."""
-    pool = make_pool(max_connections=2, auto_pipeline=True)
-    client = redis.Redis(connection_pool=pool)
-    client.set("key", "1")
-    [shared] = pool.core.lent_connections()
-    source = parts.sharing(pool)
-    assert source is not None
-    [multiplexer] = source._multiplexers
-    waiter = gevent.spawn(client.wait, 0, 1)
-    give = multiplexer.take
-
-    def take_and_lose() -> Any:
-        conn = give()
-        pool.core.drop(conn, anyone=True)
-        return conn
-
-    multiplexer.take = take_and_lose
-    assert waiter.get(timeout=5) == 0
-    assert shared not in pool.core.lent_connections()
-
-
 def test_wait_works_for_a_user_that_may_not_publish(own_server: RedisServer) -> None:
     """The message is a means only."""
     admin = redis.Redis(host=own_server.host, port=own_server.port)
@@ -514,14 +465,6 @@ def test_names_can_be_added_to_the_list_and_taken_from_it(make_pool: MakePool) -
     assert chain(client.pipeline()).set("a", "1").get("a").execute() == [True, b"1"]
     assert client.get("a") == b"1"
     assert pool_of(client).stats().size == 2
-
-
-def test_a_cache_keeps_connections_for_itself(make_pool: MakePool) -> None:
-    """redis-py's cache tells of changed keys by the connection that read them."""
-    pool = make_pool(auto_pipeline=True)
-    pool.cache = object()  # type: ignore[assignment]
-    assert parts.sharing(pool) is not None
-    assert not parts.sharing(pool)._start()
 
 
 def test_connections_of_the_users_own_are_not_shared(make_pool: MakePool) -> None:
@@ -562,27 +505,6 @@ def test_in_the_hub_a_command_is_not_queued(shared: redis.Redis) -> None:
 
 
 # Several connections, and room.
-
-
-def test_a_greenlet_keeps_to_one_of_several_connections(make_pool: MakePool) -> None:
-    """So its commands are executed in the order in which it sent them."""
-    pool = make_pool(auto_pipeline=3, max_connections=5)
-    client = redis.Redis(connection_pool=pool)
-    used: list[set[int]] = []
-
-    def work() -> None:
-        sharing = parts.sharing(pool)
-        mine = set()
-        for _ in range(5):
-            client.ping()
-            mine.add(id(sharing._multiplexer_of(gevent.getcurrent())))
-        used.append(mine)
-
-    jobs = [gevent.spawn(work) for _ in range(60)]
-    gevent.joinall(jobs, raise_error=True)
-    assert all(len(each) == 1 for each in used)
-    assert len(set.union(*used)) == 3
-    assert pool.stats().size == 3
 
 
 def test_what_is_under_way_is_bounded() -> None:
@@ -668,17 +590,6 @@ def test_a_wrong_policy_is_refused(
     """A string would be taken for a collection of letters."""
     with pytest.raises(error):
         AutoPipeline(**options)
-
-
-def test_a_url_can_ask_for_it() -> None:
-    """As for the other options of the pool."""
-    url = "redis://localhost?auto_pipeline={}&max_in_flight=7"
-    for text, number in (("true", 1), ("on", 1), ("3", 3), ("false", 0), ("0", 0)):
-        pool = ConnectionPool.from_url(url.format(text))
-        sharing = parts.sharing(pool)
-        assert (0 if sharing is None else sharing._policy.connections) == number
-    with pytest.raises(ValueError, match="auto_pipeline must be true, false or a"):
-        ConnectionPool.from_url(url.format("maybe"))
 
 
 def test_new_retries_reach_commands_that_share(shared: redis.Redis) -> None:

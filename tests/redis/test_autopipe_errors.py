@@ -6,41 +6,28 @@ tests/failures/test_failing_calls.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
-import redis
 
 from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis.errand import Errand
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.shared import SharedConnection
 from geventpool.testing import wait_until
-from tests import parts
 from tests.redis.scripted import echo
-from tests.redis.test_autopipe_trouble import in_flight, multiplexer, talking
+from tests.redis.talking import (
+    Interrupt,
+    in_flight,
+    multiplexer,
+    once,
+    talking,
+    without_connection,
+)
 from tests.redis.tools import assert_all_places, outcome
 
-
-class Interrupt(BaseException):
-    """What a signal handler raises."""
-
-
-@pytest.fixture(autouse=True)
-def ended_in_time() -> Iterator[None]:
-    """Fail a test whose command waits for a reply that never comes."""
-    with gevent.Timeout(20, AssertionError("it waits without limit")):
-        yield
-
-
-def without_connection(client: redis.Redis) -> None:
-    """Let the next command open a connection."""
-    pool = client.connection_pool
-    parts.sharing(pool).renew()
-    wait_until(lambda: multiplexer(client).shared is None)
-    pool.core.drop(pool.core.acquire())  # type: ignore[attr-defined]
+pytestmark = pytest.mark.usefixtures("limited")
 
 
 # What is left to the hub.
@@ -99,32 +86,6 @@ def test_an_errand_whose_call_fails_is_called_again(hub_errors: list[Any]) -> No
 
 
 # Writing.
-
-
-@pytest.mark.parametrize("error", [MemoryError, Interrupt])
-def test_an_error_in_the_hub_leaves_no_command_in_the_queue(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
-) -> None:
-    """An error fails those that wait; after an interruption the hub goes on."""
-    errors = [error()]
-    usual = Multiplexer._open_soon
-
-    def fail(self: Any) -> None:
-        if errors:
-            raise errors.pop()
-        usual(self)
-
-    with talking(echo) as (client, _):
-        without_connection(client)
-        monkeypatch.setattr(Multiplexer, "_open_soon", fail)
-        got = outcome(client.get, "key")
-        if error is MemoryError:
-            assert isinstance(got, MemoryError)
-        else:
-            assert got == b"key"
-        assert isinstance(hub_errors.pop().error, error)
-        assert in_flight(client) == 0
-        assert client.get("key") == b"key"
 
 
 def test_a_command_that_cannot_be_queued_takes_no_room() -> None:
@@ -194,27 +155,6 @@ def test_an_interruption_before_a_connection_is_shared_costs_no_place(
         assert_all_places(client.connection_pool)  # type: ignore[arg-type]
 
 
-def test_a_connection_that_cannot_be_watched_is_closed_unwatched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """libev bears no watcher of a closed descriptor."""
-    halves: list[Any] = []
-
-    def fail(self: Any, seconds: float) -> None:
-        halves.append(self)
-        raise MemoryError
-
-    with talking(echo) as (client, _):
-        without_connection(client)
-        with monkeypatch.context() as patch:
-            patch.setattr(SharedConnection, "_start_timer", fail)
-            assert isinstance(outcome(client.get, "key"), MemoryError)
-        [half] = halves
-        assert not half.is_lost and not half._readable.active
-        assert "disconnect" not in vars(half.conn)
-        assert client.get("key") == b"key"
-
-
 def test_a_connection_that_cannot_be_counted_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,32 +172,7 @@ def test_a_connection_that_cannot_be_counted_is_closed(
         assert client.get("key") == b"key"
 
 
-def test_an_opener_whose_end_is_not_noticed_keeps_nobody_from_opening(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its link is a call, which can fail as well."""
-    with talking(echo) as (client, _):
-        without_connection(client)
-        with monkeypatch.context() as patch:
-            patch.setattr(Multiplexer, "_opener_ended", lambda self, opener: None)
-            assert client.get("key") == b"key"
-        without_connection(client)
-        assert multiplexer(client)._opener.dead
-        assert client.get("key") == b"key"
-
-
 # Signals that arrive in the event loop.
-
-
-def once(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """Raise an :class:`Interrupt` in the place of the next call of a method."""
-    method = getattr(owner, name)
-
-    def interrupted(self: Any, *args: Any) -> Any:
-        patch.setattr(owner, name, method)
-        raise Interrupt
-
-    patch.setattr(owner, name, interrupted)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +195,3 @@ def test_a_signal_while_the_hub_reads_keeps_no_reply_from_its_caller(
         assert client.get("c") == b"c"
         assert in_flight(client) == 0
         assert len(server.sockets) == 1
-
-
-def test_a_signal_while_the_time_is_looked_at_ends_no_timer(
-    monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
-) -> None:
-    """The connection is still given back when it is not used."""
-    with talking(echo) as (client, _):
-        once(monkeypatch, SharedConnection, "_look_at_time")
-        assert client.get("a") == b"a"
-        wait_until(lambda: multiplexer(client).shared is None)
-        assert isinstance(hub_errors.pop().error, Interrupt)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import weakref
-from ssl import SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
 from typing import Any
 
 import gevent
@@ -18,29 +15,16 @@ from redis.retry import Retry
 from geventpool.redis import AutoPipeline, ConnectionPool, RedisPoolExhaustedError
 from geventpool.redis import multiplexer as multiplexer_module
 from geventpool.redis import sharing as sharing_module
-from geventpool.redis.calls import call_of
-from geventpool.redis.shared import SharedConnection
 from geventpool.redis.standin import StandIn
 from geventpool.redis.steps import is_foreign
-from geventpool.redis.transports import PlainTransport, TlsTransport
 from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
-from tests.redis.test_autopipe_trouble import (
-    in_flight,
-    multiplexer,
-    silent,
-    talking,
-)
+from tests.redis.talking import in_flight, multiplexer, talking
 from tests.redis.tools import chain, outcome, pool_of
 
 # Stand-ins.
-
-
-def only(sharing: Any) -> Any:
-    """The only multiplexer; None: no command has been sent."""
-    return sharing._only
 
 
 def stand_in(client: redis.Redis) -> Any:
@@ -279,57 +263,6 @@ def test_a_server_that_talks_before_it_is_asked_is_not_shared() -> None:
         pool.shutdown(5)
 
 
-def test_in_a_child_no_copy_of_a_greenlet_is_woken() -> None:
-    """It would go on with the parent's work."""
-    with talking() as (client, server):
-        job = gevent.spawn(outcome, client.get, "a")
-        wait_until(lambda: server.received)
-        queue = multiplexer(client)
-        queue._pid = -1
-        queue.shared.conn.disconnect()
-        gevent.sleep(0)
-        assert not job.dead
-        parts.sharing(client.connection_pool).forget()
-        assert in_flight(client) == 0
-        server.answer = echo
-        assert client.get("b") == b"b"
-        job.kill()
-        wait_until(lambda: job.dead)
-        for conn in pool_of(client).core.lent_connections():
-            if conn is not queue.shared.conn:
-                pool_of(client).core.drop(conn, anyone=True)
-
-
-def test_a_pool_that_is_forgotten_leaves_nothing_open() -> None:
-    """Its connection is closed as soon as it is quiet."""
-    with scripted_redis(echo) as server:
-        # With notices of maintenance each connection knows its pool.
-        pool = ConnectionPool(port=server.port, protocol=2, auto_pipeline=True)
-        client = redis.Redis(connection_pool=pool)
-        assert client.get("a") == b"a"
-        sharing, core = parts.sharing(pool), pool.core
-        conn = core.acquire()
-        core.release(conn)
-        forgotten = weakref.ref(pool)
-        del client, pool
-        # A pool that was just used is named in callbacks of the loop.
-        wait_until(lambda: gc.collect() >= 0 and forgotten() is None)
-        assert sharing is not None
-        with pytest.raises(ReferenceError):
-            sharing.own_connection(only(sharing), ())
-        assert not sharing._start()
-        error = ValueError("any")
-        assert sharing.explained(error) is error
-        assert only(sharing) is not None
-        assert sharing.error_of(error, only(sharing)) is error
-        conn = sharing.acquire(5)
-        assert sharing.is_current(conn)
-        sharing.drop(conn, None)
-        sharing.renew()
-        wait_until(lambda: core.size == 0)
-        core.close(0)
-
-
 def test_a_policy_holds_for_pipelines_as_well(make_pool: MakePool) -> None:
     """Each command is looked at."""
     policy = AutoPipeline(never_share=["GET"], share=["TIME"])
@@ -380,21 +313,6 @@ def test_a_call_is_resolved_once() -> None:
         assert isinstance(call.error, redis.TimeoutError)
 
 
-def test_a_queue_that_all_have_left_needs_no_connection() -> None:
-    """They were killed before the greenlet that opens has begun."""
-    with talking(echo) as (client, server):
-        queue = multiplexer(client)
-        queue.renew()
-        wait_until(lambda: queue.shared is None)
-        call = call_of(b"never sent", 1, False)
-        queue.queue(call, 1)
-        queue._open_soon()
-        queue.abandon(call)
-        wait_until(lambda: queue._opener is None)
-        assert queue.shared is None
-        assert not server.received
-
-
 def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
     """WAIT means the writes of its own connection; others go on over the next."""
 
@@ -417,34 +335,6 @@ def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
         assert pool_of(client).stats().size <= 3
 
 
-def test_who_is_killed_while_it_takes_the_connection_loses_nothing() -> None:
-    """Before it is quiet, and after, when the greenlet has not run yet."""
-    for is_ready in (False, True):
-        with talking() as (client, server):
-            pool = pool_of(client)
-            job = gevent.spawn(client.get, "a")
-            wait_until(lambda: server.received)
-            taking = gevent.spawn(client.wait, 1, 0)
-            wait_until(lambda: multiplexer(client).shared.taker is not None)
-            shared = multiplexer(client).shared
-            server.answer = echo
-            if is_ready:
-                taking.kill(block=False)
-                shared.taker.set(shared.conn)
-                shared.taker = None
-                shared._close_watchers()
-                shared.is_lost = True
-                multiplexer(client).shared = None
-                gevent.sleep(0)
-                job.kill()
-            else:
-                taking.kill()
-                server.sockets[0].sendall(b"+a\r\n")
-                assert job.get(timeout=5) == b"a"
-            assert client.get("b") == b"b"
-            assert pool.stats().size <= 2
-
-
 def test_a_connection_that_is_lost_is_taken_by_nobody() -> None:
     """Who wanted it takes another."""
 
@@ -459,140 +349,6 @@ def test_a_connection_that_is_lost_is_taken_by_nobody() -> None:
         server.sockets[0].close()
         assert isinstance(job.get(timeout=5), redis.ConnectionError)
         assert taking.get(timeout=5) == 1
-
-
-# Connections.
-
-
-def two_commands(client: redis.Redis) -> list[Any]:
-    """The replies to two commands of which the second waits for a turn."""
-    jobs = [gevent.spawn(client.get, name * 10) for name in "abc"]
-    return [job.get(timeout=5) for job in jobs]
-
-
-@pytest.mark.parametrize("repeats", [False, True])
-@pytest.mark.parametrize("cut", [1, 29, 30, 31, 59])
-def test_a_write_may_be_cut_anywhere(
-    monkeypatch: pytest.MonkeyPatch, repeats: bool, cut: int
-) -> None:
-    """Within a command and between two; with TLS the same bytes come again."""
-    send = PlainTransport.send
-    offered: list[bytes] = []
-
-    def cutting(self: PlainTransport, data: Any) -> int:
-        offered.append(bytes(data))
-        if 2 <= len(offered) <= 3 and len(data) > cut:
-            return send(self, bytes(data)[:cut])
-        return send(self, data)
-
-    with talking(echo) as (client, server):
-        monkeypatch.setattr(PlainTransport, "repeats", repeats)
-        monkeypatch.setattr(PlainTransport, "send", cutting)
-        assert two_commands(client) == [name * 10 for name in (b"a", b"b", b"c")]
-        assert [each[1][:1] for each in server.received] == [b"a", b"b", b"c"]
-        assert len(offered[1]) > cut
-        assert offered[2].startswith(offered[1][cut : cut + 1])
-
-
-def test_a_read_that_fails_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is the system's error or ours."""
-    for error in (ConnectionResetError(104, "reset"), ValueError("a mistake")):
-
-        def fails(self: Any, error: Exception = error) -> Any:
-            raise error
-
-        with talking(echo) as (client, server):
-            with monkeypatch.context() as patch:
-                patch.setattr(SharedConnection, "_parse", fails)
-                got = outcome(client.get, "a")
-            assert isinstance(got, redis.RedisError)
-            assert client.get("a") == b"a"
-            assert len(server.sockets) == 2
-
-
-def test_a_connection_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed while its replies are being read, and told of it again."""
-    with talking(protocol=3) as (client, server):
-        shared = multiplexer(client).shared
-        job = gevent.spawn(outcome, client.get, "a")
-        wait_until(lambda: server.received)
-
-        def closing(conn: Any, reply: Any) -> None:
-            conn.disconnect()
-
-        monkeypatch.setattr(multiplexer(client), "pushed", closing)
-        server.sockets[0].sendall(b">1\r\n+push\r\n+late\r\n")
-        assert isinstance(job.get(timeout=5), redis.ConnectionError)
-        shared.lose(ValueError("again"))
-        shared._on_readable()
-        shared.write()
-        assert in_flight(client) == 0
-
-
-def test_a_program_that_is_behind_reads_no_longer_than_it_must(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A stream of replies must not hold up the loop when the timer looks at it."""
-    with talking(socket_timeout=0.2) as (client, server):
-        job = gevent.spawn(client.get, "a")
-        wait_until(lambda: server.received)
-        shared = multiplexer(client).shared
-        shared.sent[0].since = 0.0
-        reads: list[int] = []
-
-        def endless(shared: SharedConnection) -> bool:
-            reads.append(1)
-            return True
-
-        with monkeypatch.context() as patch:
-            patch.setattr(SharedConnection, "_read", endless)
-            shared._reader.feed(b"$1\r\n", 0, 4)
-            assert shared._look_at_time() > 0
-        assert len(reads) > 1
-        server.sockets[0].sendall(b"a\r\n")
-        assert job.get(timeout=5) == b"a"
-
-
-class FakeTls:
-    """Raises what it was given."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def read(self, *args: Any) -> int:
-        raise self.error
-
-    def write(self, data: Any) -> int:
-        raise self.error
-
-
-@pytest.mark.parametrize(
-    ("error", "received"),
-    [
-        (SSLWantReadError(), None),
-        (SSLWantWriteError(), None),
-        (SSLZeroReturnError(), 0),
-    ],
-)
-def test_tls_waits_for_either_direction(error: Exception, received: Any) -> None:
-    """A change of keys may want to write in order to read."""
-    transport = TlsTransport.__new__(TlsTransport)
-    transport._tls = FakeTls(error)
-    transport.buffer = bytearray(10)
-    assert transport.receive() == received
-    if received is None:
-        assert transport.send(b"data") == 0
-
-
-def test_a_socket_that_is_not_ready_is_no_error() -> None:
-    """There is nothing to read, or no room to write."""
-    with talking(silent) as (client, _):
-        transport = multiplexer(client).shared._transport
-        assert transport.receive() is None
-        data = b"x" * 10_000_000
-        while transport.send(data):
-            pass
-        assert transport.send(data) == 0
 
 
 def test_the_scripted_server_is_what_these_tests_talk_to() -> None:

@@ -21,7 +21,7 @@ import redis
 import geventpool.redis
 from geventpool.testing import wait_until
 from tests.redis.scripted import echo
-from tests.redis.test_autopipe_trouble import in_flight, multiplexer, talking
+from tests.redis.talking import in_flight, multiplexer, talking
 
 PACKAGE = str(Path(geventpool.redis.__file__).parent)
 

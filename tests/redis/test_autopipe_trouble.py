@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -17,14 +16,14 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool, RedisPoolClosedError
 from geventpool.redis import shared as shared_module
-from geventpool.redis.multiplexer import Multiplexer
-from geventpool.redis.replies import reader_of
 from geventpool.redis.transports import PlainTransport
 from geventpool.testing import interrupt_everywhere, wait_until
 from tests import parts
 from tests.redis.conftest import MakePool
-from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
+from tests.redis.scripted import echo, scripted_redis
+from tests.redis.talking import in_flight, multiplexer, talking
 from tests.redis.test_interruption import Stop, fail, kill, time_out
+from tests.redis.test_shared import late_look
 from tests.redis.tools import (
     assert_all_places,
     chain,
@@ -36,40 +35,6 @@ from tests.redis.tools import (
 from tests.servers import RedisServer
 
 NO_RETRY = Retry(NoBackoff(), 0)
-
-
-def late_look(shared: Any) -> float:
-    """Look for a reply that is late; return the seconds until the next look."""
-    shared._arrived = shared.sent[0].since = 0.0
-    return shared._look_at_time()
-
-
-def silent(command: list[bytes]) -> None:
-    """The server says nothing by itself."""
-
-
-@contextmanager
-def talking(
-    answer: Any = silent, **options: Any
-) -> Iterator[tuple[redis.Redis, ScriptedRedis]]:
-    """A client whose commands share a connection to a scripted server, opened."""
-    options = {"auto_pipeline": True, "retry": NO_RETRY, "timeout": 5, **options}
-    with scripted_redis(echo) as server:
-        pool = ConnectionPool(port=server.port, **options)
-        client = redis.Redis(connection_pool=pool)
-        assert client.get("first") == b"first"
-        server.received.clear()
-        server.answer = answer
-        yield client, server
-        pool.shutdown(0)
-
-
-def multiplexer(client: redis.Redis) -> Any:
-    return parts.multiplexers(client.connection_pool)[0]
-
-
-def in_flight(client: redis.Redis) -> int:
-    return parts.sharing(client.connection_pool).in_flight()
 
 
 # Kills.
@@ -279,37 +244,6 @@ def test_the_books_of_the_pool_are_in_order_after_every_interruption(
     )
 
 
-@pytest.mark.parametrize("has_started", [False, True])
-def test_the_greenlet_that_opens_may_be_killed(
-    monkeypatch: pytest.MonkeyPatch, has_started: bool
-) -> None:
-    """Those in the queue get a connection all the same."""
-    open_soon = Multiplexer._open_soon
-    kills: list[Any] = []
-
-    def killed(self: Multiplexer) -> None:
-        open_soon(self)
-        if not kills and not has_started:
-            kills.append(self._opener)
-            self._opener.kill(block=False)
-
-    with talking(echo, max_connections=2) as (client, server):
-        pool, queue = pool_of(client), multiplexer(client)
-        parts.sharing(pool).renew()
-        wait_until(lambda: queue.shared is None)
-        lent = [pool.get_connection() for _ in range(2)]
-        monkeypatch.setattr(Multiplexer, "_open_soon", killed)
-        job = gevent.spawn(client.get, "key")
-        wait_until(lambda: pool.stats().waiting)
-        if has_started:
-            queue._opener.kill()
-        else:
-            assert kills
-        for conn in lent:
-            pool.release(conn)
-        assert job.get(timeout=5) == b"key"
-
-
 # The end of a connection.
 
 
@@ -403,46 +337,6 @@ def test_a_reply_to_nothing_closes_an_idle_connection() -> None:
         assert client.get("key") == b"key"
 
 
-def test_a_reply_that_cannot_be_decoded_is_its_callers_alone() -> None:
-    """The connection is in step."""
-    with talking() as (client, server):
-        shared = multiplexer(client).shared
-        shared._reader, shared._push = reader_of(
-            redis.Connection(decode_responses=True)
-        )
-        jobs = [gevent.spawn(outcome, client.get, str(each)) for each in range(2)]
-        wait_until(lambda: len(server.received) == 2)
-        server.sockets[0].sendall(b"$1\r\n\xff\r\n+fine\r\n")
-        assert isinstance(jobs[0].get(timeout=5), UnicodeDecodeError)
-        assert jobs[1].get(timeout=5) == "fine"
-        assert len(server.sockets) == 1
-
-
-def test_an_interrupt_of_the_program_ends_the_connection(
-    monkeypatch: pytest.MonkeyPatch, hub_errors: list[Any]
-) -> None:
-    """It may have come between the taking of a reply and its delivery."""
-
-    class Interrupt(BaseException):
-        pass
-
-    def interrupted(*args: Any) -> Any:
-        raise Interrupt
-
-    with talking(echo) as (client, server):
-        with monkeypatch.context() as patch:
-            patch.setattr(shared_module.SharedConnection, "_parse", interrupted)
-            assert isinstance(outcome(client.get, "key"), redis.ConnectionError)
-        assert isinstance(hub_errors.pop().error, Interrupt)
-        assert client.get("key") == b"key"
-        with monkeypatch.context() as patch:
-            patch.setattr(PlainTransport, "send", interrupted)
-            with pytest.raises(Interrupt):
-                client.get("key")
-        assert in_flight(client) == 0
-        assert client.get("key") == b"key"
-
-
 # Replies that are errors of the connection.
 
 
@@ -522,38 +416,6 @@ def test_without_a_limit_nothing_is_late() -> None:
         assert late_look(shared) == shared_module.REST
         server.sockets[0].sendall(b"+value\r\n")
         assert job.get(timeout=5) == b"value"
-
-
-def test_a_reply_that_is_arriving_is_not_late() -> None:
-    """A large one may take longer than the limit of a single read."""
-    with talking(socket_timeout=0.1) as (client, server):
-        job = gevent.spawn(client.get, "key")
-        wait_until(lambda: server.received)
-        shared = multiplexer(client).shared
-        server.sockets[0].sendall(b"$5\r\nva")
-        wait_until(lambda: shared._reader.has_data())
-        shared.sent[0].since = 0.0
-        shared._look_at_time()
-        assert not job.dead
-        server.sockets[0].sendall(b"lue\r\n")
-        assert job.get(timeout=5) == b"value"
-
-
-def test_a_connection_that_takes_nothing_is_taken_for_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What can't be written waits for the same time as what is not answered."""
-    with talking(echo, socket_timeout=0.05) as (client, server):
-        queue = multiplexer(client)
-        shared = queue.shared
-        with monkeypatch.context() as patch:
-            patch.setattr(PlainTransport, "send", lambda self, data: 0)
-            job = gevent.spawn(outcome, client.get, "key")
-            wait_until(lambda: shared.is_blocked)
-            shared._writable.stop()
-            wait_until(lambda: shared.is_lost)
-        assert job.get(timeout=5) == b"key"
-        assert len(server.sockets) == 2
 
 
 # Rest, renewal, and all at once.
