@@ -6,7 +6,13 @@ import gevent
 import pytest
 
 from geventpool import CloseReason, ConnectionNotFoundError, Counters, Pool
-from geventpool.testing import ScriptedConnector, check, check_capacity, sweep
+from geventpool.testing import (
+    ScriptedConnector,
+    check,
+    check_capacity,
+    sweep,
+    wait_until,
+)
 from tests import parts
 
 
@@ -232,3 +238,53 @@ def test_a_greenlet_in_a_block_is_not_linked(pool):
 
     gevent.spawn(borrow).get()
     assert not parts.holders(pool).by_id
+
+
+def test_a_signal_at_the_end_of_a_holder_leaves_it_no_loan(hub_errors, monkeypatch):
+    """Its other loans end in another turn of the event loop."""
+
+    class Interrupt(BaseException):
+        pass
+
+    strikes = [Interrupt()]
+    terminated = []
+
+    class Struck(ScriptedConnector):
+        def terminate(self, conn):
+            terminated.append(conn)
+            if strikes:
+                raise strikes.pop()
+
+    with Pool(Struck(), max_connections=2) as pool:
+
+        def borrow():
+            pool.acquire()
+            pool.acquire()
+
+        gevent.spawn(borrow).join()
+        wait_until(lambda: pool.stats().size == 0)
+        assert len(set(terminated)) == 2
+    [error] = hub_errors
+    assert isinstance(error.error, Interrupt)
+    hub_errors.clear()
+
+
+def test_a_signal_while_a_connection_of_another_is_closed_costs_no_place(hub_errors):
+    """It is closed in a turn of the event loop of its own, which is repeated."""
+
+    class Interrupt(BaseException):
+        pass
+
+    strikes = [Interrupt()]
+
+    class Struck(ScriptedConnector):
+        def terminate(self, conn):
+            if strikes:
+                raise strikes.pop()
+
+    with Pool(Struck(), max_connections=1) as pool:
+        conn = pool.acquire()
+        gevent.spawn(pool.drop, conn, anyone=True).join()
+        assert pool.acquire(timeout=5) is not conn
+    assert [type(each.error) for each in hub_errors] == [Interrupt]
+    hub_errors.clear()

@@ -64,7 +64,6 @@ class Claims(Generic[C]):
         entry = self._permitted(conn, anyone)
         work = self._lifecycle.end_loan_normally
         if is_here:
-            end_loan(entry)
             self.finish(entry, work)
         else:
             self._send_home(entry, work)
@@ -124,11 +123,12 @@ class Claims(Generic[C]):
             self._lifecycle.terminate(entry, CloseReason.DROPPED)
 
     def finish(self, entry: Entry[C], work: Callable[..., object], *args: Any) -> None:
-        """Call *work* for an entry whose loan has ended.
+        """End the loan of an entry, and call *work* for it.
 
         If that is interrupted, the entry is recovered in the hub.
         """
         try:
+            end_loan(entry)
             work(entry, *args)
         except BaseException:
             self._ledger.is_torn = True
@@ -137,10 +137,16 @@ class Claims(Generic[C]):
 
     def holder_died(self, holder: Holder) -> None:
         """End the loans of a greenlet that has ended. Runs in the hub."""
-        for entry in holder.loans:
-            if entry.state is IN_USE and entry.holder is holder:
-                if not self._is_handled(entry.conn):
-                    self._lifecycle.terminate(entry, CloseReason.HOLDER_DIED)
+        try:
+            for entry in holder.loans:
+                if entry.state is IN_USE and entry.holder is holder:
+                    if not self._is_handled(entry.conn):
+                        terminate = self._lifecycle.terminate
+                        self.finish(entry, terminate, CloseReason.HOLDER_DIED)
+        except BaseException:
+            # A signal handler: the other loans end in another turn of the loop.
+            get_hub().loop.run_callback(self.holder_died, holder)
+            raise
 
     def _is_handled(self, conn: C) -> bool:
         """Whether the connector ends the loan of a holder that has ended."""
@@ -223,6 +229,4 @@ class Claims(Generic[C]):
         work: Callable[..., object],
     ) -> None:
         if (entry.state, entry.holder, entry.since) == (state, holder, since):
-            if state is IN_USE:
-                end_loan(entry)
             self.finish(entry, work)

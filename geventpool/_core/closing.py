@@ -163,17 +163,23 @@ class Closer(Generic[C]):
         self._ledger.observe_early_end(entry)
         end_loan(entry)
         self._leave_queue(entry)
-        gevent.get_hub().loop.run_callback(self.finish, entry)
+        run = gevent.get_hub().loop.run_callback
+        run(self._finish_deferred, entry)
+        # The second one does nothing, unless a signal handler raised in the first.
+        run(self._finish_deferred, entry)
         self._deferred.add(entry)
         self._listeners.notify("closed", entry.conn, reason)
 
+    def _finish_deferred(self, entry: Entry[C]) -> None:
+        if entry in self._deferred:
+            self.finish(entry)
+            self._deferred.discard(entry)
+
     def finish(self, entry: Entry[C]) -> None:
         """Close the descriptor of an entry that is CLOSING, and free its place."""
-        self._deferred.discard(entry)
-        if entry.state is CLOSING:
-            if not self.cancellations.begin(entry, None):
-                self._close_descriptor(entry)
-            self._on_room()
+        if entry.state is CLOSING and not self.cancellations.begin(entry, None):
+            self._close_descriptor(entry)
+        self._on_room()
 
     # The end of the pool
 

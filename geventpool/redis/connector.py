@@ -73,6 +73,9 @@ class PoolHooks(Hooks, Protocol):
     def commands_in_flight(self) -> int:
         """How many commands are under way on shared connections. Never switches."""
 
+    def is_shared(self, conn: Any) -> bool:
+        """Whether the commands of many greenlets share *conn*. Never switches."""
+
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""
 
@@ -195,6 +198,11 @@ class RedisConnector(Connector[Any]):
         """Do not take the last reply on *conn* for a proof any more. Never switches."""
         if conn is self.used:
             self.used = None
+
+    def holder_died(self, conn: Any) -> bool:
+        # The greenlet that opens a shared connection ends, and others use it.
+        hooks = self._hooks()
+        return hooks is not None and hooks.is_shared(conn)
 
     def ping(self, conn: Any) -> None:
         """Send a PING and wait for the reply. May switch.

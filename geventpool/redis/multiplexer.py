@@ -15,15 +15,16 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import getcurrent
-from gevent.event import AsyncResult
 from gevent.exceptions import ConcurrentObjectUseError
 
 from geventpool.errors import PoolExhaustedError
 from geventpool.extension import copy_error
+from geventpool.redis.call_queue import CallQueue
 from geventpool.redis.calls import Call
 from geventpool.redis.errand import Errand
+from geventpool.redis.parting import Lender, Parting
 from geventpool.redis.room import Room
-from geventpool.redis.shared import CallQueue, SharedConnection
+from geventpool.redis.shared import SharedConnection
 
 __all__ = ["UNIT", "Multiplexer", "Source", "place_of"]
 
@@ -41,7 +42,7 @@ def place_of(conn: Any) -> tuple[Any, Any] | None:
         return None
 
 
-class Source(Protocol):
+class Source(Lender, Protocol):
     """Where a multiplexer gets its connections from, and gives them back.
 
     It knows the pool and redis-py's errors; a multiplexer knows neither.
@@ -64,15 +65,6 @@ class Source(Protocol):
 
         May switch.
         """
-
-    def give_back(self, conn: Any) -> None:
-        """Give back a connection that is in step and not used any more.
-
-        Never switches.
-        """
-
-    def drop(self, conn: Any, error: BaseException | None) -> None:
-        """Close a connection; *error*: why it has ended. Never switches."""
 
     def is_current(self, conn: Any) -> bool:
         """Return whether *conn* may still be used. Never switches."""
@@ -186,6 +178,9 @@ class Multiplexer(CallQueue):
             raise
 
     def _write_or_open(self) -> None:
+        if self.room.waiters:
+            # A signal may have kept room from being served when it became free.
+            self.room.serve()
         shared = self.shared
         if shared is not None:
             if self._is_usable(shared):
@@ -254,17 +249,15 @@ class Multiplexer(CallQueue):
 
         If no byte of it was written, it is not sent. Otherwise its reply is dropped.
         """
-        if call.left and call.error is None and call.waiter is None:
-            try:
-                self.out.remove(call)
-            except ValueError:
-                return
-            self._free(call)
-
-    def _free(self, call: Call) -> None:
-        """Let others have the room of *call*, which is in no queue any more."""
-        call.units = 1
-        self.room.serve()
+        out = self.out
+        if call.left and call.error is None and call.waiter is None and call in out:
+            if self.room.waiters:
+                self.schedule()
+            place = out.index(call)
+            # No call between these lines, after which a signal may interrupt.
+            call.units = 1
+            del out[place]
+            self.room.serve()
 
     def wake(self, call: Call) -> None:
         """Let the hub switch to the caller, if it waits. Never switches."""
@@ -313,25 +306,32 @@ class Multiplexer(CallQueue):
                     # The switch itself has failed.
                     self.wake(call)
 
-    def _fail(self, call: Call, error: BaseException) -> None:
-        call.units = 1
-        if call.error is None:
-            call.error = copy_error(error)
-        # In any case, because this may be the repetition of an interrupted call.
+    def _fail_first(
+        self, calls: deque[Call], error: BaseException, refused: bool = False
+    ) -> None:
+        """Fail the first of *calls*; *refused*: because there is no connection."""
+        call = calls[0]
+        if self.room.waiters:
+            self.schedule()
+        copied = copy_error(error)
+        # Only the hub switches to its caller, later.
         self.wake(call)
+        # No call between these lines, after which a signal may interrupt.
+        if call.error is None:
+            call.error = copied
+        if refused:
+            call.refusal = call.error
+        call.units = 1
+        del calls[0]
 
     def _fail_all(self, calls: deque[Call], error: BaseException) -> None:
         while calls:
-            self._fail(calls[0], error)
-            calls.popleft()
+            self._fail_first(calls, error)
         self.room.serve()
 
     def _refuse_first(self, error: BaseException) -> None:
         """Fail the first call of the queue, because there is no connection."""
-        call = self.out[0]
-        self._fail(call, error)
-        call.refusal = call.error
-        self.out.popleft()
+        self._fail_first(self.out, error, refused=True)
         self.room.serve()
 
     def _fail_queued(self, error: BaseException) -> None:
@@ -403,7 +403,8 @@ class Multiplexer(CallQueue):
     def _share(self, conn: Any) -> None:
         """Make *conn* the shared connection. Never switches."""
         try:
-            self.shared = SharedConnection(self, conn, self.source.renew_after)
+            parting = Parting(self.source, conn)
+            self.shared = SharedConnection(self, parting, self.source.renew_after)
             self.place = place_of(conn)
         except Exception as error:
             # It was closed after it was acquired.
@@ -426,48 +427,26 @@ class Multiplexer(CallQueue):
         :return: None: there is no connection, or another greenlet has taken it.
         """
         shared = self.shared
-        if shared is None or shared.taker is not None:
+        if shared is None or shared.parting.taker is not None:
             return None
-        taker = shared.taker = AsyncResult()
-        self.renew()
-        try:
-            return taker.get()
-        except BaseException:
-            shared.taker = None
-            if taker.ready() and taker.value is not None:
-                self.source.give_back(taker.value)
-            raise
+        return shared.parting.take(self.renew)
 
-    def lost(self, shared: SharedConnection, error: BaseException) -> None:
-        """End the connection: fail the written calls, and keep the others queued."""
-        self.shared = None
-        if self._pid != os.getpid():
-            # In a forked child: copies of the parent's greenlets must not be woken.
-            return
-        self.sent = deque()
-        # A second time in the hub, in case that a signal interrupts this.
-        self.hub.loop.run_callback(self._fail_all, shared.sent, error)
-        self._fail_all(shared.sent, error)
-        if self.ready:
-            # The reading may have been interrupted after a reply.
-            self._wake_ready()
-        self.source.drop(shared.conn, error)
-        if shared.taker is not None:
-            shared.taker.set(None)
-        if self.out:
-            self.schedule()
+    def ended(self, shared: SharedConnection, error: BaseException | None) -> None:
+        """Part with the connection. The calls that are not written stay in the queue.
 
-    def finished(self, shared: SharedConnection) -> None:
-        """Give back a connection that is quiet and not used any more."""
+        Can be repeated if a signal interrupts it. Never switches.
+
+        :param error: for the written calls; None: all are answered.
+        """
+        # In a forked child, copies of the parent's greenlets must not be woken.
+        if self._pid == os.getpid():
+            if error is not None:
+                self._fail_all(shared.sent, error)
+            if self.ready:
+                # The reading may have been interrupted after a reply.
+                self._wake_ready()
+            shared.parting.part(error)
         self.shared = None
-        if shared.taker is not None:
-            shared.taker.set(shared.conn)
-        elif shared.is_spoiled:
-            self.source.drop(shared.conn, None)
-        else:
-            self.source.give_back(shared.conn)
-        if self.out:
-            self.schedule()
 
     def renew(self, spoiled: bool = False) -> None:
         """Give the connection back when all calls are answered. Never switches.

@@ -425,6 +425,10 @@ class ConnectionPool(Returns):
         """Note that an attempt to connect failed. Others may follow."""
         self._failure = copy_error(error)
 
+    def is_shared(self, conn: Any) -> bool:
+        """Whether the commands of many greenlets share *conn*. Never switches."""
+        return self._sharing is not None and self._sharing.has(conn)
+
     def retries_by_default(self) -> bool:
         """Whether the user has not chosen the retries. Never switches."""
         return self._retries_by_default

@@ -53,8 +53,11 @@ class _Waiter:
 
     def expire(self) -> None:
         """End the wait because the timeout has passed. Runs in the hub."""
+        # As in wake(): no call between these lines, after which a signal may interrupt.
         self.is_expired = True
-        self.wake()
+        greenlet, self.greenlet = self.greenlet, None
+        if greenlet is not None:
+            greenlet.switch()
 
 
 class Room:
@@ -120,8 +123,8 @@ class Room:
             raise PoolExhaustedError(self._refusal("no room"))
         waiter = _Waiter(call, units)
         self.limit = 0
-        self.waiters.append(waiter)
         try:
+            self.waiters.append(waiter)
             self._sleep(waiter, timeout)
         except BaseException:
             self._leave(waiter)

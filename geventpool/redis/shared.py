@@ -9,23 +9,29 @@ from __future__ import annotations
 from collections import deque
 from itertools import accumulate, islice
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from redis.exceptions import (
     ConnectionError,
     InvalidResponse,
-    RedisError,
     ResponseError,
     TimeoutError,
 )
 
+from geventpool.redis.call_queue import CallQueue
 from geventpool.redis.calls import Call
+from geventpool.redis.parting import Parting
 from geventpool.redis.replies import MORE, reader_of
-from geventpool.redis.room import Room
 from geventpool.redis.steps import is_foreign, is_of_reply, is_raised_by
+from geventpool.redis.stream_errors import as_redis_error, read_error, write_error
 from geventpool.redis.transports import transport_of
 
-__all__ = ["CallQueue", "SharedConnection"]
+__all__ = ["SharedConnection"]
+
+#: The end of a connection whose calls are all answered.
+QUIET = object()
+#: There was an end, and nothing is left to do.
+DONE = object()
 
 #: Bytes that are written in one turn of the loop.
 TURN = 256 * 1024
@@ -46,54 +52,23 @@ _PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
 CLOSED_BY_SERVER = "Connection closed by server."
 
 
-class CallQueue(Protocol):
-    """Where a shared connection takes its calls from, and what it tells of them.
-
-    The queue outlives the connection: what is not written when a connection ends is
-    written to the next one.
-    """
-
-    #: the hub of the greenlets that call
-    hub: Any
-    #: calls of which no byte was written
-    out: deque[Call]
-    #: calls that were written completely or in part, in the order of their replies
-    sent: deque[Call]
-    #: calls whose callers the hub will switch to
-    ready: list[Call]
-    #: the room that unanswered calls take
-    room: Room
-
-    def resume(self) -> None:
-        """Switch to the callers in *ready*. Runs in the hub, and does not raise."""
-
-    def wake(self, call: Call) -> None:
-        """Let the hub switch to the caller, if it waits."""
-
-    def schedule(self) -> None:
-        """Let the hub write the queue in this turn of the loop."""
-
-    def pushed(self, conn: Any, reply: Any) -> None:
-        """Handle a push of the server."""
-
-    def lost(self, shared: SharedConnection, error: BaseException) -> None:
-        """Note that the connection has ended."""
-
-    def finished(self, shared: SharedConnection) -> None:
-        """Note that the connection is quiet and not used any more."""
-
-
 class SharedConnection:
     """A connection with its written and unanswered calls.
 
+    A signal handler can raise between any two steps of its end. So *end* is set first,
+    and :meth:`complete` does the rest. It is called again by the next call that is
+    written, by the next turn of the loop and by the timer, until nothing is left to do.
+
     :param owner: the queue.
-    :param conn: a connected connection of redis-py, on loan, with nothing to read.
+    :param parting: the loan of a connected connection of redis-py that has nothing to
+        read.
     :param float renew_after: seconds after which it is given back even if it is used.
     """
 
-    def __init__(self, owner: CallQueue, conn: Any, renew_after: float) -> None:
+    def __init__(self, owner: CallQueue, parting: Parting, renew_after: float) -> None:
         self._owner = owner
-        self.conn = conn
+        self.parting = parting
+        conn = self.conn = parting.conn
         self._transport = transport_of(conn)
         self._reader, self._push = reader_of(conn)
         #: calls that were written completely or in part, in the order of their replies
@@ -101,14 +76,10 @@ class SharedConnection:
         owner.sent = self.sent
         #: the unwritten bytes of the last of them
         self._rest: Any = b""
-        #: whether it has ended
-        self.is_lost = False
+        #: how it ends: QUIET or an error; DONE; None: it is used
+        self.end: Any = None
         #: whether nothing more is written, because it will be given back
         self.is_retiring = False
-        #: whether it will be closed
-        self.is_spoiled = False
-        #: an ``AsyncResult`` of the greenlet that gets it when it is quiet; None: none
-        self.taker: Any = None
         #: whether the socket does not accept data at present
         self.is_blocked = False
         now = monotonic()
@@ -125,7 +96,8 @@ class SharedConnection:
             self._watch()
         except BaseException:
             # Such as a MemoryError.
-            self._close_watchers()
+            self._stop_watching()
+            self._stop_timer()
             raise
 
     def _watch(self) -> None:
@@ -144,18 +116,21 @@ class SharedConnection:
 
     def write(self) -> None:
         """Write queued calls, as far as the socket accepts data. Never switches."""
-        if self.is_lost or self.is_blocked:
+        if self.end is not None:
+            self.complete()
+            return
+        if self.is_blocked:
             return
         try:
             if self._rest:
                 self._write_rest()
             if not self._rest and not self.is_retiring and self._owner.out:
                 self._write_queued()
-        except Exception as error:
-            self.lose(_write_error(error))
         except BaseException as error:
-            self.lose(ConnectionError(f"Interrupted while writing: {error!r}"))
-            raise
+            self.end = error
+            self.lose(write_error(error))
+            if not isinstance(error, Exception):
+                raise
 
     def _write_rest(self) -> None:
         taken = self._transport.send(self._rest)
@@ -264,7 +239,7 @@ class SharedConnection:
         self._writable.stop()
         self.is_blocked = False
         self.write()
-        self._finish_if_due()
+        self.finish_if_due()
 
     # Reading.
 
@@ -273,7 +248,7 @@ class SharedConnection:
         try:
             self._read()
             if self.is_retiring:
-                self._finish_if_due()
+                self.finish_if_due()
             if self._owner.ready:
                 # In this callback and not in one for each, because a callback costs as
                 # much as parsing a reply.
@@ -285,8 +260,9 @@ class SharedConnection:
 
     def _go_on(self) -> None:
         """Do what a callback has left undone that a signal ended. Runs in the hub."""
-        if not self.is_lost:
-            self._readable.start(self._on_readable)
+        self.complete()
+        if self.end is None:
+            self._go_on_watching()
             if self._timer is None:
                 self._start_timer(EARLY)
         self._owner.schedule()
@@ -294,7 +270,7 @@ class SharedConnection:
 
     def _read(self) -> bool:
         """Read at most one buffer; False: nothing was readable, or it has ended."""
-        if self.is_lost:
+        if self.end is not None:
             return False
         try:
             length = self._transport.receive()
@@ -306,17 +282,13 @@ class SharedConnection:
             self._arrived = monotonic()
             self._reader.feed(self._transport.buffer, 0, length)
             self._parse()
-        except RedisError as error:
-            self.lose(error)
-        except OSError as error:
-            self.lose(ConnectionError(f"Error while reading from socket: {error.args}"))
-        except Exception as error:
-            self.lose(InvalidResponse(f"Protocol Error: {error!r}"))
         except BaseException as error:
-            # A signal. A reply may have been parsed but not delivered.
-            self.lose(ConnectionError(f"Interrupted while reading: {error!r}"))
-            raise
-        return not self.is_lost
+            # The reader may have parsed a reply that is not delivered.
+            self.end = error
+            self.lose(read_error(error))
+            if not isinstance(error, Exception):
+                raise
+        return self.end is None
 
     def _parse(self) -> None:
         gets = self._reader.gets
@@ -338,7 +310,7 @@ class SharedConnection:
                     break
                 if kind is self._push:
                     self._owner.pushed(self.conn, reply)
-                    if self.is_lost:
+                    if self.end is not None:
                         return
                     continue
                 if isinstance(reply, ResponseError) and sent:
@@ -383,19 +355,29 @@ class SharedConnection:
     def _on_time(self) -> None:
         """Check timeouts, and give the connection back if idle. Runs in the hub."""
         try:
-            self._timer.close()
-            self._timer = None
-            due = self._look_at_time()
-            if not self.is_lost and not self._finish_if_due():
+            self._stop_timer()
+            due = REST if self.end is not None else self._look_at_time()
+            self.finish_if_due()
+            if self.end is None:
                 self._start_timer(min(due, self._period()))
-                # If a signal came as its callback began, gevent has stopped it.
-                self._readable.start(self._on_readable)
+                self._go_on_watching()
             if self._owner.ready:
                 self._owner.resume()
         except BaseException:
             # A signal.
             self._loop.run_callback(self._go_on)
             raise
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _go_on_watching(self) -> None:
+        # If a signal came as a callback began, gevent has stopped its watcher.
+        self._readable.start(self._on_readable)
+        if self.is_blocked:
+            self._writable.start(self._on_writable)
 
     def _look_at_time(self) -> float:
         """Fail late calls; return the seconds until the next may be late."""
@@ -416,7 +398,7 @@ class SharedConnection:
         for _ in range(LAST_READS):
             if not self._read():
                 break
-        return REST if self.is_lost else self._give_up_late(limit)
+        return REST if self.end is not None else self._give_up_late(limit)
 
     def _oldest(self) -> float:
         """Return the time since which the oldest unanswered call waits."""
@@ -449,46 +431,51 @@ class SharedConnection:
         :param spoiled: close it then, because other calls would fail on it as well.
         """
         self.is_retiring = True
-        self.is_spoiled = self.is_spoiled or spoiled
-
-    def _finish_if_due(self) -> bool:
-        if self.is_retiring and not self.is_lost and self.is_quiet:
-            self._close_watchers()
-            self.is_lost = True
-            self._owner.finished(self)
-            return True
-        return False
+        self.parting.is_spoiled = self.parting.is_spoiled or spoiled
 
     def finish_if_due(self) -> None:
         """Give the connection back if it is retiring and quiet. Runs in the hub."""
-        self._finish_if_due()
+        if self.is_retiring and self.end is None and self.is_quiet:
+            self.end = QUIET
+        self.complete()
 
     def lose(self, error: BaseException) -> None:
         """End the connection, and fail all written calls. Never switches."""
-        if not self.is_lost:
-            self._close_watchers()
-            self.is_lost = True
-            self._rest = b""
-            self._owner.lost(self, error)
+        if self.end is not DONE:
+            self.end = error
+            self.complete()
+
+    def complete(self) -> None:
+        """Do what is left to do if the connection has ended. Never switches."""
+        end = self.end
+        if end is None or end is DONE:
+            return
+        owner = self._owner
+        # In case that a signal interrupts this. If it does before that, the timer is
+        # left.
+        owner.schedule()
+        self._stop_watching()
+        self._rest = b""
+        if owner.shared is self:
+            owner.ended(self, None if end is QUIET else as_redis_error(end))
+        self._stop_timer()
+        self.end = DONE
 
     def _disconnect(self, *args: Any, **kwargs: Any) -> None:
         """Replaces the ``disconnect`` of redis-py's connection."""
         self.lose(ConnectionError("Connection was closed while a reply was awaited."))
+        self._restore_disconnect()
         self.conn.disconnect(*args, **kwargs)
 
-    def _close_watchers(self) -> None:
-        for watcher in (self._readable, self._writable, self._timer):
+    def _stop_watching(self) -> None:
+        for watcher in (self._readable, self._writable):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._timer = None
-        # The connection's own method is visible again.
-        del self.conn.disconnect
+        self._restore_disconnect()
 
-
-def _write_error(error: Exception) -> ConnectionError:
-    """Return the error that redis-py would raise after a failed write."""
-    if isinstance(error, OSError) and len(error.args) > 1:
-        number, message = error.args[:2]
-        return ConnectionError(f"Error {number} while writing to socket. {message}.")
-    return ConnectionError(f"Error UNKNOWN while writing to socket. {error}.")
+    def _restore_disconnect(self) -> None:
+        """Make the connection's own method visible again, unless it is shared anew."""
+        attributes = vars(self.conn)
+        if attributes.get("disconnect") == self._disconnect:
+            del attributes["disconnect"]

@@ -158,6 +158,8 @@ class Sharing(Source):
         #: whether replies are decoded; before first use, they may be
         self.decodes = True
         self._pushes: deque[tuple[Any, Any]] = deque()
+        #: the greenlet that handles them
+        self._handling: Any = None
         _all.add(self)
 
     # Which callers and commands share.
@@ -286,14 +288,9 @@ class Sharing(Source):
         """
         if args and waits_for_replicas(args):
             conn = multiplexer.take()
-            if conn is not None:
-                try:
-                    self._core.transfer(conn, getcurrent())
-                    return conn
-                except ConnectionNotFoundError:
-                    # It was closed before this greenlet ran again, as if it had been
-                    # lost before.
-                    pass
+            # It may have been closed before this greenlet ran again.
+            if conn is not None and self._core.extension.is_lent(conn):
+                return conn
         pool = self._pool()
         if pool is None:
             raise ReferenceError("the pool has been collected")
@@ -330,10 +327,11 @@ class Sharing(Source):
     def acquire(self, timeout: float | None) -> Any:
         """Return a connection on loan, with nothing to read.
 
-        May switch.
+        May switch. If the calling greenlet ends and the connection is not shared then,
+        the pool closes it; see :meth:`has`.
         """
         core = self._core
-        conn = core.acquire(None, timeout, False)
+        conn = core.acquire(None, timeout)
         try:
             # As redis-py does: only if health_check_interval has passed.
             conn.check_health()
@@ -372,6 +370,18 @@ class Sharing(Source):
             # The core pool has already closed it.
             pass
 
+    def hand_over(self, conn: Any, greenlet: Any) -> bool:
+        """Make *greenlet* the holder of the loan; False: the connection was closed."""
+        try:
+            self._core.transfer(conn, greenlet)
+            return True
+        except ConnectionNotFoundError:
+            return False
+
+    def end_torn(self, conn: Any, holder: object) -> None:
+        """Close a connection, if *holder* still has it on loan. Never switches."""
+        self._core.extension.drop_of(conn, holder)
+
     def is_current(self, conn: Any) -> bool:
         """Return whether *conn* may still be used. Never switches."""
         if not is_fit(conn) or awaits_auth(conn) or self._core.closed:
@@ -395,8 +405,8 @@ class Sharing(Source):
         redis-py's handlers take locks and start threads, so they cannot run in the hub.
         """
         self._pushes.append((conn, reply))
-        if len(self._pushes) == 1:
-            gevent.spawn(self._handle_pushes)
+        if self._handling is None or self._handling.dead:
+            self._handling = gevent.spawn(self._handle_pushes)
 
     def _handle_pushes(self) -> None:
         pushes = self._pushes
@@ -436,6 +446,13 @@ class Sharing(Source):
         for each in self.multiplexers:
             each.close(error)
 
+    def has(self, conn: Any) -> bool:
+        """Whether *conn* is shared at present. Never switches."""
+        for each in self.multiplexers:
+            if each.shared is not None and each.shared.conn is conn:
+                return True
+        return False
+
     def in_flight(self) -> int:
         """Return how many units of the room for calls are taken."""
         return sum(each.room.size - each.room.free for each in self.multiplexers)
@@ -443,6 +460,7 @@ class Sharing(Source):
     def forget(self) -> None:
         """Set the initial state in a forked child."""
         self._pushes.clear()
+        self._handling = None
         for each in self.multiplexers:
             each.forget()
 

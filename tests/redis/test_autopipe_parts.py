@@ -324,7 +324,7 @@ def test_who_waits_for_replicas_gets_the_connection_that_wrote() -> None:
         wait_until(lambda: server.received)
         waits = [gevent.spawn(client.wait, 1, 0) for _ in range(2)]
         other = gevent.spawn(client.get, "other")
-        wait_until(lambda: multiplexer(client).shared.taker is not None)
+        wait_until(lambda: multiplexer(client).shared.parting.taker is not None)
         server.sockets[0].sendall(b"+OK\r\n")
         assert job.get(timeout=5)
         assert [wait.get(timeout=5) for wait in waits] == [1, 1]
@@ -345,7 +345,7 @@ def test_a_connection_that_is_lost_is_taken_by_nobody() -> None:
         job = gevent.spawn(outcome, client.get, "a")
         wait_until(lambda: server.received)
         taking = gevent.spawn(client.wait, 1, 0)
-        wait_until(lambda: multiplexer(client).shared.taker is not None)
+        wait_until(lambda: multiplexer(client).shared.parting.taker is not None)
         server.sockets[0].close()
         assert isinstance(job.get(timeout=5), redis.ConnectionError)
         assert taking.get(timeout=5) == 1

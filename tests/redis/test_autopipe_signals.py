@@ -19,9 +19,11 @@ import pytest
 import redis
 
 import geventpool.redis
+from geventpool.redis import shared as shared_module
 from geventpool.testing import wait_until
 from tests.redis.scripted import echo
 from tests.redis.talking import in_flight, multiplexer, talking
+from tests.redis.tools import assert_all_places, outcome
 
 PACKAGE = str(Path(geventpool.redis.__file__).parent)
 
@@ -122,4 +124,63 @@ def test_a_signal_anywhere_in_a_command_loses_no_room_and_sends_nothing_twice(
         assert len(set(mine)) == len(mine)
         errors = {type(each.error) for each in hub_errors}
         assert error in errors and errors <= {error, redis.ConnectionError}
+        hub_errors.clear()
+
+
+def renewed(client: redis.Redis, name: str) -> None:
+    """Give the connection back when it is quiet."""
+    multiplexer(client).renew()
+    get(client, name)
+
+
+def spoiled(client: redis.Redis, name: str) -> None:
+    multiplexer(client).renew(spoiled=True)
+    get(client, name)
+
+
+def hung_up_on(client: redis.Redis, name: str) -> None:
+    """The server ends the connection."""
+    client.get("bye")
+
+
+def taken(client: redis.Redis, name: str) -> None:
+    """Use the connection alone."""
+    client.wait(1, 0)
+
+
+def at_rest(client: redis.Redis, name: str) -> None:
+    get(client, name)
+    wait_until(lambda: multiplexer(client).shared is None)
+
+
+@pytest.mark.parametrize("deed", [renewed, spoiled, hung_up_on, taken, at_rest])
+def test_a_signal_anywhere_in_the_end_of_a_connection_leaves_nobody_waiting(
+    deed: Callable[[redis.Redis, str], None],
+    hub_errors: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next turn of the event loop does the rest; no place is lost."""
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[-1] == b"bye":
+            server.sockets[-1].shutdown(2)
+        return b":1\r\n" if command[0] in (b"WAIT", b"PUBLISH") else echo(command)
+
+    if deed is at_rest:
+        monkeypatch.setattr(shared_module, "REST", 0.002)
+    with talking(answer, max_connections=2) as (client, server):
+        pool: Any = client.connection_pool
+        for _ in struck_everywhere(partial(deed, client), Interrupt):
+            after = [gevent.spawn(outcome, client.get, str(each)) for each in range(2)]
+            for job in after:
+                reply = job.get(timeout=5)
+                # What was written to a server that hangs up is not written again.
+                assert deed is hung_up_on or isinstance(reply, bytes), reply
+            wait_until(lambda: in_flight(client) == 0)
+            wait_until(
+                lambda: pool.stats().in_use == (multiplexer(client).shared is not None)
+            )
+        multiplexer(client).renew()
+        wait_until(lambda: multiplexer(client).shared is None)
+        assert_all_places(pool)
         hub_errors.clear()

@@ -11,7 +11,7 @@ import redis
 
 from geventpool.redis import shared as shared_module
 from geventpool.redis.replies import reader_of
-from geventpool.redis.shared import SharedConnection
+from geventpool.redis.shared import QUIET, SharedConnection
 from geventpool.redis.transports import PlainTransport
 from geventpool.testing import wait_until
 from tests.redis.scripted import echo
@@ -104,8 +104,10 @@ def test_a_connection_that_takes_nothing_is_taken_for_dead(
             patch.setattr(PlainTransport, "send", lambda self, data: 0)
             job = gevent.spawn(outcome, client.get, "key")
             wait_until(lambda: shared.is_blocked)
-            shared._writable.stop()
-            wait_until(lambda: shared.is_lost)
+            shared._writable.close()
+            # A watcher that never calls.
+            shared._writable = gevent.get_hub().loop.async_()
+            wait_until(lambda: shared.end is not None)
         assert job.get(timeout=5) == b"key"
         assert len(server.sockets) == 2
 
@@ -218,16 +220,13 @@ def test_who_is_killed_while_it_takes_the_connection_loses_nothing() -> None:
             job = gevent.spawn(client.get, "a")
             wait_until(lambda: server.received)
             taking = gevent.spawn(client.wait, 1, 0)
-            wait_until(lambda: multiplexer(client).shared.taker is not None)
+            wait_until(lambda: multiplexer(client).shared.parting.taker is not None)
             shared = multiplexer(client).shared
             server.answer = echo
             if is_ready:
                 taking.kill(block=False)
-                shared.taker.set(shared.conn)
-                shared.taker = None
-                shared._close_watchers()
-                shared.is_lost = True
-                multiplexer(client).shared = None
+                shared.end = QUIET
+                shared.complete()
                 gevent.sleep(0)
                 job.kill()
             else:
@@ -265,7 +264,7 @@ def test_a_connection_that_cannot_be_watched_is_closed_unwatched(
             patch.setattr(SharedConnection, "_start_timer", fail)
             assert isinstance(outcome(client.get, "key"), MemoryError)
         [half] = halves
-        assert not half.is_lost and not half._readable.active
+        assert half.end is None and not half._readable.active
         assert "disconnect" not in vars(half.conn)
         assert client.get("key") == b"key"
 
