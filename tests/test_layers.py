@@ -23,6 +23,7 @@ CORE: dict[str, set[str]] = {
     "budget": {"errors", "policies"},
     "failures": set(),
     "sockets": {"loops"},
+    "threaded": {"sockets"},
     "dialing": {"deadline", "sockets"},
     "states": set(),
     "ledger": {"errors", "policies", "states"},

@@ -17,7 +17,7 @@ from geventpool.extension import within
 from geventpool.mysql.arguments import KEYWORDS, merged
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
-from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, deciding
+from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, threaded_pools
 from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
@@ -168,7 +168,7 @@ class ConnectionPool(Pool[Connection]):
         if self._pools_here():
             self._is_undecided = False
             return None
-        with deciding():
+        with threaded_pools.making:
             if self._threads is None:
                 self._threads = ThreadedPool(
                     self.connector,  # type: ignore[arg-type]

@@ -6,28 +6,19 @@ limit, connections and resets, and does all work in the borrower's thread.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from types import TracebackType
 from typing import Any
 
-from geventpool import sockets
 from geventpool.errors import PoolClosedError, PoolExhaustedError
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
+from geventpool.threaded import ThreadedPools
 
-__all__ = ["ThreadedLoan", "ThreadedPool", "deciding"]
+__all__ = ["ThreadedLoan", "ThreadedPool", "threaded_pools"]
 
 #: Those of this process.
-_all: weakref.WeakSet[ThreadedPool] = weakref.WeakSet()
-
-_deciding = threading.Lock()
-
-
-def deciding() -> threading.Lock:
-    """Return the lock under which one thread makes the pool for all."""
-    return _deciding
+threaded_pools = ThreadedPools()
 
 
 class ThreadedPool:
@@ -52,7 +43,7 @@ class ThreadedPool:
         self._most = max_connections
         self._closed = False
         self._begin()
-        _all.add(self)
+        threaded_pools.add(self)
 
     def _begin(self) -> None:
         self._room = threading.Semaphore(self._most)
@@ -197,15 +188,3 @@ class ThreadedLoan:
             self._pool.release(conn)
         else:
             self._pool.drop(conn)
-
-
-def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
-    global _deciding
-    # The thread that may have held it does not exist here.
-    _deciding = threading.Lock()
-    with sockets.after_fork():
-        for pool in list(_all):
-            pool.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -5,24 +5,18 @@ It lends by SQLAlchemy's ``QueuePool``, without gevent.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from typing import Any
 
 from sqlalchemy.pool import QueuePool
 
-from geventpool import sockets
 from geventpool.listeners import PoolStats
 from geventpool.sqlalchemy.record_pool import disown
+from geventpool.threaded import ThreadedPools
 
 __all__ = ["ThreadPool", "become_thread_pool"]
 
-
-_deciding = threading.Lock()
-
-#: Those of this process.
-_all: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
+_pools = ThreadedPools()
 
 
 class ThreadPool(QueuePool):
@@ -69,6 +63,7 @@ class ThreadPool(QueuePool):
 
         All connections are the parent's. The child may be patched.
         """
+        _pools.discard(self)
         idle = self._pool.queue  # type: ignore[attr-defined]
         for record in (*idle, *self._lent):
             _let_go(record)
@@ -96,7 +91,7 @@ def become_thread_pool(pool: Any) -> None:
 
     The object stays the same, because the engine and its listeners refer to it.
     """
-    with _deciding:
+    with _pools.making:
         if isinstance(pool, ThreadPool):
             return  # another thread has done it meanwhile
         pool_size, places = pool.size(), pool._pool
@@ -112,16 +107,4 @@ def become_thread_pool(pool: Any) -> None:
         # The last step, because other threads may use the pool from now on.
         pool.__class__ = ThreadPool
         places.connector.stock = pool.counts
-        _all.add(pool)
-
-
-def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
-    global _deciding
-    _deciding = threading.Lock()
-    with sockets.after_fork():
-        for pool in list(_all):
-            pool.forked()
-    _all.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        _pools.add(pool)

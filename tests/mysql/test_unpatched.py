@@ -103,9 +103,9 @@ LOCKED = """
 import os, warnings
 warnings.simplefilter("ignore")
 import geventpool.mysql
-from geventpool.mysql import threaded
+from geventpool.mysql.threaded import threaded_pools
 pool = geventpool.mysql.ConnectionPool(**{where!r})
-threaded.deciding().acquire()
+threaded_pools.making.acquire()
 child = os.fork()
 if not child:
     with pool.connection() as conn:

@@ -18,8 +18,8 @@ from geventpool.redis import ConnectionPool, RedisCluster, RedisPoolExhaustedErr
 from geventpool.redis.cluster import url_of
 from geventpool.testing import wait_until
 from tests import parts
+from tests.forks import in_child
 from tests.redis.clusters import Cluster
-from tests.redis.test_processes import in_child
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 
 PATIENT: dict[str, Any] = {"retry": Retry(ConstantBackoff(0.1), 100)}

@@ -7,7 +7,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool.redis.process_pools import ProcessPools
-from tests.redis.test_processes import in_child
+from tests.forks import in_child
 
 
 def test_equal_keys_get_the_same_pool() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import select
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import gevent
@@ -16,29 +14,11 @@ import redis
 from geventpool.redis import ConnectionPool
 from geventpool.testing import wait_until
 from tests import parts
+from tests.forks import in_child
 from tests.redis.tools import assert_all_places
 from tests.servers import RedisServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def in_child(work: Callable[[], object]) -> str:
-    """What *work* returns or raises in a forked child, as text."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            with gevent.Timeout(20):
-                text = repr(work())
-        # The child must say whatever happens to it, and never return to the tests.
-        except BaseException as error:
-            text = repr(error)
-        os.write(writer, text.encode())
-        os._exit(0)
-    os.close(writer)
-    os.waitpid(child, 0)
-    with os.fdopen(reader) as pipe:
-        return pipe.read()
 
 
 def test_a_copy_that_polls_a_connection_does_not_end_the_child(
