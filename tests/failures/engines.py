@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from geventpool.sqlalchemy import GreenletPool
-from tests.failures.contestants import PATIENCE, Contestant, Ours, timed
+from tests.failures.contestants import PATIENCE, QUESTION, Contestant, Ours, timed
 from tests.failures.sites import LIMIT, Site
 
 
@@ -45,7 +45,7 @@ class Engine(Contestant):
         return self._engine.connect()
 
     def talk(self, conn: Any, tag: str) -> str:
-        return str(conn.exec_driver_sql("SELECT %s", (tag,)).scalar())
+        return str(conn.exec_driver_sql(QUESTION, (tag,)).scalar())
 
     def give_back(self, conn: Any) -> None:
         conn.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import linecache
 import os
 import sys
 import time
@@ -55,6 +56,8 @@ class Footprint:
     @classmethod
     def take(cls) -> Footprint:
         """The footprint now, after the garbage was collected."""
+        # The lines of source that the tracebacks of errors have read.
+        linecache.clearcache()
         gc.collect()
         timer: Any = type(gevent.get_hub().loop.timer(0))
         # By type(): a lazy object of Django sets itself up when asked for its class.

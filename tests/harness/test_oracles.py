@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import gc
+import linecache
 import os
 import pkgutil
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
@@ -341,6 +343,17 @@ def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
             each.stop()
             each.close()
         pool.close()
+
+
+def test_the_sources_that_a_traceback_has_read_are_not_left_behind(
+    tmp_path: Path,
+) -> None:
+    """The load formats one of each kind of error, and reads all files in it."""
+    source = tmp_path / "source.py"
+    source.write_text("pass\n" * 2 * BLOCKS)
+    before = Footprint.take()
+    assert len(linecache.getlines(str(source))) == 2 * BLOCKS
+    assert "blocks of memory" not in Footprint.take().left_since(before)
 
 
 @pytest.mark.parametrize("contestant", [OurSockets, OurRedis, OurMySQL])
