@@ -50,7 +50,7 @@ class Peer:
         self.host, self.port = "127.0.0.1", 0
         self.accepted = 0
         self.peak = 0
-        self._tls = tls
+        self.tls = tls
         self._sockets: set[Any] = set()
         self._handlers: set[gevent.Greenlet[..., Any]] = set()
         self._errors: list[BaseException] = []
@@ -168,12 +168,12 @@ class Peer:
     def _handle(self, sock: Any) -> None:
         talk = sock
         try:
-            if self._tls is not None:
+            if self.tls is not None:
                 talk = SSLSocket(
                     sock=sock,
                     server_side=True,
                     do_handshake_on_connect=False,
-                    _context=self._tls,
+                    _context=self.tls,
                 )
                 talk.do_handshake()
             self.talk(talk)

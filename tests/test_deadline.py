@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import Pool, PoolExhaustedError, Timeouts, dialing
+from geventpool import Pool, PoolExhaustedError, Timeouts
 from geventpool._core import checking, deadline, opener, wait_timers
 from geventpool._core.deadline import LATE, MOMENT, Deadline
 from geventpool._core.workers import within
@@ -157,15 +157,6 @@ def test_a_reset_does_not_lag_because_the_loop_was_blocked(
     wait_until(lambda: not pool.stats().resetting)
     assert pool.size == 1
     pool.close()
-
-
-def test_a_dial_is_not_over_because_the_loop_was_blocked(patient: None) -> None:
-    """Likewise the limit of a TcpConnection's own."""
-    peer = Peer()
-    with dialing._deadline(LIMIT, "nowhere"):
-        gevent.get_hub().loop.run_callback(block)
-        peer.ask()
-    peer.close()
 
 
 @pytest.mark.parametrize("options", [{"timeout": LIMIT}, {}], ids=["usual", "own"])

@@ -26,7 +26,6 @@ from geventpool.testing import (
     check,
     check_capacity,
     no_switch,
-    pool_greenlets,
     wait_until,
 )
 from tests import parts
@@ -35,16 +34,6 @@ from tests import parts
 AT_ONCE = Backoff(0, maximum=0)
 #: Nobody tries before the test is over, unless it is the grace.
 NEVER = Backoff(3600, maximum=3600)
-
-
-def is_timed(pool):
-    """Whether the end of the grace has a timer."""
-    return parts.opener(pool).search._timer is not None
-
-
-def will_try_again(pool):
-    """Whether it will look for connections that nobody waits for."""
-    return parts.opener(pool)._retry is not None
 
 
 def down(times):
@@ -213,18 +202,6 @@ def test_the_end_of_the_grace_does_not_wait_for_an_attempt_that_hangs(
     assert all(isinstance(waiter.value, ConnectionRefusedError) for waiter in waiters)
     assert connector.opening
     pool.close(timeout=0)
-
-
-def test_closing_in_the_grace_ends_its_timer():
-    """Nothing of a closed pool is left in the loop."""
-    pool, clock = reached(ScriptedConnector(), backoff=NEVER)
-    parts.connector(pool).script("open", *down(3))
-    waiter = gevent.spawn(outcome, pool)
-    gevent.idle()
-    assert is_timed(pool)
-    pool.close()
-    assert not is_timed(pool)
-    waiter.join()
 
 
 def test_a_success_begins_a_new_grace():
@@ -480,30 +457,6 @@ def test_min_connections_are_looked_for_though_nobody_asks():
     pool.drop_expired()
     wait_until(lambda: pool.stats().idle == 1)
     assert connector.opened[-1].is_usable
-
-
-@pytest.mark.parametrize("end", ["close", "enough", "busy"])
-def test_nothing_is_looked_for_that_is_not_missing(end):
-    """The pool was closed meanwhile, or has what it needs, or is opening it."""
-    connector = ScriptedConnector(open=[OSError("down"), Event()])
-    pool = Pool(connector, min_connections=1, max_connecting=1)
-    gevent.idle()
-    stock = parts.lifecycle(pool)
-    assert will_try_again(pool) and pool.size == 0
-    if end == "close":
-        pool.close()
-        assert not will_try_again(pool)
-        return
-    if end == "enough":
-        stock.ledger.min_connections = 0
-    else:
-        stock.opener.serve(retry=True)
-    tried = len(connector.calls)
-    stock.opener._retry_minimum()
-    gevent.idle()
-    assert len(connector.calls) == tried + (end == "busy")
-    assert pool_greenlets(pool)
-    pool.close(timeout=0)
 
 
 # The breaker.

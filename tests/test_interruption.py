@@ -8,7 +8,6 @@ import gevent
 import pytest
 
 from geventpool import Pool
-from geventpool.policies import Expiry
 from geventpool.testing import ScriptedConnector, check, interrupt_everywhere, sweep
 from tests import parts
 
@@ -21,6 +20,8 @@ def with_pool(work, prepare=None, **options):
     def scenario():
         connector = ScriptedConnector(switching=True)
         options.setdefault("max_connections", 1)
+        if prepare is stale:
+            options["ping_after"] = 0
         pool = Pool(connector, **options)
         if prepare is not None:
             prepare(pool)
@@ -74,10 +75,6 @@ def stale(pool):
     """The idle connection has to be pinged first."""
     with pool.connection():
         pass
-    returns = parts.lifecycle(pool).returns
-    returns._expiry, returns._has_age_limits = Expiry(ping_after=0), True
-    for entry in parts.ledger(pool).entries.values():
-        entry.ready_until = 0
 
 
 def dead(pool):

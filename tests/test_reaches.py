@@ -17,32 +17,18 @@ PACKAGE = TESTS.parent / "geventpool"
 SUBJECTS: dict[str, tuple[str, ...]] = {
     # Executed where "tests" is the folder of another project.
     "compat/swap_queuepool.py": ("_core/bound_pool.py", "_core/registry.py"),
-    "django/conftest.py": ("django/mysql/pools.py",),
     "django/test_backend.py": ("django/mysql/pools.py", "mysql/reset.py"),
-    "django/test_settings.py": ("django/mysql/upstream.py",),
-    # What is interrupted is the inside of these.
-    "failures/scenes/core.py": ("mysql/connector.py",),
-    "failures/scenes/mysql.py": ("mysql/connector.py", "mysql/packets.py"),
+    "failures/scenes/mysql.py": ("mysql/packets.py",),
     "failures/scenes/redis.py": ("redis/connector.py", "redis/pool.py"),
-    "failures/scenes/shared.py": ("redis/cluster.py",),
     # What a URL says is read where it is used.
     "failures/test_fuzzing.py": ("mysql/connector.py",),
     "harness/test_disturbance.py": ("_core/bound_pool.py",),
-    "mysql/test_cancel.py": ("mysql/pool.py", "mysql/side_connection.py"),
-    "mysql/test_mysql84.py": ("mysql/connection.py",),
     "mysql/test_pool.py": ("mysql/connection.py",),
-    "mysql/test_wire.py": ("mysql/packets.py", "mysql/protocol.py"),
+    "redis/test_loans.py": ("redis/returns.py",),
     "redis/test_cache.py": ("redis/pool.py",),
-    "redis/test_loans.py": ("redis/pool.py", "redis/returns.py", "redis/unpatched.py"),
-    "redis/test_pool.py": ("redis/retry_pauses.py",),
     "redis/test_trouble.py": ("redis/pool.py",),
-    "redis/test_unpatched.py": ("redis/cluster.py", "redis/compat_attributes.py"),
-    "sqlalchemy/test_engine.py": ("sqlalchemy/pool.py", "sqlalchemy/record_pool.py"),
-    "test_deadline.py": ("dialing.py",),
-    "test_grace.py": ("_core/opener.py", "_core/server_probe.py"),
-    "test_interruption.py": ("_core/returning.py",),
+    "redis/test_unpatched.py": ("redis/compat_attributes.py",),
     "test_recovery.py": ("pool.py", "_core/bound_pool.py"),
-    "test_sockets.py": ("dialing.py",),
 }
 
 #: Private names of drivers, which adapters keep as the drivers have them, and of the
@@ -166,9 +152,9 @@ def is_named_after(module: str, test: str) -> bool:
 #: The most uses in all tests of names that are private in the package, those of drivers
 #: left out. Only lower it: ``geventpool.testing``, ``stats()``, events and
 #: ``tests/parts.py`` tell the same.
-MOST = 219
+MOST = 194
 #: The most of these in files that are not named after the module, but have a row above.
-MOST_ELSEWHERE = 96
+MOST_ELSEWHERE = 38
 
 NAMES = private_names()
 FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))

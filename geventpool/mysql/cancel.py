@@ -43,7 +43,7 @@ LAST = 1.0
 _PAUSES = (0.001, 0.1)
 
 #: Limits of the side connection, in seconds. A KILL may wait 2 s for its thread.
-_CONNECT = 2.0
+CONNECT = 2.0
 _REPLY = 5.0
 
 #: The arguments of ``pymysql.connect`` that the side connection takes over, beside
@@ -245,12 +245,12 @@ class Canceller:
             defer_connect=True,
             **options,
             autocommit=True,
-            connect_timeout=_CONNECT,
+            connect_timeout=CONNECT,
             read_timeout=_REPLY,
             write_timeout=_REPLY,
         )
         try:
-            within(_CONNECT, "the side connection", self._connect, side, peer)
+            within(CONNECT, "the side connection", self._connect, side, peer)
         except BaseException:
             side.terminate()
             raise

@@ -62,7 +62,8 @@ class Connection(Wire):
         self._pristine: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._tables = (Converters({}), Converters({}))
         self._autocommits = 0
-        self._functions: frozenset[bytes] = frozenset()
+        #: the functions without side effects on this server
+        self.functions: frozenset[bytes] = frozenset()
         #: the packets of its reset and their number, by whether the database is set
         #: again
         self.prepared: dict[bool, tuple[bytes, int]] = {}
@@ -224,7 +225,7 @@ class Connection(Wire):
 
         :param kinds: as for :meth:`left_nothing`.
         """
-        return kind_of(text, self._functions) in kinds and (
+        return kind_of(text, self.functions) in kinds and (
             self._is_transparent or text.isascii()
         )
 
@@ -236,7 +237,7 @@ class Connection(Wire):
         """
         return len(self._statements) >= MAX_STATEMENTS or any(
             b"LOCK" in text.upper()
-            or not (only_sets(text) or kind_of(text, self._functions))
+            or not (only_sets(text) or kind_of(text, self.functions))
             for text in self._texts()
         )
 
@@ -312,7 +313,7 @@ class Connection(Wire):
         """Note the present Python attributes as those that every borrower gets."""
         self._cursorclass = self.cursorclass
         self._autocommits = self.server_status & AUTOCOMMIT
-        self._functions = family(self.server_version)
+        self.functions = family(self.server_version)
         self.prepared.clear()
         self._shared = {name: self.__dict__[name] for name in _SHARED}
         self._pristine = dict(self.encoders), dict(self.decoders)

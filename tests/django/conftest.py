@@ -90,7 +90,7 @@ def make(migrated: MariaDBServer) -> Iterator[MakeWrapper]:
             check(pool)
             assert pool.stats().in_use == 0
         wrapper.close_pool()
-        assert not pools._pools.get(wrapper.alias)
+        assert not pools.by_alias.get(wrapper.alias)
 
 
 @pytest.fixture()

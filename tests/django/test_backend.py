@@ -392,6 +392,7 @@ def test_a_connection_may_outlive_its_pool(make, monkeypatch):
     wrapper = make()
     wrapper.ensure_connection()
     lent, pool = wrapper.connection, wrapper.pool
+    end = lent.lender
     # The greenlet that closes the pool may go on with its own connection.
     gevent.spawn(wrapper.close_pool).join()
     assert pool.closed and not lent.open
@@ -399,7 +400,6 @@ def test_a_connection_may_outlive_its_pool(make, monkeypatch):
         value(wrapper, "SELECT 1")
     wrapper.close()
     assert wrapper.pool is not pool
-    end = pool._handle
     del pool
     gc.collect()
     end.release(lent)
@@ -638,7 +638,7 @@ def test_a_test_database_has_a_pool_of_its_own(make, migrated):
     was = wrapper.settings_dict["NAME"]
     previous, connections[alias] = connections[alias], wrapper
     try:
-        made = room.pools._pools
+        made = room.pools.by_alias
         made.setdefault(alias, []).extend(made.pop("test0"))
         name = wrapper.creation.create_test_db(verbosity=0, autoclobber=True)
         assert real.closed

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
-import pymysql
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
-from geventpool.django.mysql import options, upstream
+from geventpool.django.mysql import options
 from geventpool.listeners import Counters
 from tests import parts
 from tests.django.conftest import value
@@ -85,19 +81,6 @@ def test_what_fails_while_the_pool_is_made_fails_as_connecting(make):
 
 
 # PyMySQL in mysqlclient's place
-
-
-def test_a_mysqlclient_stays_what_it_is(monkeypatch):
-    """Every importer finds it, before and after."""
-    for name in ("MySQLdb", "MySQLdb.constants"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    theirs = sys.modules["MySQLdb"]
-    monkeypatch.delitem(sys.modules, "MySQLdb.converters", raising=False)
-    loaded = upstream._load()
-    assert sys.modules["MySQLdb"] is theirs
-    assert "MySQLdb.converters" not in sys.modules
-    assert loaded.Database.Error is pymysql.Error
-    assert loaded.DatabaseWrapper is not upstream.base.DatabaseWrapper
 
 
 def test_what_to_do_where_nothing_is_patched_is_checked(make):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from geventpool.mysql import ConnectionPool
-from geventpool.testing import check
+from geventpool.testing import check, wait_until
 from tests.mysql.proxy import Proxy
 from tests.servers import MariaDBServer
 
@@ -96,3 +96,24 @@ def is_running(server: MariaDBServer, statement: str) -> bool:
     """Whether the server is at work at a statement that contains this text."""
     shown = server.ask("SELECT info FROM information_schema.processlist")
     return sum(statement in str(row[0]) for row in shown) > 0
+
+
+@pytest.fixture
+def at_rest(mariadb_server):
+    """Nothing that one test has left running disturbs the next one."""
+    yield
+    mariadb_server.hang_up()
+    wait_until(lambda: mariadb_server.connections() == 0, "at rest")
+
+
+@pytest.fixture
+def pooled(make_pool, mariadb_server):
+    """Makes pools in autocommit that know their server."""
+
+    def make(server=mariadb_server, **options):
+        where = server.client_options
+        pool = make_pool(**{**where, "autocommit": True, "cancel": True, **options})
+        pool.server = server
+        return pool
+
+    return make

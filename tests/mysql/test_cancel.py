@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import sys
-import weakref
 from typing import Any
 
 import gevent
@@ -22,10 +21,11 @@ from geventpool.mysql import ConnectionPool, cancel, interrupted, side_connectio
 from geventpool.mysql.interrupted import Interruptible
 from geventpool.mysql.side_connection import SideConnection
 from geventpool.testing import wait_until
-from tests import parts
 from tests.mysql.conftest import is_running, rows, value
 from tests.mysql.kill_race import race
 from tests.pauses import give_up_after
+
+pytestmark = pytest.mark.usefixtures("at_rest")
 
 FOREVER = "SELECT SLEEP(30)"
 
@@ -66,27 +66,6 @@ def interrupt(pool, statement=FOREVER, then=None, cursorclass=None):
         assert fetched.wait(5)
     worker.kill()
     return used[0]
-
-
-@pytest.fixture(autouse=True)
-def at_rest(mariadb_server):
-    """Nothing that one test has left running disturbs the next one."""
-    yield
-    mariadb_server.hang_up()
-    wait_until(lambda: mariadb_server.connections() == 0, "at rest")
-
-
-@pytest.fixture
-def pooled(make_pool, mariadb_server):
-    """Makes pools in autocommit that know their server."""
-
-    def make(server=mariadb_server, **options):
-        where = server.client_options
-        pool = make_pool(**{**where, "autocommit": True, "cancel": True, **options})
-        pool.server = server
-        return pool
-
-    return make
 
 
 def let_go(pool):
@@ -607,26 +586,6 @@ def test_the_side_connection_goes_with_its_pool(mariadb_server):
     wait_until(is_gone, "closed")
 
 
-def test_a_side_connection_in_use_is_not_closed_by_its_timer(pooled, monkeypatch):
-    """It closes after a time without use."""
-    pool = pooled(max_connections=1)
-    interrupt(pool)
-    let_go(pool)
-    side = side_connection_of(pool)
-    with side._turn:
-        side._expire()
-        assert side.is_open
-    expire = side_connection._expire
-    # That of another time, and that of a pool that is gone, mean nothing.
-    nobody: Any = lambda: None  # noqa: E731
-    for gone in weakref.ref(side), nobody:
-        timer = gevent.get_hub().loop.timer(1)
-        expire(gone, timer)
-        assert side.is_open
-    expire(weakref.ref(side), side._timer)
-    assert not side.is_open
-
-
 def test_it_leads_over_a_unix_socket_too(pooled, mariadb_server):
     """There is no port to compare; the same path is the same server."""
     where = {"host": None, "unix_socket": mariadb_server.unix_socket}
@@ -769,84 +728,6 @@ def test_a_restart_ends_what_was_to_be_killed(pooled, own_server, monkeypatch):
     assert not conn.open and pool.size == 0 and pool.side_connections == 0
 
 
-def test_a_side_connection_made_anew_does_not_kill_what_the_old_one_saw(
-    pooled, monkeypatch
-):
-    """The server may have been restarted in between."""
-    kill = SideConnection.kill_query
-
-    def late(side, victim):
-        side._drop()
-        kill(side, victim)
-
-    monkeypatch.setattr(SideConnection, "kill_query", late)
-    pool = pooled(max_connections=1)
-    conn = interrupt(pool, "SELECT SLEEP(0.3)")
-    let_go(pool)
-    assert not conn.open and pool.stats().saved == 0
-
-
-@pytest.fixture
-def aside(pooled, proxy, monkeypatch):
-    """Makes a pool whose side connection leads through the proxy."""
-    monkeypatch.setattr(SideConnection, "_check_itself", lambda side, conn: None)
-
-    def make(**options):
-        pool = pooled(max_connections=1, **options)
-        dial = canceller(pool)._dial
-        monkeypatch.setattr(
-            canceller(pool),
-            "_dial",
-            lambda peer, host, port: dial((proxy.host, proxy.port), host, port),
-        )
-        return pool
-
-    return make
-
-
-def test_a_kill_without_a_reply_costs_both_connections(aside, proxy, caplog):
-    """It may take effect late: on neither of them anything is sent any more."""
-    pool = aside(timeouts=Timeouts(close=0.3))
-    proxy.question = lambda data: b"" if b"KILL" in data else data
-    with caplog.at_level(logging.WARNING, "geventpool"):
-        conn = interrupt(pool)
-        wait_until(lambda: pool.size == 0, "abandoned")
-    assert not conn.open and pool.side_connections == 0
-    assert pool.stats().abandoned == 1
-    assert "the server may still be working" in caplog.text
-
-
-def test_a_canceller_killed_before_its_reply_costs_both_connections(aside, proxy):
-    """Whatever ends it, nobody knows whether the KILL is still under way."""
-    pool = aside()
-    proxy.question = lambda data: b"" if b"KILL" in data else data
-    conn = interrupt(pool)
-    wait_until(lambda: b"KILL" in b"".join(proxy.asked), "sent")
-    for worker in list(parts.running(pool)):
-        worker.kill()
-    assert not conn.open and pool.size == 0 and pool.side_connections == 0
-
-
-def test_a_side_connection_that_is_cut_costs_both_connections(aside, proxy):
-    """The place is kept until the server has replied, and no KILL comes late."""
-    pool = aside()
-    proxy.question = lambda data: None if b"KILL" in data else data
-    conn = interrupt(pool, "SELECT SLEEP(0.3)")
-    let_go(pool)
-    assert not conn.open and pool.size == 0 and pool.side_connections == 0
-
-
-def test_a_refused_kill_leaves_the_statement_alone(aside, proxy, caplog):
-    """Another account's statement, or a proxy that forbids it."""
-    pool = aside()
-    proxy.question = lambda data: data.replace(b"KILL", b"KALL")
-    with caplog.at_level(logging.WARNING, "geventpool"):
-        interrupt(pool, "SELECT SLEEP(0.3)")
-        let_go(pool)
-    assert "the server refuses what is asked of it" in caplog.text
-    assert pool.size == 0 and pool.side_connections == 1
-
-
 def test_a_statement_that_is_over_needs_no_kill(pooled, monkeypatch):
     """It ended between the look at its thread and the KILL."""
     find = SideConnection.find
@@ -861,37 +742,6 @@ def test_a_statement_that_is_over_needs_no_kill(pooled, monkeypatch):
     interrupt(pool, "SELECT SLEEP(0.3)")
     let_go(pool)
     assert pool.stats().cancelled == 1
-
-
-def test_closing_the_pool_ends_a_side_connection_that_is_being_opened(aside, proxy):
-    """What comes too late is not kept."""
-    pool = aside()
-    held = Event()
-    proxy.answer = lambda data: held.wait() and data
-    interrupt(pool)
-    wait_until(lambda: proxy.open == 1, "dialled")
-    side = side_connection_of(pool)
-    side.close()
-    held.set()
-    wait_until(lambda: proxy.open == 0, "let go of")
-    assert not side.is_open
-    pool.close(timeout=0)
-
-
-def test_a_mute_server_does_not_hold_the_side_connection_long(
-    aside, proxy, monkeypatch
-):
-    """Its dial has a limit of its own, and is not repeated at once."""
-    monkeypatch.setattr(cancel, "_CONNECT", 0.05)
-    pool = aside()
-    proxy.question = lambda data: b""
-    proxy.answer = lambda data: b""
-    conn = interrupt(pool, "SELECT SLEEP(0.3)")
-    let_go(pool)
-    assert not conn.open and proxy.accepted == 1
-    interrupt(pool, "SELECT SLEEP(0.3) + 1")
-    let_go(pool)
-    assert proxy.accepted == 1
 
 
 def test_credentials_that_fail_are_no_end_of_the_world(pooled, mariadb_server):

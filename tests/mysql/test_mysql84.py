@@ -52,7 +52,7 @@ def test_a_loan_that_has_left_nothing_is_not_reset(pool, mysql):
         with pool.connection() as conn:
             rows(conn, statement)
     assert mysql.said == [[b"\x03SELECT 1"], [b"\x03UPDATE t SET v = 1"]]
-    assert conn._functions == MYSQL == family("8.4.3")
+    assert conn.functions == MYSQL == family("8.4.3")
 
 
 def test_a_change_that_a_select_has_made_is_told_by_the_next_answer(mysql, make_pool):

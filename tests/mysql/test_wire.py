@@ -12,7 +12,7 @@ from pymysql import err
 from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
-from geventpool.mysql import ConnectionInUseError, packets, protocol
+from geventpool.mysql import ConnectionInUseError, protocol
 from geventpool.testing import no_switch, wait_until
 from tests.mysql.conftest import rows, value
 from tests.pauses import give_up_after
@@ -376,22 +376,6 @@ def test_others_run_while_a_large_result_is_read(make_pool):
     assert len(ticks) > 3
 
 
-def test_columns_are_described_once(make_pool):
-    """The columns of a statement that comes again need not be parsed again."""
-    conn = make_pool().acquire(reclaim=False)
-    cursor = conn.cursor()
-    cursor.execute("SELECT 1 AS one")
-    first = result_of(conn).fields[0]
-    cursor.execute("SELECT 1 AS one")
-    assert result_of(conn).fields[0] is first
-    packets._columns.update(
-        {(b"%d" % number, ""): first for number in range(packets._MAX_COLUMNS)}
-    )
-    cursor.execute("SELECT 1 AS another")
-    assert cursor.description[0][0] == "another"
-    assert len(packets._columns) < 10
-
-
 def test_time_limits_of_reading_and_writing_hold(make_pool, through, proxy):
     """read_timeout and write_timeout are PyMySQL's, and still work."""
     conn = make_pool(read_timeout=0.1).acquire(reclaim=False)
@@ -595,6 +579,6 @@ def test_an_interruption_that_pymysql_replaces_reaches_the_borrower(
         raise err.OperationalError(2013, "Lost connection")
 
     with monkeypatch.context() as patch:
-        patch.setattr(protocol._pymysql, "_read_query_result", replaced)
+        patch.setattr(pymysql.Connection, "_read_query_result", replaced)
         with pytest.raises(KeyboardInterrupt):
             conn._read_query_result()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 import redis
+import redis.lock
+import redis.retry
 from redis.backoff import ConstantBackoff
 from redis.cluster import ClusterNode
 from redis.exceptions import RedisClusterException
@@ -20,6 +23,7 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.forks import in_child
 from tests.redis.clusters import Cluster
+from tests.redis.test_unpatched import unpatched  # noqa: F401  (a fixture)
 from tests.redis.tools import assert_all_places, outcome, outcome_elsewhere
 
 PATIENT: dict[str, Any] = {"retry": Retry(ConstantBackoff(0.1), 100)}
@@ -314,3 +318,14 @@ def test_no_more_pipelines_are_sent_than_a_node_has_connections(
         assert not job.ready()
     assert job.get(timeout=10) == [True]
     client.close()
+
+
+@pytest.mark.usefixtures("unpatched")
+def test_a_cluster_takes_turns_by_a_lock_of_threads_where_there_are_threads() -> None:
+    """A semaphore of gevent's would need an event loop in every thread."""
+    from geventpool.redis.cluster import RedisCluster
+
+    cluster: Any = RedisCluster.__new__(RedisCluster)
+    cluster._pools = lambda: [ConnectionPool(max_connections=3)]
+    turns = cluster._turns()
+    assert isinstance(turns, threading.BoundedSemaphore)

@@ -21,7 +21,6 @@ from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool, TakenBackError, callers
 from geventpool.redis.dialling import (
-    Parting,
     allow,
     forbid,
     forbid_while_watching,
@@ -298,31 +297,6 @@ def test_what_was_given_back_meanwhile_is_not_forgotten_again(
     assert pool.core.size == 0
 
 
-def test_a_loop_that_is_gone_is_no_error(make_pool: MakePool) -> None:
-    """A finaliser runs after everything else."""
-    pool = make_pool()
-    conn = pool.get_connection()
-
-    class Gone:
-        def run_callback_threadsafe(self, *args: object) -> None:
-            raise ValueError("the loop is destroyed")
-
-    closed: list[bool] = []
-
-    class Sock:
-        def close(self) -> None:
-            closed.append(True)
-
-    Parting(Sock(), Gone()).close()
-    assert closed == [True]
-    pool.release(conn)
-    home, loop = pool._thread_id, pool._loop
-    pool._thread_id, pool._loop = 1, Gone()
-    pool.disconnect()
-    pool._thread_id, pool._loop = home, loop
-    assert pool.stats().idle == 1
-
-
 def test_a_socket_of_another_kind_is_closed_at_once(make_pool: MakePool) -> None:
     """No event loop watches it."""
 
@@ -593,31 +567,6 @@ def test_a_connection_that_does_not_come_into_step_is_replaced(
     assert client.client_id() != before
 
 
-def test_a_server_that_turns_out_to_be_a_replica_is_looked_up_anew(
-    make_pool: MakePool, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a failover the name leads to another; a replica is not left in a loop."""
-    pool = make_pool(port=own_server.port, max_connections=2)
-    client = redis.Redis(connection_pool=pool)
-    other = pool.get_connection()
-    before = client.client_id()
-    own_server.ask("REPLICAOF", "127.0.0.1", "1")
-    for _ in range(2):
-        with pytest.raises(redis.ReadOnlyError):
-            client.set("key", "value")
-    after = client.client_id()
-    assert after != before
-    assert client.client_id() == after
-    pool.release(other)
-    wait_until(lambda: pool.stats().size == 1)
-    monkeypatch.setattr("geventpool.redis.returns.RENEWAL", 0.0)
-    pool._renew_again = 0.0
-    with pytest.raises(redis.ReadOnlyError):
-        client.set("key", "value")
-    assert client.client_id() != after
-    own_server.ask("REPLICAOF", "NO", "ONE")
-
-
 # Who keeps.
 
 
@@ -690,21 +639,6 @@ def test_a_wrapper_is_told_from_a_function_that_takes_any_arguments() -> None:
 def test_nothing_is_told_of_an_error_without_a_traceback() -> None:
     """Somebody has taken it away."""
     assert not callers.was_interrupted(KeyError(), sys._getframe(), None)
-
-
-def test_redis_py_s_own_pipeline_is_a_command(make_pool: MakePool) -> None:
-    """It gives back what it took before it returns; a subclass of a program may not."""
-    pool = make_pool()
-
-    class Holding(redis.client.Pipeline):
-        def hold(self) -> None:
-            self.connection = self.connection_pool.get_connection()
-
-    pipe = Holding(pool, {}, True, None)
-    pipe.hold()
-    assert pool._special[id(pipe.connection)].kept is None
-    pipe.reset()
-    assert not pool._special
 
 
 # Retries.
@@ -815,25 +749,6 @@ def test_a_torn_release_of_a_shared_connection_ends_what_it_has_of_its_own(
     stand_in = parts.sharing(pool).stand_in()
     pool.end_torn_loan(stand_in, gevent.getcurrent())
     assert pool.stats().in_use == 1
-
-
-def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There is no event loop that could end the loan."""
-
-    def overflow(*args: Any) -> None:
-        raise RecursionError
-
-    pool = make_pool(max_connections=1)
-    conn = pool.get_connection()
-    with monkeypatch.context() as patch:
-        patch.setattr(pool, "_loop", None)
-        patch.setattr(pool, "_examine", overflow)
-        with pytest.raises(RecursionError):
-            pool.release(conn)
-    assert pool.stats().in_use == 1
-    pool.release(conn)
 
 
 def test_a_release_that_a_signal_interrupts_costs_no_place(

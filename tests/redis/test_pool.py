@@ -682,20 +682,6 @@ def test_nothing_keeps_a_forgotten_pool(
     wait_until(lambda: sock.fileno() == -1)
 
 
-def test_an_open_for_a_forgotten_pool_is_refused(make_pool: MakePool) -> None:
-    """A connector outlives its pool only by the length of one opening."""
-    from geventpool.redis import RedisConnector
-
-    pool = ConnectionPool()
-    connector = RedisConnector(pool)
-    del pool
-    gc.collect()
-    with pytest.raises(ReferenceError):
-        connector.open()
-    connector.reset(object())
-    assert connector.pauses._try(object()) is None
-
-
 def test_the_lock_is_re_entrant(make_pool: MakePool) -> None:
     """redis-py's maintenance and cluster code takes it, and calls what takes it."""
     pool = make_pool()

@@ -22,6 +22,7 @@ from geventpool.redis.errors import TakenBackError
 from geventpool.redis.internals import backoff_of
 from geventpool.redis.retry_pauses import RetryPauses
 from geventpool.testing import wait_until
+from tests.redis.conftest import MakePool
 from tests.redis.tools import outcome
 from tests.servers import RedisServer
 
@@ -410,3 +411,17 @@ def test_without_a_grace_the_retries_are_those_of_redis_py(
     for _ in range(2):
         connector.open()
     assert not conn.script
+
+
+def test_an_open_for_a_forgotten_pool_is_refused(make_pool: MakePool) -> None:
+    """A connector outlives its pool only by the length of one opening."""
+    from geventpool.redis import RedisConnector
+
+    pool = ConnectionPool()
+    connector = RedisConnector(pool)
+    del pool
+    gc.collect()
+    with pytest.raises(ReferenceError):
+        connector.open()
+    connector.reset(object())
+    assert connector.pauses._try(object()) is None

@@ -24,10 +24,7 @@ from tests.redis.talking import (
     talking,
     without_connection,
 )
-from tests.redis.tools import (
-    outcome,
-    pool_of,
-)
+from tests.redis.tools import outcome, pool_of
 
 pytestmark = pytest.mark.usefixtures("limited")
 

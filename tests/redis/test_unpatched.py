@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from geventpool.redis import (
     RedisPoolExhaustedError,
     cooperation,
 )
+from geventpool.redis.dialling import Parting
 from geventpool.redis.threaded import ThreadedPool
 from tests import parts
 from tests.redis.conftest import MakePool
@@ -340,13 +340,45 @@ def test_modules_that_block_are_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
     cooperation.make_cooperative()
 
 
-def test_a_cluster_takes_turns_by_a_lock_of_threads_where_there_are_threads(
-    unpatched: pytest.MonkeyPatch,
-) -> None:
-    """A semaphore of gevent's would need an event loop in every thread."""
-    from geventpool.redis.cluster import RedisCluster
+def test_a_loop_that_is_gone_is_no_error(make_pool: MakePool) -> None:
+    """A finaliser runs after everything else."""
+    pool = make_pool()
+    conn = pool.get_connection()
 
-    cluster: Any = RedisCluster.__new__(RedisCluster)
-    cluster._pools = lambda: [ConnectionPool(max_connections=3)]
-    turns = cluster._turns()
-    assert isinstance(turns, threading.BoundedSemaphore)
+    class Gone:
+        def run_callback_threadsafe(self, *args: object) -> None:
+            raise ValueError("the loop is destroyed")
+
+    closed: list[bool] = []
+
+    class Sock:
+        def close(self) -> None:
+            closed.append(True)
+
+    Parting(Sock(), Gone()).close()
+    assert closed == [True]
+    pool.release(conn)
+    home, loop = pool._thread_id, pool._loop
+    pool._thread_id, pool._loop = 1, Gone()
+    pool.disconnect()
+    pool._thread_id, pool._loop = home, loop
+    assert pool.stats().idle == 1
+
+
+def test_a_full_stack_at_a_release_is_told_of_where_gevent_has_not_patched(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no event loop that could end the loan."""
+
+    def overflow(*args: Any) -> None:
+        raise RecursionError
+
+    pool = make_pool(max_connections=1)
+    conn = pool.get_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_loop", None)
+        patch.setattr("geventpool.redis.returns.is_fit", overflow)
+        with pytest.raises(RecursionError):
+            pool.release(conn)
+    assert pool.stats().in_use == 1
+    pool.release(conn)

@@ -8,7 +8,6 @@ import signal
 import socket
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
 
 import gevent
 import pymysql
@@ -19,9 +18,10 @@ from sqlalchemy import Column, Integer, create_engine, event, exc, text
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 from sqlalchemy.pool.base import ResetStyle
 
-from geventpool.sqlalchemy import GreenletPool, record_pool, reset_server_session
-from geventpool.sqlalchemy.records import Record, stop_streaming
+from geventpool.sqlalchemy import GreenletPool, reset_server_session
+from geventpool.sqlalchemy.records import stop_streaming
 from geventpool.testing import wait_until
+from tests import parts
 from tests.mysql.conftest import is_running
 from tests.pauses import give_up_after, hang
 from tests.sqlalchemy.conftest import core, through
@@ -82,7 +82,8 @@ def test_every_option_goes_through_create_engine():
     assert (pool._recycle, pool._pre_ping, pool._pool.use_lifo) == (99, True, True)
     assert pool._reset_on_return is ResetStyle.reset_commit and pool.echo is True
     assert pool.core.name == "mine" and pool.core.max_connections == 10
-    assert pool._options["max_waiting"] == 4 and not pool._options["reclaim"]
+    assert parts.option(pool.core, "max_waiting") == 4
+    assert not parts.option(pool.core, "reclaim")
     assert use(engine) == 1
     engine.dispose()
 
@@ -402,39 +403,6 @@ def test_a_forked_child_has_connections_of_its_own(make_engine, disposes):
     assert theirs.isdigit() and int(theirs) != mine
     with engine.connect() as conn:
         assert connection_id(conn) == mine
-
-
-def test_what_has_no_socket_is_left_alone_in_a_child(tmp_path):
-    """SQLite must not be closed there, and a descriptor is cut off."""
-    engine = create_engine(
-        f"sqlite:///{tmp_path}/file.db", poolclass=GreenletPool, pool_size=1
-    )
-    assert use(engine) == 1
-    assert in_child(lambda: use(engine, "SELECT 5")) == "5"
-    (record,) = core(engine).idle_connections()
-    record_pool.disown(record.dbapi_connection)
-    assert record_pool._inherited.pop() is record.dbapi_connection
-    assert use(engine, "SELECT 6") == 6
-    engine.dispose()
-
-
-@pytest.mark.parametrize("hides", [False, True])
-def test_in_a_child_connections_are_disowned(make_pool, monkeypatch, hides):
-    """The socket is closed; or the descriptor leads nowhere, and it is kept."""
-    kept: list[Any] = []
-    monkeypatch.setattr(record_pool, "_inherited", kept)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        connector = record_pool.RecordConnector(make_pool())
-        connector._process = -1
-        record = Record(make_pool(), connect=False)
-        inner: Any = SimpleNamespace(fileno=ours.fileno)
-        if not hides:
-            inner.sock = ours
-        record.dbapi_connection = inner
-        connector.terminate(record)
-        assert kept == ([inner] if hides else [])
-        assert record.dbapi_connection is None and theirs.recv(1) == b""
 
 
 # A record knows its pool and the pool its records: of such a ring the collector may

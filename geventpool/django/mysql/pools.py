@@ -103,7 +103,8 @@ class Pools:
     """The pools by their settings. Each is made at first use."""
 
     def __init__(self) -> None:
-        self._pools: dict[str, list[tuple[object, DjangoPool]]] = {}
+        #: with the settings that each is for, by the alias of the database
+        self.by_alias: dict[str, list[tuple[object, DjangoPool]]] = {}
         self.forked()
 
     def forked(self) -> None:
@@ -115,7 +116,7 @@ class Pools:
 
         :param settings: compared by value, because tests change the names of databases.
         """
-        known = self._pools.get(alias)
+        known = self.by_alias.get(alias)
         if known:
             key = _key(settings)
             for each, pool in known:
@@ -148,7 +149,7 @@ class Pools:
                     raise ImproperlyConfigured(
                         f"DATABASES[{alias!r}]['OPTIONS']: {error}"
                     ) from error
-                self._pools.setdefault(alias, []).append((_key(settings), pool))
+                self.by_alias.setdefault(alias, []).append((_key(settings), pool))
         return pool
 
     def close(self, alias: str, settings: Settings) -> None:
@@ -158,8 +159,8 @@ class Pools:
         """
         pool = self.find(alias, settings)
         if pool is not None:
-            self._pools[alias] = [
-                each for each in self._pools[alias] if each[1] is not pool
+            self.by_alias[alias] = [
+                each for each in self.by_alias[alias] if each[1] is not pool
             ]
             pool.close(timeout=PATIENCE)
 

@@ -32,7 +32,7 @@ def echo_scene(
     work: Callable[[Pool[Any]], object], peer: Echo, **options: Any
 ) -> Scene:
     where = {**peer.options, "connect_timeout": 5, "timeout": 5}
-    if peer._tls is not None:
+    if peer.tls is not None:
         where["ssl"] = tls_contexts()[1]
     pool = Pool(TcpConnection, where, max_connections=1, timeout=5, **options)
 

@@ -13,6 +13,7 @@ from pymysql.cursors import SSCursor
 from geventpool import Timeouts
 from geventpool.mysql import Connection, ConnectionPool
 from geventpool.mysql.ahead import packed
+from geventpool.mysql.tls import TLSContexts
 from tests import parts
 from tests.failures.scenes.core import until_idle
 from tests.failures.scenes.table import Scene, Site, covers
@@ -296,6 +297,6 @@ def a_context_for_tls(site: Site) -> Scene:
     [pool] = scene.pools
 
     def work() -> None:
-        parts.connector(pool)._tls({"ca": site.file}, lambda options: sum(range(1000)))
+        TLSContexts()({"ca": site.file}, lambda options: sum(range(1000)))
 
     return Scene(work, [pool], scene.afterwards)

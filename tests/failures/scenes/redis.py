@@ -13,6 +13,7 @@ from redis.sentinel import Sentinel
 
 from geventpool.redis import ConnectionPool, SentinelConnectionPool
 from geventpool.redis.internals import handle_push
+from geventpool.redis.telemetry import Telemetry
 from tests import parts
 from tests.failures.scenes.core import until_idle
 from tests.failures.scenes.table import Scene, Site, covers
@@ -226,7 +227,7 @@ def a_push_whose_handler_switches(site: Site) -> Scene:
 def a_timed_loan(site: Site) -> Scene:
     def work(client: Any) -> None:
         pool = client.connection_pool
-        conn = pool._telemetry.timed(pool.core.acquire)
+        conn = Telemetry(pool).timed(pool.core.acquire)
         pool.core.release(conn)
 
     return redis_scene(work, site)

@@ -122,11 +122,17 @@ def a_connection_to_share(site: Site) -> Scene:
 _clusters: dict[int, Any] = {}
 
 
+def pools_of(cluster: Any) -> list[Any]:
+    """The pools of the nodes that commands were sent to."""
+    clients = [node.redis_connection for node in cluster.get_nodes()]
+    return [client.connection_pool for client in clients if client is not None]
+
+
 def cluster_scene(work: Callable[[Any], object], site: Site) -> Scene:
     # To ask for the nodes each time would be most of the work.
     cluster = _clusters.get(site.cluster.port)
     if cluster is not None:
-        for pool in cluster._pools():
+        for pool in pools_of(cluster):
             pool.disconnect()
     else:
         cluster = _clusters[site.cluster.port] = RedisCluster(
@@ -138,7 +144,7 @@ def cluster_scene(work: Callable[[Any], object], site: Site) -> Scene:
         assert cluster.get("yours") == b"Y"
         assert cluster.get("mine") == b"M"
 
-    pools = [pool.core for pool in cluster._pools()]
+    pools = [pool.core for pool in pools_of(cluster)]
     return Scene(lambda: work(cluster), pools, afterwards, lasting=True)
 
 

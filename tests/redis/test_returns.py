@@ -1,0 +1,50 @@
+"""How a connection comes back to a pool for Redis."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from geventpool.testing import wait_until
+from tests.redis.conftest import MakePool
+from tests.servers import RedisServer
+
+
+def test_a_server_that_turns_out_to_be_a_replica_is_looked_up_anew(
+    make_pool: MakePool, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover the name leads to another; a replica is not left in a loop."""
+    pool = make_pool(port=own_server.port, max_connections=2)
+    client = redis.Redis(connection_pool=pool)
+    other = pool.get_connection()
+    before = client.client_id()
+    own_server.ask("REPLICAOF", "127.0.0.1", "1")
+    for _ in range(2):
+        with pytest.raises(redis.ReadOnlyError):
+            client.set("key", "value")
+    after = client.client_id()
+    assert after != before
+    assert client.client_id() == after
+    pool.release(other)
+    wait_until(lambda: pool.stats().size == 1)
+    monkeypatch.setattr("geventpool.redis.returns.RENEWAL", 0.0)
+    pool._renew_again = 0.0
+    with pytest.raises(redis.ReadOnlyError):
+        client.set("key", "value")
+    assert client.client_id() != after
+    own_server.ask("REPLICAOF", "NO", "ONE")
+
+
+def test_redis_py_s_own_pipeline_is_a_command(make_pool: MakePool) -> None:
+    """It gives back what it took before it returns; a subclass of a program may not."""
+    pool = make_pool()
+
+    class Holding(redis.client.Pipeline):
+        def hold(self) -> None:
+            self.connection = self.connection_pool.get_connection()
+
+    pipe = Holding(pool, {}, True, None)
+    pipe.hold()
+    assert pool._special[id(pipe.connection)].kept is None
+    pipe.reset()
+    assert not pool._special
