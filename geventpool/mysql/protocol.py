@@ -9,8 +9,9 @@ files:
   ``_request_authentication``;
 * read: ``_result`` (of which ``unbuffered_active``, ``has_next``, ``server_status``,
   ``insert_id``, ``message`` and ``_finish_unbuffered_query``);
-* written: ``_sock``, ``_rfile``, ``_result`` (and its class), ``_next_seq_id``,
-  ``_closed``, ``_secure``, ``_current_timeout``, ``_read_timeout``, ``_write_timeout``.
+* written: ``_sock``, ``_rfile``, ``_result`` (and its class), ``_affected_rows``,
+  ``_next_seq_id``, ``_closed``, ``_secure``, ``_current_timeout``, ``_read_timeout``,
+  ``_write_timeout``.
 
 Checked against PyMySQL 1.1.3 and 1.2.4.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 from pymysql import err
-from pymysql.constants import COMMAND
+from pymysql.constants import COMMAND, FIELD_TYPE
+from pymysql.converters import conversions
 
 from geventpool.mysql import ConnectionPool, protocol
 from geventpool.mysql.ahead import FORGET_ID, packed
@@ -112,6 +114,33 @@ def test_a_loan_sees_what_its_own_statements_did(
     with pool.connection() as conn:
         rows(conn, f"INSERT INTO {made} (v) VALUES (1)")
         assert value(conn, "SELECT LAST_INSERT_ID()") == 3
+
+
+@pytest.mark.parametrize("reset", ["session", "rollback", None])
+def test_a_connection_tells_nothing_of_the_statements_of_an_earlier_loan(
+    make_pool: MakePool, made: str, reset: str | None
+) -> None:
+    """The driver answers from what it keeps, without asking the server."""
+    pool = make_pool(max_connections=1, autocommit=True, reset=reset)
+    insert(pool, made)
+    with pool.connection() as conn:
+        assert not conn.insert_id() and not conn.affected_rows()
+        rows(conn, f"INSERT INTO {made} (v) VALUES (1)")
+        assert (conn.insert_id(), conn.affected_rows()) == (2, 1)
+
+
+def test_an_idle_connection_keeps_no_rows(make_pool: MakePool) -> None:
+    """A pool whose connections have each read much would need the memory of all."""
+
+    class Number(float):
+        """It can be referred to weakly."""
+
+    pool = make_pool(conv={**conversions, FIELD_TYPE.LONG: Number})
+    use(pool)
+    with pool.connection() as conn:
+        kept = weakref.ref(rows(conn, "SELECT 1")[0][0])
+        assert kept() is not None
+    assert kept() is None and pool.stats().idle == 1
 
 
 def test_a_reset_of_the_session_clears_the_id(
