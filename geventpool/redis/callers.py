@@ -23,6 +23,7 @@ __all__ = [
     "borrowing_frame",
     "code_of",
     "was_interrupted",
+    "is_cluster",
     "is_driver",
     "owner_of",
     "sharing_frame",
@@ -90,6 +91,11 @@ def _is_wrapper(frame: FrameType, pool: object) -> bool:
 def is_driver(frame: FrameType) -> bool:
     """Whether *frame* is in redis-py."""
     return str(frame.f_globals.get("__name__")).startswith("redis.")
+
+
+def is_cluster(frame: FrameType) -> bool:
+    """Whether *frame* is in redis-py's client for clusters."""
+    return frame.f_globals.get("__name__") == redis.cluster.__name__
 
 
 def owner_of(frame: FrameType) -> Any:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from sys import exc_info
+from sys import _getframe, exc_info
 from typing import Any, ClassVar
 
 from redis.client import NEVER_DECODE
 from redis.exceptions import ConnectionError, DataError
 
 from geventpool.errors import PoolError
+from geventpool.redis.callers import is_cluster
 from geventpool.redis.calls import Call, call_of
 from geventpool.redis.multiplexer import Multiplexer
 from geventpool.redis.sharing import Sharing
@@ -277,12 +278,14 @@ class StandIn(Call):
         """Abandon the present call. The shared connection stays in use.
 
         redis-py calls this after an error, before it retries. An error of the pool must
-        not be retried, so it is raised again here.
+        not be retried, so it is raised again here. Not in a cluster's client, which
+        then asks where the keys are now, and raises the error itself.
         """
         refusal: BaseException | None = getattr(self, "refusal", None)
         self.refusal = None
         if refusal is not None and exc_info()[1] is refusal:
-            raise refusal
+            if not is_cluster(_getframe(1)):
+                raise refusal
         self._abandon()
         if self.own is not None:
             self.own.disconnect(*args, **kwargs)

@@ -12,6 +12,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
+from geventpool import Outage
 from geventpool.redis import ConnectionPool, RedisCluster, internals
 from geventpool.redis.internals import module_of, parser_of
 from geventpool.testing import wait_until
@@ -24,6 +25,7 @@ from tests.redis.test_credentials import token
 from tests.redis.test_sentinel import Replicated, ask_sentinels, knows_all, master_of
 from tests.redis.test_telemetry import Collector, collector  # noqa: F401
 from tests.redis.tools import chain, outcome, pool_of
+from tests.servers import free_port
 
 NO_RETRY = Retry(NoBackoff(), 0)
 
@@ -124,6 +126,30 @@ def test_a_slot_that_is_moving_is_asked_for_elsewhere(
     finally:
         for node in (source, target):
             node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+def test_a_node_that_cannot_be_reached_makes_a_client_ask_for_the_nodes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica may be the master now. redis-py asks where it handles the error."""
+    [node, *_] = cluster.nodes
+    client = RedisCluster(
+        host=node.host, port=node.port, auto_pipeline=True, outage=Outage(grace=0)
+    )
+    owner = client.get_node_from_key("key")
+    options = owner.redis_connection.connection_pool.connection_kwargs
+    options["port"] = free_port()
+    initialize = client.nodes_manager.initialize
+
+    def asked(*args: Any, **kwargs: Any) -> None:
+        options["port"] = owner.port
+        initialize(*args, **kwargs)
+
+    monkeypatch.setattr(client.nodes_manager, "initialize", asked)
+    assert client.set("key", "value")
+    for pool in pools_of(client).values():
+        assert not pool.shutdown(5)
+    client.close()
 
 
 def test_an_interrupted_pipeline_of_a_cluster_leaves_no_reply(
