@@ -27,7 +27,7 @@ from benchmarks.adapters import AT_SERVERS, OURS
 from benchmarks.clients import Account, Clients
 from benchmarks.report import Column, Report, duration
 from benchmarks.rounds import Scale, percentile
-from benchmarks.servers import LIMIT, real_server
+from benchmarks.servers import LIMIT, Outage, real_server
 from tests.apart import answer_of
 
 #: The kinds of servers.
@@ -52,17 +52,13 @@ PATIENCE = 25.0
 
 
 @dataclass(frozen=True)
-class Restart:
+class Restart(Outage):
     """One restart: seconds, and numbers of requests and dials.
 
-    :ivar first_reply: from the server's return; as long as was measured if there was
-        none.
     :ivar refusal: p99 of the attempts that began after the grace and failed.
     """
 
-    away: float
     failed: int
-    first_reply: float
     refusal: float
     dials_per_second: float
     replies_before: float
@@ -71,9 +67,10 @@ class Restart:
 COLUMNS = [
     Column("failed", lambda each: each.failed, "attempts", to=()),
     Column("first reply", lambda each: each.first_reply),
+    Column("back", lambda each: each.back),
     Column("p99 of a refusal", lambda each: each.refusal),
     Column("dials/s", lambda each: each.dials_per_second, "1/s"),
-    Column("away", lambda each: each.away),
+    Column("away", lambda each: each.up - each.down),
     Column("replies/s before", lambda each: each.replies_before, ""),
 ]
 
@@ -84,37 +81,33 @@ def run(scale: Scale) -> Report:
     is_tiny, size = scale.name == "tiny", scale.crowd
     for kind in ("redis",) if is_tiny else KINDS:
         for away in OUTAGES[:1] if is_tiny else OUTAGES:
-            where = f"{kind} away for {away} s"
+            where, turn = f"{kind} away for {away} s", partial(_turn, kind, away, size)
             table = report.compare(
                 f"{where}: {size} greenlets on {LIMIT} connections",
-                {
-                    name: partial(_turn, kind, name, away, size)
-                    for name in AT_SERVERS[kind]
-                },
+                {name: partial(turn, name) for name in AT_SERVERS[kind]},
                 max(1, scale.rounds // 7),
                 COLUMNS,
                 warm_up=0,
             )
             table.notes.append(
-                "first reply: from the server's return; a refusal: an attempt that "
-                f"began {duration(GRACE + TOLD)} after the server went, and failed; "
-                "dials: while it was away"
+                "first reply, back: from the server's return, of one client and of all "
+                f"that waited; a refusal: of an attempt {duration(GRACE + TOLD)} or "
+                "more after the server went; dials: while it was away"
             )
             # A server that is slow to stop or to start is away for longer than meant.
-            measured = table.spread(OURS, lambda each: each.away)
+            measured = table.spread(OURS, lambda each: each.up - each.down)
             if measured is not None and measured.high < GRACE:
                 failed = table.spread(OURS, lambda each: each.failed)
                 report.target(f"failed attempts, {where}", failed, LIMIT + 1)
             if away > GRACE:
-                refusal = table.spread(OURS, lambda each: each.refusal * 1000)
-                title = f"ms of a refusal after the grace, p99, {where}"
-                report.target(title, refusal, 5)
+                late = table.spread(OURS, lambda each: each.refusal * 1000)
+                report.target(f"ms of a refusal after the grace, p99, {where}", late, 5)
             first = table.spread(OURS, lambda each: each.first_reply * 1000)
             report.target(f"ms to the first reply, {where}", first, 60)
     return report
 
 
-def _turn(kind: str, name: str, away: float, size: int) -> Restart:
+def _turn(kind: str, away: float, size: int, name: str) -> Restart:
     module = ["-m", "gevent.monkey", "--module", __name__]
     command = [*module, kind, name, str(away), str(size)]
     return Restart(**answer_of(command, BEFORE + away + AFTER + PATIENCE))
@@ -128,17 +121,11 @@ def measure(kind: str, name: str, away: float, size: int) -> Restart:
         account = Account()
         clients = Clients([server.pool(name)], [account], size)
         gevent.sleep(BEFORE)
-        probe, dials = socket.socket.connect, count_dials(server.options["port"])
-        down = time.monotonic()
-        server.stop()
-        gevent.sleep(max(0.0, down + away - time.monotonic()))
-        # The looks at the server are no dials of the pool.
-        up = server.start_again(probe)
-        dialled = sum(when < up for when in dials)
-        gevent.sleep(AFTER)
-        end = time.monotonic()
+        dials = count_dials(server.options["port"])
+        outage = server.outage(away, account)
+        gevent.sleep(max(0.0, outage.up + AFTER - time.monotonic()))
         clients.stop()
-        return judge(account, down, up, end, dialled)
+        return judge(account, outage, sum(when < outage.up for when in dials))
     finally:
         server.close()
 
@@ -157,20 +144,17 @@ def count_dials(port: int) -> list[float]:
     return times
 
 
-def judge(account: Account, down: float, up: float, end: float, dials: int) -> Restart:
+def judge(account: Account, outage: Outage, dials: int) -> Restart:
     """Return what the clients noticed, from the times of their replies and errors."""
-    begin = down - BEFORE / 2
+    down, begin = outage.down, outage.down - BEFORE / 2
     before = sum(begin < when < down for when in account.answered_at)
-    # Some are answered while the clients are being stopped.
-    after = [when - up for when in account.answered_at if up < when <= end]
     failed = [(began, ended) for began, ended in account.failures if ended > down]
     refusals = [ended - began for began, ended in failed if began > down + GRACE + TOLD]
     return Restart(
-        away=up - down,
+        **vars(outage),
         failed=len(failed),
-        first_reply=min(after, default=end - up),
         refusal=percentile(refusals, 0.99),
-        dials_per_second=dials / (up - down),
+        dials_per_second=dials / (outage.up - outage.down),
         replies_before=before / (BEFORE / 2),
     )
 

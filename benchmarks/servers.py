@@ -13,12 +13,34 @@ from gevent import socket
 
 from benchmarks.adapters import AT_SERVERS, PoolAdapter
 from benchmarks.adapters.base import CONNECTIONS as LIMIT
+from benchmarks.clients import Account
 
 #: What each kind of server replies to. MariaDB greets without it.
 QUESTIONS = {"redis": b"PING\r\n", "mysql": b"", "echo": b"\n"}
 
 #: Seconds between two looks at a server that is being started.
 LOOK_EVERY = 0.001
+
+#: The looks at a server are not counted as dials of a pool.
+CONNECT = socket.socket.connect
+
+#: Seconds that a pool has at most to recover after the return of its server.
+RECOVERY = 10.0
+
+
+@dataclass(frozen=True)
+class Outage:
+    """One outage of a server, and when its clients had replies again.
+
+    :ivar down, up: when it was told to stop, and when it replied first to anybody.
+    :ivar first_reply: seconds from *up* to its first reply to a client.
+    :ivar back: seconds from *up* until each client that waited then had its reply.
+    """
+
+    down: float
+    up: float
+    first_reply: float
+    back: float
 
 
 @dataclass(frozen=True)
@@ -62,19 +84,30 @@ class Server:
             return None
         return count
 
-    def start_again(self, connect: Callable[..., object] | None = None) -> float:
+    def outage(self, seconds: float, account: Account) -> Outage:
+        """Stop it for so many seconds, and wait for its clients. May switch."""
+        down = time.monotonic()
+        self.stop()
+        gevent.sleep(max(0.0, down + seconds - time.monotonic()))
+        answered, up = account.answered, self.start_again()
+        pending, waiting = account.pending, set(account.pending.items())
+        with gevent.Timeout(RECOVERY, False):
+            while account.answered == answered or waiting & set(pending.items()):
+                gevent.sleep(0.002)
+        replied = [*account.answered_at[answered : answered + 1], up + RECOVERY]
+        # A client may have had its reply before this greenlet was told.
+        return Outage(down, up, max(0.0, replied[0] - up), time.monotonic() - up)
+
+    def start_again(self) -> float:
         """Start it, and return when it replied first. May switch.
 
         ``start`` looks at intervals and returns later, by a time that depends on how
         busy this process is.
 
-        :param connect: of a socket; None: the one of the class.
         :raises Exception: it could not be started.
         """
         starting = gevent.spawn(self._start)
-        while starting.value is None:
-            if self._replies(connect or socket.socket.connect):
-                break
+        while starting.value is None and not self._replies():
             gevent.sleep(LOOK_EVERY)
         up = time.monotonic()
         if (error := starting.get()) is not None:
@@ -89,12 +122,12 @@ class Server:
             return error
         return None
 
-    def _replies(self, connect: Callable[..., object]) -> bool:
+    def _replies(self) -> bool:
         # It may accept connections some time before it replies.
         with socket.socket() as sock:
             sock.settimeout(1.0)
             try:
-                connect(sock, (self.options["host"], self.options["port"]))
+                CONNECT(sock, (self.options["host"], self.options["port"]))
                 sock.sendall(QUESTIONS[self.kind])
                 return bool(sock.recv(1))
             except OSError:

@@ -17,7 +17,7 @@ import geventpool
 from benchmarks.adapters import OURS, PoolAdapter
 from benchmarks.adapters.base import BLOCKING, GSOCKETPOOL, QUEUE_POOL
 from benchmarks.clients import Account, Clients
-from benchmarks.servers import LIMIT, Server
+from benchmarks.servers import LIMIT, Outage, Server
 
 #: The pool in use today, by the kind of server.
 STOCK = {"redis": BLOCKING, "mysql": QUEUE_POOL, "echo": GSOCKETPOOL}
@@ -33,18 +33,13 @@ CALM, ROUGH, CALM_AGAIN, WARM_UP = 0.35, 0.55, 0.65, 0.1
 #: Seconds between two kills, between two counts of sockets, between two displays.
 KILL_EVERY, COUNT_EVERY, DRAW_EVERY = 0.01, 0.1, 0.25
 
-#: Seconds that a pool has to recover after the return of its server.
-RECOVERY = 10.0
-
 
 @dataclass
 class Record:
     """What is seen of one server and its pool.
 
     :ivar sockets, peak: what the server counts now (None: it is down), and at most.
-    :ivar first_reply: seconds from the server's first reply to anybody to its first
-        reply to a client; None: there was no restart, or no reply.
-    :ivar back: seconds until each client that waited then had its reply.
+    :ivar outage: how its outage ended; None: there was none.
     :ivar places: connections that could be borrowed at once at the end.
     """
 
@@ -53,8 +48,7 @@ class Record:
     account: Account = field(default_factory=Account)
     sockets: int | None = 0
     peak: int = 0
-    first_reply: float | None = None
-    back: float | None = None
+    outage: Outage | None = None
     places: int = 0
 
 
@@ -141,21 +135,9 @@ class Scenario:
 
     def _restart(self, record: Record) -> None:
         self._enter(f"{record.server.name} is down")
-        down = time.monotonic()
-        record.server.stop()
-        gevent.sleep(max(0.0, down + self.outage - time.monotonic()))
-        account = record.account
-        answered = account.answered
-        back = record.server.start_again()
-        waiting = set(account.pending.items())
+        # Nothing is drawn at its return: that would hold up the clients.
+        record.outage = record.server.outage(self.outage, record.account)
         self._enter(f"{record.server.name} is back")
-        while account.answered == answered or waiting & set(account.pending.items()):
-            if time.monotonic() > back + RECOVERY:
-                return
-            gevent.sleep(0.002)
-        record.back = time.monotonic() - back
-        # A client may have had its reply before this greenlet was told.
-        record.first_reply = max(0.0, account.answered_at[answered] - back)
 
     def _enter(self, phase: str) -> None:
         self.phase = phase

@@ -61,11 +61,11 @@ OF_POOLS = (
     Column("wrong", lambda each: each.account.wrong, "", total=sum),
     SOCKETS,
     Column(f"places of {LIMIT}", lambda each: each.places, "", True, total=min),
-    Column("back", lambda each: each.back),
+    Column("back", lambda each: each.outage and each.outage.back),
 )
 
 #: Told beside the tables: the pool that connects most often meets the server first.
-FIRST_REPLY = Column("first reply", lambda each: each.first_reply)
+FIRST_REPLY = Column("first reply", lambda it: it.outage and it.outage.first_reply)
 
 
 class Screen:

@@ -18,7 +18,7 @@ from benchmarks.clients import Account, Clients
 from benchmarks.demo.scenario import Record
 from benchmarks.demo.tables import first_replies, summary, verdict, worse
 from benchmarks.rounds import percentile
-from benchmarks.servers import LIMIT, Server, echo_server  # type: ignore[attr-defined]
+from benchmarks.servers import LIMIT, Outage, Server, echo_server  # type: ignore[attr-defined]
 from tests.pauses import hang
 from tests.peers import PATIENCE
 
@@ -195,10 +195,10 @@ def test_a_number_that_is_worse_than_that_of_the_stock_pools_is_named() -> None:
     stock: list[Any] = [Ended(), Ended(), Ended()]
     for run in stock:
         run.title = "stock"
-        run.records[0].back = 0.005
+        run.records[0].outage = Outage(0.0, 1.0, 0.004, 0.005)
         run.rate = 105.0
     assert list(worse([*ours, *stock])) == ["scripted, back: , stock 5.0 ms"]
-    ours[0].records[0].back = 0.001
+    ours[0].records[0].outage = Outage(0.0, 1.0, 0.001, 0.001)
     ours[1].rate = ours[2].rate = 90.0
     assert list(worse([*ours, *stock])) == ["a pass, per s: 90, stock 105"]
 
@@ -206,13 +206,13 @@ def test_a_number_that_is_worse_than_that_of_the_stock_pools_is_named() -> None:
 def test_the_first_reply_is_told_beside_what_it_costs() -> None:
     """The pool that connects most often meets the server first."""
     ours: Any = Ended()
-    ours.records[0].first_reply = 0.004
+    ours.records[0].outage = Outage(0.0, 1.0, 0.004, 0.005)
     assert list(first_replies([ours])) == [
         f"scripted, {ours.title}: after 4.0 ms, 530 failed attempts"
     ]
     assert verdict([ours], ours.console)
     assert "first reply to a client: scripted" in ours.console.export_text()
-    ours.records[0].first_reply = None
+    ours.records[0].outage = None
     assert not list(first_replies([ours]))
 
 

@@ -23,6 +23,7 @@ from benchmarks.report import Report
 from benchmarks.restart import BEFORE, GRACE, TOLD, count_dials, judge
 from benchmarks.rounds import TINY, Sample, Series
 from benchmarks.scaling import weigh
+from benchmarks.servers import Outage
 from tests.peers import Echo
 from tests.servers import MariaDBServer, RedisServer
 
@@ -177,21 +178,21 @@ def test_every_pool_at_a_server_brings_the_right_reply(
 # The workloads
 
 
-def test_an_outage_is_judged_from_the_return_of_the_server() -> None:
-    """The first reply, the failed requests, late refusals, and the dials meanwhile."""
-    down, up, end = 10.0, 13.0, 15.0
+def test_an_outage_is_judged_from_the_time_at_which_the_server_went() -> None:
+    """The failed requests, late refusals, and the dials meanwhile."""
+    down, up = 10.0, 13.0
+    outage = Outage(down, up, first_reply=0.2, back=0.6)
     account = Account()
-    account.answered_at = [down - BEFORE / 4, down - 0.01, up + 0.2, up + 0.6, end + 1]
+    account.answered_at = [down - BEFORE / 4, down - 0.01, up + 0.2, up + 0.6]
     late = down + GRACE + TOLD + 0.1
     account.failures = [(9.5, 9.9), (9.9, 10.2), (down + 1, late), (late, late + 0.004)]
-    seen = judge(account, down, up, end, dials=6)
-    assert seen.first_reply == pytest.approx(0.2)
-    assert (seen.failed, seen.dials_per_second, seen.away) == (3, 2.0, 3.0)
+    seen = judge(account, outage, dials=6)
+    assert (seen.first_reply, seen.back) == (0.2, 0.6)
+    assert (seen.failed, seen.dials_per_second) == (3, 2.0)
     assert seen.refusal == pytest.approx(0.004)
     assert seen.replies_before == pytest.approx(2 / (BEFORE / 2))
     account.answered_at = account.failures = []  # type: ignore[assignment]
-    never = judge(account, down, up, end, dials=0)
-    assert never.first_reply == end - up and never.refusal == 0
+    assert judge(account, outage, dials=0).refusal == 0
 
 
 def test_the_dials_of_a_port_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
