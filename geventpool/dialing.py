@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     # module would have a half-patched ssl.
     from ssl import SSLContext, SSLSocket
 
-__all__ = ["KeepAlive", "dial", "dial_unix"]
+__all__ = ["KeepAlive", "dial", "dial_unix", "numeric_address"]
 
 Address: TypeAlias = "tuple[int, Any]"
 
@@ -105,7 +105,8 @@ def dial(
         could not be resolved, or the handshake failed (``ssl.SSLError``).
     """
     with _deadline(timeout, f"{host}:{port}"):
-        addresses = _numeric(host, port) or _resolved(host, port)
+        numeric = numeric_address(host, port)
+        addresses = _resolved(host, port) if numeric is None else [numeric]
         sock = _reach_any(addresses, timeout, keepalive)
         return _secure(sock, ssl, server_hostname or host)
 
@@ -164,14 +165,18 @@ def _deadline(timeout: float | None, where: str) -> Iterator[None]:
         deadline.close()
 
 
-def _numeric(host: str, port: int) -> list[Address]:
+def numeric_address(host: str, port: int) -> Address | None:
+    """Return family and address of a host that needs no resolver. Never switches.
+
+    :return: None: *host* is no IPv4 or IPv6 address.
+    """
     for family in socket.AF_INET, socket.AF_INET6:
         try:
             socket.inet_pton(family, host)
         except (OSError, ValueError):
             continue
-        return [(family, (host, port))]
-    return []
+        return family, (host, port)
+    return None
 
 
 def _resolved(host: str, port: int) -> list[Address]:

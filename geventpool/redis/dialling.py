@@ -1,4 +1,4 @@
-"""Controls when a connection of redis-py may reconnect by itself.
+"""Connects a connection of redis-py, and controls when it may reconnect by itself.
 
 A connection of redis-py that has lost its socket reconnects when it is used. The pool
 must prevent that in two cases: the loan has ended, so the pool would not count the new
@@ -8,6 +8,7 @@ socket; or keys are watched, and the new session would not have the WATCH.
 from __future__ import annotations
 
 import functools
+import socket
 import weakref
 from typing import Any
 
@@ -16,8 +17,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, WatchError
 from redis.retry import Retry
 
+from geventpool.dialing import numeric_address
 from geventpool.redis.errors import TakenBackError
-from geventpool.redis.internals import behind_cache, fail_readers, native_socket_of
+from geventpool.redis.internals import (
+    behind_cache,
+    dial_by_redis_py,
+    dialling_by,
+    fail_readers,
+    native_socket_of,
+)
 
 __all__ = [
     "Parting",
@@ -117,7 +125,8 @@ def connect_once(conn: Any) -> None:
     inner = behind_cache(conn)
     retry, inner.retry = inner.retry, Retry(NoBackoff(), 0)
     try:
-        conn.connect()
+        with dialling_by(_dial, inner):
+            conn.connect()
     except AttributeError as error:
         # redis-py takes the reply to HELLO for a dictionary without looking.
         reply = getattr(inner, "handshake_metadata", None)
@@ -131,6 +140,38 @@ def connect_once(conn: Any) -> None:
         inner.retry = retry
     if is_restricted(inner):
         conn.connect()
+
+
+def _dial(conn: Any) -> Any:
+    """Open the TCP socket of *conn*, as redis-py does. May switch.
+
+    redis-py resolves every host, also a numeric one, in a thread. In a busy process the
+    thread waits for the interpreter longer than all other steps of connecting take.
+
+    :raises OSError: the server cannot be reached, or not in time.
+    """
+    host, numeric = conn.host, None
+    if isinstance(host, str) and not conn.socket_type:
+        numeric = numeric_address(host, conn.port)
+    if numeric is None:
+        return dial_by_redis_py(conn)
+    family, address = numeric
+    # Of the standard library, which gevent has patched: tests of programs replace it.
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if conn.socket_keepalive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in conn.socket_keepalive_options.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.settimeout(conn.socket_connect_timeout)
+        sock.connect(address)
+        sock.settimeout(conn.socket_timeout)
+    except BaseException:
+        # Killed as well: nobody else knows of this descriptor.
+        sock.close()
+        raise
+    return sock
 
 
 def redirect_to_null(conn: Any, loop: Any) -> None:

@@ -16,6 +16,8 @@ member                              relied on for
 ``_RESP2Parser._buffer``,           the bytes read but not yet parsed
 ``SocketBuffer._buffer``
 ``handle_push_response()``          acting on an invalidation found in the parser
+``Connection._connect``             replaced while a TCP connection connects, so that a
+                                    numeric host needs no resolver
 ``Retry._backoff``                  replaced by one whose pauses can be ended
 ``Connection._should_reconnect``    what ``should_reconnect()`` would say
 ``Connection._re_auth_token``       is an AUTH due after this loan?
@@ -47,8 +49,9 @@ import copy
 import importlib
 import inspect
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -70,6 +73,8 @@ __all__ = [
     "behind_cache",
     "check_members",
     "default_retry",
+    "dialling_by",
+    "dial_by_redis_py",
     "fast_packer_of",
     "flush_cache",
     "handle_push",
@@ -225,6 +230,31 @@ def awaits_auth(conn: Any) -> bool:
         return conn._re_auth_token is not None
     except AttributeError:
         return getattr(behind_cache(conn), "_re_auth_token", None) is not None
+
+
+_connect: Any = redis.connection.Connection._connect
+
+
+def dial_by_redis_py(conn: Any) -> Any:
+    """Have redis-py open the TCP socket of *conn*, and return it. May switch."""
+    return _connect(conn)
+
+
+@contextmanager
+def dialling_by(dial: Callable[[Any], Any], conn: Any) -> Iterator[None]:
+    """In the block *dial* opens the TCP socket of *conn*; it gets *conn*.
+
+    Not if the connection's class has a way of its own, as for TLS.
+    """
+    own = vars(conn)
+    if getattr(type(conn), "_connect", None) is not _connect or "_connect" in own:
+        yield
+        return
+    own["_connect"] = partial(dial, conn)
+    try:
+        yield
+    finally:
+        del own["_connect"]
 
 
 def unread(conn: Any) -> bytes:

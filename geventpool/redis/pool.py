@@ -39,6 +39,7 @@ from geventpool.redis.options import (
     check_number,
     options_of,
     refuse_misspelt,
+    with_driver_info,
 )
 from geventpool.redis.returns import Returns
 from geventpool.redis.sharing import Sharing
@@ -153,7 +154,7 @@ class ConnectionPool(Returns):
             self,
             connection_class,
             chosen.max_connections,
-            **connection_kwargs,
+            **with_driver_info(connection_kwargs, connection_class),
         )
         initial = chosen.initial_connections
         #: the shared connections; None: each command takes a connection of its own
