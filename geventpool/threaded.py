@@ -50,9 +50,8 @@ class ThreadedPools:
         """Forget a pool that is no pool for threads any more."""
         self._pools.discard(pool)
 
-    def _after_fork(
-        self,
-    ) -> None:  # pragma: no cover (in the child, where nobody counts)
+    # In the child, where nobody counts.
+    def _after_fork(self) -> None:  # pragma: no cover
         # The thread that may have held it does not exist here.
         self._making = threading.Lock()
         with sockets.after_fork():

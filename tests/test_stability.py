@@ -9,11 +9,12 @@ from pathlib import Path
 PAGE = Path(__file__).parent.parent / "docs" / "stability.rst"
 PACKAGE = Path(__file__).parent.parent / "geventpool"
 
-#: Modules whose names are imported from ``geventpool``, or that are commands.
+#: Modules whose names are imported from ``geventpool``, that are commands, or that
+#: serve the adapters of this package.
 WITHIN = {
     *("admission", "budget", "connection", "connector", "dbapi", "dialing", "errors"),
     *("factory", "labels", "listeners", "options", "patching", "policies", "pool"),
-    *("series", "sockets"),
+    *("series", "sockets", "threaded"),
     *("advise", "doctor", "top", "__main__"),
 }
 
