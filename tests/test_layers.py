@@ -48,7 +48,8 @@ CORE: dict[str, set[str]] = {
     "wait_timers": {"deadline", "loops", "ledger"},
     "holders": set(),
     "home": set(),
-    "deadlocks": {"holders", "ledger"},
+    "abandonment": {"ledger"},
+    "deadlocks": {"abandonment", "holders", "ledger"},
     "hub_lag": set(),
     "reaper": {"loops", "policies"},
     "reports": {"errors", "ledger"},
@@ -130,7 +131,7 @@ CORE: dict[str, set[str]] = {
         "reaper",
         "workers",
     },
-    "recovery": {"closing", "ledger", "states", "listeners", "workers"},
+    "recovery": {"abandonment", "closing", "ledger", "states", "listeners", "workers"},
     "seat_client": {"budget", "closing", "leases", "ledger", "states", "opener"},
     "teardown": {
         "closing",

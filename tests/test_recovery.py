@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -544,3 +545,31 @@ def test_a_signal_handler_that_raises_costs_no_place(
         gevent.idle()
         check(pool)
         check_capacity(pool)
+
+
+def test_a_block_that_nothing_can_end_is_ended_while_somebody_waits() -> None:
+    """A signal handler raised before the first line of its ``__exit__``."""
+    with made() as pool:
+        conn = pool.connection().__enter__()
+        assert pool.acquire(timeout=5) is not conn
+        assert conn.end == "discarded"
+        check(pool)
+
+
+def test_a_block_that_is_kept_is_not_ended_whoever_has_entered_it() -> None:
+    """An ``ExitStack`` can be closed by another greenlet."""
+    with made() as pool:
+        blocks = gevent.spawn(entered, pool).get()
+        waiter = gevent.spawn(pool.acquire, timeout=5)
+        gevent.idle()
+        assert parts.lifecycle(pool).recovery.attend()
+        assert not waiter.dead
+        blocks.close()
+        assert waiter.get().end is None
+
+
+def entered(pool: Pool[Any]) -> ExitStack:
+    """A stack of one block."""
+    blocks = ExitStack()
+    blocks.enter_context(pool.connection())
+    return blocks

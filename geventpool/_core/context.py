@@ -107,7 +107,16 @@ class ConnectionContext(Generic[C]):
                     pool._ledger.is_torn = True
                     get_hub().loop.run_callback(pool._lifecycle.recover)
                     raise
-        return self._wait(current)
+        try:
+            return self._wait(current)
+        except BaseException:
+            borrowed = self.entry
+            if borrowed is not None:
+                # A signal handler raised when the entry was borrowed.
+                self.entry = borrowed.block = borrowed.holder = None
+                pool._ledger.is_torn = True
+                get_hub().loop.run_callback(pool._lifecycle.recover)
+            raise
 
     def _wait(self, current: greenlet) -> C:
         pool = self.pool

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+from geventpool._core.abandonment import is_abandoned
 from geventpool._core.holders import Holder
 from geventpool._core.ledger import FOREVER, Entry, Ledger, Waiter
 
@@ -56,10 +57,11 @@ def _is_proof(
     """Whether *entry* cannot come back while its holder waits in *waiter*."""
     if waiter.ends < until:
         return False
-    # A loan without reclaim may be given back by another greenlet.
-    return entry.block is not None or (
-        ledger.owner_only and isinstance(entry.holder, Holder)
-    )
+    # A loan without reclaim may be given back by another greenlet. One that nobody can
+    # end is ended by the pool.
+    if entry.block is not None:
+        return not is_abandoned(entry)
+    return ledger.owner_only and isinstance(entry.holder, Holder)
 
 
 def _wait_of_holder(entry: Entry[Any]) -> Waiter[Any] | None:

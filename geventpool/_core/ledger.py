@@ -269,12 +269,14 @@ class Ledger(Generic[C]):
         before = entry.state
         assert state in MOVES[before], f"{before} -> {state}: {entry!r}"
         if before in self._shelves:
-            # Not remove(): an error may have come before add() below.
+            # Not remove(): an error may have come at add() below.
             self._shelves[before].discard(entry)
             if entry in self.away and state in (CLOSING, GONE):
                 self.away.remove(entry)
                 self.absent.add(entry)
         if state in self._shelves:
+            # First, because this is how an interrupted entry is found.
+            entry.state = state
             self._shelves[state].add(entry)
         elif state is GONE and self.opening.pop(entry, entry) is entry:
             del self.entries[id(entry.conn)]

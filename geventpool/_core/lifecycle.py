@@ -322,9 +322,10 @@ class Lifecycle(Generic[C]):
 
         It is no longer in use if a listener has closed the pool.
         """
-        self.housekeeping.ensure_reaper()
-        entry = self.ledger.reserve()
+        entry: Entry[C] = Entry()
         try:
+            self.housekeeping.ensure_reaper()
+            self.ledger.reserve(entry)
             self.ledger.opened(entry, conn)
             now = self.ledger.clock()
             entry.expires = self.expiry.expires(now)
@@ -333,7 +334,7 @@ class Lifecycle(Generic[C]):
         except BaseException:
             # As in _conclude().
             self.ledger.is_torn = True
-            get_hub().loop.run_callback(self._abandon, entry, conn)
+            get_hub().loop.run_callback(self._abandon_added, entry, conn)
             raise
         if not self.listeners.is_deaf:
             # Without a holder it would be taken for lost if the listener switches.
@@ -346,6 +347,18 @@ class Lifecycle(Generic[C]):
                 raise
             entry.holder = None
         return entry
+
+    def _abandon_added(self, entry: Entry[C], conn: C) -> None:
+        if hasattr(entry, "conn"):
+            self._abandon(entry, conn)
+            return
+        self.ledger.opening.pop(entry, None)
+        log_failure(self.connector.terminate, conn)
+        if self.leases is not None:
+            # The ledger gives back only the lease of a connection that it has.
+            self.ledger.unreturned += 1
+            self.leases.settle()
+        self.recover()
 
     # All connections
 

@@ -2,6 +2,10 @@
 
 That is a RecursionError, a MemoryError, or what a signal handler raised. It is unknown
 how far the handling of an entry came, so its connection is not lent again.
+
+Mostly the interrupted code says that there is something to recover. It cannot if a
+signal handler raises between two of its functions. So while greenlets wait, the pool
+looks for loans that nobody can end.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from geventpool._core.abandonment import is_abandoned
 from geventpool._core.closing import Closer
 from geventpool._core.ledger import Entry, Ledger
 from geventpool._core.states import (
@@ -86,7 +91,7 @@ class Recovery(Generic[C]):
             entry
             for entry in ledger.entries.values()
             if (
-                entry.holder is None and entry.waiter is None
+                is_abandoned(entry)
                 if entry.state is IN_USE
                 else entry not in owned[entry.state]
             )
@@ -94,5 +99,10 @@ class Recovery(Generic[C]):
 
     def attend(self) -> bool:
         """Recover what was interrupted; return whether there are waiters."""
+        ledger = self._ledger
+        if ledger.waiters:
+            for entry in ledger.all_in(IN_USE):
+                if is_abandoned(entry):
+                    ledger.is_torn = True
         self.recover()
-        return bool(self._ledger.waiters)
+        return bool(ledger.waiters)

@@ -33,6 +33,7 @@ def fail_calls_everywhere(
     *,
     error: type[BaseException] = MemoryError,
     skipped: Sequence[str] = _UNAVOIDABLE,
+    after: bool = False,
     expected: tuple[type[BaseException], ...] = (PoolError,),
     most: int = 2000,
     patience: float = 10.0,
@@ -48,6 +49,7 @@ def fail_calls_everywhere(
     :param error: a MemoryError can strike anywhere; so can what a signal handler
         raises.
     :param skipped: the names of functions whose own call succeeds.
+    :param after: raise the error when the call has ended, as a signal handler can.
     :param expected: errors that the main greenlet may end with, beside *error*.
     :param afterwards: called after each run, before the pools are closed, for further
         checks.
@@ -56,7 +58,7 @@ def fail_calls_everywhere(
     """
 
     def run_to(point: int) -> bool:
-        strike = _Strike(point, error, skipped)
+        strike = _Strike(point, error, skipped, after)
         run = Run(lambda: strike.aimed(scenario), patience, f"call {point}")
         # The pools of earlier runs are collected between two runs.
         gc.disable()
@@ -84,11 +86,16 @@ class _Strike:
     """Raises an error at one of the calls of a run."""
 
     def __init__(
-        self, point: int, error: type[BaseException], skipped: Sequence[str]
+        self,
+        point: int,
+        error: type[BaseException],
+        skipped: Sequence[str],
+        after: bool,
     ) -> None:
         self._point = point
         self._error = error
         self._skipped = skipped
+        self._events = ("return", "c_return") if after else ("call", "c_call")
         self.seen = 0
         #: where it was raised
         self.place = ""
@@ -109,11 +116,11 @@ class _Strike:
     ) -> None:
         code = frame.f_code
         path = code.co_filename
-        if event not in ("call", "c_call") or not path.startswith(_PACKAGE):
+        if event not in self._events or not path.startswith(_PACKAGE):
             return
         if path.startswith(_TESTING):
             return
-        if event == "call" and code.co_name in self._skipped:
+        if event in ("call", "return") and code.co_name in self._skipped:
             return
         self.seen += 1
         if self.seen == self._point:

@@ -392,3 +392,27 @@ def test_a_folder_that_has_no_room_is_named(
     with pytest.raises(BudgetError, match="No space left"):
         Budget(tmp_path / "c", 1)
     assert not list(tmp_path.glob("c*"))
+
+
+def test_a_connection_that_could_not_be_added_keeps_no_place(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler raised between the lease and the entry."""
+
+    class AtOnce(ScriptedConnector):
+        def open_at_once(self) -> Any:
+            return self.open()
+
+    pool = make(AtOnce())
+    ledger = parts.ledger(pool)
+
+    def fail(entry: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "reserve", fail)
+        with pytest.raises(MemoryError):
+            pool.acquire()
+    wait_until(lambda: pool.stats().budget.own.held == 0)
+    pool.release(pool.acquire())
+    assert pool.stats().budget.own.held == 1

@@ -27,11 +27,18 @@ EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "an_engine": (err.Error, sqlalchemy.exc.SQLAlchemyError),
 }
 
+#: Those that are struck after each call as well. The rest runs the same code, or is
+#: struck there in test_autopipe_signals.py.
+STRUCK_AFTER = ("a_command", "a_query", "an_engine")
+
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [*[(name, False) for name in EXPECTED], *[(name, True) for name in STRUCK_AFTER]],
+)
 def test_any_call_of_an_adapter_may_fail(
-    name: str, site: Site, hub_errors: list[HubError]
+    name: str, after: bool, site: Site, hub_errors: list[HubError]
 ) -> None:
     """For want of memory, or by a signal handler."""
     ends: list[Callable[[], object]] = []
@@ -46,6 +53,8 @@ def test_any_call_of_an_adapter_may_fail(
 
     calls = fail_calls_everywhere(
         scenario,
+        after=after,
+        skipped=("__enter__", "__exit__") if after else ("__exit__",),
         expected=(PoolError, *EXPECTED[name]),
         afterwards=afterwards,
     )
