@@ -187,6 +187,15 @@ class Extension(Generic[C]):
         """
         self._lifecycle.forget_all()
 
+    def reject(self, error: BaseException) -> None:
+        """Note that *error* kept the adapter from lending a connection.
+
+        If the caller is refused in the end, the refusal counts these and has the last
+        one as its cause. The adapter then borrows again within :meth:`in_line_since`.
+        Never switches.
+        """
+        self._lifecycle.checks.reject(error)
+
     # Drivers that connect what they have borrowed
 
     @contextmanager

@@ -281,3 +281,36 @@ def test_a_question_after_a_reset_that_fails_counts_as_no(caplog):
     idle.is_usable = False
     pool.drop_expired()
     assert idle.end == "discarded" and "awaits_reset failed" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["ping", "reset"])
+def test_a_refusal_tells_of_the_checks_that_failed_meanwhile(verb):
+    """The cause is the error of the last one; those of earlier callers do not count."""
+    connector = ScriptedConnector(open=[None, Event(), Event()])
+    connector.script(verb, ZeroDivisionError("flawed"))
+    pool, clock = make(connector, 1, ping_after=10.0)
+    conn = pool.acquire()
+    conn.needs_reset = verb == "reset"
+    waiter = gevent.spawn(refused, pool)
+    if verb == "ping":
+        pool.release(conn)
+        waiter.join()
+        clock.advance(60)
+        waiter = gevent.spawn(refused, pool)
+    else:
+        gevent.idle()
+        pool.release(conn)
+    error = waiter.get()
+    assert "1 failed a check or reset, the last by ZeroDivisionError" in str(error)
+    assert str(error.__cause__) == "flawed"
+    clock.advance(60)
+    error = refused(pool)
+    assert "failed" not in str(error) and error.__cause__ is None
+
+
+def refused(pool):
+    """Why there is no connection in a moment; None: there is one, given back."""
+    try:
+        pool.release(pool.acquire(timeout=0.02))
+    except PoolExhaustedError as error:
+        return error

@@ -106,7 +106,9 @@ CORE: dict[str, set[str]] = {
         "readiness",
         "workers",
     },
+    "rejections": {"dial_errors"},
     "checking": {
+        "rejections",
         "closing",
         "connector",
         "deadline",
@@ -250,6 +252,8 @@ CORE: dict[str, set[str]] = {
     "context": {"ledger", "states"},
     "line": {
         "admission",
+        "dial_errors",
+        "failures",
         "deadlocks",
         "loops",
         "errors",

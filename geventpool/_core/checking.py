@@ -12,6 +12,7 @@ import gevent
 from geventpool._core.closing import Closer
 from geventpool._core.deadline import Deadline
 from geventpool._core.ledger import FOREVER, Entry, Ledger
+from geventpool._core.rejections import Rejections
 from geventpool._core.returning import Returns
 from geventpool._core.states import CHECKING, IDLE, RESETTING, CloseReason
 from geventpool._core.workers import within
@@ -54,6 +55,8 @@ class Checks(Generic[C]):
         self._closer = closer
         self._returns = returns
         self._serve = serve
+        #: the connections that failed, for refusals
+        self.rejections = Rejections()
 
     def check(self, entry: Entry[C]) -> None:
         """Ping an idle connection, in a greenlet of the pool. May switch."""
@@ -63,6 +66,7 @@ class Checks(Generic[C]):
             passed = True
         except Exception as error:
             log.debug("%r did not answer a ping: %r", entry.conn, error)
+            self.reject(error)
             if not entry.suspect:
                 # It was a routine ping. Now the others have to be pinged as well.
                 self.revalidate_after(error)
@@ -75,6 +79,10 @@ class Checks(Generic[C]):
                     # Others of its age may be as dead. The first waiter must not wait
                     # for check after check.
                     self._serve(unless_checking=False)
+
+    def reject(self, error: BaseException) -> None:
+        """Note that *error* keeps a connection from being lent. Never switches."""
+        self.rejections.note(self._ledger.clock(), error)
 
     def _passed(self, entry: Entry[C]) -> None:
         entry.alive = self._ledger.clock()
@@ -98,6 +106,7 @@ class Checks(Generic[C]):
             passed = True
         except Exception as error:
             log.debug("%r could not be reset: %r", entry.conn, error)
+            self.reject(error)
         finally:
             lag.close()
             self._ledger.lagging.discard(entry)

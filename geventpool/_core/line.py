@@ -14,6 +14,8 @@ from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
 from geventpool._core.deadlocks import is_deadlocked, waiting
+from geventpool._core.dial_errors import copy_with_traceback
+from geventpool._core.failures import describe
 from geventpool._core.hub_lag import HubLag
 from geventpool._core.ledger import FOREVER, Entry
 from geventpool._core.lifecycle import Lifecycle
@@ -324,6 +326,8 @@ class Line(Generic[C]):
     ) -> PoolExhaustedError:
         """Return the error that tells why there is no connection."""
         now = self._ledger.clock()
+        # One that could not use what it was lent has waited since it came.
+        started = min(started, self._ledger.returning.get(getcurrent(), started))
         waited = now - started
         remarks: list[tuple[str, object]] = []
         leases = self._lifecycle.leases
@@ -334,14 +338,19 @@ class Line(Generic[C]):
         since = self._lifecycle.opener.breaker.since
         if since is not None:
             remarks.append(("no connection could be opened for {:.1f} s", now - since))
+        rejections = self._lifecycle.checks.rejections
+        if rejected := rejections.since(started):
+            last = describe(rejections.error)
+            text = f"{rejected} failed a check or reset, the last by {last}"
+            remarks.append(("{}", text))
         if self._watch.idle_holds.worst is not None:
             remarks.append(("{}", self._watch.idle_holds.worst))
         error = kind(Refusal(self._name, kind, waited, self._ledger, now, remarks))
-        if (
-            self._lifecycle.opener.failure is not None
-            and self._lifecycle.opener.failure[0] >= started
-        ):
-            error.__cause__ = self._lifecycle.opener.failure[1]
+        failure = self._lifecycle.opener.failure
+        if failure is not None and failure[0] >= started:
+            error.__cause__ = failure[1]
+        elif rejected and rejections.error is not None:
+            error.__cause__ = copy_with_traceback(rejections.error)
         self._listeners.notify("exhausted", waited)
         if self.measures is not None:
             self.measures.refused(kind)

@@ -276,7 +276,8 @@ class ConnectionPool(Pool[Connection]):
                 raise
         while not self._begin_loan(conn):
             left = self._left(started, timeout)
-            conn = super().acquire(retry, timeout=left, reclaim=reclaim)
+            with self.extension.in_line_since(started):
+                conn = super().acquire(retry, timeout=left, reclaim=reclaim)
         return conn
 
     def _begin_loan(self, conn: Connection) -> bool:
@@ -314,9 +315,11 @@ class ConnectionPool(Pool[Connection]):
             worker.kill(block=False)
             raise
         outcome = worker.value
-        if isinstance(outcome, BaseException) and not isinstance(outcome, GreenletExit):
+        if isinstance(outcome, (Exception, GreenletExit)):
+            extension.reject(outcome)
+        elif outcome is not None:
             raise outcome
-        return outcome is True
+        return outcome is None
 
     def _wait_for_locks_in(self, block: TransactionContext) -> None:
         try:
@@ -364,10 +367,13 @@ class TransactionContext(ConnectionContext[Connection]):
         started = pool.extension.now()
         if pool._unsettled:
             pool._wait_for_locks()
-        while not pool._begin_loan(conn := _enter(self)):
+        conn = _enter(self)
+        while not pool._begin_loan(conn):
             # The connection was dropped, which has ended this block.
             self.entry = None
             self.timeout = pool._left(started, limit)
+            with pool.extension.in_line_since(started):
+                conn = _enter(self)
         return conn
 
     def __exit__(
@@ -454,15 +460,14 @@ class CursorContext:
 
 def _check_outcome(
     limit: float, check: Callable[[Any], object], conn: Connection
-) -> bool | BaseException:
+) -> BaseException | None:
     """Call *check* on a connection. May switch.
 
-    :return: whether it passed; or what it raised, if that is no :exc:`Exception`.
+    :return: what it raised; None: the connection passed.
     """
     try:
         within(limit, "a check", check, conn)
-    except Exception:
-        return False
     except BaseException as error:
+        # It is the borrower's, unless it only means that the connection is not wanted.
         return error
-    return True
+    return None

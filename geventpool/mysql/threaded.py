@@ -7,6 +7,7 @@ limit, connections and resets, and does all work in the borrower's thread.
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -67,12 +68,7 @@ class ThreadedPool:
         if not self._room.acquire(timeout=-1 if limit is None else limit):
             raise PoolExhaustedError(f"no connection within {limit:.1f} s")
         try:
-            while True:
-                conn = self._ready()
-                conn.lend(self)
-                if self._passes(conn):
-                    break
-                self._connector.terminate(conn)
+            conn = self._passed(limit)
         except BaseException:
             self._room.release()
             raise
@@ -95,14 +91,30 @@ class ThreadedPool:
                 return conn
             self._connector.terminate(conn)
 
-    def _passes(self, conn: Connection) -> bool:
-        if self._check is None:
-            return True
-        try:
-            self._check(conn)
-        except Exception:
-            return False
-        return True
+    def _passed(self, limit: float | None) -> Connection:
+        """Return a connection that has passed the check. Blocks the thread.
+
+        :param limit: seconds; None: it is tried until one passes.
+        """
+        end = None if limit is None else monotonic() + limit
+        failed = 0
+        while True:
+            conn = self._ready()
+            conn.lend(self)
+            if self._check is None:
+                return conn
+            try:
+                self._check(conn)
+                return conn
+            except BaseException as error:
+                self._connector.terminate(conn)
+                failed += 1
+                if not isinstance(error, Exception):
+                    raise
+                if end is not None and monotonic() >= end:
+                    raise PoolExhaustedError(
+                        f"no connection within {limit:.1f} s: {failed} failed the check"
+                    ) from error
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
         """Reset a connection that is on loan, and make it idle. Blocks the thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import traceback
 import weakref
 from typing import Any
 
@@ -857,6 +858,29 @@ def test_a_check_that_hangs_meets_the_limit_and_the_deadline(make_pool):
         with pool.connection(timeout=0.2):
             pass
     assert pool.size <= 1
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_a_refusal_tells_how_many_failed_the_check_and_why(make_pool, block):
+    """The cause is what the check raised, with its lines."""
+    seen = []
+
+    def check(conn):
+        seen.append(1)
+        raise ZeroDivisionError("not wanted")
+
+    pool = make_pool(max_connections=1, check=check)
+    with pytest.raises(PoolExhaustedError) as caught:
+        if block:
+            pool.connection(timeout=0.05).__enter__()
+        else:
+            pool.acquire(timeout=0.05)
+    expected = f"{len(seen)} failed a check or reset, the last by ZeroDivisionError"
+    assert expected in str(caught.value) and "within 0.0 s" not in str(caught.value)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ZeroDivisionError) and str(cause) == "not wanted"
+    lines = traceback.extract_tb(cause.__traceback__)
+    assert lines[-1].name == "check"
 
 
 def test_a_check_without_a_deadline_goes_on(make_pool):

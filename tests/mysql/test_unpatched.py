@@ -259,6 +259,21 @@ def test_a_check_is_asked(unpatched, mariadb_server):
         pool.acquire(timeout=0)
 
 
+def test_a_check_that_always_fails_is_told_when_the_time_is_up(
+    unpatched, mariadb_server
+):
+    """Without a time limit it is tried without end."""
+
+    def check(conn):
+        raise ZeroDivisionError
+
+    pool = ConnectionPool(**mariadb_server.client_options, check=check)
+    with pytest.raises(PoolExhaustedError, match="1 failed the check") as caught:
+        pool.acquire(timeout=0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    pool.close()
+
+
 def test_what_comes_back_to_a_closed_pool_is_closed(pool):
     """As of every pool."""
     conn = pool.acquire()
