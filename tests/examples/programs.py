@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 from gevent.pool import Pool
+from gunicorn.config import KNOWN_SETTINGS  # type: ignore[import-untyped]
 
 from tests.servers import MariaDBServer, Server
 
@@ -62,6 +63,11 @@ def account(server: MariaDBServer, name: str, most: int) -> dict[str, str]:
     }
 
 
+def _without_control_socket() -> tuple[str, ...]:
+    known = {setting.name for setting in KNOWN_SETTINGS}
+    return ("--no-control-socket",) if "control_socket_disable" in known else ()
+
+
 class Program(Server):
     """A program of an example that goes on until it is ended.
 
@@ -87,8 +93,6 @@ class Program(Server):
 
     def command(self) -> list[str]:
         chosen = variables(self.example, **self.more)
-        # gunicorn has a control socket there.
-        chosen["HOME"] = str(self.folder)
         settings = [f"{name}={value}" for name, value in chosen.items()]
         place = f"--chdir={EXAMPLES / self.example}"
         return [self.path, "-i", place, *settings, sys.executable, *self.words]
@@ -122,7 +126,12 @@ class Program(Server):
         return process.wait(PATIENCE)
 
 
+#: The command. New versions have a socket for commands to the master, which waits a
+#: second for it when it ends.
+GUNICORN = ("-m", "gunicorn", "--bind", "{address}", *_without_control_socket())
+
+
 def gunicorn(folder: str, application: str, *words: str, **more: str) -> Program:
     """An application behind gunicorn, which reads the folder's gunicorn.conf.py."""
-    words = ("-m", "gunicorn", "--bind", "{address}", *words, application)
+    words = (*GUNICORN, *words, application)
     return Program(folder, *words, **more)

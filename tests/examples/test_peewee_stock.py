@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from geventpool.testing import wait_until
-from tests.examples.programs import Program, account, run
+from tests.examples.programs import Program, account, gunicorn, run
 from tests.servers import MariaDBServer
 
 pytest.importorskip("flask", reason="the example uses Flask")
@@ -77,8 +77,8 @@ def locked(server: MariaDBServer) -> Iterator[None]:
 
 def test_requests_wait_for_few_connections_and_survive_a_restart(server, settings):
     """Two workers of gunicorn; only requests in flight may fail."""
-    words = ("-m", "gunicorn", "-k", "gevent", "-w", "2", "--bind", "{address}")
-    with Program(FOLDER, *words, "stock:app", **settings) as web:
+    workers = ("-k", "gevent", "-w", "2")
+    with gunicorn(FOLDER, "stock:app", *workers, **settings) as web:
         said = run("", "load.py", f"{web.url}/take/tea", "100")
         assert "status 200: 100 of 100 requests" in said, web.log
         assert 1 <= json.loads(said.splitlines()[-1])["mysql"] <= 2 * MOST

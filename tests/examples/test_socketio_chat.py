@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from gevent.pool import Pool
 
-from tests.examples.programs import Program, run
+from tests.examples.programs import Program, gunicorn, run
 from tests.servers import RedisServer
 
 pytest.importorskip("socketio", reason="the example uses python-socketio")
@@ -26,8 +27,8 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def chat(redis_server: RedisServer) -> Program:
-    words = ("-m", "gunicorn", "-k", "gevent", "-w", "1", "--bind", "{address}")
-    return Program(FOLDER, *words, "chat:app", REDIS_URL=redis_server.url)
+    words = ("-k", "gevent", "-w", "1")
+    return gunicorn(FOLDER, "chat:app", *words, REDIS_URL=redis_server.url)
 
 
 def test_every_user_gets_every_text_also_after_a_restart(redis_server):
@@ -43,4 +44,4 @@ def test_every_user_gets_every_text_also_after_a_restart(redis_server):
         assert 2 <= talk() <= 2 * MOST
         redis_server.restart()
         assert 2 <= talk() <= 2 * MOST
-        assert one.end() == other.end() == 0
+        assert Pool().map(Program.end, (one, other)) == [0, 0]
