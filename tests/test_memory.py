@@ -175,6 +175,19 @@ print("the end")
         echo.wait_open(0)
 
 
+def test_a_pool_that_outlives_the_modules_says_nothing() -> None:
+    """Its finalizer cannot use them any more, and the system closes the sockets."""
+    with Echo() as echo:
+        script = f"""
+import greenlet
+from geventpool import Pool, TcpConnection
+# A module that is cleared after those of this package.
+greenlet.pool = Pool(TcpConnection, {echo.options!r}, 2)
+"""
+        assert silent(script) == ""
+        echo.wait_open(0)
+
+
 def silent(script: str) -> str:
     """All that a process has printed on either channel, to its very end."""
     done = subprocess.run(

@@ -11,6 +11,7 @@ each call a tenth.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -158,7 +159,7 @@ class BoundPool(PoolState[C]):
         ledger = self._ledger
         self._begin(ledger.max_connections, ledger.clock, ledger.closed)
 
-    def __del__(self) -> None:
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
         """Terminate the idle connections of a pool that nothing refers to.
 
         A finalizer runs anywhere, so it does nothing that could switch. It is not a
@@ -166,5 +167,12 @@ class BoundPool(PoolState[C]):
         connections of some drivers refer to their pool. Borrowers keep what they have.
         """
         parts = getattr(self, "_parts", None)
-        if parts is not None:
+        if parts is None:
+            return
+        try:
             parts.let_go()
+        except Exception:
+            # At the end of the interpreter the modules that this needs may be gone. The
+            # system closes the sockets.
+            if not is_ending():
+                raise
