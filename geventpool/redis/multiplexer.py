@@ -460,14 +460,15 @@ class Multiplexer(CallQueue):
             # The rest is done in the hub, whichever greenlet has called.
             self.schedule()
 
-    def close(self, error: BaseException) -> None:
+    def close(self, ended: BaseException, closed: BaseException) -> None:
         """Send nothing more. Written calls are still answered. Never switches.
 
-        :param error: raised for the calls in the queue, and for later ones.
+        :param ended: raised for the calls in the queue.
+        :param closed: raised for later ones.
         """
-        self._refusal = error
-        self._fail_queued(error)
-        self.room.refuse(error)
+        self._refusal = closed
+        self._fail_queued(ended)
+        self.room.refuse(ended)
         self.renew()
 
     def forget(self) -> None:

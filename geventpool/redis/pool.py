@@ -94,7 +94,8 @@ class ConnectionPool(Returns):
     :param connection_class: redis-py's class, or one derived from it.
     :param int max_connections: the limit of sockets; None or 0: 100.
     :param float timeout: the most seconds that a caller waits for a connection; None:
-        no limit; 0: do not wait, as redis-py's ``ConnectionPool``. Default 30.
+        no limit; 0: do not wait, not even for a new connection, which is opened for the
+        next caller. Default 30.
     :param auto_pipeline: True: the commands of many greenlets share one connection, and
         are written together; a number: they share that many connections; or an
         :class:`AutoPipeline`. Commands that cannot share take a connection of their

@@ -330,22 +330,37 @@ class Sharing(Source):
         May switch. If the calling greenlet ends and the connection is not shared then,
         the pool closes it; see :meth:`has`.
         """
+        started = monotonic()
+        conn = self._acquire(timeout)
+        if conn is None:
+            # The server has closed it since the last reply, as after QUIT.
+            if timeout is not None:
+                timeout = max(0.0, timeout + started - monotonic())
+            conn = self._acquire(timeout)
+        if conn is None:
+            raise ConnectionError("The new connection sent something, or was closed.")
+        return conn
+
+    def _acquire(self, timeout: float | None) -> Any:
+        """Return a connection on loan; None: it has something to read, and was closed.
+
+        May switch.
+        """
         core = self._core
         conn = core.acquire(None, timeout)
         try:
             # As redis-py does: only if health_check_interval has passed.
             conn.check_health()
-            if not is_quiet(conn):
-                raise ConnectionError(
-                    "The new connection sent something, or was closed."
-                )
-            pool = self._pool()
-            if pool is not None:
-                pool.counted()
+            if is_quiet(conn):
+                pool = self._pool()
+                if pool is not None:
+                    pool.counted()
+                return conn
         except BaseException:
             core.drop(conn, anyone=True)
             raise
-        return conn
+        core.drop(conn, anyone=True)
+        return None
 
     def give_back(self, conn: Any) -> None:
         """Give back a connection that is in step and not used any more.
@@ -440,11 +455,12 @@ class Sharing(Source):
 
     def close(self) -> None:
         """Send nothing more. Written calls are still answered. Never switches."""
-        error = self.explained(
-            PoolClosedError(f"Pool {self.name!r} was closed while you waited")
+        ended, closed = (
+            self.explained(PoolClosedError(f"Pool {self.name!r} {what}"))
+            for what in ("was closed while you waited", "is closed")
         )
         for each in self.multiplexers:
-            each.close(error)
+            each.close(ended, closed)
 
     def has(self, conn: Any) -> bool:
         """Whether *conn* is shared at present. Never switches."""

@@ -10,13 +10,13 @@ import gevent
 import pytest
 import redis
 
-from geventpool.redis import ConnectionPool
+from geventpool.redis import ConnectionPool, sharing
 from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.conftest import MakePool
 from tests.redis.scripted import echo, scripted_redis
 from tests.redis.talking import own_loans
-from tests.redis.tools import chain
+from tests.redis.tools import chain, outcome
 from tests.servers import RedisServer
 
 
@@ -42,6 +42,25 @@ def test_wait_takes_another_connection_if_the_shared_one_is_closed(
     multiplexer.take = take_and_lose
     assert waiter.get(timeout=5) == 0
     assert shared not in pool.core.lent_connections()
+
+
+@pytest.mark.parametrize("quiet", [[False, True], [False, False]])
+def test_another_connection_is_shared_if_the_first_turns_out_to_be_closed(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, quiet: list[bool]
+) -> None:
+    """As after QUIT. redis-py's pools connect again, and do not retry what they raise.
+
+    A new connection that sends something is no connection to Redis.
+    """
+    answers = list(quiet)
+    monkeypatch.setattr(sharing, "is_quiet", lambda conn: answers.pop(0))
+    client = redis.Redis(connection_pool=make_pool(auto_pipeline=True))
+    reply = outcome(client.echo, "text")
+    assert not answers
+    if quiet[-1]:
+        assert reply == b"text"
+    else:
+        assert isinstance(reply, redis.ConnectionError)
 
 
 def test_a_cache_keeps_connections_for_itself(make_pool: MakePool) -> None:
