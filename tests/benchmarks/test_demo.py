@@ -18,7 +18,7 @@ from benchmarks.clients import Account, Clients
 from benchmarks.demo.scenario import Record
 from benchmarks.demo.tables import first_replies, summary, verdict, worse
 from benchmarks.rounds import percentile
-from benchmarks.servers import LIMIT, Outage, Server, echo_server  # type: ignore[attr-defined]
+from benchmarks.servers import LIMIT, Outage, Server, echo_server, real_server  # type: ignore[attr-defined]
 from tests.pauses import hang
 from tests.peers import PATIENCE
 
@@ -132,6 +132,22 @@ def test_a_count_above_the_limit_must_last() -> None:
     assert server_of(LIMIT + 1, LIMIT).sockets() == LIMIT
     assert server_of(*[LIMIT + 2] * 4).sockets() == LIMIT + 2
     assert server_of().sockets() is None
+
+
+def test_to_count_sockets_does_not_hold_up_the_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server is asked: psutil reads tables of the kernel, without a switch."""
+
+    def fail(*args: object) -> None:
+        raise AssertionError("holds up all greenlets")
+
+    monkeypatch.setattr("psutil.Process.net_connections", fail)
+    server = real_server("redis")
+    try:
+        assert server.sockets() == 0
+    finally:
+        server.close()
 
 
 class Ended:
