@@ -34,15 +34,17 @@ def is_foreign(error: Exception, data: bytes) -> bool:
     :param data: the bytes of one command or more.
     """
     text = str(error)
-    if text.startswith(_OUT_OF_STEP):
-        return True
     named = _NAMED.match(text)
-    if named is None:
+    if named is None and not text.startswith(_OUT_OF_STEP):
         return False
+    sent = _names(data)
+    if not sent.isdisjoint(_SCRIPTS):
+        return False
+    if named is None:
+        return True
     # The server names a subcommand as "object|encoding".
     name = (named["unknown"] or named["wrong"] or "").partition("|")[0]
-    sent = _names(data)
-    return name.upper().encode() not in sent and sent.isdisjoint(_SCRIPTS)
+    return name.upper().encode() not in sent
 
 
 def is_of_reply(error: Exception) -> bool:

@@ -375,6 +375,7 @@ def test_the_scripted_server_is_what_these_tests_talk_to() -> None:
         ("wrong number of arguments for 'object|freq' command", ["OBJECT FREQ"], False),
         ("unknown command 'x', says the script", ["EVAL x 0"], False),
         ("Protocol error: invalid bulk length", ["GET a"], True),
+        ("Protocol error: of the script's own", ["GET a", "EVAL a 0"], False),
         ("WRONGTYPE of key", ["GET a"], False),
         ("", ["GET a"], False),
     ],
