@@ -167,3 +167,26 @@ def test_recovery_leaves_cancellations_alone(pool, answer):
     parts.lifecycle(pool).recover()
     assert [entry.state for entry in parts.ledger(pool).entries.values()] == [CLOSING]
     assert conn.end is None
+
+
+def test_a_cancellation_whose_greenlet_could_not_be_started_is_done_later(
+    pool, answer, monkeypatch
+):
+    """The stack was full, so the recovery starts it."""
+    pool.release(pool.acquire())
+    spawn = parts.workers(pool).spawn
+    errors = [RecursionError()]
+
+    def fail_once(*args):
+        if errors:
+            raise errors.pop()
+        return spawn(*args)
+
+    monkeypatch.setattr(parts.workers(pool), "spawn", fail_once)
+    answer.set()
+    with pytest.raises(RecursionError), pool.connection() as conn:
+        conn.is_running = True
+        raise gevent.GreenletExit
+    with pool.connection() as other:
+        assert other is not conn
+    assert pool.stats().cancelled == 1

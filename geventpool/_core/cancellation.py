@@ -63,6 +63,10 @@ class Cancellations(Generic[C]):
         """The entries that are worked at or queued."""
         return {entry for entry, _ in self._queue.items()}
 
+    def resume(self) -> None:
+        """Start the greenlets that are missing. Never switches."""
+        self._queue.resume()
+
     def begin(self, entry: Entry[C], reason: CloseReason | None) -> bool:
         """Have the request of *entry* ended if one may be running. Never switches.
 

@@ -199,6 +199,7 @@ class Closer(Generic[C]):
     def resume(self) -> None:
         """Start the greenlets that are missing. Never switches."""
         self._queue.resume()
+        self.cancellations.resume()
 
     def entries(self) -> set[Entry[Any]]:
         """The CLOSING entries that something is going to close."""

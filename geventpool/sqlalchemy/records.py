@@ -31,6 +31,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import gevent
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
@@ -227,7 +228,12 @@ class Record(_ConnectionRecord):
         except BaseException:
             # Interrupted, or a listener failed. The state of the connection is unknown,
             # so it is not kept.
-            self.green_pool.free_place(self)
+            try:
+                self.green_pool.free_place(self)
+            except BaseException:
+                # Such as a RecursionError, after which only C code can be called.
+                gevent.get_hub().loop.run_callback(self.green_pool.free_place, self)
+                raise
             raise
 
 

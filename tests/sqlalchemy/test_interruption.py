@@ -10,6 +10,8 @@ from sqlalchemy import event, text
 
 from geventpool.sqlalchemy import GreenletPool, reset_server_session
 from geventpool.testing import interrupt_everywhere, pool_greenlets
+from tests.event_loops import not_on_libuv
+from tests.peers import run_script
 from tests.sqlalchemy.conftest import Connection, Database, through
 from tests.sqlalchemy.test_full_servers import FULL
 
@@ -175,3 +177,73 @@ def test_an_engine_may_be_interrupted_anywhere(
         return work, [engine.pool.core]
 
     assert interrupt_everywhere(scenario, later=later, errors=[error]) > 8
+
+
+def test_a_check_in_that_finds_the_stack_full_costs_no_place(monkeypatch, caplog):
+    """Only code in C can still be called; the event loop frees the place."""
+    database = Database()
+    pool = made(database, pool_size=1)
+    free_place, errors = pool.free_place, [RecursionError()]
+
+    def fail_once(record):
+        if errors:
+            raise errors.pop()
+        free_place(record)
+
+    monkeypatch.setattr(pool, "free_place", fail_once)
+
+    @event.listens_for(pool, "checkin")
+    def fail(connection, record):
+        raise ValueError
+
+    conn = pool.connect()
+    with pytest.raises(RecursionError):
+        conn.close()
+    event.remove(pool, "checkin", fail)
+    with pool.connect():
+        assert pool.checkedout() == 1
+
+
+FULL_STACKS = """
+from gevent import monkey; monkey.patch_all()
+import gc, logging, sys
+import gevent
+from sqlalchemy.pool import QueuePool
+from geventpool.sqlalchemy import GreenletPool
+from tests.sqlalchemy.conftest import Database
+
+logging.disable()
+sys.unraisablehook = gevent.get_hub().print_exception = lambda *args: None
+
+def dive(depth, work):
+    return dive(depth - 1, work) if depth else work()
+
+def is_lost(kind, depth):
+    pool = kind(Database(), pool_size=1, max_overflow=0, timeout=0.05)
+    pool.connect().close()
+    conn = pool.connect()
+    try:
+        dive(depth, conn.close)
+    except RecursionError:
+        pass
+    del conn
+    gc.collect()
+    for _ in range(10):
+        gevent.sleep(0)
+    try:
+        pool.connect().close()
+    except Exception:
+        return True
+    return False
+
+limit = sys.getrecursionlimit()
+for kind in QueuePool, GreenletPool:
+    print(sum(is_lost(kind, depth) for depth in range(limit - 100, limit - 5)))
+"""
+
+
+@not_on_libuv("its run_callback() needs room on the stack as well")
+def test_a_full_stack_at_a_check_in_costs_no_more_places_than_with_queuepool():
+    """At each depth. An overflow ends the tracing, so in a process of its own."""
+    stock, ours = map(int, run_script(FULL_STACKS).split())
+    assert ours == 0 <= stock
