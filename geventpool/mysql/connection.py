@@ -269,10 +269,12 @@ class Connection(Wire):
         """End the loan: detach its cursors and refuse commands from now on."""
         self.lender = None
         self._command_owner = IN_POOL
-        # The rows are not kept while it is idle, and insert_id() and affected_rows()
-        # tell the next borrower nothing.
-        self._result = None
-        self._affected_rows = 0
+        if self.unusable_reason is None:
+            # The rows are not kept while it is idle, and insert_id() and
+            # affected_rows() tell the next borrower nothing. An unread answer is kept:
+            # it tells that the statement still runs and must be ended at the server.
+            self._result = None
+            self._affected_rows = 0
         if self._cursors or self._streams:
             self._disarm()
 
