@@ -224,7 +224,7 @@ class Canceller:
         except OSError:
             return None
         side = self._sides.get(peer)
-        if side is None or side.is_foreign:
+        if side is None or side.is_from_parent:
             host, port = conn.host, conn.port
             side = self._sides[peer] = SideConnection(
                 lambda: self._dial(peer, host, port)

@@ -339,8 +339,12 @@ def as_reset(mode: Any, configure: Callable[[Any], object] | None) -> Reset:
     """Return the kind of reset that *mode* names.
 
     :param mode: ``"session"``, ``"rollback"``, None, or a callable with one argument.
+        A :class:`Session` that an adapter has made is used as it is, without
+        *configure*.
     :raises ValueError: *mode* is not one of these.
     """
+    if isinstance(mode, Session):
+        return mode
     if mode is None:
         return Nothing()
     if mode == "session":

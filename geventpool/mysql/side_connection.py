@@ -28,9 +28,9 @@ RETRY = 1.0
 #: Seconds for which it counts that another server answers, or a proxy.
 FOREIGN = 60.0
 
-_SEE = "SELECT {} FROM information_schema.PROCESSLIST WHERE ID={}"
+_FIND = "SELECT {} FROM information_schema.PROCESSLIST WHERE ID={}"
 
-#: What can be in the way.
+#: Why a statement cannot be cancelled.
 _CLOSED = "the side connection cannot be opened"
 _LOST = "the side connection was lost"
 _FOREIGN = "a proxy or a translated address is before the server"
@@ -49,7 +49,7 @@ _all: weakref.WeakSet[SideConnection] = weakref.WeakSet()
 class NotCancelled(Exception):
     """A statement cannot be cancelled.
 
-    :param reason: what is in the way, in words that are the same for all statements.
+    :param reason: why, in words that are the same for all statements.
     :param detail: the error behind it; None: there is no error.
     """
 
@@ -61,12 +61,12 @@ class NotCancelled(Exception):
         #: whether there is no reply to wait for: behind a proxy it is not known whose
         #: it is, and a server that cannot be reached may send none
         self.is_final = reason == _FOREIGN or (
-            reason == _CLOSED and _is_of_the_way(detail)
+            reason == _CLOSED and _is_network_error(detail)
         )
 
 
-def _is_of_the_way(error: Exception | None) -> bool:
-    """Whether *error* is one of the way to the server, and not of the server."""
+def _is_network_error(error: Exception | None) -> bool:
+    """Whether *error* comes from the network, and not from the server."""
     if isinstance(error, err.OperationalError):
         return bool(error.args) and error.args[0] in CLIENT_ERRORS
     return isinstance(error, (OSError, EOFError))
@@ -123,7 +123,7 @@ class SideConnection:
         )
 
     @property
-    def is_foreign(self) -> bool:
+    def is_from_parent(self) -> bool:
         """Whether it was opened before a fork, by the parent. Never switches."""
         return self._process != os.getpid()
 
@@ -141,7 +141,7 @@ class SideConnection:
     def _find(self, side: Connection, number: int, sock: Any) -> Victim:
         is_mariadb = "mariadb" in side.server_version.lower()
         query = "QUERY_ID" if is_mariadb else "NULL"
-        seen = self._ask(side, _SEE.format(f"HOST, {query}", number))
+        seen = self._ask(side, _FIND.format(f"HOST, {query}", number))
         address = sock.getsockname()
         # A Unix socket has no port, and leads to the same server by its path.
         port = address[1] if isinstance(address, tuple) else None
@@ -180,7 +180,7 @@ class SideConnection:
 
         :raises NotCancelled: it cannot be asked.
         """
-        return bool(self._ask_again(victim, _SEE.format("1", victim.number)))
+        return bool(self._ask_again(victim, _FIND.format("1", victim.number)))
 
     def _ask_again(self, victim: Victim, statement: str) -> list[tuple[Any, ...]]:
         with self._turn:

@@ -41,7 +41,7 @@ from geventpool.sqlalchemy.records import (
     interruption,
     terminate_connection,
 )
-from geventpool.sqlalchemy.threaded import become_thread_pool
+from geventpool.sqlalchemy.threaded import become_threaded_pool
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -208,7 +208,7 @@ class GreenletPool(QueuePool):
         if self._is_undecided:
             stock = "SQLAlchemy's QueuePool"
             if not pools_here("geventpool.sqlalchemy", self._unpatched, stock):
-                become_thread_pool(self)
+                become_threaded_pool(self)
                 return QueuePool.connect(self)
             self._is_undecided = False
         fairy = _ConnectionFairy._checkout(self)
@@ -290,7 +290,7 @@ class GreenletPool(QueuePool):
 
     @_invoke_creator.setter
     def _invoke_creator(self, creator: Callable[[Record], Any]) -> None:
-        # A pool that becomes a ThreadPool finds it there.
+        # A pool that becomes a ThreadedPool finds it there.
         self.__dict__["_invoke_creator"] = creator
 
     @_invoke_creator.deleter
@@ -406,7 +406,7 @@ class GreenletPool(QueuePool):
     def recreate(self) -> GreenletPool:
         """Make a new pool with the same arguments. It opens nothing."""
         self.logger.info("Pool recreating")
-        kind: type[GreenletPool] = getattr(self, "_greenlet_pool", type(self))
+        kind: type[GreenletPool] = getattr(self, "_former_class", type(self))
         pool = kind(
             self._creator,
             pool_size=self.size(),

@@ -14,28 +14,28 @@ from geventpool.listeners import PoolStats
 from geventpool.sqlalchemy.record_pool import disown
 from geventpool.threaded import ThreadedPools
 
-__all__ = ["ThreadPool", "become_thread_pool"]
+__all__ = ["ThreadedPool", "become_threaded_pool"]
 
 _pools = ThreadedPools()
 
 
-class ThreadPool(QueuePool):
+class ThreadedPool(QueuePool):
     """SQLAlchemy's own pool for threads. A ``GreenletPool`` becomes one."""
 
     #: the class that the pool had before
-    _greenlet_pool: Any
-    _places: Any
+    _former_class: Any
+    _core: Any
     #: the records that are on loan
     _lent: set[Any]
 
     @property
     def core(self) -> Any:
         """The core pool. It lends nothing here."""
-        return self._places
+        return self._core
 
     def stats(self) -> PoolStats:
         """The state of the pool at this moment; loans and idle connections only."""
-        stats: PoolStats = self._places.stats()
+        stats: PoolStats = self._core.stats()
         return stats
 
     def counts(self) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class ThreadPool(QueuePool):
 
     def recreate(self) -> Any:
         """Make a new pool with the same arguments, which checks its process anew."""
-        return self._greenlet_pool.recreate(self)
+        return self._former_class.recreate(self)
 
     def forked(self) -> None:  # pragma: no cover (in the child, where nobody counts)
         """Become again what it was before the first loan, in a forked child.
@@ -68,10 +68,10 @@ class ThreadPool(QueuePool):
         for record in (*idle, *self._lent):
             _let_go(record)
         own = self.__dict__
-        former, places = own.pop("_greenlet_pool"), own.pop("_places")
+        former, core = own.pop("_former_class"), own.pop("_core")
         del own["_overflow"], own["_overflow_lock"], own["_lent"]
-        own["_pool"] = places
-        places.connector.stock = None
+        own["_pool"] = core
+        core.connector.stock = None
         self.__class__ = former
 
 
@@ -86,25 +86,25 @@ def _let_go(record: Any) -> None:  # pragma: no cover (in the child)
         disown(connection)
 
 
-def become_thread_pool(pool: Any) -> None:
-    """Make a ``GreenletPool`` that has lent nothing yet a :class:`ThreadPool`.
+def become_threaded_pool(pool: Any) -> None:
+    """Make a ``GreenletPool`` that has lent nothing yet a :class:`ThreadedPool`.
 
     The object stays the same, because the engine and its listeners refer to it.
     """
     with _pools.making:
-        if isinstance(pool, ThreadPool):
+        if isinstance(pool, ThreadedPool):
             return  # another thread has done it meanwhile
-        pool_size, places = pool.size(), pool._pool
+        pool_size, core = pool.size(), pool._pool
         # Set directly, because the present class has properties of these names.
         pool.__dict__.update(
-            _greenlet_pool=type(pool),
-            _places=places,
+            _former_class=type(pool),
+            _core=core,
             _lent=set(),
             _overflow=-pool_size,
             _overflow_lock=threading.Lock(),
-            _pool=QueuePool._queue_class(pool_size, use_lifo=places.use_lifo),
+            _pool=QueuePool._queue_class(pool_size, use_lifo=core.use_lifo),
         )
         # The last step, because other threads may use the pool from now on.
-        pool.__class__ = ThreadPool
-        places.connector.stock = pool.counts
+        pool.__class__ = ThreadedPool
+        core.connector.stock = pool.counts
         _pools.add(pool)

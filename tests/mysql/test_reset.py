@@ -5,9 +5,10 @@ from __future__ import annotations
 import gevent
 import pytest
 from pymysql import err
+from pymysql.constants import COMMAND
 
 from geventpool import Timeouts
-from geventpool.mysql.reset import Nothing
+from geventpool.mysql.reset import Nothing, Session
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
 from tests.mysql.proxy import RESET, UNKNOWN
@@ -267,3 +268,15 @@ def test_each_loan_is_counted_with_its_kind_of_reset(make_pool):
     pool.measure()
     use(pool)
     assert pool.stats().measured.resets == {"skipped": 1, "early": 0, "full": 0}
+
+
+def test_the_session_of_an_adapter_is_reset_by_its_own_statements(make_pool):
+    """Django's isolation level is set again by each reset, and only if there is one."""
+    statement = (COMMAND.COM_QUERY, b"SET @level=7")
+    pool = make_pool(reset=Session(None, lambda conn: [statement]))
+    pool.measure()
+    use(pool)
+    with pool.connection() as conn:
+        assert rows(conn, "SELECT @used, @level") == [(None, 7)]
+    use(pool, "SELECT 1")
+    assert pool.stats().measured.resets["skipped"] == 1

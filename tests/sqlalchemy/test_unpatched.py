@@ -7,7 +7,7 @@ from gevent import monkey
 
 from geventpool import NotPatchedError, patching
 from geventpool.sqlalchemy import GreenletPool
-from geventpool.sqlalchemy.threaded import ThreadPool, become_thread_pool
+from geventpool.sqlalchemy.threaded import ThreadedPool, become_threaded_pool
 from tests.peers import run_script
 
 THREADS = """
@@ -82,8 +82,8 @@ def unpatched(monkeypatch):
 def test_threads_may_use_an_engine_where_nothing_is_patched(mysql_url):
     """A development server has threads, and no event loop."""
     assert run_script(THREADS.format(url=mysql_url)).split() == [
-        *("120", "True", "ThreadPool", "1"),
-        *("120", "True", "ThreadPool", "1"),
+        *("120", "True", "ThreadedPool", "1"),
+        *("120", "True", "ThreadedPool", "1"),
     ]
 
 
@@ -92,7 +92,7 @@ def test_it_is_a_queue_pool_there(unpatched, database):
     pool = GreenletPool(database, pool_size=1, max_overflow=1, use_lifo=True)
     core = pool.core
     first, second = pool.connect(), pool.connect()
-    assert type(pool) is ThreadPool and pool.core is core
+    assert type(pool) is ThreadedPool and pool.core is core
     assert (pool.size(), pool.checkedout(), pool.overflow()) == (1, 2, 1)
     pool.transfer(first, None)
     first.close()
@@ -101,7 +101,7 @@ def test_it_is_a_queue_pool_there(unpatched, database):
     assert stats.max_connections == 2
     assert stats == pool.core.stats(), "what metrics and status pages read"
     second.close()
-    become_thread_pool(pool)
+    become_threaded_pool(pool)
     again = pool.recreate()
     assert type(again) is GreenletPool
     assert (again.size(), again._max_overflow, again.core.use_lifo) == (1, 1, True)
@@ -110,7 +110,7 @@ def test_it_is_a_queue_pool_there(unpatched, database):
 
 @pytest.mark.parametrize(
     ("patch", "kind"),
-    [("monkey.patch_all()", "GreenletPool"), ("pass", "ThreadPool")],
+    [("monkey.patch_all()", "GreenletPool"), ("pass", "ThreadedPool")],
     ids=["patched", "unpatched"],
 )
 def test_a_forked_process_has_connections_of_its_own(mysql_url, patch, kind):
@@ -119,7 +119,7 @@ def test_a_forked_process_has_connections_of_its_own(mysql_url, patch, kind):
     A preloaded program may use an engine before gunicorn's workers patch.
     """
     said = run_script(FORK.format(url=mysql_url, patch=patch))
-    assert said.split() == [kind, "0", "True", "ThreadPool"]
+    assert said.split() == [kind, "0", "True", "ThreadedPool"]
 
 
 def test_it_may_be_an_error(unpatched, database):

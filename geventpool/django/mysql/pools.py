@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from gevent.lock import RLock
@@ -15,7 +15,7 @@ from gevent.lock import RLock
 from geventpool.django.mysql.options import Settings, check_age, pool_options
 from geventpool.django.mysql.session import Opening, session_reset
 from geventpool.errors import ConnectionNotFoundError
-from geventpool.mysql import Connection, ConnectionPool, MySQLConnector
+from geventpool.mysql import Connection, ConnectionPool
 
 __all__ = ["DjangoPool", "Pools", "pools"]
 
@@ -39,26 +39,19 @@ class DjangoPool(ConnectionPool):
         configure = options.pop("configure", None)
         if configure is not None and not callable(configure):
             raise TypeError(f"configure must be a callable or None, not {configure!r}")
-        mode = options.pop("reset", "needed")
         opening = Opening(statement, configure)
-        super().__init__(
-            **connect,
-            **options,
-            reset="session" if mode == "needed" else mode,
-            configure=opening,
-        )
-        #: what the server says of itself, asked once
-        self.server_data: dict[str, Any] | None = None
-        self._handle = _LoanHandle(weakref.ref(self))
-        if mode in ("needed", "session"):
-            connector = cast(MySQLConnector, self.connector)
-            always = mode == "session"
+        reset = options.pop("reset", "needed")
+        if reset in ("needed", "session"):
+            always = reset == "session"
             if connect.get("init_command"):
                 # That of the project comes first, and ours after it.
                 reset = session_reset(None, opening, always)
             else:
                 reset = session_reset(statement, configure, always)
-            connector._reset = reset
+        super().__init__(**connect, **options, reset=reset, configure=opening)
+        #: what the server says of itself, asked once
+        self.server_data: dict[str, Any] | None = None
+        self._handle = _LoanHandle(weakref.ref(self))
 
     def lend(self) -> Connection:
         """Lend a connection, to be given back by :meth:`take_back`. May switch.
