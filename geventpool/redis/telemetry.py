@@ -90,8 +90,7 @@ class Telemetry:
     def count(self) -> None:
         """Record how many connections are idle and in use."""
         pool = self._pool()
-        # Initial connections are opened before the core pool is set.
-        if pool is not None and "core" in vars(pool):
+        if pool is not None:
             stats = pool.core.stats()
             self._report(IDLE=stats.idle, USED=stats.in_use)
 
