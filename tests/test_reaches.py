@@ -17,7 +17,7 @@ PACKAGE = TESTS.parent / "geventpool"
 SUBJECTS: dict[str, tuple[str, ...]] = {
     # Executed where "tests" is the folder of another project.
     "compat/swap_queuepool.py": ("_core/bound_pool.py", "_core/registry.py"),
-    "django/test_backend.py": ("django/mysql/pools.py", "mysql/reset.py"),
+    "django/test_backend.py": ("mysql/reset.py",),
     "failures/scenes/mysql.py": ("mysql/packets.py",),
     "failures/scenes/redis.py": ("redis/connector.py", "redis/pool.py"),
     # What a URL says is read where it is used.
