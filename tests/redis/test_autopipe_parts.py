@@ -184,7 +184,7 @@ def test_a_refusal_is_not_tried_again() -> None:
 
 def test_a_caller_waits_for_a_connection_as_long_as_the_pool_says() -> None:
     """Its time begins when it joins, not when the attempt begins that it joins."""
-    with talking(echo, max_connections=2, timeout=0.05) as (client, _):
+    with talking(echo, max_connections=2, timeout=0.5) as (client, _):
         pool, queue = pool_of(client), multiplexer(client)
         parts.sharing(pool).renew()
         wait_until(lambda: queue.shared is None)
