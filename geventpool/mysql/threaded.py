@@ -65,7 +65,9 @@ class ThreadedPool:
         """
         self._check_open()
         limit = self._timeout if timeout is None else timeout
-        if not self._room.acquire(timeout=-1 if limit is None else limit):
+        # A longer time than this is refused by threading.
+        most = None if limit is None else min(limit, threading.TIMEOUT_MAX)
+        if not self._room.acquire(timeout=most):
             raise PoolExhaustedError(f"no connection within {limit:.1f} s")
         try:
             conn = self._passed(limit)

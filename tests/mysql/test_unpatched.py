@@ -23,7 +23,7 @@ import threading, warnings
 warnings.simplefilter("ignore")
 import geventpool.mysql
 pool = geventpool.mysql.ConnectionPool(max_connections=2, autocommit=True,
-    initial_connections=1, **{where!r})
+    initial_connections=1, timeout={timeout!r}, **{where!r})
 seen, left = set(), set()
 def work():
     for _ in range(20):
@@ -60,9 +60,10 @@ def pool(unpatched, mariadb_server):
     pool.close()
 
 
-def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server):
-    """With its limit and its clean sessions."""
-    source = THREADS.format(where=mariadb_server.client_options)
+@pytest.mark.parametrize("timeout", [30, None, 1e300])
+def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server, timeout):
+    """With its limit and its clean sessions. They wait as long as it says."""
+    source = THREADS.format(where=mariadb_server.client_options, timeout=timeout)
     assert run_script(source) == "True {None}\n"
 
 
