@@ -23,6 +23,7 @@ from geventpool.admission import Admission
 from geventpool.budget import Budget
 from geventpool.errors import (
     ConnectionNotFoundError,
+    PoolDeadlockError,
     PoolExhaustedError,
     PoolOverloadedError,
     TooManyWaitingError,
@@ -280,6 +281,8 @@ class GreenletPool(QueuePool):
                 what = "got no connection, because the server takes no more"
         if isinstance(error, TooManyWaitingError):
             why = f"and {self._options['max_waiting']} wait already"
+        elif isinstance(error, PoolDeadlockError):
+            why += "; all connections are held by greenlets that wait for one"
         elif isinstance(error, PoolOverloadedError):
             why = str(error)
         return exc.TimeoutError(f"{type(self).__name__} {what}, {why}", code="3o7r")

@@ -280,6 +280,23 @@ def test_all_holders_waiting_is_no_verdict(make_pool):
     pool.connect().close()
 
 
+def test_a_circle_of_engines_is_named_when_the_time_is_up(make_pool):
+    """Not before: any greenlet may close the connection that another one holds."""
+    pools = [make_pool(timeout=0.05), make_pool(timeout=None)]
+
+    def borrow(first, second):
+        with first.connect():
+            gevent.sleep(0)
+            with second.connect():
+                pass
+
+    other = gevent.spawn(borrow, *pools)
+    words = "timeout 0.05; all connections are held by greenlets that wait for one"
+    with pytest.raises(exc.TimeoutError, match=words):
+        borrow(*pools[::-1])
+    other.get(timeout=5)
+
+
 def test_who_fails_to_connect_makes_room(make_pool, database, hub_errors):
     """The next waiter makes its own attempt, and each gets its own error."""
     pool = make_pool(outage=Outage(failures=None))
