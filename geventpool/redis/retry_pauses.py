@@ -34,7 +34,7 @@ from geventpool.redis.internals import backoff_of, set_backoff
 
 __all__ = ["RetryPauses"]
 
-#: Seconds until a borrower asks again whether it may connect.
+#: Seconds until a borrower asks again at the latest whether it may connect.
 NEXT = 0.005
 
 
@@ -126,7 +126,8 @@ class RetryPauses:
         while self._returns != returns and not is_restricted(conn):
             if self._try(conn) is not None or monotonic() >= end:
                 return
-            gevent.sleep(NEXT)
+            # The pool may open the others.
+            self._changed.wait(NEXT)
 
     def _try_until(self, conn: Any, end: float, returns: int) -> None:
         """Try the server until it is back, or *end*. May switch."""
@@ -165,6 +166,9 @@ class RetryPauses:
         if self._is_down:
             hooks.reconnected(None)
             self.reached()
+        else:
+            # Another one may connect now.
+            self._wake()
         return True
 
     def _wake(self) -> None:

@@ -22,6 +22,7 @@ from geventpool.redis.errors import TakenBackError
 from geventpool.redis.internals import backoff_of
 from geventpool.redis.retry_pauses import RetryPauses
 from geventpool.testing import wait_until
+from tests.peers import PATIENCE
 from tests.redis.conftest import MakePool
 from tests.redis.tools import outcome
 from tests.servers import RedisServer
@@ -234,6 +235,26 @@ def test_the_return_of_the_server_is_no_stampede(
         gate.set()
     assert [job.get() for job in jobs] == ["done"] * 5
     assert hooks.peak == 2 and hooks.trying == 0
+
+
+def test_the_end_of_an_attempt_wakes_who_waits_for_its_turn_to_connect(
+    pauses: RetryPauses, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not look at intervals only, while all clients wait for connections."""
+    monkeypatch.setattr("geventpool.redis.retry_pauses.NEXT", HOUR)
+    hooks.most, gate = 1, Event()
+    jobs = []
+    for conn in [Conn(gate) for _ in range(3)]:
+        pauses.cover(conn)
+        jobs.append(gevent.spawn(repeated, conn, LOST))
+    wait_until(lambda: hooks.trying == 1)
+    pauses.failed()
+    pauses.reached()
+    gevent.idle()
+    gate.set()
+    gevent.joinall(jobs, timeout=PATIENCE)
+    assert [job.value for job in jobs] == ["done"] * 3
+    assert hooks.peak == 1
 
 
 def test_who_waits_for_its_turn_to_connect_does_so_no_longer_than_its_pause(
