@@ -525,6 +525,8 @@ def _empty_data_folder() -> Path:
             "--skip-name-resolve",
             *_as_arguments({"datadir": folder / "data", **_THROW_AWAY}),
         ],
+        # As it starts it removes all temporary tables there, also those of others.
+        env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

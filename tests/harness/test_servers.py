@@ -308,3 +308,18 @@ def test_an_error_in_a_greenlet_is_seen(hub_errors: list[HubError]) -> None:
     assert [type(each.error) for each in hub_errors] == [FileNotFoundError]
     assert "/no/such/file" in hub_errors[0].text
     hub_errors.clear()
+
+
+def test_a_new_data_folder_costs_no_other_server_its_temporary_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes make one at the same time, in one folder for what is temporary.
+
+    MariaDB removes what an ended server has left there, when it starts.
+    """
+    others = tmp_path / "#sql-temptable-1-1-1.MAI"
+    others.touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    made = servers._empty_data_folder.__wrapped__()
+    assert (made / "mysql").is_dir()
+    assert others.exists()
