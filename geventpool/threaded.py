@@ -13,7 +13,15 @@ from typing import Protocol
 
 from geventpool import sockets
 
-__all__ = ["ForkedPool", "ThreadedPools"]
+__all__ = ["ForkedPool", "ThreadedPools", "as_thread_waits"]
+
+
+def as_thread_waits(seconds: float | None) -> float | None:
+    """Return a timeout that ``threading`` does not refuse as too long.
+
+    :param seconds: the timeout; None: no limit.
+    """
+    return None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
 
 class ForkedPool(Protocol):

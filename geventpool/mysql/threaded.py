@@ -14,7 +14,7 @@ from typing import Any
 from geventpool.errors import PoolClosedError, PoolExhaustedError
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
-from geventpool.threaded import ThreadedPools
+from geventpool.threaded import ThreadedPools, as_thread_waits
 
 __all__ = ["ThreadedLoan", "ThreadedPool", "threaded_pools"]
 
@@ -65,9 +65,7 @@ class ThreadedPool:
         """
         self._check_open()
         limit = self._timeout if timeout is None else timeout
-        # A longer time than this is refused by threading.
-        most = None if limit is None else min(limit, threading.TIMEOUT_MAX)
-        if not self._room.acquire(timeout=most):
+        if not self._room.acquire(timeout=as_thread_waits(limit)):
             raise PoolExhaustedError(f"no connection within {limit:.1f} s")
         try:
             conn = self._passed(limit)

@@ -13,6 +13,7 @@ from typing import Any
 import redis.connection
 
 from geventpool.redis.errors import RedisPoolExhaustedError
+from geventpool.threaded import as_thread_waits
 
 __all__ = ["ThreadedPool"]
 
@@ -30,7 +31,7 @@ class ThreadedPool(RedisPyPool):  # type: ignore[misc]
         self._pool = weakref.ref(pool)
         super().__init__(
             max_connections=pool.max_connections,
-            timeout=timeout,
+            timeout=as_thread_waits(timeout),
             connection_class=pool.connection_class,
             **pool.connection_kwargs,
         )

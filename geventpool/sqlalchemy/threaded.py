@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 
 from geventpool.listeners import PoolStats
 from geventpool.sqlalchemy.record_pool import disown
-from geventpool.threaded import ThreadedPools
+from geventpool.threaded import ThreadedPools, as_thread_waits
 
 __all__ = ["ThreadedPool", "become_threaded_pool"]
 
@@ -102,6 +102,7 @@ def become_threaded_pool(pool: Any) -> None:
             _lent=set(),
             _overflow=-pool_size,
             _overflow_lock=threading.Lock(),
+            _timeout=as_thread_waits(pool._timeout),
             _pool=QueuePool._queue_class(pool_size, use_lifo=core.use_lifo),
         )
         # The last step, because other threads may use the pool from now on.

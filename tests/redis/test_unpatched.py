@@ -68,7 +68,9 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 THREADS = """
     import sys, threading, redis, geventpool.redis
-    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]), max_connections=2)
+    pool = geventpool.redis.ConnectionPool(
+        port=int(sys.argv[1]), max_connections=2, timeout=1e300
+    )
     client = redis.Redis(connection_pool=pool)
     client.delete("unpatched")
     def work():

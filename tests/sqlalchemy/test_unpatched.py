@@ -18,7 +18,7 @@ from geventpool.sqlalchemy import GreenletPool, reset_server_session
 for resets in (False, True):
     options = {{"pool_reset_on_return": None}} if resets else {{}}
     engine = create_engine({url!r}, poolclass=GreenletPool, pool_size=2,
-        max_overflow=0, **options)
+        max_overflow=0, pool_timeout=1e300, **options)
     if resets:
         reset_server_session(engine)
     seen = []
