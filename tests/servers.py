@@ -230,6 +230,14 @@ class Server:
         return f"<{type(self).__name__} {self.host}:{self.port} {state}>"
 
 
+class _NewConnection(redis.UnixDomainSocketConnection):
+    """A connection that had no command before."""
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """False. With libuv, gevent's poll() says that a silent socket is readable."""
+        return False
+
+
 class RedisServer(Server):
     """A redis-server that saves nothing.
 
@@ -289,13 +297,16 @@ class RedisServer(Server):
 
     def admin(self) -> redis.Redis:
         """A client of our own on the Unix socket, which no count includes."""
-        return redis.Redis(
-            unix_socket_path=self.unix_socket,
-            password=self._password(),
-            client_name=self.admin_name,
-            decode_responses=True,
-            socket_timeout=QUESTION_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
+        return redis.Redis.from_pool(
+            redis.ConnectionPool(
+                connection_class=_NewConnection,
+                path=self.unix_socket,
+                password=self._password(),
+                client_name=self.admin_name,
+                decode_responses=True,
+                socket_timeout=QUESTION_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),
+            )
         )
 
     def _password(self) -> str | None:

@@ -21,9 +21,12 @@ import redis
 import geventpool.redis
 from geventpool.redis import shared as shared_module
 from geventpool.testing import wait_until
+from tests.event_loops import not_on_libuv
 from tests.redis.scripted import echo
 from tests.redis.talking import in_flight, multiplexer, talking
 from tests.redis.tools import assert_all_places, outcome
+
+pytestmark = not_on_libuv("gevent raises errors of callbacks in the main greenlet")
 
 PACKAGE = str(Path(geventpool.redis.__file__).parent)
 
