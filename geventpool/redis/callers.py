@@ -121,7 +121,9 @@ def owner_of(frame: FrameType) -> Any:
 #: Callers that send one command or pipeline (in a cluster, one to each of several
 #: nodes), and give their connections back before they return.
 _sharing_callers = {
-    id(code)
+    # By id, because a code object is hashed by its contents. It is kept, so that no
+    # other one gets its address if a tracer has replaced the method.
+    id(code): code
     for code in (
         COMMAND,
         code_of("redis.client", "Pipeline.execute"),

@@ -124,6 +124,8 @@ class RedisConnector(Connector[Any]):
         started = monotonic()
         hooks.opening()
         conn = hooks.make_connection()
+        # An earlier one may have had this address.
+        self.unsure.discard(id(conn))
         self.pauses.cover(behind_cache(conn))
         try:
             self._connect(conn, hooks)

@@ -6,9 +6,10 @@ The pytest plugin of this package uses it, and other test runners can.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import gevent
 from gevent._hub_local import get_hub_if_exists
@@ -21,6 +22,9 @@ from geventpool.pool import Pool, pools
 from geventpool.testing.checks import pool_greenlets
 
 __all__ = ["Leftovers"]
+
+#: loans, and when they began
+_Starts = WeakKeyDictionary[Entry[Any], float]
 
 
 class Leftovers:
@@ -41,14 +45,18 @@ class Leftovers:
 
     def __init__(self, with_greenlets: bool = True) -> None:
         self._with_greenlets = with_greenlets
-        #: the pools at the begin of the block, by id, with the start times of their
-        #: loans and their waiters; no strong references
-        self._before: dict[int, tuple[dict[int, float], frozenset[int]]] = {}
+        #: the pools at the begin of the block, with the start times of their loans and
+        #: their waiters; by weak references, because the next object may get the
+        #: address of one that was collected
+        self._before: WeakKeyDictionary[Pool[Any], tuple[_Starts, WeakSet[Any]]]
+        self._before = WeakKeyDictionary()
 
     def __enter__(self) -> Leftovers:
         for pool in pools():
-            lent = {id(entry): entry.since for entry in pool._ledger.all_in(IN_USE)}
-            self._before[id(pool)] = lent, frozenset(map(id, pool._ledger.waiters))
+            lent: _Starts = WeakKeyDictionary()
+            for entry in pool._ledger.all_in(IN_USE):
+                lent[entry] = entry.since
+            self._before[pool] = lent, WeakSet(pool._ledger.waiters)
         BorrowSites.everywhere += 1
         if BorrowSites.everywhere == 1:
             _note_all(True)
@@ -81,11 +89,11 @@ class Leftovers:
         for pool in pools():
             if not _is_of_this_thread(pool):
                 continue
-            is_new = id(pool) not in self._before
-            lent, waiters = self._before.get(id(pool), ({}, frozenset()))
+            is_new = pool not in self._before
+            lent, waiters = self._before.get(pool, ({}, ()))
             yield from _loans_left(pool, lent)
             for waiter in list(pool._ledger.waiters):
-                if id(waiter) not in waiters:
+                if waiter not in waiters:
                     name = name_of(waiter)
                     yield f"pool {pool.name!r}: {name} waits for a connection"
             if self._with_greenlets and is_new and (left := _at_work(pool)):
@@ -104,9 +112,9 @@ def _is_of_this_thread(pool: Pool[Any]) -> bool:
     return hub is not None and hub is get_hub_if_exists()
 
 
-def _loans_left(pool: Pool[Any], before: dict[int, float]) -> Iterator[str]:
+def _loans_left(pool: Pool[Any], before: Mapping[Entry[Any], float]) -> Iterator[str]:
     for entry in list(pool._ledger.all_in(IN_USE)):
-        if before.get(id(entry)) == entry.since:
+        if before.get(entry) == entry.since:
             continue
         (loan,) = loans([entry], pool._clock())
         yield f"pool {pool.name!r}: a connection {_told(pool, entry, loan)}"

@@ -202,3 +202,24 @@ def test_the_plugin_imports_nothing_before_the_tests_do(tmp_path: Path) -> None:
     command += ["-p", "no:cacheprovider", str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     assert "2 passed, 1 error" in said and "was not given back" in said
+
+
+def test_a_waiter_at_the_address_of_an_earlier_one_is_new(pool: Pool[Any]) -> None:
+    """The next greenlet often gets the memory of one that was collected."""
+    conn = borrow(pool)
+    waiter: Any = gevent.spawn(pool.acquire)
+    gevent.idle()
+    address = id(waiter)
+    with Leftovers() as leftovers:
+        tries = 0
+        while id(waiter) != address or not tries:
+            waiter.kill()
+            waiter = None
+            waiter = gevent.spawn(pool.acquire)
+            gevent.idle()
+            tries += 1
+            assert tries < 1000, "no address is used again"
+        (found,) = leftovers.found()
+    assert "waits for a connection" in found
+    waiter.kill()
+    pool.release(conn)

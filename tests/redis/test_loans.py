@@ -766,3 +766,17 @@ def test_a_release_that_a_signal_interrupts_costs_no_place(
         with pytest.raises(KeyboardInterrupt):
             pool.release(conn)
     wait_until(lambda: pool.stats().in_use == 0)
+
+
+def test_a_new_connection_has_nothing_of_an_earlier_one_at_its_address(
+    make_pool: MakePool,
+) -> None:
+    """Such as replies to be read; it may get the memory of one that was collected."""
+    pool: Any = make_pool()
+    conn = pool.make_connection()
+    unsure = pool.core.connector.unsure
+    unsure.add(id(conn))
+    pool.make_connection = lambda: conn
+    assert pool.get_connection() is conn
+    assert not unsure
+    pool.release(conn)
