@@ -94,6 +94,8 @@ def read(conn: Any, scene: Scene) -> Any:
 
 def is_blocked(conn: Any, scene: Scene, left: Any) -> bool:
     """Whether nobody else can write to the table."""
+    # The server executes a reset that was sent before, which others do not wait for.
+    conn.ping(reconnect=False)
     try:
         scene.server.ask(
             "SET STATEMENT lock_wait_timeout=0 FOR "
