@@ -76,22 +76,29 @@ class PoolListener:
 class LogListener(PoolListener):
     """Writes to the log ``geventpool.<name>``: failures as warnings, the rest as debug.
 
+    While the pool pauses, its failed attempts to open a connection are logged as debug,
+    because there are many in a second.
+
     :param str name: usually the name of the pool.
     """
 
     def __init__(self, name: str) -> None:
         self.log = logging.getLogger(f"geventpool.{name}")
+        self._failed_level = logging.WARNING
 
     def opened(self, conn: Any, seconds: float) -> None:
         self.log.debug("opened %r in %.3f s", conn, seconds)
 
     def open_failed(self, error: BaseException, seconds: float) -> None:
-        self.log.warning("could not open, after %.3f s: %r", seconds, error)
+        level = self._failed_level
+        self.log.log(level, "could not open, after %.3f s: %r", seconds, error)
 
     def paused(self, error: BaseException) -> None:
+        self._failed_level = logging.DEBUG
         self.log.warning("the server cannot be reached, the pool pauses: %r", error)
 
     def resumed(self, seconds: float) -> None:
+        self._failed_level = logging.WARNING
         self.log.warning("the server is there again, after %.3f s", seconds)
 
     def exhausted(self, waited: float) -> None:

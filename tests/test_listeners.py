@@ -98,6 +98,17 @@ def test_trouble_is_logged_as_a_warning(caplog, event):
     assert record.getMessage() == told[event]
 
 
+def test_an_outage_does_not_fill_the_log(caplog):
+    """While a pool pauses, it tries to connect many times in a second."""
+    listener = LogListener("redis")
+    with caplog.at_level(logging.WARNING):
+        for event in ["open_failed", "paused", *["open_failed"] * 9, "resumed"]:
+            getattr(listener, event)(*EVENTS[event])
+        listener.open_failed(ERROR, 0.25)
+    told = [record.getMessage().split()[0] for record in caplog.records]
+    assert told == ["could", "the", "the", "could"]
+
+
 @pytest.mark.parametrize("event", ["opened", "closed"])
 def test_what_is_no_trouble_is_logged_for_debugging(caplog, event):
     """Opening and closing are daily bread."""
