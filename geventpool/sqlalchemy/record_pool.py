@@ -212,6 +212,16 @@ class RecordPool(Pool[Record]):
             max_idle_connections=self.maxsize or stats.max_connections,
         )
 
+    def __repr__(self) -> str:
+        # As stats() says: a place whose connection is closed is not idle, and borrowers
+        # find the server away.
+        stats = self.stats()
+        return (
+            f"<{type(self).__name__} {self.name!r}{' paused' * stats.paused} "
+            f"{stats.size}/{stats.max_connections}: {stats.idle} idle, "
+            f"{stats.in_use} in use, {stats.waiting} waiting>"
+        )
+
     def connected(self, seconds: float) -> None:
         """Note that the connection of a record was made. Never switches."""
         if self.measures is not None:

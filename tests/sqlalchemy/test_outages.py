@@ -78,6 +78,21 @@ def test_borrowers_wait_in_the_grace_and_are_served(make_pool, database):
     assert not pool.stats().paused
 
 
+def test_the_repr_of_an_engine_tells_of_an_outage(make_pool, database):
+    """It agrees with ``stats()``: no connection is open, so none is idle."""
+    pool = make_pool(pool_size=3, logging_name="shop")
+    first = pool.connect()
+    assert repr(pool.core) == "<RecordPool 'shop' 1/3: 0 idle, 1 in use, 0 waiting>"
+    first.invalidate()
+    first.close()
+    database.failure = OSError("down")
+    waiter = gevent.spawn(pool.connect)
+    wait_until(lambda: pool.stats().paused)
+    waiter.kill()
+    told = repr(pool.core)
+    assert told == "<RecordPool 'shop' paused 0/3: 0 idle, 0 in use, 0 waiting>"
+
+
 def test_a_server_that_was_never_reached_fails_at_once():
     """It is more likely that its address is wrong."""
     gate = ConnectGate(
