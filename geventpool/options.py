@@ -100,10 +100,10 @@ def _text(name: str, value: Any) -> str | None:
     return value
 
 
-def _is_a(kind: type) -> Check:
+def _is(kind: type, rule: str) -> Check:
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, not {safe_repr(value)}")
+            raise TypeError(f"{name} must be {rule}, not {safe_repr(value)}")
         return value
 
     return check
@@ -146,7 +146,7 @@ def _count(default: int, rule: str, check: Check, meaning: str) -> Any:
 def _value(default: Any, kind: type, meaning: str) -> Any:
     article = "an" if kind.__name__[0] in "AEIO" else "a"
     rule = f"{article} {kind.__name__}"
-    return option(default, rule, _is_a(kind), "", meaning)
+    return option(default, rule, _is(kind, rule), "", meaning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
 from geventpool._core import registry
-from geventpool._core.as_connector import as_connector
+from geventpool._core.as_connector import as_connector, refuse_arguments
 from geventpool._core.bound_pool import BoundPool
 from geventpool._core.context import NO_HOLDER, ConnectionContext
 from geventpool._core.ledger import Entry
@@ -110,8 +110,10 @@ class Pool(BoundPool[C]):
     ) -> None:
         #: what opens, checks, resets and closes the connections
         self.connector: Connector[C] = as_connector(factory, options)
+        owner = f"{type(self).__name__}()"
+        refuse_arguments(owner, factory, more)
         chosen = self._options = PoolOptions.of(
-            f"{type(self).__name__}()",
+            owner,
             {
                 "initial_connections": initial_connections,
                 "max_connections": max_connections,

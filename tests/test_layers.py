@@ -31,7 +31,7 @@ CORE: dict[str, set[str]] = {
     "connector": {"connection", "errors", "policies", "sockets"},
     "factory": {"connection", "connector", "exhaustion", "sockets"},
     "dbapi": {"connector", "exhaustion", "factory"},
-    "as_connector": {"connector", "dbapi", "factory", "policies"},
+    "as_connector": {"connector", "dbapi", "factory", "options", "policies"},
     "leases": {"budget", "errors", "ledger"},
     "histograms": set(),
     "measured": {"histograms", "states", "reports"},

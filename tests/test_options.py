@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 import docutils.core
 import pytest
 
-from geventpool import Pool
+from geventpool import Pool, TcpConnection
 from geventpool.options import (
     MoreKeywords,
     PoolKeywords,
@@ -68,6 +69,34 @@ def test_a_name_that_is_no_option_is_refused(name: str, hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         Pool(ScriptedConnector(), **options)
     assert str(caught.value) == f"Pool() has no option {name!r}{hint}"
+
+
+def test_an_argument_of_the_factory_is_refused_with_advice() -> None:
+    """Many who see a pool for the first time give it to the pool."""
+    options: dict[str, Any] = {"max_connections": 1, "host": "127.0.0.1"}
+    message = (
+        "Pool() has no option 'host'; give the arguments of the factory in a dict: "
+        "Pool(factory, dict(host=...))"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        Pool(TcpConnection, **options)
+
+
+def test_a_factory_without_a_signature_is_taken() -> None:
+    """Nothing is known of the arguments of some functions in C."""
+    options: dict[str, Any] = {"host": "127.0.0.1"}
+    with pytest.raises(TypeError, match=r"^Pool\(\) has no option 'host'$"):
+        Pool(dict, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("outage", "an Outage"), ("timeouts", "a Timeouts")]
+)
+def test_a_value_of_another_kind_is_refused_in_words(name: str, rule: str) -> None:
+    """The message has the rule of the reference."""
+    options: dict[str, Any] = {name: True}
+    with pytest.raises(TypeError, match=f"^{name} must be {rule}, not True$"):
+        PoolOptions(**options)
 
 
 def test_a_function_may_take_other_keywords_too() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from inspect import signature
 from typing import Any, TypeVar
 
 from geventpool.connector import Connector
 from geventpool.dbapi import DBAPIConnector, driver_of
 from geventpool.factory import FactoryConnector, copied
+from geventpool.options import names
 from geventpool.policies import safe_repr
 
-__all__ = ["as_connector"]
+__all__ = ["as_connector", "refuse_arguments"]
 
 C = TypeVar("C")
 
@@ -52,3 +54,27 @@ def as_connector(
             f"but was given {sorted(options or ())}"
         )
     return factory
+
+
+def refuse_arguments(owner: str, factory: Any, given: Iterable[str]) -> None:
+    """Refuse arguments of a factory that were given to its pool.
+
+    :param owner: what they were given to, for the message: ``"Pool()"``.
+    :raises TypeError: a name is no option, and the factory has an argument of it.
+    """
+    if isinstance(factory, Connector):
+        return
+    for name in given:
+        if name not in names() and name in _arguments(factory):
+            raise TypeError(
+                f"{owner} has no option {name!r}; give the arguments of the factory in "
+                f"a dict: {owner[:-1]}factory, dict({name}=...))"
+            )
+
+
+def _arguments(factory: Callable[..., Any]) -> Container[str]:
+    try:
+        return signature(factory).parameters
+    except (TypeError, ValueError):
+        # A function in C may have no signature.
+        return ()

@@ -67,9 +67,9 @@ def make_cooperative() -> None:
     names = ", ".join(f"{each.module}.{each.name}" for each in found)
     warn_once(
         "geventpool.redis",
-        f"{reason}: geventpool.redis has set {names} to cooperative ones, because "
-        "redis-py would block the event loop there. Patch everything before all other "
-        "imports to be free of this warning.",
+        f"{reason}: geventpool.redis has replaced {names} by what gevent has for it, "
+        "because redis-py would block the event loop there. Patch everything before "
+        "all other imports to be free of this warning.",
     )
 
 

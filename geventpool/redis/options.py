@@ -153,7 +153,8 @@ def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) 
     if not connection_class.__module__.startswith("redis."):
         return
     for name in options:
-        close = difflib.get_close_matches(name, POOL_OPTIONS, n=1, cutoff=0.8)
+        known = names(RedisOptions)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if close and not _is_known(name, connection_class):
             raise TypeError(unknown(owner, name, close))
 

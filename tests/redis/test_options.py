@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import redis.connection
@@ -48,13 +49,16 @@ def test_the_signature_shows_the_options():
 
 
 @pytest.mark.parametrize("kind", [Connection, SSLConnection])
-def test_a_misspelt_option_is_refused_at_once(kind):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("max_idel", "max_idle"), ("max_conections", "max_connections")],
+)
+def test_a_misspelt_option_is_refused_at_once(kind, name, meant):
     """redis-py would say so when the first command needs a connection."""
-    message = (
-        r"^ConnectionPool\(\) has no option 'max_idel'; did you mean 'max_idle'\?$"
-    )
+    message = rf"^ConnectionPool\(\) has no option '{name}'; did you mean '{meant}'\?$"
+    options: dict[str, Any] = {name: 5}
     with pytest.raises(TypeError, match=message):
-        ConnectionPool(kind, max_idel=5)  # type: ignore[call-arg]
+        ConnectionPool(kind, **options)
 
 
 @pytest.mark.parametrize("value", [None, 1, "redis.Connection"])

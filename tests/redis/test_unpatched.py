@@ -315,7 +315,7 @@ def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     warn_again(monkeypatch)
     blocking = monkey.get_original("time", "sleep")
     monkeypatch.setattr("redis.retry.sleep", blocking)
-    with pytest.warns(NotPatchedWarning, match="set redis.retry.sleep to"):
+    with pytest.warns(NotPatchedWarning, match="replaced redis.retry.sleep by"):
         cooperation.make_cooperative()
     assert vars(redis.retry)["sleep"] is gevent.sleep
     cooperation.make_cooperative()
