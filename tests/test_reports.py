@@ -196,6 +196,12 @@ class Nameless(gevent.Greenlet):
         raise RuntimeError
 
 
+def test_the_main_greenlet_is_named():
+    """Its code is that of the program, which begins no greenlet for it."""
+    main = gevent.get_hub().parent
+    assert name_of(main) == f'<greenlet "main" at {id(main):#x}>'
+
+
 def test_a_greenlet_is_named_without_the_arguments_of_its_function():
     """They may be secret, and their own code may fail."""
     holder = gevent.Greenlet(works, "hunter2", Shy())  # type: ignore[call-overload]

@@ -221,6 +221,8 @@ def _who(holder: Any) -> tuple[type, int, Any, Any]:
     except Exception:
         # A property of a derived class has raised.
         work = name = None
+    if type(holder) is greenlet.greenlet and holder.parent is None:
+        name = "main"
     while isinstance(work, partial):
         work = work.func
     # Keep only strings, because a function may keep its greenlet alive.
