@@ -41,8 +41,20 @@ def inspect(name: str) -> "dict[str, object]":
 
 
 def _line(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    # The first one is that of this module.
+    _, *lines = traceback.walk_tb(error.__traceback__)
+    # Else os.py would be named for a variable of the environment that is missing.
+    own = [
+        line
+        for line in lines
+        if not _is_standard(str(line[0].f_globals.get("__name__")))
+    ]
+    frame, number = (own or lines)[-1]
+    return f"{os.path.basename(frame.f_code.co_filename)}:{number}"
+
+
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
 
 
 def _keepers(saved: "dict[str, dict[str, object]]") -> "set[str]":
@@ -55,8 +67,7 @@ def _keepers(saved: "dict[str, dict[str, object]]") -> "set[str]":
     }
     keepers = set()
     for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in ("gevent", "geventpool"):
+        if _is_standard(name) or name.partition(".")[0] in ("gevent", "geventpool"):
             continue
         for value in list(getattr(module, "__dict__", {}).values()):
             if originals.get(id(value)) is value and value is not None:

@@ -25,6 +25,11 @@ __all__ = ["check_order", "check_program"]
 TIMEOUT = 30.0
 #: So many modules are named.
 NAMED = 8
+#: The doctor imports the program, and does not know how it is started.
+BY_GUNICORN = (
+    ". Nothing has to be done if it is only run by 'gunicorn -k gevent' without "
+    "preload_app, which patches its workers"
+)
 #: Without these patched, drivers block the event loop.
 NEEDED = ("socket", "ssl", "select", "time", "threading")
 
@@ -39,14 +44,17 @@ def check_program(module: str, timeout: float = TIMEOUT) -> Iterator[Finding]:
     """
     report = _inspect(module, timeout)
     if "failed" in report:
-        advice = "run it from the folder in which the program starts"
+        advice = (
+            "run it from the folder in which the program starts, and with its "
+            "environment variables"
+        )
         yield Finding("import", ERROR, f"{module}: {report['failed']}", advice)
         return
     patched = set(report["patched"])
     missing = [name for name in NEEDED if name not in patched]
     if missing:
         text = f"not patched: {', '.join(missing)}"
-        yield Finding("patching", ERROR, text, HOW_TO_PATCH)
+        yield Finding("patching", ERROR, text, f"{HOW_TO_PATCH}{BY_GUNICORN}")
     else:
         yield Finding("patching", OK, "socket, ssl, select, time and threading")
     yield from check_order(report)

@@ -100,6 +100,7 @@ PATCHED = "from gevent import monkey\nmonkey.patch_all()\n"
         ("import early\n" + PATCHED, "order", ERROR, "early"),
         ("import os\nos._exit(3)", "import", ERROR, "status 3"),
         ("raise ValueError('s3cr3t-w0rd')", "import", ERROR, "ValueError at shop.py:1"),
+        ("import os\nos.environ['NO_SUCH']", "import", ERROR, "KeyError at shop.py:2"),
         ("import no_such_module", "import", ERROR, "ModuleNotFoundError at shop.py:1"),
     ],
 )
@@ -118,6 +119,16 @@ def test_the_patching_of_a_program_is_checked(
     (tmp_path / "early.py").write_text("from socket import create_connection, socket\n")
     findings = found(capsys, "--program", "shop", status=int(level == ERROR))
     assert findings[check].level == level and words in findings[check].text
+
+
+def test_a_program_that_gunicorn_patches_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is correct, and looks like one that nobody patches."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.py").write_text("")
+    patching, *_ = program.check_program("shop")
+    assert "'gunicorn -k gevent' without preload_app" in patching.advice
 
 
 def test_an_import_that_does_not_end_is_given_up(
