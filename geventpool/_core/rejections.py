@@ -26,12 +26,10 @@ class Rejections:
 
     def note(self, now: float, error: BaseException) -> None:
         """Note that a check or reset has raised *error*. Never switches."""
-        trace = error.__traceback__
-        if trace is not None:
-            # The first frame is the pool's, and has not ended. As for a failure to
-            # open, the others would keep the connection.
-            trace = trace.tb_next
-            clear_frames(trace)
+        # The first frame is the pool's, and has not ended. The others would keep the
+        # connection.
+        trace = getattr(error.__traceback__, "tb_next", None)
+        clear_frames(trace)
         self.error = copy_error(error).with_traceback(trace)
         self._times.append(now)
 
