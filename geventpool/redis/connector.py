@@ -129,14 +129,14 @@ class RedisConnector(Connector[Any]):
         self.pauses.cover(behind_cache(conn))
         try:
             self._connect(conn, hooks)
+            self._was_reached = True
+            self.pauses.reached()
+            hooks.opened(conn, monotonic() - started)
         except BaseException:
             # Nothing else refers to the half-made connection, so it must be closed
-            # here.
+            # here, also if a signal handler raises at the end.
             self.terminate(conn)
             raise
-        self._was_reached = True
-        self.pauses.reached()
-        hooks.opened(conn, monotonic() - started)
         return conn
 
     def _connect(self, conn: Any, hooks: PoolHooks) -> None:

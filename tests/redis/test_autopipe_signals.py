@@ -7,7 +7,9 @@ before a call.)
 
 from __future__ import annotations
 
+import gc
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,15 @@ class Interrupt(BaseException):
 
 class Alarm(TimeoutError):
     """What another one raises, as if the operating system had raised it."""
+
+
+@pytest.fixture(autouse=True)
+def collect_sockets() -> Iterator[None]:
+    """A socket that a function was about to return is left to the collector."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class Signal:
