@@ -73,6 +73,11 @@ class PoolListener:
         """A loan that was reported has ended, after at most *seconds*."""
 
 
+def _worded(error: BaseException) -> str:
+    # Not its repr: that of redis-py's errors is without the text.
+    return f"{type(error).__name__}: {error}"
+
+
 class LogListener(PoolListener):
     """Writes to the log ``geventpool.<name>``: failures as warnings, the rest as debug.
 
@@ -91,11 +96,13 @@ class LogListener(PoolListener):
 
     def open_failed(self, error: BaseException, seconds: float) -> None:
         level = self._failed_level
-        self.log.log(level, "could not open, after %.3f s: %r", seconds, error)
+        text = _worded(error)
+        self.log.log(level, "could not open, after %.3f s: %s", seconds, text)
 
     def paused(self, error: BaseException) -> None:
         self._failed_level = logging.DEBUG
-        self.log.warning("the server cannot be reached, the pool pauses: %r", error)
+        text = _worded(error)
+        self.log.warning("the server cannot be reached, the pool pauses: %s", text)
 
     def resumed(self, seconds: float) -> None:
         self._failed_level = logging.WARNING

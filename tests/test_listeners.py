@@ -90,12 +90,23 @@ def test_trouble_is_logged_as_a_warning(caplog, event):
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("geventpool.redis", "WARNING")
     told = {
-        "open_failed": f"could not open, after 0.250 s: {ERROR!r}",
-        "paused": f"the server cannot be reached, the pool pauses: {ERROR!r}",
+        "open_failed": f"could not open, after 0.250 s: ConnectionRefusedError: {ERROR}",
+        "paused": f"the server cannot be reached, the pool pauses: ConnectionRefusedError: {ERROR}",
         "resumed": "the server is there again, after 8.000 s",
         "exhausted": "no connection became available within 3.000 s",
     }
     assert record.getMessage() == told[event]
+
+
+def test_the_text_of_an_error_is_logged(caplog):
+    """The repr of redis-py's errors is without it."""
+
+    class Short(ConnectionError):
+        def __repr__(self):
+            return "network:Short"
+
+    LogListener("redis").open_failed(Short("max number of clients reached"), 0.25)
+    assert caplog.messages[0].endswith(": Short: max number of clients reached")
 
 
 def test_an_outage_does_not_fill_the_log(caplog):
