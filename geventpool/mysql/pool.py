@@ -8,13 +8,14 @@ from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit, get_hub, getcurrent
+from gevent import GreenletExit, get_hub, getcurrent, sleep
 from pymysql import err
 from pymysql.cursors import Cursor
 
 from geventpool.extension import Loan as LoanReport
 from geventpool.extension import within
 from geventpool.mysql.arguments import KEYWORDS, merged
+from geventpool.mysql.check_pauses import CheckPauses
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
 from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, threaded_pools
@@ -274,7 +275,9 @@ class ConnectionPool(Pool[Connection]):
             except BaseException:
                 self.drop(conn)
                 raise
+        pauses = CheckPauses()
         while not self._begin_loan(conn):
+            self._pause(pauses, self._left(started, timeout))
             left = self._left(started, timeout)
             with self.extension.in_line_since(started):
                 conn = super().acquire(retry, timeout=left, reclaim=reclaim)
@@ -320,6 +323,10 @@ class ConnectionPool(Pool[Connection]):
         elif outcome is not None:
             raise outcome
         return outcome is None
+
+    def _pause(self, pauses: CheckPauses, left: float | None) -> None:
+        if pause := pauses.after_failure(self.extension.idle, left):
+            sleep(pause)
 
     def _wait_for_locks_in(self, block: TransactionContext) -> None:
         try:
@@ -368,9 +375,11 @@ class TransactionContext(ConnectionContext[Connection]):
         if pool._unsettled:
             pool._wait_for_locks()
         conn = _enter(self)
+        pauses = CheckPauses()
         while not pool._begin_loan(conn):
             # The connection was dropped, which has ended this block.
             self.entry = None
+            pool._pause(pauses, pool._left(started, limit))
             self.timeout = pool._left(started, limit)
             with pool.extension.in_line_since(started):
                 conn = _enter(self)

@@ -7,11 +7,12 @@ limit, connections and resets, and does all work in the borrower's thread.
 from __future__ import annotations
 
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
 from geventpool.errors import PoolClosedError, PoolExhaustedError
+from geventpool.mysql.check_pauses import CheckPauses
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
 from geventpool.threaded import ThreadedPools, as_thread_waits
@@ -98,6 +99,7 @@ class ThreadedPool:
         """
         end = None if limit is None else monotonic() + limit
         failed = 0
+        pauses = CheckPauses()
         while True:
             conn = self._ready()
             conn.lend(self)
@@ -111,10 +113,12 @@ class ThreadedPool:
                 failed += 1
                 if not isinstance(error, Exception):
                     raise
-                if end is not None and monotonic() >= end:
+                left = None if end is None else end - monotonic()
+                if left is not None and left <= 0:
                     raise PoolExhaustedError(
                         f"no connection within {limit:.1f} s: {failed} failed the check"
                     ) from error
+                sleep(pauses.after_failure(len(self._idle), left))
 
     def release(self, conn: Connection, anyone: bool = False) -> None:
         """Reset a connection that is on loan, and make it idle. Blocks the thread."""

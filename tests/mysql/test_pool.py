@@ -883,6 +883,38 @@ def test_a_refusal_tells_how_many_failed_the_check_and_why(make_pool, block):
     assert lines[-1].name == "check"
 
 
+@pytest.mark.parametrize("block", [True, False])
+def test_a_check_that_never_passes_does_not_flood_the_server(make_pool, block):
+    """Each attempt costs the server a login. There were a thousand in a second."""
+    seen = []
+
+    def check(conn):
+        seen.append(conn)
+        raise ZeroDivisionError
+
+    pool = make_pool(check=check)
+    with pytest.raises(PoolExhaustedError):
+        if block:
+            pool.connection(timeout=0.3).__enter__()
+        else:
+            pool.acquire(timeout=0.3)
+    # The pauses before the third and the following ones: 0.05 s, 0.1 s, 0.2 s.
+    assert 1 < len(seen) <= 5
+
+
+def test_idle_connections_are_checked_without_pauses(make_pool, monkeypatch):
+    """They may all have become stale together."""
+    monkeypatch.setattr("geventpool.mysql.pool.sleep", None)
+    stale: set[Any] = set()
+
+    def check(conn):
+        assert conn not in stale
+
+    pool = make_pool(max_connections=5, initial_connections=5, check=check)
+    stale.update(pool.idle_connections())
+    assert len(stale) == 5 and pool.acquire() not in stale
+
+
 def test_a_check_without_a_deadline_goes_on(make_pool):
     """Without a time limit it is tried until one passes."""
     seen = []

@@ -276,6 +276,22 @@ def test_a_check_that_always_fails_is_told_when_the_time_is_up(
     pool.close()
 
 
+def test_a_check_that_never_passes_does_not_flood_the_server(unpatched, mariadb_server):
+    """Each attempt costs the server a login."""
+    seen = []
+
+    def check(conn):
+        seen.append(conn)
+        raise ZeroDivisionError
+
+    pool = ConnectionPool(**mariadb_server.client_options, check=check)
+    with pytest.raises(PoolExhaustedError):
+        pool.acquire(timeout=0.3)
+    # The pauses before the third and the following ones: 0.05 s, 0.1 s, 0.2 s.
+    assert 1 < len(seen) <= 6
+    pool.close()
+
+
 def test_what_comes_back_to_a_closed_pool_is_closed(pool):
     """As of every pool."""
     conn = pool.acquire()
