@@ -89,9 +89,10 @@ def test_trouble_is_logged_as_a_warning(caplog, event):
         getattr(LogListener("redis"), event)(*EVENTS[event])
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("geventpool.redis", "WARNING")
+    error = f"ConnectionRefusedError: {ERROR}"
     told = {
-        "open_failed": f"could not open, after 0.250 s: ConnectionRefusedError: {ERROR}",
-        "paused": f"the server cannot be reached, the pool pauses: ConnectionRefusedError: {ERROR}",
+        "open_failed": f"could not open, after 0.250 s: {error}",
+        "paused": f"the server cannot be reached, the pool pauses: {error}",
         "resumed": "the server is there again, after 8.000 s",
         "exhausted": "no connection became available within 3.000 s",
     }
