@@ -199,7 +199,7 @@ def test_a_loan_may_belong_to_nobody(pool):
     conn = pool.acquire()
     pool.transfer(conn, None)
     (loan,) = pool.loans()
-    assert loan.holder == "nobody in particular"
+    assert loan.holder == "no single greenlet"
     gevent.spawn(pool.release, conn).join()
     assert pool.idle_connections() == [conn]
 

@@ -190,8 +190,11 @@ class Sighting:
         elif entry.waiter is not None:
             self._who, self._place = _who(entry.waiter.greenlet), "the end of its wait"
         elif entry.holder is anyone:
-            self._who = "nobody in particular"
-            self._place = "no line: it was handed over by transfer(conn, None)"
+            self._who = "no single greenlet"
+            self._place = (
+                "no line: an object such as a subscription or a pipeline under WATCH "
+                "keeps it, or it was handed over by transfer(conn, None)"
+            )
         else:
             self._who, self._place = "a greenlet that is gone", "no line"
 
