@@ -49,8 +49,8 @@ class Target:
         return self.value.median <= self.limit
 
     def __str__(self) -> str:
-        relation = ">=" if self.at_least else "<="
-        text = f"{self.name}: {number(self.value.median)} {relation} {self.limit:g}"
+        wanted = "wanted >=" if self.at_least else "wanted <="
+        text = f"{self.name}: {number(self.value.median)}, {wanted} {self.limit:g}"
         if self.value.low < self.limit < self.value.high:
             text += " (the limit is within the spread)"
         return text
