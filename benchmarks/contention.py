@@ -35,7 +35,7 @@ from benchmarks.rounds import Scale, Series, over, percentile
 HOLD = 0.001
 
 #: What the same connections could serve without a pool.
-POSSIBLE = "the possible"
+POSSIBLE = "the maximum"
 
 #: Numbers of greenlets, and the fraction of the seconds of a load that one turn takes.
 GREENLETS = (1, 3, 10, 30, 100, 300, 1000)
@@ -55,7 +55,7 @@ def run(scale: Scale) -> Report:
         # A round takes seconds, and a percentile of waits is one of thousands.
         table = _compare(report, builders, load, scale.long_rounds)
         ratio = table.over(OURS, POSSIBLE, p99)
-        report.target(f"p99 wait, {load.name}, to the possible", ratio, 1.3)
+        report.target(f"p99 wait, {load.name}, to the maximum", ratio, 1.3)
         ratio = table.over(OURS, table.peer, throughput)
         title = f"throughput, {load.name}, to {table.peer}"
         report.target(title, ratio, 1.0, at_least=True)
@@ -96,10 +96,10 @@ class Load:
         """The load in words."""
         each = f"{self.loans} times each"
         end = f"for {duration(self.seconds)}" if self.loans is None else each
-        again = "at once" if self.is_greedy else "after a turn of the loop"
+        again = "at once" if self.is_greedy else "after a turn of the event loop"
         return (
             f"{self.name}: {self.greenlets} greenlets, {self.connections} connections, "
-            f"held {duration(self.hold)}, wanted again {again}, {end}"
+            f"held {duration(self.hold)}, borrowed again {again}, {end}"
         )
 
     def put_on(self, build: Builder) -> Turn:
@@ -228,11 +228,11 @@ def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
     ratio = over(curve[last], OURS, POSSIBLE, throughput)
     if ratio is not None:
         rate = f"{curve[last][OURS].spread(throughput).median:,.0f} loans/s"
-        share = f"{per_cent(ratio.median)} of the possible"
+        share = f"{per_cent(ratio.median)} of the maximum"
         title = f"With {last:,} greenlets {OURS} makes {rate}, {share}"
     caption = (
-        f"{CONNECTIONS} connections, held {duration(HOLD)}; everyone wants one again "
-        "after a turn of the loop"
+        f"{CONNECTIONS} connections, held {duration(HOLD)}; each greenlet borrows again "
+        "after a turn of the event loop"
     )
     labels = ("greenlets", "loans per second")
     for series in curve.values():
