@@ -31,7 +31,7 @@ def throughput(measured: dict[str, Any], pool: str, greenlets: str) -> str:
 
 def target(measured: dict[str, Any], what: str) -> float:
     """The figure of a target for 50 greenlets."""
-    wanted = re.compile(rf"{what} of {OWN}, 50 greenlets, 64 bytes, to .*?: (\S+) ")
+    wanted = re.compile(rf"{what} of {OWN}, 50 greenlets, 64 bytes, to .*?: ([\d.]+)")
     found = [wanted.match(each["text"]) for each in measured["targets"]]
     return next(float(each[1]) for each in found if each is not None)
 
