@@ -72,7 +72,7 @@ def test_the_readme_has_the_figures_of_the_page(measured) -> None:
     assert agrees(each, throughput(measured, OWN, "50"))
     others = [each["text"] for each in measured["targets"]]
     [to_blocking] = re.findall(
-        rf"throughput of {OWN}, 50 .*? redis Blocking: (\S+) ", "\n".join(others)
+        rf"throughput of {OWN}, 50 .*? redis Blocking: ([\d.]+)", "\n".join(others)
     )
     assert agrees(blocking, to_blocking)
     assert agrees(cpu, 100 * target(measured, "cpu_each"))
