@@ -148,6 +148,10 @@ NOT_HERE = {
     *("dbapi.DBAPIConnector.ping", "dbapi.DBAPIConnector.reset"),
     # It is redis-py's own, with another error; tests/redis/test_cache.py has it.
     "redis.caching.CachedConnection.connect",
+    # It is called by connect_once(), which is in the table.
+    "redis.internals.dial_by_redis_py",
+    # It is the switch of Multiplexer.take(), which is in the table.
+    "redis.parting.Parting.take",
     # It switches only when the pool of a process is made.
     "redis.process_pools.ProcessPools.get",
     # It switches only after a turn of the loop that has lasted too long.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 import pytest
@@ -15,7 +16,7 @@ from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
 from geventpool import Pool
-from geventpool.testing import ScriptedConnector
+from geventpool.testing import ScriptedConnector, wait_until
 from geventpool.testing.leftovers import Leftovers
 from tests import parts
 
@@ -207,19 +208,21 @@ def test_the_plugin_imports_nothing_before_the_tests_do(tmp_path: Path) -> None:
 def test_a_waiter_at_the_address_of_an_earlier_one_is_new(pool: Pool[Any]) -> None:
     """The next greenlet often gets the memory of one that was collected."""
     conn = borrow(pool)
-    waiter: Any = gevent.spawn(pool.acquire)
+    waiters: list[Any] = [gevent.spawn(pool.acquire) for _ in range(200)]
     gevent.idle()
-    address = id(waiter)
+    before = {id(waiter) for waiter in waiters}
+    alive = WeakSet(waiters)
     with Leftovers() as leftovers:
-        tries = 0
-        while id(waiter) != address or not tries:
-            waiter.kill()
-            waiter = None
-            waiter = gevent.spawn(pool.acquire)
-            gevent.idle()
-            tries += 1
-            assert tries < 1000, "no address is used again"
-        (found,) = leftovers.found()
-    assert "waits for a connection" in found
-    waiter.kill()
+        gevent.killall(waiters)
+        waiters.clear()
+        wait_until(lambda: not gc.collect() and not alive)
+        # Other memory of this size may be free, and is used first.
+        while not before & {id(waiter) for waiter in waiters}:
+            assert len(waiters) < 20_000, "no address is used again"
+            waiters += [gevent.spawn(pool.acquire) for _ in range(200)]
+        gevent.idle()
+        found = leftovers.found()
+    assert len(found) == len(waiters)
+    assert all("waits for a connection" in each for each in found)
+    gevent.killall(waiters)
     pool.release(conn)
