@@ -231,8 +231,8 @@ def _add_curve(report: Report, builders: Builders, scale: Scale) -> None:
         share = f"{per_cent(ratio.median)} of the maximum"
         title = f"With {last:,} greenlets {OURS} makes {rate}, {share}"
     caption = (
-        f"{CONNECTIONS} connections, held {duration(HOLD)}; each greenlet borrows again "
-        "after a turn of the event loop"
+        f"{CONNECTIONS} connections, held {duration(HOLD)}; each greenlet borrows "
+        "again after a turn of the event loop"
     )
     labels = ("greenlets", "loans per second")
     for series in curve.values():
