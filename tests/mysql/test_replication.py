@@ -147,6 +147,8 @@ def test_a_ping_notices_that_the_primary_was_demoted(make_pool, pair):
     pool = make_pool(**pair.options, ping_after=0, max_connections=1)
     with pool.connection() as conn:
         assert value(conn, "SELECT @@port") == pair.primary.port
+    # One that comes back from its reset is lent to a waiter as it is.
+    wait_until(lambda: pool.idle_connections(), "idle")
     pair.primary.ask("SET GLOBAL read_only=1")
     pair.promote()
     with pool.connection() as conn:
