@@ -181,7 +181,7 @@ def test_a_report_says_everything_on_the_terminal_and_as_plain_data() -> None:
     for words in ("load: how much?", "1.00 µs", "theirs failed: starved", "MISSED"):
         assert words in text
     plain = json.loads(json.dumps(report.as_plain()))
-    assert plain["targets"] == [{"is_met": False, "text": "ratio: 7 <= 6"}]
+    assert plain["targets"] == [{"is_met": False, "text": "ratio: 7, wanted <= 6"}]
     assert plain["sections"][0]["remarks"] == ["theirs failed: starved", "a note"]
     assert plain["sections"][0]["numbers"] == {"ours": {"each": [1e-6]}}
 
