@@ -215,6 +215,8 @@ def fill():
             ask(stack.enter_context(pool.connection(timeout=20)), number)
 
 fill()
+# One that comes back from its reset is lent to a waiter as it is.
+wait_until(lambda: len(pool.idle_connections()) == 3, "idle")
 busy = cut_off(lambda: timed(sleep, 0.5), lambda: pool.lent_connections(), "{fault}")
 others = [gevent.spawn(timed, pool.acquire, 0) for _ in range(5)]
 for greenlet in (busy, *others):
