@@ -311,7 +311,7 @@ class Multiplexer(CallQueue):
     ) -> None:
         """Fail the first of *calls*; *refused*: because there is no connection."""
         call = calls[0]
-        if self.room.waiters:
+        if self.room.waiters:  # pragma: no cover (a signal)
             self.schedule()
         copied = copy_error(error)
         # Only the hub switches to its caller, later.

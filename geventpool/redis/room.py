@@ -56,7 +56,7 @@ class _Waiter:
         # As in wake(): no call between these lines, after which a signal may interrupt.
         self.is_expired = True
         greenlet, self.greenlet = self.greenlet, None
-        if greenlet is not None:
+        if greenlet is not None:  # pragma: no branch (a signal)
             greenlet.switch()
 
 

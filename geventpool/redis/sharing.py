@@ -334,9 +334,10 @@ class Sharing(Source):
         conn = self._acquire(timeout)
         if conn is None:
             # The server has closed it since the last reply, as after QUIT.
-            if timeout is not None:
-                timeout = max(0.0, timeout + started - monotonic())
-            conn = self._acquire(timeout)
+            passed = monotonic() - started
+            conn = self._acquire(
+                None if timeout is None else max(0.0, timeout - passed)
+            )
         if conn is None:
             raise ConnectionError("The new connection sent something, or was closed.")
         return conn

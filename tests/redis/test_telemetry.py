@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 import redis
@@ -113,6 +114,23 @@ def test_a_pool_that_ends_takes_its_counts_along(
     pool.close()
     del pool
     wait_until(lambda: gc.collect() >= 0 and not +collector.counts)
+
+
+def test_counts_of_a_pool_that_was_collected_are_taken_back(
+    redis_server: Any, collector: Collector
+) -> None:
+    """Its name is known from before."""
+    pool = ConnectionPool(port=redis_server.port)
+    telemetry = Telemetry(pool)
+    assert redis.Redis(connection_pool=pool).ping()
+    telemetry.count()
+    assert +collector.counts == {"IDLE": 2}
+    pool.close()
+    alive = ref(pool)
+    del pool
+    wait_until(lambda: gc.collect() >= 0 and alive() is None)
+    telemetry.end()
+    assert not +collector.counts
 
 
 def test_without_a_collector_nothing_is_done(
