@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from geventpool import ConnectionNotFoundError, Connector, Pool, PoolListener
 from geventpool.testing import Clock, ScriptedConnector, check, check_capacity
+from tests.calls import called
 
 Steps = Iterator[object]
 
@@ -198,21 +198,9 @@ def test_both_paths_of_a_loan_do_the_same(name, options):
     assert slow == fast
 
 
-def called(work):
-    """The functions of Python that *work* calls, itself included."""
-    names = []
-
-    def note(frame, event, arg):
-        if event == "call":
-            names.append(frame.f_code.co_name)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return names
+def names(work):
+    """The names of the functions that *work* calls."""
+    return [code.co_name for code in called(work)]
 
 
 def test_the_fast_paths_are_what_is_compared():
@@ -229,5 +217,5 @@ def test_the_fast_paths_are_what_is_compared():
         pool = Pool(NeverReset(), listeners=listeners)
         bare()
         for work in bare, in_block:
-            slow = {"borrow", "end_loan_normally"} & set(called(work))
+            slow = {"borrow", "end_loan_normally"} & set(names(work))
             assert len(slow) == (2 if listeners else 0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import gevent
 
 import geventpool
 from geventpool import Connector, Pool
+from tests.calls import called
 
 PACKAGE = Path(geventpool.__file__).parent
 
@@ -36,19 +34,8 @@ def make() -> Pool[object]:
 
 def walk(work: Callable[[], object]) -> list[str]:
     """The files of the package that *work* enters, in order."""
-    entered: list[str] = []
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
-            entered.append(path.stem)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
+    paths = [Path(code.co_filename) for code in called(work)]
+    entered = [path.stem for path in paths if path.is_relative_to(PACKAGE)]
     return [name for name, _ in groupby(entered)]
 
 
