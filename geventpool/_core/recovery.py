@@ -100,9 +100,7 @@ class Recovery(Generic[C]):
     def attend(self) -> bool:
         """Recover what was interrupted; return whether there are waiters."""
         ledger = self._ledger
-        if ledger.waiters:
-            for entry in ledger.all_in(IN_USE):
-                if is_abandoned(entry):
-                    ledger.is_torn = True
+        if ledger.waiters and any(map(is_abandoned, ledger.all_in(IN_USE))):
+            ledger.is_torn = True
         self.recover()
         return bool(ledger.waiters)
