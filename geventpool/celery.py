@@ -26,9 +26,9 @@ from kombu.transport import TRANSPORT_ALIASES, get_transport_cls
 from kombu.transport import redis as transports
 
 from geventpool.policies import check_int
+from geventpool.process_pools import ProcessPools
 from geventpool.redis import ConnectionPool
 from geventpool.redis.options import RedisOptions
-from geventpool.redis.process_pools import ProcessPools
 
 __all__ = ["Channel", "RedisBackend", "Transport", "install"]
 
@@ -36,7 +36,7 @@ __all__ = ["Channel", "RedisBackend", "Transport", "install"]
 SCHEMES = ("redis", "rediss")
 
 #: Of this process.
-_pools = ProcessPools()
+_pools = ProcessPools[ConnectionPool]()
 
 #: The options of all pools, as given to :func:`install`.
 _options: dict[str, Any] = {}

@@ -24,6 +24,7 @@ CORE: dict[str, set[str]] = {
     "failures": set(),
     "sockets": {"loops"},
     "threaded": {"sockets"},
+    "process_pools": {"patching"},
     "dialing": {"deadline", "sockets"},
     "states": set(),
     "ledger": {"errors", "policies", "states"},

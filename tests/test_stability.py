@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "geventpool"
 WITHIN = {
     *("admission", "budget", "connection", "connector", "dbapi", "dialing", "errors"),
     *("factory", "labels", "listeners", "options", "patching", "policies", "pool"),
-    *("series", "sockets", "threaded"),
+    *("process_pools", "series", "sockets", "threaded"),
     *("advise", "doctor", "top", "__main__"),
 }
 

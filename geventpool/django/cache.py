@@ -27,13 +27,13 @@ from django.core.cache.backends import redis as upstream
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from geventpool.process_pools import ProcessPools
 from geventpool.redis import ConnectionPool
-from geventpool.redis.process_pools import ProcessPools
 
 __all__ = ["RedisCache"]
 
 #: Of this process.
-_pools = ProcessPools()
+_pools = ProcessPools[Any]()
 
 
 class RedisCache(upstream.RedisCache):  # type: ignore[misc]

@@ -17,8 +17,8 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 import geventpool.celery as hook
+from geventpool.process_pools import ProcessPools
 from geventpool.redis import ConnectionPool
-from geventpool.redis.process_pools import ProcessPools
 from tests import parts
 from tests.servers import RedisSentinel, RedisServer
 
@@ -35,9 +35,9 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(autouse=True)
-def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessPools]:
+def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessPools[ConnectionPool]]:
     """What is installed is for this test alone."""
-    pools = ProcessPools()
+    pools = ProcessPools[ConnectionPool]()
     monkeypatch.setattr(hook, "_pools", pools)
     monkeypatch.setattr(hook, "_options", {})
     monkeypatch.setattr(kombu.transport, "_transport_cache", {})

@@ -16,6 +16,7 @@ from django.db import connections
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.project.settings")
 django.setup()
 
+import geventpool  # noqa: E402
 from geventpool.django.mysql.base import DatabaseWrapper  # noqa: E402
 from geventpool.django.mysql.pools import pools  # noqa: E402
 from geventpool.mysql import ConnectionPool  # noqa: E402
@@ -90,7 +91,8 @@ def make(migrated: MariaDBServer) -> Iterator[MakeWrapper]:
             check(pool)
             assert pool.stats().in_use == 0
         wrapper.close_pool()
-        assert not pools.by_alias.get(wrapper.alias)
+        names = {pool.name for pool in geventpool.pools()}
+        assert f"django {wrapper.alias}" not in names
 
 
 @pytest.fixture()

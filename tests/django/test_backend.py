@@ -630,16 +630,14 @@ def test_other_settings_are_another_pool(make):
 
 def test_a_test_database_has_a_pool_of_its_own(make, migrated):
     """Nothing stays connected to the one or the other."""
-    wrapper = make()
+    # Other options than those of the connection that it replaces.
+    wrapper = make({"max_connections": 3})
+    wrapper.alias = alias = connections["default"].alias
     wrapper.ensure_connection()
     real = wrapper.pool
-    alias = connections["default"].alias
-    wrapper.alias = alias
     was = wrapper.settings_dict["NAME"]
     previous, connections[alias] = connections[alias], wrapper
     try:
-        made = room.pools.by_alias
-        made.setdefault(alias, []).extend(made.pop("test0"))
         name = wrapper.creation.create_test_db(verbosity=0, autoclobber=True)
         assert real.closed
         assert value(wrapper, "SELECT DATABASE()") == name == f"test_{was}"

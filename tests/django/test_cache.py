@@ -18,8 +18,8 @@ from gevent.event import Event
 
 from geventpool.django import cache as module
 from geventpool.django.cache import RedisCache
+from geventpool.process_pools import ProcessPools
 from geventpool.redis import ConnectionPool
-from geventpool.redis.process_pools import ProcessPools
 from tests.compat.environment import REPOSITORY
 from tests.servers import RedisServer
 
@@ -36,7 +36,7 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture()
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
     """Sets ``CACHES``; each keyword is an alias with its location and options."""
-    pools = ProcessPools()
+    pools = ProcessPools[Any]()
     monkeypatch.setattr(module, "_pools", pools)
     changed: list[Any] = []
 

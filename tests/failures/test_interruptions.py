@@ -153,7 +153,7 @@ NOT_HERE = {
     # It is the switch of Multiplexer.take(), which is in the table.
     "redis.parting.Parting.take",
     # It switches only when the pool of a process is made.
-    "redis.process_pools.ProcessPools.get",
+    "process_pools.ProcessPools.get",
     # It switches only after a turn of the loop that has lasted too long.
     "redis.turns.Turns.let_others_run",
     # They are called within a statement, which is in the table.

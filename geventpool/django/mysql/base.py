@@ -209,7 +209,6 @@ class DatabaseWrapper(_Upstream):  # type: ignore[misc]
 
 
 def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
-    pools.forked()
     if not project.configured:
         return
     for each in connections.all(initialized_only=True):

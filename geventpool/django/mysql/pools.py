@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from gevent.lock import RLock
 
 from geventpool.django.mysql.options import Settings, check_age, pool_options
 from geventpool.django.mysql.session import Opening, session_reset
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.mysql import Connection, ConnectionPool
+from geventpool.process_pools import ProcessPools
 
 __all__ = ["DjangoPool", "Pools", "pools"]
 
@@ -93,29 +94,17 @@ class _LoanHandle:
 
 
 class Pools:
-    """The pools by their settings. Each is made at first use."""
+    """The pools by the settings of databases. Each is made at first use."""
 
     def __init__(self) -> None:
-        #: with the settings that each is for, by the alias of the database
-        self.by_alias: dict[str, list[tuple[object, DjangoPool]]] = {}
-        self.forked()
-
-    def forked(self) -> None:
-        """Make a new lock in a forked child, where the old one may stay locked."""
-        self._making = RLock()
+        self._pools = ProcessPools[DjangoPool]()
 
     def find(self, alias: str, settings: Settings) -> DjangoPool | None:
         """Return the pool for database *alias*; None: not yet made. Never switches.
 
         :param settings: compared by value, because tests change the names of databases.
         """
-        known = self.by_alias.get(alias)
-        if known:
-            key = _key(settings)
-            for each, pool in known:
-                if each == key:
-                    return pool
-        return None
+        return self._pools.find(_key(alias, settings))
 
     def make(
         self,
@@ -133,17 +122,13 @@ class Pools:
         check_age(alias, settings)
         options = pool_options(alias, settings)
         connect = {**connect, "autocommit": settings["AUTOCOMMIT"]}
-        with self._making:
-            pool = self.find(alias, settings)
-            if pool is None:
-                try:
-                    pool = DjangoPool(connect, options, statement)
-                except (TypeError, ValueError) as error:
-                    raise ImproperlyConfigured(
-                        f"DATABASES[{alias!r}]['OPTIONS']: {error}"
-                    ) from error
-                self.by_alias.setdefault(alias, []).append((_key(settings), pool))
-        return pool
+        make = partial(DjangoPool, connect, options, statement)
+        try:
+            return self._pools.get(_key(alias, settings), make)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(
+                f"DATABASES[{alias!r}]['OPTIONS']: {error}"
+            ) from error
 
     def close(self, alias: str, settings: Settings) -> None:
         """Close the pool for database *alias*, if there is one. May switch.
@@ -152,17 +137,16 @@ class Pools:
         """
         pool = self.find(alias, settings)
         if pool is not None:
-            self.by_alias[alias] = [
-                each for each in self.by_alias[alias] if each[1] is not pool
-            ]
+            self._pools.discard(pool)
             pool.close(timeout=PATIENCE)
 
 
-def _key(settings: Settings) -> object:
+def _key(alias: str, settings: Settings) -> object:
     options = settings["OPTIONS"]
     given = options["pool"]
     # Copies, because a later change of the settings must not change the key.
     return (
+        alias,
         settings["NAME"],
         settings["USER"],
         settings["PASSWORD"],
