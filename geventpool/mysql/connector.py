@@ -34,7 +34,7 @@ from geventpool.mysql.errors import (
 from geventpool.mysql.hosts import Host, Hosts
 from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
-from geventpool.mysql.url import POOL_ARGUMENTS, parse_url
+from geventpool.mysql.url import parse_server_url
 from geventpool.patching import is_patched
 from geventpool.policies import check_bool, safe_repr
 from geventpool.sockets import find_socket
@@ -78,19 +78,16 @@ class MySQLConnector(Connector[Connection]):
             raise TypeError(
                 f"configure must be a callable or None, not {safe_repr(configure)}"
             )
-        self._credential_source: CredentialSource | None = None
-        if callable(source):
-            self._credential_source = source
-        elif source is not None:
-            found = parse_url(source)
-            _refuse_pool_options(found, "give it to the pool itself")
-            options, found = merged(
-                found, options, hosts=hosts, host_order=host_order, target=target
-            )
-            hosts, host_order, target = found.values()
+        self._credential_source = source if callable(source) else None
+        url: dict[str, Any] = {}
+        if source is not None and not callable(source):
+            url = parse_server_url(source, "give it to the pool itself")
+        options, found = merged(
+            url, options, hosts=hosts, host_order=host_order, target=target
+        )
         self._options = checked(options)
-        self._hosts = self._read_hosts(hosts, host_order)
-        self._target = self._read_target(target)
+        self._hosts = self._read_hosts(found["hosts"], found["host_order"])
+        self._target = self._read_target(found["target"])
         self._configure = configure
         self._reset = as_reset(reset, configure)
         self._tls = TLSContexts()
@@ -161,10 +158,9 @@ class MySQLConnector(Connector[Connection]):
         options = dict(self._options)
         if self._credential_source is not None:
             fresh = self._credential_source()
-            given = parse_url(fresh) if isinstance(fresh, str) else fresh
             if isinstance(fresh, str):
-                _refuse_pool_options(given, "it can't change with each connection")
-            options.update(checked(given))
+                fresh = parse_server_url(fresh, "it can't change with each connection")
+            options.update(checked(fresh))
         for name, check in (("user", check_account), ("password", check_password)):
             if callable(options.get(name)):
                 options[name] = options[name]()
@@ -448,12 +444,3 @@ _WANTED = {"any": "server", "primary": "primary", "replica": "replica"}
 
 def _no_callback() -> None:
     return None
-
-
-def _refuse_pool_options(found: Mapping[str, Any], remedy: str) -> None:
-    """Refuse options of a pool where they would have no effect.
-
-    :raises ValueError: *found* has one.
-    """
-    for name in sorted(POOL_ARGUMENTS & found.keys()):
-        raise ValueError(f"url must not have the option {name} of a pool: {remedy}")

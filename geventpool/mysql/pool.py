@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool"]
 
-#: Used if neither a keyword nor the URL gives it.
-DEFAULT_MAX_CONNECTIONS = 10
+#: Used if neither a keyword nor the URL gives them.
+DEFAULTS = {"max_connections": 10, "cancel": True, "unpatched": STOCK}
 
 
 class ConnectionPool(Pool[Connection]):
@@ -101,36 +101,27 @@ class ConnectionPool(Pool[Connection]):
             raise TypeError(f"check must be a callable or None, not {check!r}")
         self._check_loan = check
         refuse_unknown(f"{type(self).__name__}()", keywords, _KNOWN)
-        options: dict[str, Any] = {**keywords}
-        if isinstance(source, str):
-            options, found = merged(
-                parse_url(source),
-                options,
-                hosts=hosts,
-                host_order=host_order,
-                target=target,
-                max_connections=max_connections,
-                cancel=cancel,
-                unpatched=unpatched,
-            )
-            hosts, host_order, target, max_connections, cancel, unpatched = (
-                found.values()
-            )
-            source = None
-        self._unpatched = check_unpatched(STOCK if unpatched is None else unpatched)
-        if max_connections is None:
-            max_connections = DEFAULT_MAX_CONNECTIONS
-        own: Any = {name: options.pop(name) for name in names() & options.keys()}
-        #: whether connections are reset between loans
-        self._is_reset = reset is not None
-        connector = MySQLConnector(
-            source,
+        url = parse_url(source) if isinstance(source, str) else None
+        options, found = merged(
+            {**DEFAULTS, **(url or {})},
+            keywords,
             hosts=hosts,
             host_order=host_order,
             target=target,
+            max_connections=max_connections,
+            cancel=cancel,
+            unpatched=unpatched,
+        )
+        self._unpatched = check_unpatched(found.pop("unpatched"))
+        own: Any = {name: options.pop(name) for name in names() & options.keys()}
+        own["max_connections"] = found.pop("max_connections")
+        #: whether connections are reset between loans
+        self._is_reset = reset is not None
+        connector = MySQLConnector(
+            source if url is None else None,
             reset=reset,
             configure=configure,
-            cancel=True if cancel is None else cancel,
+            **found,
             **options,
         )
         if own.get("name") is None:
@@ -139,7 +130,7 @@ class ConnectionPool(Pool[Connection]):
             own["initial_connections"] = 0
         # First, for close() may be called in there.
         self._canceller = connector.canceller
-        super().__init__(connector, max_connections=max_connections, **own)
+        super().__init__(connector, **own)
         self._unsettled = connector.unsettled
         self._wait_for_locks = connector.wait_for_locks
         # A weak reference, so that neither the connector nor a greenlet of the pool

@@ -16,7 +16,7 @@ from geventpool.options import from_text, names, unknown
 from geventpool.patching import check_unpatched
 from geventpool.policies import safe_repr
 
-__all__ = ["POOL_ARGUMENTS", "parse_url"]
+__all__ = ["parse_server_url", "parse_url"]
 
 SCHEMES = ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql")
 
@@ -47,7 +47,7 @@ def _cursorclass(text: str) -> type[cursors.Cursor]:
 
 
 #: The options of a pool. They are no arguments of ``pymysql.connect``.
-POOL_ARGUMENTS = names() | {"unpatched"}
+_POOL_ARGUMENTS = names() | {"unpatched"}
 
 #: The arguments that may follow the question mark. Others cannot be written as text.
 _ARGUMENTS: dict[str, Callable[[str], Any]] = {
@@ -122,6 +122,19 @@ def parse_url(url: str) -> dict[str, Any]:
     return options
 
 
+def parse_server_url(url: str, remedy: str) -> dict[str, Any]:
+    """Parse a URL where options of a pool would have no effect.
+
+    :param remedy: what to do instead of giving an option there.
+    :raises TypeError: as for :func:`parse_url`.
+    :raises ValueError: so, or the URL has an option of a pool.
+    """
+    options = parse_url(url)
+    for name in sorted(_POOL_ARGUMENTS & options.keys()):
+        raise ValueError(f"url must not have the option {name} of a pool: {remedy}")
+    return options
+
+
 def _decoded(name: str, text: str) -> str:
     try:
         return unquote(text, errors="strict")
@@ -167,8 +180,8 @@ def _address(text: str) -> dict[str, Any]:
 def _query(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in _arguments(text):
-        if name not in _ARGUMENTS.keys() | POOL_ARGUMENTS:
-            raise ValueError(unknown("url", name, _ARGUMENTS.keys() | POOL_ARGUMENTS))
+        if name not in _ARGUMENTS.keys() | _POOL_ARGUMENTS:
+            raise ValueError(unknown("url", name, _ARGUMENTS.keys() | _POOL_ARGUMENTS))
         if name in options:
             raise ValueError(f"url has the argument {name!r} twice")
         if name not in _ARGUMENTS:
