@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "Backoff",
@@ -18,12 +18,15 @@ __all__ = [
     "Timeouts",
     "Outage",
     "check_bool",
+    "check_optional_callable",
     "check_optional_seconds",
     "check_optional_int",
     "check_seconds",
     "safe_repr",
     "check_int",
 ]
+
+F = TypeVar("F")
 
 FOREVER = math.inf
 
@@ -109,6 +112,16 @@ def check_bool(name: str, value: Any) -> bool:
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {safe_repr(value)}")
+    return value
+
+
+def check_optional_callable(name: str, value: F) -> F:
+    """Check that a value is None or can be called; return it.
+
+    :raises TypeError: neither.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a callable or None, not {safe_repr(value)}")
     return value
 
 

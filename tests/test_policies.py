@@ -18,6 +18,7 @@ from geventpool.policies import (
     Timeouts,
     check_bool,
     check_int,
+    check_optional_callable,
     check_optional_int,
     check_optional_seconds,
     check_seconds,
@@ -133,6 +134,20 @@ def test_a_flag_is_nothing_that_resembles_one(value):
     with pytest.raises(TypeError) as caught:
         check_bool("lifo", value)
     assert str(caught.value) == f"lifo must be True or False, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [None, print, dict])
+def test_a_callable_may_be_missing(value):
+    """What can be called passes, and None for none."""
+    assert check_optional_callable("check", value) is value
+
+
+@pytest.mark.parametrize("value", [0, False, "", "print", []])
+def test_what_cannot_be_called_is_refused(value):
+    """Also if it is false, and so could be taken for none."""
+    with pytest.raises(TypeError) as caught:
+        check_optional_callable("check", value)
+    assert str(caught.value) == f"check must be a callable or None, not {value!r}"
 
 
 # Values that configure.

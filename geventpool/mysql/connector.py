@@ -36,7 +36,7 @@ from geventpool.mysql.reset import as_reset
 from geventpool.mysql.tls import TLSContexts
 from geventpool.mysql.url import parse_server_url
 from geventpool.patching import is_patched
-from geventpool.policies import check_bool, safe_repr
+from geventpool.policies import check_bool, check_optional_callable, safe_repr
 from geventpool.sockets import find_socket
 
 __all__ = ["MySQLConnector"]
@@ -74,10 +74,7 @@ class MySQLConnector(Connector[Connection]):
         cancel: bool = True,
         **options: Any,
     ) -> None:
-        if configure is not None and not callable(configure):
-            raise TypeError(
-                f"configure must be a callable or None, not {safe_repr(configure)}"
-            )
+        self._configure = check_optional_callable("configure", configure)
         self._credential_source = source if callable(source) else None
         url: dict[str, Any] = {}
         if source is not None and not callable(source):
@@ -88,7 +85,6 @@ class MySQLConnector(Connector[Connection]):
         self._options = checked(options)
         self._hosts = self._read_hosts(found["hosts"], found["host_order"])
         self._target = self._read_target(found["target"])
-        self._configure = configure
         self._reset = as_reset(reset, configure)
         self._tls = TLSContexts()
         #: ends interrupted statements at the server; None: nothing does

@@ -22,6 +22,7 @@ from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, threaded_pools
 from geventpool.mysql.url import parse_url
 from geventpool.options import PoolOptions, documented, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
+from geventpool.policies import check_optional_callable
 from geventpool.pool import ConnectionContext, Pool
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class ConnectionPool(Pool[Connection]):
         self._is_undecided = True
         #: the pool that lends in a process that gevent has not patched
         self._threads: ThreadedPool | None = None
-        if check is not None and not callable(check):
-            raise TypeError(f"check must be a callable or None, not {check!r}")
-        self._check_loan = check
+        self._check_loan = check_optional_callable("check", check)
         refuse_unknown(f"{type(self).__name__}()", keywords, _KNOWN)
         url = parse_url(source) if isinstance(source, str) else None
         options, found = merged(

@@ -22,6 +22,7 @@ from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import MySQLConnector
 from geventpool.mysql.errors import action_after
 from geventpool.mysql.reset import Session
+from geventpool.policies import check_optional_callable
 from geventpool.sqlalchemy.pool import GreenletPool
 from geventpool.sqlalchemy.records import Record
 
@@ -82,8 +83,7 @@ def reset_server_session(
     """
     if not isinstance(engine, Engine):
         raise TypeError(f"engine must be an Engine, not {engine!r}")
-    if configure is not None and not callable(configure):
-        raise TypeError(f"configure must be a callable or None, not {configure!r}")
+    check_optional_callable("configure", configure)
     dialect = engine.dialect
     if dialect.name not in ("mysql", "mariadb") or dialect.driver != "pymysql":
         raise ValueError(

@@ -16,6 +16,7 @@ from geventpool.django.mysql.options import Settings, check_age, pool_options
 from geventpool.django.mysql.session import Opening, session_reset
 from geventpool.errors import ConnectionNotFoundError
 from geventpool.mysql import Connection, ConnectionPool
+from geventpool.policies import check_optional_callable
 from geventpool.process_pools import ProcessPools
 
 __all__ = ["DjangoPool", "Pools", "pools"]
@@ -38,8 +39,7 @@ class DjangoPool(ConnectionPool):
         self, connect: dict[str, Any], options: dict[str, Any], statement: str | None
     ) -> None:
         configure = options.pop("configure", None)
-        if configure is not None and not callable(configure):
-            raise TypeError(f"configure must be a callable or None, not {configure!r}")
+        check_optional_callable("configure", configure)
         opening = Opening(statement, configure)
         reset = options.pop("reset", "needed")
         if reset in ("needed", "session"):
