@@ -4,7 +4,7 @@
 
     PoolError(Exception)                  base class
     |-- PoolExhaustedError                no connection in time
-    |   |-- TooManyWaitingError           max_waiting greenlets wait already
+    |   |-- TooManyWaitingError           max_waiting greenlets wait for places
     |   |-- PoolOverloadedError           refused early by the policy of admission
     |   +-- PoolDeadlockError             all holders wait for a connection
     |-- PoolClosedError                   closed before or during the wait
@@ -49,7 +49,11 @@ class PoolExhaustedError(PoolError):
 
 
 class TooManyWaitingError(PoolExhaustedError):
-    """``max_waiting`` greenlets wait already, so the caller did not wait."""
+    """``max_waiting`` greenlets wait already, so the caller did not wait.
+
+    Only those count that no place will serve: each place that no borrower has, such
+    as a free one or one whose connection is being opened, serves one of those in line.
+    """
 
 
 class PoolOverloadedError(PoolExhaustedError):

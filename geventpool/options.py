@@ -194,7 +194,7 @@ class PoolOptions:
         "at least 0, or None",
         check_optional_int,
         "integer",
-        "how many may wait; the next is refused at once; None: any number",
+        "how many may wait for a place that another has; 0: none; None: any number",
     )
     max_lifetime: float | None = _duration(
         None, "a connection of this age is replaced; up to 5 % earlier, at random"

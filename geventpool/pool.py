@@ -195,7 +195,8 @@ class Pool(BoundPool[C]):
         :param bool reclaim: False: the end of the calling greenlet does not end the
             loan.
         :raises PoolExhaustedError: no connection in time.
-        :raises TooManyWaitingError: *max_waiting* greenlets wait already.
+        :raises TooManyWaitingError: *max_waiting* greenlets wait already for places
+            that others have.
         :raises PoolDeadlockError: every connection is held by a greenlet that waits
             itself, for this pool or in a circle of pools. At once if no other greenlet
             can give one back, as with ``with`` blocks; otherwise when the time is up.

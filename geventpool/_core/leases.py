@@ -64,6 +64,11 @@ class Leases:
             self.settle()
         return seat.lease(wish)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the budget had no place, and nothing has changed since."""
+        return self.seat is not None and self.seat.is_blocked
+
     def lease_for(self, conn: Any) -> bool:
         """Lease a place for a connection that is open: its own, if it still has one.
 

@@ -49,7 +49,7 @@ class Line(Generic[C]):
     :param watch: explains a refusal by loans that stay unused.
     :param control: refuses callers early; None: nothing does.
     :param timeout: seconds to wait at most; None: without end.
-    :param max_waiting: so many may wait; None: any number.
+    :param max_waiting: so many may wait for a place that another has; None: any number.
     :param bool handoff: False: poll while there is no room.
     """
 
@@ -151,7 +151,7 @@ class Line(Generic[C]):
         if retry is not None or timeout is not None:
             patience = self.limit(retry, timeout)
         if self.max_waiting is not None:
-            if len(ledger.waiters) + len(self.pollers) >= self.max_waiting:
+            if self._without_place() >= self.max_waiting:
                 raise self._refusal(TooManyWaitingError, started)
         if not self._handoff and not ledger.has_room:
             entry = self._poll(retry, patience, started)
@@ -163,6 +163,20 @@ class Line(Generic[C]):
         if self._control is not None:
             self._ask_for_admission(self._control, patience, started, is_own)
         return self._join(patience, started, is_own)
+
+    def _without_place(self) -> int:
+        """Return how many wait for places that others have; negative: some are left.
+
+        Each place that no borrower has will serve one: a free one, and one whose
+        connection is being opened, checked, reset or closed. Never switches.
+        """
+        ledger, lifecycle = self._ledger, self._lifecycle
+        places, refused = ledger.max_connections, len(lifecycle.opener.refused)
+        leases = lifecycle.leases
+        if refused or (leases is not None and leases.is_blocked):
+            # No more can be opened, because the server or the budget has no place.
+            places = min(places, ledger.size - refused)
+        return len(self) - max(0, places - ledger.in_use)
 
     def _ask_for_admission(
         self,
@@ -215,6 +229,8 @@ class Line(Generic[C]):
             waiting[current] = waiter
             if not ledger.is_exhausted:
                 self._lifecycle.serve()
+                if came is None and self._lifecycle.leases is not None:
+                    self._check_lease(waiter, started)
             elif is_deadlocked(ledger, FOREVER if limit is None else started + limit):
                 raise self._refusal(PoolDeadlockError, started)
             elif self._breaker.paused:
@@ -255,6 +271,16 @@ class Line(Generic[C]):
                 self._listeners.notify("exhausted", self._ledger.clock() - started)
             raise waiter.error
         raise self._refusal(kind, started, lost)
+
+    def _check_lease(self, waiter: TimedWaiter[C], started: float) -> None:
+        """Refuse *waiter* if the budget has no place for it, and too many wait.
+
+        Only the attempt to lease tells that. Never switches.
+        """
+        if self.max_waiting is None or waiter.greenlet not in self._ledger.waiters:
+            return
+        if not waiter.has_attempt and self._without_place() > self.max_waiting:
+            raise self._refusal(TooManyWaitingError, started)
 
     def _may_fail_at_once(self, current: greenlet) -> bool:
         """Whether the caller may get its error without a switch. Never switches.

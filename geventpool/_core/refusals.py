@@ -28,7 +28,7 @@ LOOKED_AT = 16
 
 _PREFACE: dict[type[PoolExhaustedError], str] = {
     PoolExhaustedError: "no connection within {:.1f} s",
-    TooManyWaitingError: "too many wait already",
+    TooManyWaitingError: "max_waiting is reached",
     PoolDeadlockError: "all connections are held by greenlets that wait for one",
 }
 

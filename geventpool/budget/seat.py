@@ -130,8 +130,8 @@ class Seat:
         self.table = Table(self.path, self.pid)
         #: so many places are leased and used by no client
         self.ready = 0
-        #: a wish failed, and nothing has changed since
-        self._blocked = False
+        #: whether a wish failed, and nothing has changed since
+        self.is_blocked = False
         #: the path leads to another file now
         self._replaced = False
         self._mailbox: Mailbox | None = None
@@ -206,7 +206,7 @@ class Seat:
             self._refresh()
             self.ready -= 1
             return True
-        if wish and self._blocked:
+        if wish and self.is_blocked:
             return False
         taken = False
         try:
@@ -214,7 +214,7 @@ class Seat:
         except OSError:
             log.exception("budget %s: no place could be leased", self.path)
         if wish and not taken:
-            self._blocked = True
+            self.is_blocked = True
             self._keep_ticking()
         return taken
 
@@ -303,7 +303,7 @@ class Seat:
         now = self._clock()
         parts = self.table.parts()
         waiter = next_waiter(parts, in_force(self.total, parts), now)
-        self._blocked = False
+        self.is_blocked = False
         if waiter is None or waiter.row == self.table.row:
             self.table.give()
         else:
@@ -398,7 +398,7 @@ class Seat:
             self._keep_ticking()
 
     def _serve(self) -> None:
-        self._blocked = False
+        self.is_blocked = False
         for client in list(self.clients):
             client.serve()
 

@@ -39,7 +39,7 @@ class RedisPoolExhaustedError(errors.PoolExhaustedError, MaxConnectionsError):
 
 
 class RedisTooManyWaitingError(errors.TooManyWaitingError, RedisPoolExhaustedError):
-    """``max_waiting`` greenlets wait already."""
+    """``max_waiting`` greenlets wait already for places that others have."""
 
 
 class RedisPoolOverloadedError(errors.PoolOverloadedError, RedisPoolExhaustedError):

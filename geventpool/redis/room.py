@@ -104,7 +104,8 @@ class Room:
 
         :param int units: the room that it takes, at most the size of the room.
         :param timeout: the most seconds to wait; None: no limit; 0: do not wait.
-        :param most: how many may wait; None: no limit.
+        :param most: how many may wait; 0: the call is queued only if there is room now;
+            None: no limit.
         :raises PoolExhaustedError: the timeout has passed.
         :raises TooManyWaitingError: *most* wait already.
         """
@@ -118,7 +119,7 @@ class Room:
             self._note_large(call, units)
             return
         if most is not None and len(self.waiters) >= most:
-            raise TooManyWaitingError(self._refusal("too many wait already"))
+            raise TooManyWaitingError(self._refusal("max_waiting is reached"))
         if timeout == 0:
             raise PoolExhaustedError(self._refusal("no room"))
         waiter = _Waiter(call, units)

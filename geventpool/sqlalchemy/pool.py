@@ -280,7 +280,7 @@ class GreenletPool(QueuePool):
             if self._pool.gate.is_refusal(cause):
                 what = "got no connection, because the server takes no more"
         if isinstance(error, TooManyWaitingError):
-            why = f"and {self._options['max_waiting']} wait already"
+            why = f"and max_waiting={self._options['max_waiting']} is reached"
         elif isinstance(error, PoolDeadlockError):
             why += "; all connections are held by greenlets that wait for one"
         elif isinstance(error, PoolOverloadedError):

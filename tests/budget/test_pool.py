@@ -19,11 +19,12 @@ from geventpool import (
     Pool,
     PoolClosedError,
     PoolExhaustedError,
+    TooManyWaitingError,
 )
 from geventpool._core.breaker import Breaker
 from geventpool._core.states import IDLE
 from geventpool.options import PoolOptions, from_text
-from geventpool.testing import ScriptedConnector, check, wait_until
+from geventpool.testing import ScriptedConnection, ScriptedConnector, check, wait_until
 from tests import parts
 from tests.pauses import turns
 
@@ -213,11 +214,34 @@ def test_a_refusal_tells_which_processes_have_the_places(
     assert "(one)" in str(caught.value)
 
 
-def test_a_refusal_before_the_first_lease_needs_no_file(make: Make) -> None:
+def test_before_the_first_lease_the_holders_are_unknown_without_a_file(
+    make: Make,
+) -> None:
     """Nothing is known of the others then."""
+    assert "0 places of budget" in str(parts.leases(make()).holders())
+
+
+def test_who_may_not_wait_gets_the_place_that_it_was_refused_a_little_later(
+    make: Make,
+) -> None:
+    """max_waiting=0: another process has the place, and gives it when it is idle."""
+    one = make(max_connections=4)
+    for conn in [one.acquire(reclaim=False) for _ in range(4)]:
+        one.release(conn)
+    other = make(max_waiting=0)
+    for _ in range(2):
+        with pytest.raises(TooManyWaitingError, match="4 by process"):
+            other.acquire()
+    assert other.stats().waiting == 0
+    wait_until(lambda: isinstance(caught(other.acquire), ScriptedConnection))
+
+
+def test_free_places_of_the_budget_serve_those_who_may_not_wait(make: Make) -> None:
+    """They do not wait for another process."""
     pool = make(max_waiting=0)
-    with pytest.raises(PoolExhaustedError, match="0 places of budget"):
-        pool.acquire()
+    jobs = [gevent.spawn(pool.acquire, reclaim=False) for _ in range(4)]
+    gevent.joinall(jobs, raise_error=True)
+    assert pool.stats().in_use == 4
 
 
 def test_the_stats_show_the_budget(make: Make, budget: Budget) -> None:

@@ -527,7 +527,7 @@ def test_what_is_under_way_is_bounded() -> None:
         errors = [job.get(timeout=5) for job in jobs[2:]]
         assert all(isinstance(each, redis.MaxConnectionsError) for each in errors)
         assert "max_in_flight 2" in str(errors[0])
-        assert "too many wait" in str(errors[-1])
+        assert "max_waiting is reached" in str(errors[-1])
         pipe = chain(client.pipeline(transaction=False)).get("a").get("b")
         assert isinstance(outcome(pipe.execute), redis.MaxConnectionsError)
         waiting = gevent.spawn(client.get, "late")

@@ -184,7 +184,7 @@ def test_so_many_may_wait_and_no_more(make_pool):
     """max_waiting; the error is of the same kind."""
     pool = make_pool(max_waiting=0, timeout=None)
     held = pool.connect()
-    with pytest.raises(exc.TimeoutError, match="and 0 wait already"):
+    with pytest.raises(exc.TimeoutError, match="and max_waiting=0 is reached"):
         pool.connect()
     held.close()
 
