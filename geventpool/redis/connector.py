@@ -28,12 +28,14 @@ from geventpool.extension import chain, lacks_descriptor
 from geventpool.policies import Outage
 from geventpool.redis.caching import NoCacheError
 from geventpool.redis.dialling import connect_once, forbid
+from geventpool.redis.endings import EndNoter
 from geventpool.redis.internals import (
     awaits_auth,
     behind_cache,
     fail_readers,
     flush_cache,
     is_connected,
+    watch_commands,
 )
 from geventpool.redis.probe import is_quiet
 from geventpool.redis.retry_pauses import Hooks, RetryPauses
@@ -99,6 +101,8 @@ class RedisConnector(Connector[Any]):
         self.until = 0.0
         #: ids of connections that may have unread replies, from an interrupted command
         self.unsure: set[int] = set()
+        #: ids of connections that the server may close after its last reply
+        self.ending: set[int] = set()
         #: the borrowers whose commands redis-py repeats
         self.pauses = RetryPauses(outage.backoff, _is_away, self._hooks)
         self._waits_in_outage = outage.failures is not None and (
@@ -125,8 +129,9 @@ class RedisConnector(Connector[Any]):
         hooks.opening()
         conn = hooks.make_connection()
         # An earlier one may have had this address.
-        self.unsure.discard(id(conn))
+        self._forget(conn)
         self.pauses.cover(behind_cache(conn))
+        watch_commands(conn, partial(EndNoter, note=partial(self.ending.add, id(conn))))
         try:
             self._connect(conn, hooks)
             self._was_reached = True
@@ -187,7 +192,7 @@ class RedisConnector(Connector[Any]):
             terminate(sock)
         inner.disconnect()
         fail_readers(inner)
-        self.unsure.discard(id(conn))
+        self._forget(conn)
         self.forget_use(conn)
         hooks = self._hooks()
         if hooks is not None:
@@ -195,6 +200,10 @@ class RedisConnector(Connector[Any]):
         # Code that still refers to it must not open a socket that the pool does not
         # count.
         forbid(conn)
+
+    def _forget(self, conn: Any) -> None:
+        self.unsure.discard(id(conn))
+        self.ending.discard(id(conn))
 
     def forget_use(self, conn: Any) -> None:
         """Do not take the last reply on *conn* for a proof any more. Never switches."""
@@ -222,6 +231,8 @@ class RedisConnector(Connector[Any]):
     def is_usable(self, conn: Any) -> bool:
         # A connection with a reply just now needs no check: a busy greenlet takes the
         # same connection that it has just given back, and a check costs a system call.
+        if self.ending and id(conn) in self.ending:
+            return False
         if conn is self.used:
             if monotonic() < self.until and is_connected(conn):
                 return True

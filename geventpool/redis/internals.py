@@ -32,7 +32,8 @@ member                              relied on for
 ``SentinelConnectionPoolProxy       from a connection to its pool
 .connection_pool_ref``
 ``NodesManager.from_url``           set by ``url=``: makes a cluster use a given class
-``Connection._command_packer``      is it redis-py's own for hiredis?
+``Connection._command_packer``      is it redis-py's own for hiredis? Replaced, to
+                                    see which commands end a connection
 ``redis._parsers``                  which parsers are redis-py's own
 ``ClusterPipeline                   where pipelines can be made to take turns
 ._execution_strategy``
@@ -96,6 +97,7 @@ __all__ = [
     "tls_object_of",
     "unread",
     "uses_hiredis",
+    "watch_commands",
 ]
 
 # Public, but without types; or, says mypy, with abstract methods left.
@@ -348,6 +350,17 @@ def fast_packer_of(conn: Any) -> Any:
         return None
     pack: Callable[[Any], bytes] = hiredis.pack_command
     return pack
+
+
+def watch_commands(conn: Any, wrap: Callable[[Any], Any]) -> None:
+    """Replace what packs the commands of *conn* by what *wrap* makes of it.
+
+    A connection class that is not redis-py's may not have it, and stays as it is.
+    """
+    conn = behind_cache(conn)
+    packer = getattr(conn, "_command_packer", None)
+    if packer is not None:
+        conn._command_packer = wrap(packer)
 
 
 def handle_push(conn: Any, reply: Any) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
+from redis._parsers import _RESP2Parser
+from redis.cache import CacheConfig
 
 from geventpool.testing import wait_until
 from tests.redis.conftest import MakePool
@@ -48,3 +52,37 @@ def test_redis_py_s_own_pipeline_is_a_command(make_pool: MakePool) -> None:
     assert pool._special[id(pipe.connection)].kept is None
     pipe.reset()
     assert not pool._special
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"protocol": 2},
+    "resp3": {"protocol": 3},
+    "python": {"parser_class": _RESP2Parser, "protocol": 2},
+    "shared": {"auto_pipeline": True},
+    "cache": {"protocol": 3, "cache_config": CacheConfig()},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_after_quit_has_a_connection(
+    make_pool: MakePool, kind: str
+) -> None:
+    """As with redis-py, without retries too: the server closes after its reply."""
+    pool = make_pool(max_connections=3, retry=None, **KINDS[kind])
+    client = redis.Redis(connection_pool=pool)
+    for _ in range(20):
+        before = client.client_id()
+        assert client.quit()
+        assert client.client_id() != before
+        assert client.execute_command("quit")
+        assert client.ping()
+    assert client.client_kill_filter(_id=str(client.client_id()), skipme=False) == 1
+    assert client.ping()
+    assert pool.stats().size <= 2
+
+
+def test_a_command_whose_name_is_not_text_is_packed_all_the_same(
+    client: redis.Redis,
+) -> None:
+    """redis-py takes bytes as well."""
+    assert client.execute_command(b"PING")
