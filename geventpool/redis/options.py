@@ -19,15 +19,7 @@ from geventpool.policies import check_int, check_optional_seconds, safe_repr
 from geventpool.redis.autopipeline import DEFAULT_MAX_IN_FLIGHT, AutoPipeline
 from geventpool.redis.internals import parse_url
 
-__all__ = [
-    "POOL_OPTIONS",
-    "RedisOptions",
-    "check_limits",
-    "check_number",
-    "options_of",
-    "refuse_misspelt",
-    "with_driver_info",
-]
+__all__ = ["RedisOptions", "chosen", "options_of", "with_driver_info"]
 
 
 def _unpatched(name: str, value: Any) -> str:
@@ -48,6 +40,7 @@ def _at_least_one(name: str, value: Any) -> int:
 class RedisOptions(PoolOptions):
     """The options of a pool for redis-py."""
 
+    # The default of redis-py's pools since 8.0.
     max_connections: int = option(
         100, "at least 1", _at_least_one, "integer", "the limit"
     )
@@ -112,7 +105,35 @@ def options_of(url: Any) -> dict[str, Any]:
     return {**found, **own}
 
 
-def check_number(value: Any) -> None:
+def chosen(
+    owner: str,
+    max_connections: int | None,
+    keywords: dict[str, Any],
+    connection_class: Any,
+) -> RedisOptions:
+    """Take the options of the pool out of the keywords that it was given.
+
+    :param owner: the name of what was called, for messages.
+    :param max_connections: None or 0: the default.
+    :param keywords: those that are left are arguments of *connection_class*.
+    :raises TypeError: an argument is of the wrong type, or seems to be misspelt.
+    :raises ValueError: an argument is out of its range.
+    """
+    _check_number(max_connections)
+    own = {name: keywords.pop(name) for name in POOL_OPTIONS & keywords.keys()}
+    if max_connections:
+        own["max_connections"] = max_connections
+    options = RedisOptions.of(owner, own)
+    _refuse_misspelt(owner, keywords, connection_class)
+    if options.auto_pipeline is not None:
+        options.auto_pipeline.check_places(options.max_connections)
+    # An argument of redis-py's blocking pool that is recommended for gevent.
+    keywords.pop("queue_class", None)
+    _check_limits(keywords)
+    return options
+
+
+def _check_number(value: Any) -> None:
     """Refuse an invalid limit of connections, with redis-py's type of error.
 
     :raises ValueError: *value* is neither a whole number nor None.
@@ -126,7 +147,7 @@ def check_number(value: Any) -> None:
         )
 
 
-def check_limits(options: dict[str, Any]) -> None:
+def _check_limits(options: dict[str, Any]) -> None:
     """Refuse invalid timeouts of sockets. NaN would stop all timers of the process.
 
     :raises TypeError: a timeout is no number.
@@ -136,7 +157,9 @@ def check_limits(options: dict[str, Any]) -> None:
         check_optional_seconds(name, options.get(name))
 
 
-def refuse_misspelt(owner: str, options: dict[str, Any], connection_class: Any) -> None:
+def _refuse_misspelt(
+    owner: str, options: dict[str, Any], connection_class: Any
+) -> None:
     """Refuse a keyword that looks like a misspelt option of the pool.
 
     redis-py would pass it on, and refuse it when the first connection is made. Other

@@ -33,12 +33,9 @@ from geventpool.redis.internals import (
 )
 from geventpool.redis.loans import Loans
 from geventpool.redis.options import (
-    POOL_OPTIONS,
     RedisOptions,
-    check_limits,
-    check_number,
+    chosen,
     options_of,
-    refuse_misspelt,
     with_driver_info,
 )
 from geventpool.redis.returns import Returns
@@ -58,9 +55,6 @@ P = TypeVar("P", bound="ConnectionPool")
 
 #: Returns the id of the thread. The patched function returns one of the greenlet.
 get_ident: Callable[[], int] = get_original("_thread", "get_ident")
-
-#: The default of redis-py's pools since 8.0.
-DEFAULT_MAX_CONNECTIONS = 100
 
 
 class ConnectionPool(Returns):
@@ -116,25 +110,10 @@ class ConnectionPool(Returns):
         max_connections: int | None = None,
         **keywords: Unpack[RedisKeywords],
     ) -> None:
-        check_number(max_connections)
-        owner = f"{type(self).__name__}()"
         connection_kwargs: dict[str, Any] = {**keywords}
-        own = POOL_OPTIONS & connection_kwargs.keys()
-        chosen = RedisOptions.of(
-            owner,
-            {
-                "max_connections": max_connections or DEFAULT_MAX_CONNECTIONS,
-                **{name: connection_kwargs.pop(name) for name in own},
-            },
-        )
-        refuse_misspelt(owner, connection_kwargs, connection_class)
-        pipelining = chosen.auto_pipeline
-        if pipelining is not None:
-            pipelining.check_places(chosen.max_connections)
-        self._set_unpatched(chosen.unpatched, chosen.timeout)
-        # An argument of redis-py's blocking pool that is recommended for gevent.
-        connection_kwargs.pop("queue_class", None)
-        check_limits(connection_kwargs)
+        owner = f"{type(self).__name__}()"
+        options = chosen(owner, max_connections, connection_kwargs, connection_class)
+        self._set_unpatched(options.unpatched, options.timeout)
         #: Whether the program has not given any retries.
         self._retries_by_default = "retry" not in connection_kwargs
         connection_kwargs.setdefault("retry", self._retry_by_default())
@@ -145,48 +124,43 @@ class ConnectionPool(Returns):
         self._loans = Loans(self._forgotten)
         self._special = self._loans.special
         self._readers = Readers()
-        self._connector = RedisConnector(self, chosen.outage)
+        self._connector = RedisConnector(self, options.outage)
         #: the last failure to connect; None: since then, another attempt has begun
         self._failure: Exception | None = None
-        self._telemetry = Telemetry(self, chosen.name)
+        self._telemetry = Telemetry(self, options.name)
         # Not super(): the pool for Sentinel also derives from redis-py's, whose
         # constructor would set the arguments too late for initial connections.
         RedisPyPool.__init__(
             self,
             connection_class,
-            chosen.max_connections,
+            options.max_connections,
             **with_driver_info(connection_kwargs, connection_class),
         )
-        initial = chosen.initial_connections
         #: the shared connections; None: each command takes a connection of its own
         self._sharing: Sharing | None = None
-        #: the :class:`geventpool.Pool` that manages the connections; set first, because
-        #: the retries of initial connections use it
-        self.core: Pool[Any] = Pool.__new__(Pool)
-        Pool.__init__(
-            self.core,
-            self._connector,
-            None,
-            **chosen.for_core(
-                initial_connections=initial if initial and self._pools_here() else 0,
-                max_connections=self._limit,
-                name=self._title() if chosen.name is None else chosen.name,
-            ),
-        )
-        if pipelining is not None:
-            self._sharing = Sharing(
-                self,
-                pipelining,
-                chosen.max_in_flight,
-                chosen.timeout,
-                chosen.max_waiting,
-                chosen.max_lifetime,
-                kind_for,
-            )
+        self._make_core(options)
+        if options.auto_pipeline is not None:
+            self._sharing = Sharing(self, options.auto_pipeline, options, kind_for)
         # Bound once, because every command calls them.
         self._turns = Turns(time.monotonic)
         self._take = self.core.acquire
         self._give_back = self.core.release
+
+    def _make_core(self, options: RedisOptions) -> None:
+        #: the :class:`geventpool.Pool` that manages the connections; set first, because
+        #: the retries of initial connections use it
+        self.core: Pool[Any] = Pool.__new__(Pool)
+        initial = options.initial_connections
+        Pool.__init__(
+            self.core,
+            self._connector,
+            None,
+            **options.for_core(
+                initial_connections=initial if initial and self._pools_here() else 0,
+                max_connections=self._limit,
+                name=self._title() if options.name is None else options.name,
+            ),
+        )
 
     @classmethod
     def from_url(cls: type[P], url: str, **kwargs: Any) -> P:

@@ -35,6 +35,7 @@ from geventpool.redis.internals import (
     is_fit,
 )
 from geventpool.redis.multiplexer import UNIT, Multiplexer, Source, place_of
+from geventpool.redis.options import RedisOptions
 from geventpool.redis.probe import is_quiet
 from geventpool.redis.shareable import (
     SHAREABLE,
@@ -103,10 +104,7 @@ class Sharing(Source):
 
     :param pool: the pool for redis-py. Only a weak reference is kept.
     :param AutoPipeline policy: what is shared, and how.
-    :param int max_in_flight: commands that may be unanswered on one connection.
-    :param timeout: the most seconds that a caller waits for room or a connection.
-    :param max_waiting: how many callers may wait for room; None: no limit.
-    :param max_lifetime: seconds that a connection may be used; None: no limit.
+    :param RedisOptions options: those of *pool*.
     :param kind_for: returns the class of what a caller gets in place of a connection,
         or None if there can be none: it is given a connection that is like all others.
     """
@@ -115,10 +113,7 @@ class Sharing(Source):
         self,
         pool: SharingPool,
         policy: AutoPipeline,
-        max_in_flight: int,
-        timeout: float | None,
-        max_waiting: int | None,
-        max_lifetime: float | None,
+        options: RedisOptions,
         kind_for: Callable[[Any], type | None],
     ) -> None:
         self._kind_for = kind_for
@@ -127,16 +122,17 @@ class Sharing(Source):
         self._core = pool.core
         self._asks_owner = pool.asks_owner
         self.name = pool.core.name
-        self.timeout = timeout
-        self.max_waiting = max_waiting
+        self.timeout = options.timeout
+        self.max_waiting = options.max_waiting
         self.renew_after = RENEW_AFTER
-        if max_lifetime is not None:
-            self.renew_after = min(RENEW_AFTER, max_lifetime / PART_OF_LIFETIME)
+        if options.max_lifetime is not None:
+            part = options.max_lifetime / PART_OF_LIFETIME
+            self.renew_after = min(RENEW_AFTER, part)
         self._policy = policy
         self.max_size = policy.max_size
         #: bytes of a command that may take one unit of room
         self.small = min(UNIT, policy.max_size)
-        self._max_in_flight = max_in_flight
+        self._max_in_flight = options.max_in_flight
         self._never = frozenset(name.upper() for name in policy.never_share)
         self._also = frozenset(name.upper() for name in policy.share)
         #: names of commands that may share, whatever their arguments are
