@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "geventpool"
 #: serve the adapters of this package.
 WITHIN = {
     *("admission", "budget", "connection", "connector", "dbapi", "dialing", "errors"),
-    *("factory", "labels", "listeners", "options", "patching", "policies", "pool"),
-    *("process_pools", "series", "sockets", "threaded"),
+    *("factory", "fork_listeners", "labels", "listeners", "options", "patching"),
+    *("policies", "pool", "process_pools", "series", "sockets", "threaded"),
     *("advise", "doctor", "top", "__main__"),
 }
 

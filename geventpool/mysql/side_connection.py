@@ -17,6 +17,7 @@ from gevent.lock import BoundedSemaphore
 from pymysql import err
 
 from geventpool import sockets
+from geventpool.fork_listeners import ForkListeners
 from geventpool.mysql.connection import Connection
 
 __all__ = ["NotCancelled", "SideConnection", "Victim"]
@@ -43,7 +44,8 @@ _GONE = frozenset({1094, 1957})
 #: PyMySQL's own numbers: the server cannot be reached, or the connection is lost.
 CLIENT_ERRORS = range(2000, 3000)
 
-_all: weakref.WeakSet[SideConnection] = weakref.WeakSet()
+#: Each of this process.
+_all = ForkListeners()
 
 
 class NotCancelled(Exception):
@@ -195,6 +197,13 @@ class SideConnection:
         self._is_closed = True
         self._drop()
 
+    # In the child, where nobody counts.
+    def forked(self) -> None:  # pragma: no cover
+        """Close it for good in a forked child. The parent goes on with it."""
+        self._is_closed = True
+        self._timer = None
+        self._drop()
+
     def _ask(self, side: Connection, statement: str) -> list[tuple[Any, ...]]:
         """Send a statement and return the rows of its reply.
 
@@ -284,15 +293,3 @@ def _port(host: str) -> int | None:
     """The port in what the process list says of a client."""
     number = host.rpartition(":")[2]
     return int(number) if number.isdecimal() else None
-
-
-def _after_fork() -> None:  # pragma: no cover (in the child, where nobody counts)
-    # The parent goes on with them.
-    with sockets.after_fork():
-        for side in list(_all):
-            side._is_closed = True
-            side._timer = None
-            side._drop()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -6,7 +6,6 @@ It decides which callers and commands use them, and connects the queues with the
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from redis.exceptions import (
 )
 
 from geventpool.errors import ConnectionNotFoundError, PoolClosedError, PoolError
+from geventpool.fork_listeners import ForkListeners
 from geventpool.pool import Pool
 from geventpool.redis.autopipeline import AutoPipeline
 from geventpool.redis.callers import sharing_frame, wants_raw_replies
@@ -48,6 +48,9 @@ __all__ = ["Sharing", "SharingPool"]
 
 #: Stands for the hub before there is one.
 _NO_HUB = object()
+
+#: Each of this process.
+_all = ForkListeners()
 
 log = logging.getLogger("geventpool")
 
@@ -470,20 +473,9 @@ class Sharing(Source):
         """Return how many units of the room for calls are taken."""
         return sum(each.room.size - each.room.free for each in self.multiplexers)
 
-    def forget(self) -> None:
+    def forked(self) -> None:
         """Set the initial state in a forked child."""
         self._pushes.clear()
         self._handling = None
         for each in self.multiplexers:
             each.forget()
-
-
-_all: weakref.WeakSet[Sharing] = weakref.WeakSet()
-
-
-def _after_fork() -> None:  # pragma: no cover (coverage does not run in the child)
-    for sharing in list(_all):
-        sharing.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -74,7 +74,7 @@ def test_in_a_child_no_copy_of_a_greenlet_is_woken() -> None:
         queue.shared.conn.disconnect()
         gevent.sleep(0)
         assert not job.dead
-        parts.sharing(client.connection_pool).forget()
+        parts.sharing(client.connection_pool).forked()
         assert in_flight(client) == 0
         server.answer = echo
         assert client.get("b") == b"b"
