@@ -133,14 +133,14 @@ PARTLY = """
         work()
         return len(turns) > 2
     beater = gevent.spawn(beat)
-    client.delete("list", "lock")
+    client.delete("list", "held")
     assert during(lambda: client.blpop("list", 0.1))
     subscription = client.pubsub()
     subscription.subscribe("channel")
     subscription.get_message(timeout=5)
     assert during(lambda: subscription.get_message(timeout=0.1))
-    assert client.lock("lock", timeout=30).acquire()
-    second = client.lock("lock", sleep=0.05)
+    assert client.lock("held", timeout=30).acquire()
+    second = client.lock("held", sleep=0.05)
     assert during(lambda: second.acquire(blocking_timeout=0.1))
     print("cooperative")
 """
