@@ -160,14 +160,7 @@ class GreenletPool(QueuePool):
         # After recreate() the pool is called as before.
         name = kw.pop("_name", None)
         refuse_unknown(f"{type(self).__name__}()", kw, _KNOWN)
-        if check_int("pool_size", pool_size):
-            # Without a limit there is no overflow to check.
-            check_int("max_overflow", max_overflow, -1)
-            if check_int("min_connections", min_connections) > pool_size:
-                raise ValueError(
-                    f"min_connections must be at most pool_size ({pool_size!r}), "
-                    f"not {min_connections!r}"
-                )
+        _check_sizes(pool_size, max_overflow, min_connections)
         # Not the constructor of QueuePool, which would make a queue.
         SQLAlchemyPool.__init__(self, creator, **kw)
         self._max_overflow = max_overflow if pool_size else -1
@@ -464,6 +457,23 @@ _KNOWN = {
     for kind in (GreenletPool, SQLAlchemyPool)
     for name in signature(kind).parameters
 }
+
+
+def _check_sizes(pool_size: int, max_overflow: int, min_connections: int) -> None:
+    """Refuse bad numbers of connections.
+
+    :raises TypeError: one is no whole number.
+    :raises ValueError: one is out of its range.
+    """
+    if not check_int("pool_size", pool_size):
+        # There is no limit, so no overflow to check.
+        return
+    check_int("max_overflow", max_overflow, -1)
+    if check_int("min_connections", min_connections) > pool_size:
+        raise ValueError(
+            f"min_connections must be at most pool_size ({pool_size!r}), "
+            f"not {min_connections!r}"
+        )
 
 
 def _why_interrupted(holder: Any, record: Record) -> BaseException | None:
