@@ -7,7 +7,7 @@ import os
 import resource
 import select
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EBADF
 from typing import Any
 
@@ -741,10 +741,15 @@ def test_after_a_fork_a_copy_goes_without_a_word(pair: Pair) -> None:
     assert ended(pair.there) == b""
 
 
-def test_after_a_fork_the_parents_waiters_sleep_on() -> None:
+@pytest.mark.parametrize(
+    "wait", [lambda sock: sock.recv(1), lambda sock: socket.wait_read(sock.fileno())]
+)
+def test_after_a_fork_the_parents_waiters_sleep_on(
+    wait: Callable[[Any], object],
+) -> None:
     """A copy of the parent's greenlet must not go on with its work in the child."""
     here, there = gevent_unix()
-    waiter = gevent.spawn(here.recv, 1)
+    waiter = gevent.spawn(wait, here)
     gevent.idle()
     with sockets.after_fork(), no_switch():
         terminate(here)
