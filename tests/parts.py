@@ -172,6 +172,16 @@ def multiplexer(pool: Any) -> Any:
     return found[0] if len(found) == 1 else None
 
 
+def thread_pool(pool: Any) -> Any:
+    """redis-py's own pool in the place of a pool for Redis; None: not needed yet."""
+    return pool._thread_pool
+
+
+def noted_loans(pool: Any) -> Any:
+    """The loans of a pool for Redis that are no single commands."""
+    return pool._special
+
+
 def socket_of(conn: Any) -> Any:
     """The socket of a connection of a driver; None: it is not connected."""
     return conn._sock
@@ -213,6 +223,11 @@ def interrupt_taking(pool: Any, error: BaseException) -> None:
         raise error
 
     pool._get_idle = interrupted
+
+
+def set_look(pool: Any, look: Callable[[Any], bool] | None) -> None:
+    """Let *look* tell whether an idle connection is usable; None: nothing tells."""
+    pool._probe = lifecycle(pool).readiness.probe = look
 
 
 def begin_anew(pool: Any) -> None:

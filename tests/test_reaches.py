@@ -17,18 +17,6 @@ PACKAGE = TESTS.parent / "geventpool"
 SUBJECTS: dict[str, tuple[str, ...]] = {
     # Executed where "tests" is the folder of another project.
     "compat/swap_queuepool.py": ("_core/bound_pool.py", "_core/registry.py"),
-    "django/test_backend.py": ("mysql/reset.py",),
-    "failures/scenes/mysql.py": ("mysql/packets.py",),
-    "failures/scenes/redis.py": ("redis/connector.py", "redis/pool.py"),
-    # What a URL says is read where it is used.
-    "failures/test_fuzzing.py": ("mysql/connector.py",),
-    "harness/test_disturbance.py": ("_core/bound_pool.py",),
-    "mysql/test_pool.py": ("mysql/connection.py",),
-    "redis/test_loans.py": ("redis/returns.py",),
-    "redis/test_cache.py": ("redis/pool.py",),
-    "redis/test_trouble.py": ("redis/pool.py",),
-    "redis/test_unpatched.py": ("redis/compat_attributes.py",),
-    "test_recovery.py": ("pool.py", "_core/bound_pool.py"),
 }
 
 #: Private names of drivers, which adapters keep as the drivers have them, and of the
@@ -152,9 +140,9 @@ def is_named_after(module: str, test: str) -> bool:
 #: The most uses in all tests of names that are private in the package, those of drivers
 #: left out. Only lower it: ``geventpool.testing``, ``stats()``, events and
 #: ``tests/parts.py`` tell the same.
-MOST = 194
+MOST = 176
 #: The most of these in files that are not named after the module, but have a row above.
-MOST_ELSEWHERE = 38
+MOST_ELSEWHERE = 21
 
 NAMES = private_names()
 FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))

@@ -135,7 +135,7 @@ def test_an_interrupted_end_of_a_block_ends_the_loan(
     """A block is left once; nobody could give its connection back later."""
     pool = made()
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "_after_error", interrupt)
+        patch.setattr(parts.connector(pool), "classify", interrupt)
         with pytest.raises(KeyboardInterrupt), pool.connection() as conn:
             raise ValueError
     gevent.idle()
@@ -170,11 +170,11 @@ def test_an_interrupted_look_at_an_idle_connection_loses_no_place(
             raise error
 
         parts.connector(pool).is_usable = interrupted  # type: ignore[method-assign]
-        pool._probe = parts.lifecycle(pool).readiness.probe = interrupted
+        parts.set_look(pool, interrupted)
         with pytest.raises(error):
             deed(pool)
         gevent.idle()
-        pool._probe = parts.lifecycle(pool).readiness.probe = None
+        parts.set_look(pool, None)
         check(pool)
         check_capacity(pool)
         assert conn.end == "discarded"
@@ -196,12 +196,11 @@ def interrupt(*args: Any) -> None:
 def test_an_interrupted_release_ends_the_loan(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller need not try again: most cannot, being in a ``finally``."""
     for name in "end_loan_normally", "terminate":
-        pool = made()
+        # With ages, a release is more than putting the connection back.
+        pool = made(max_lifetime=60)
         conn = pool.acquire()
         with monkeypatch.context() as patch:
             patch.setattr(parts.lifecycle(pool), name, interrupt)
-            # As for a connector that resets sessions.
-            pool._release_is_trivial = False
             with pytest.raises(KeyboardInterrupt):
                 (pool.release if name == "end_loan_normally" else pool.drop)(conn)
         gevent.idle()

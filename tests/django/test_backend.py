@@ -31,10 +31,10 @@ from geventpool import (
 from geventpool.django.mysql import pools as room
 from geventpool.mysql import Connection
 from geventpool.testing import wait_until
-from tests import parts
 from tests.django.conftest import Request, settle, value
 from tests.django.project.models import Account
 from tests.mysql.conftest import is_running
+from tests.mysql.proxy import RESET, UNKNOWN, Proxy
 from tests.test_patching import warn_again
 
 SELECT = b"SELECT `project_account`"
@@ -208,15 +208,20 @@ def test_without_an_isolation_level_the_servers_own_is_left(make, trips):
     assert not any(b"ISOLATION" in trip for trip in trips)
 
 
-def test_a_server_without_resets_gets_a_rollback(make, monkeypatch):
+def test_a_server_without_resets_gets_a_rollback(make, migrated):
     """And then what Django wants of a session."""
-    wrapper = make({"max_connections": 1, "reset": "session"})
-    wrapper.ensure_connection()
-    monkeypatch.setattr(parts.connector(wrapper.pool)._reset, "_is_known", False)
-    with wrapper.cursor() as cursor:
-        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-    wrapper.close()
-    assert value(wrapper, "SELECT @@tx_isolation") == "READ-COMMITTED"
+    options = {"max_connections": 1, "reset": "session"}
+    with Proxy(migrated) as proxy:
+        proxy.question = lambda data: data.replace(RESET, UNKNOWN)
+        wrapper = make(options, HOST=proxy.host, PORT=proxy.port)
+        with wrapper.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        wrapper.close()
+        assert value(wrapper, "SELECT @@tx_isolation") == "READ-COMMITTED"
+        asked = b"".join(proxy.asked)
+        assert RESET in asked and b"\x03ROLLBACK" in asked
+        wrapper.close()
+        wrapper.close_pool()
 
 
 def test_a_rollback_is_enough_for_who_says_so(make, trips):

@@ -38,9 +38,21 @@ harder = settings(fuzz, max_examples=400)
 SECRET = "s3cr3t-of-mine"
 
 
+class Dialled(Exception):
+    """A connection would be opened now; with the arguments of its class."""
+
+
 def resolved(connector: Any) -> Any:
     """The options of PyMySQL's connection."""
-    return connector._resolved()
+
+    def dial(*, tls: Any, defer_connect: bool, **options: Any) -> None:
+        raise Dialled(options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geventpool.mysql.connector.Connection", dial)
+        with pytest.raises(Dialled) as dialled:
+            connector.open()
+    return dialled.value.args[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -267,12 +279,10 @@ def test_the_mysql_pool_takes_an_option_or_says_why_not(name: str, value: Any) -
             assert shows(value) in str(error) or isinstance(value, int), error
         return
     # What was taken is what PyMySQL takes: its constructor does not dial.
-    connector = parts.connector(pools[0])
-    if connector._hosts is None:
-        options = {"ssl_disabled": True, **resolved(connector)}
-        geventpool.mysql.Connection(
-            tls=lambda options, make: None, defer_connect=True, **options
-        )
+    options = {"ssl_disabled": True, **resolved(parts.connector(pools[0]))}
+    geventpool.mysql.Connection(
+        tls=lambda options, make: None, defer_connect=True, **options
+    )
 
 
 @pytest.mark.parametrize("name", REDIS)

@@ -12,6 +12,7 @@ import pytest
 from gevent.monkey import get_original
 
 from geventpool import Pool, PoolListener
+from geventpool.fork_listeners import ForkListeners
 from geventpool.testing import (
     PLACES,
     ScriptedConnector,
@@ -116,17 +117,22 @@ def test_a_closed_pool_with_a_connection_is_found() -> None:
 
 def test_what_a_fork_breaks_in_the_child_is_found() -> None:
     """The child tells its parent."""
+    listeners = ForkListeners()
+
+    class Losing:
+        def __init__(self, pool: Pool[Any]) -> None:
+            self.pool = pool
+            listeners.add(self)
+
+        def forked(self) -> None:
+            lose_a_place(self.pool)
+
+        def work(self) -> None:
+            gevent.sleep(0)
 
     def scenario() -> Any:
         pool: Pool[Any] = Pool(ScriptedConnector(), max_connections=1)
-        forked = pool._forked
-
-        def wrongly_forked() -> None:
-            forked()
-            lose_a_place(pool)
-
-        pool._forked = wrongly_forked  # type: ignore[method-assign]
-        return lambda: gevent.sleep(0), [pool]
+        return Losing(pool).work, [pool]
 
     with pytest.raises(AssertionError, match="fork at switch 1, .*: in the child: "):
         fork_everywhere(scenario, patience=0.1)

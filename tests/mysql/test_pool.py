@@ -708,7 +708,8 @@ def test_a_connector_can_be_used_without_the_pool(mariadb_server, make_pool):
     connector.close(conn)
     assert not conn.open
     conn = connector.open()
-    conn._command_owner = None
+    conn.lend(make_pool())
+    conn.lender = None
     conn.close()
     assert not conn.open
     assert connector.classify(ValueError()) is ErrorAction.KEEP

@@ -147,10 +147,10 @@ def test_a_connection_kept_by_a_caller_is_read_by_nobody_else(
     client: redis.Redis,
 ) -> None:
     """A WATCH keeps its connection between commands, when the taker does not read."""
-    pool: Any = client.connection_pool
     pipe = client.pipeline()
     pipe.watch("key")
-    assert not pool._readers.may_read(behind_cache(pipe.connection))
+    conn = behind_cache(pipe.connection)
+    assert not conn.readers.may_read(conn)
     pipe.reset()
 
 

@@ -286,17 +286,6 @@ def test_a_native_thread_may_give_back_and_close(make_pool: MakePool) -> None:
     assert_all_places(pool)
 
 
-def test_what_was_given_back_meanwhile_is_not_forgotten_again(
-    make_pool: MakePool,
-) -> None:
-    """Its loan ends before the event loop comes to it."""
-    pool = make_pool()
-    conn = pool.get_connection()
-    pool.core.drop(conn)
-    pool._forgotten(conn)
-    assert pool.core.size == 0
-
-
 def test_a_socket_of_another_kind_is_closed_at_once(make_pool: MakePool) -> None:
     """No event loop watches it."""
 
@@ -404,19 +393,19 @@ def test_a_program_ends_silently_with_loans_open(redis_server: RedisServer) -> N
     assert result.stderr == ""
 
 
-def test_an_owner_s_end_may_come_too_late(make_pool: MakePool) -> None:
+def test_an_owner_s_end_may_come_too_late() -> None:
     """After the loan has been given back, or after the pool itself."""
-    pool = make_pool()
-    loans = Loans(pool._forgotten)
-    owner, conn = Owner(), object()
-    kept = OwnedLoan(owner, conn, loans._owner_gone)
-    loans._owner_gone(kept)
 
-    class Gone:
+    class Pool:
         def forgotten(self, conn: object) -> None:
             raise AssertionError
 
-    loans = Loans(Gone().forgotten)
+    pool = Pool()
+    loans = Loans(pool.forgotten)
+    owner, conn = Owner(), object()
+    kept = OwnedLoan(owner, conn, loans._owner_gone)
+    loans._owner_gone(kept)
+    loans = Loans(Pool().forgotten)
     loans.special[id(conn)] = Special(kept)
     loans._owner_gone(kept)
     assert loans.forget_loan(conn) is None

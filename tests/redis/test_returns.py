@@ -39,6 +39,17 @@ def test_a_server_that_turns_out_to_be_a_replica_is_looked_up_anew(
     own_server.ask("REPLICAOF", "NO", "ONE")
 
 
+def test_what_was_given_back_meanwhile_is_not_forgotten_again(
+    make_pool: MakePool,
+) -> None:
+    """Its loan ends before the event loop comes to it."""
+    pool = make_pool()
+    conn = pool.get_connection()
+    pool.core.drop(conn)
+    pool._forgotten(conn)
+    assert pool.core.size == 0
+
+
 def test_redis_py_s_own_pipeline_is_a_command(make_pool: MakePool) -> None:
     """It gives back what it took before it returns; a subclass of a program may not."""
     pool = make_pool()

@@ -40,11 +40,6 @@ KEEPS_SELECT = any(
 )
 
 
-def thread_pool(pool: Any) -> Any:
-    """redis-py's own pool in the place of ours; None: ours is used."""
-    return pool._thread_pool
-
-
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A program in a Python of its own, which is not patched to begin with."""
     return subprocess.run(
@@ -280,12 +275,12 @@ def test_a_process_that_is_patched_later_pools_from_then_on(
     assert parts.lent_of(pool) == {early, late}
     pool.release(early)
     pool.release(late)
-    assert thread_pool(pool) is not None
-    assert parts.idle_of(thread_pool(pool)) == [early]
+    stock = parts.thread_pool(pool)
+    assert parts.idle_of(stock) == [early]
     assert pool.core.idle_connections() == [late]
     pool.reset()
     assert parts.socket_of(early) is None
-    assert parts.idle_of(thread_pool(pool)) == []
+    assert parts.idle_of(stock) == []
     assert_all_places(pool)
 
 
@@ -307,7 +302,7 @@ def test_threads_that_use_the_pool_first_share_one_stock_pool(
                 first.append(pool._decide())
 
     monkeypatch.setattr("geventpool.redis.unpatched.ThreadedPool", Slow)
-    assert pool._decide() is first[1] is thread_pool(pool)
+    assert pool._decide() is first[1] is parts.thread_pool(pool)
 
 
 def test_names_that_block_are_set_once(monkeypatch: pytest.MonkeyPatch) -> None:

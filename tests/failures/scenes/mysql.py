@@ -200,7 +200,9 @@ def goodbyes_that_wait(site: Site) -> Scene:
         for close in parts.connector(pool).close, Connection.close:
             conn = parts.connector(pool).open()
             try:
-                conn._command_owner = None
+                # On loan to nobody, so that it is closed and not given back.
+                conn.lend(pool)
+                conn.lender = None
                 # As if the buffers were full: the system takes the few bytes else.
                 conn._write_bytes = lambda data: gevent.idle()
                 close(conn)

@@ -21,19 +21,23 @@ from tests.failures.scenes.table import Scene, Site, covers
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
+def redis_pool(site: Site, **options: Any) -> ConnectionPool:
+    where = {"host": site.redis.host, "port": site.redis.port}
+    common = {"max_connections": 1, "timeout": 5, "retry": NO_RETRY}
+    return ConnectionPool(**{**where, **common, **options})
+
+
 def redis_scene(
     work: Callable[[Any], object], site: Site, pool: Any = None, **options: Any
 ) -> Scene:
     if pool is None:
-        where = {"host": site.redis.host, "port": site.redis.port}
-        common = {"max_connections": 1, "timeout": 5, "retry": NO_RETRY}
-        pool = ConnectionPool(**{**where, **common, **options})
+        pool = redis_pool(site, **options)
     client = redis.Redis(connection_pool=pool)
 
     def afterwards() -> None:
         assert client.get("yours") == b"Y"
         assert client.get("mine") == b"M"
-        assert not pool._loans.special
+        assert not parts.noted_loans(pool)
 
     return Scene(lambda: work(client), [pool.core], afterwards)
 
@@ -146,9 +150,9 @@ def shutting_down(site: Site) -> Scene:
             # The pool was closed while it waited.
             pass
 
-    scene = redis_scene(hold, site)
-    [core] = scene.pools
-    holder = gevent.spawn(scene.work)
+    pool = redis_pool(site)
+    core = pool.core
+    holder = gevent.spawn(redis_scene(hold, site, pool).work)
     gevent.idle()
 
     def afterwards() -> None:
@@ -156,7 +160,7 @@ def shutting_down(site: Site) -> Scene:
         gevent.killall([holder])
         assert core.size == 0
 
-    return Scene(parts.connector(core)._hooks().shutdown, [], afterwards)
+    return Scene(pool.shutdown, [], afterwards)
 
 
 class Token:
