@@ -339,33 +339,7 @@ class Seat:
 
     def _refresh(self) -> list[Part]:
         """Write this process's row; return the rows of all."""
-        now = self._clock()
-        lacking = self._lacking()
-        standings = [standing for _, standing in self.standings()]
-        if lacking or any(standing.used for standing in standings):
-            self._wanted = now
-        if not lacking:
-            self._since = -1.0
-        elif self._since < 0:
-            self._since = now
-        self.table.write(
-            Part(
-                row=self.table.row,
-                pid=self.pid,
-                total=self.total,
-                reserve=self.reserve,
-                held=len(self.table.held),
-                idle=sum(standing.idle for standing in standings),
-                leaving=sum(standing.leaving for standing in standings),
-                waiting=lacking,
-                since=self._since,
-                written=now,
-                wanted=self._wanted,
-                moved=self.moved,
-                recovered=self.recovered,
-                name=self._name,
-            )
-        )
+        self.table.write(self._own_part())
         parts = self.table.parts()
         for part in parts:
             if part.total != self.total and part.total not in self._reported:
@@ -379,6 +353,33 @@ class Seat:
                     part.pid,
                 )
         return parts
+
+    def _own_part(self) -> Part:
+        now = self._clock()
+        lacking = self._lacking()
+        standings = [standing for _, standing in self.standings()]
+        if lacking or any(standing.used for standing in standings):
+            self._wanted = now
+        if not lacking:
+            self._since = -1.0
+        elif self._since < 0:
+            self._since = now
+        return Part(
+            row=self.table.row,
+            pid=self.pid,
+            total=self.total,
+            reserve=self.reserve,
+            held=len(self.table.held),
+            idle=sum(standing.idle for standing in standings),
+            leaving=sum(standing.leaving for standing in standings),
+            waiting=lacking,
+            since=self._since,
+            written=now,
+            wanted=self._wanted,
+            moved=self.moved,
+            recovered=self.recovered,
+            name=self._name,
+        )
 
     def _send(self, parts: list[Part], message: bytes) -> None:
         """Send to the processes of *parts*; a wish, to those that hold a place."""
