@@ -10,7 +10,7 @@ import argparse
 import base64
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -199,32 +199,29 @@ def _show(options: argparse.Namespace) -> None:
             "rich is not installed: pip install 'geventpool[cli]', or use --json"
         ) from None
 
-    def picture(state: Mapping[str, Any]) -> Any:
-        table = Table(title=f"process {printable(state['process'])}", expand=True)
-        for heading in (
-            "pool",
-            "state",
-            "in use",
-            "idle",
-            "other",
-            "waiting",
-            "oldest",
-        ):
-            table.add_column(heading, justify="left" if heading == "pool" else "right")
-        for pool in state["pools"]:
+    def table(
+        title: Any, headings: Sequence[str], rows: Iterable[Iterable[str]]
+    ) -> Any:
+        made = Table(title=title, expand=True)
+        for heading in headings:
+            made.add_column(heading, justify="left" if heading == "pool" else "right")
+        for row in rows:
             # Text, so that nothing is read as markup.
-            table.add_row(*(Text(each) for each in _row(pool)))
-        notes = (Text(line) for line in _notes(state))
-        budgets = (_budget(each) for each in state.get("budgets", ()))
-        return Group(table, *budgets, *notes)
+            made.add_row(*map(Text, row))
+        return made
 
-    def _budget(budget: Mapping[str, Any]) -> Any:
-        table = Table(title=Text(_budget_title(budget)), expand=True)
-        for heading in ("process", "pool", "places", "waiting", "given to others"):
-            table.add_column(heading, justify="left" if heading == "pool" else "right")
-        for share in budget["shares"]:
-            table.add_row(*(Text(each) for each in _share_row(share)))
-        return table
+    def picture(state: Mapping[str, Any]) -> Any:
+        title = f"process {printable(state['process'])}"
+        pools = table(title, _POOL_HEADINGS, map(_row, state["pools"]))
+        budgets = [
+            table(
+                Text(_budget_title(each)),
+                _SHARE_HEADINGS,
+                map(_share_row, each["shares"]),
+            )
+            for each in state.get("budgets", ())
+        ]
+        return Group(pools, *budgets, *map(Text, _notes(state)))
 
     console = Console()
     first = picture(read(options.url, options.timeout))
@@ -249,6 +246,9 @@ def _follow(
         show(state)
 
 
+_POOL_HEADINGS = ("pool", "state", "in use", "idle", "other", "waiting", "oldest")
+
+
 def _row(pool: Mapping[str, Any]) -> Iterator[str]:
     yield printable(pool["name"])
     yield "ready" if pool["ready"] else printable(pool.get("reason"))
@@ -269,6 +269,9 @@ def _budget_title(budget: Mapping[str, Any]) -> str:
         f"places taken, {budget['waiting']:g} waited for, {budget['moved']:g} moved, "
         f"{budget['recovered']:g} recovered"
     )
+
+
+_SHARE_HEADINGS = ("process", "pool", "places", "waiting", "given to others")
 
 
 def _share_row(share: Mapping[str, Any]) -> Iterator[str]:
