@@ -224,11 +224,7 @@ class Wire(Ahead):
             raise err.InterfaceError(0, "")
         result = self._result
         if result is not None and (result.unbuffered_active or result.has_next):
-            if result.unbuffered_active:
-                warnings.warn(
-                    "Previous unbuffered result was left incomplete", stacklevel=4
-                )
-            self.finish()
+            self._finish_left(result)
         begins = sql[:6].upper()
         if isinstance(begins, bytearray):
             begins = bytes(begins)  # executemany() builds its statement in one
@@ -266,6 +262,13 @@ class Wire(Ahead):
             # No answer is awaited: an interrupted write has closed the socket already.
             self._command_owner = self._interruption = None
             raise
+
+    def _finish_left(self, result: Any) -> None:
+        """Read the rest of a result that the program has left. May switch."""
+        if result.unbuffered_active:
+            text = "Previous unbuffered result was left incomplete"
+            warnings.warn(text, stacklevel=5)
+        self.finish()
 
     def _write_without_id(
         self, packet: bytes, command: int, begins: str | bytes
