@@ -60,6 +60,8 @@ class Ahead(Packets):
     #: What was sent ahead last, the number of its replies, and when.
     _sent = b"", 0
     _sent_at = 0.0
+    #: Bits of the status that each reply to it must have.
+    _expected = 0
     #: The replies to it so far that were OK.
     _replies: tuple[bytes, ...] = ()
     #: The usual replies: what was sent, all bytes that came, the last status, and
@@ -102,13 +104,15 @@ class Ahead(Packets):
         """Whether replies are missing for longer than :data:`LATE`. Never switches."""
         return self.pending > 0 and monotonic() - self._sent_at > LATE
 
-    def send_ahead(self, data: bytes, replies: int) -> bool:
+    def send_ahead(self, data: bytes, replies: int, expected: int = 0) -> bool:
         """Send commands that are each answered by OK or an error. Never switches.
 
         The connection must be in step, and no replies may be missing.
 
         :param data: what :func:`packed` has made of them.
         :param replies: the number of commands.
+        :param expected: bits of the status that each reply must have. Without them it
+            counts as an error.
         :return: False: they could not be sent without waiting. Then nothing was sent,
             or the connection is closed.
         """
@@ -120,6 +124,7 @@ class Ahead(Packets):
             self.terminate()
             return False
         self._sent, self._replies = (data, replies), ()
+        self._expected = expected
         self.pending = replies
         self.tracks = False
         self._sent_at = monotonic()
@@ -132,6 +137,7 @@ class Ahead(Packets):
             because the id could not be cleared.
         """
         self._sent, self._replies = (FORGET_ID, 1), ()
+        self._expected = 0
         self._write_bytes(FORGET_ID)
         self.pending = 1
         self.settle()
@@ -192,7 +198,7 @@ class Ahead(Packets):
                 failure = failure or error
             else:
                 data = packet.get_all_data()
-                if not _is_ok(data):
+                if not self._is_as_expected(data):
                     raise lost("its session could not be reset")
                 self._note_reply(data)
         return failure
@@ -216,7 +222,7 @@ class Ahead(Packets):
                     return self._spoil()
                 self._buffer = (self._buffer or b"")[self._at :] + block
                 self._at = 0
-            elif _is_ok(data):
+            elif self._is_as_expected(data):
                 self._note_reply(data)
             else:
                 return self._spoil()
@@ -284,6 +290,11 @@ class Ahead(Packets):
             return act(argument)
         finally:
             sock.settimeout(limit)
+
+    def _is_as_expected(self, data: bytes) -> bool:
+        if not _is_ok(data):
+            return False
+        return not self._expected & ~(data[3] | data[4] << 8)
 
     def _note_reply(self, data: bytes) -> None:
         """Note one reply, an OK packet. The commands change no rows."""

@@ -67,6 +67,9 @@ class Connection(Wire):
         #: the packets of its reset and their number, by whether the database is set
         #: again
         self.prepared: dict[bool, tuple[bytes, int]] = {}
+        #: whether COM_RESET_CONNECTION alone restores what ``connect`` has set; None:
+        #: not yet known
+        self.reset_suffices: bool | None = None
         super().__init__(tls=tls, **options)
 
     def close(self) -> None:
@@ -229,6 +232,13 @@ class Connection(Wire):
             self._is_transparent or text.isascii()
         )
 
+    def leaves_something(self, kinds: frozenset[Kind]) -> bool:
+        """Whether the texts of the loan show that it may have left something.
+
+        :param kinds: as for :meth:`left_nothing`.
+        """
+        return not all(self.leaves_nothing(text, kinds) for text in self._texts())
+
     @property
     def may_hold_locks(self) -> bool:
         """Whether the loan may have taken locks that only a reset releases.
@@ -270,13 +280,17 @@ class Connection(Wire):
         self.lender = None
         self._command_owner = IN_POOL
         if self.unusable_reason is None:
-            # The rows are not kept while it is idle, and insert_id() and
-            # affected_rows() tell the next borrower nothing. An unread answer is kept:
-            # it tells that the statement still runs and must be ended at the server.
-            self._result = None
-            self._affected_rows = 0
+            # An unread answer is kept: it tells that the statement still runs and must
+            # be ended at the server.
+            self._drop_result()
         if self._cursors or self._streams:
             self._disarm()
+
+    def _drop_result(self) -> None:
+        # The rows are not kept while it is idle, and insert_id() and affected_rows()
+        # tell the next borrower nothing.
+        self._result = None
+        self._affected_rows = 0
 
     def terminate(self) -> None:
         """Close the socket without sending anything. Never switches.
@@ -310,6 +324,7 @@ class Connection(Wire):
         owner, self._command_owner = self._command_owner, None
         try:
             yield
+            self._drop_result()
         finally:
             self._command_owner = owner
 
@@ -321,6 +336,7 @@ class Connection(Wire):
         self._autocommits = self.server_status & AUTOCOMMIT
         self.functions = family(self.server_version)
         self.prepared.clear()
+        self.reset_suffices = None
         self._shared = {name: self.__dict__[name] for name in _SHARED}
         self._pristine = dict(self.encoders), dict(self.decoders)
         self._renew_tables()

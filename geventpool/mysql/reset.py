@@ -11,15 +11,22 @@ from typing import Any, Protocol
 
 import gevent
 from pymysql.constants import COMMAND, ER
+from pymysql.cursors import Cursor
 
 from geventpool.mysql.ahead import packed
 from geventpool.mysql.connection import Connection
 from geventpool.mysql.hidden import harmless_kinds
+from geventpool.mysql.packets import AUTOCOMMIT
 from geventpool.mysql.protocol import COM_RESET_CONNECTION
-from geventpool.mysql.statements import Kind
+from geventpool.mysql.statements import Kind, is_mariadb
 
 __all__ = ["Custom", "Nothing", "Reset", "Rollback", "Session", "as_reset"]
 
+
+#: After so many loans in a row that leave something the next one is expected to do so
+#: too. Among mixed loans that is seldom. Where it is wrong, a loan that leaves nothing
+#: is reset.
+STREAK = 8
 
 #: A command of the protocol, with its argument.
 Command = tuple[int, bytes]
@@ -151,6 +158,11 @@ class Session:
     command if sending all at once failed the first time. A server that does not know
     COM_RESET_CONNECTION gets a ROLLBACK instead, and the settings of ``connect``.
 
+    The settings cost the server more than the reset. They are left out if the reset
+    alone restores them, and if the texts of the last :data:`STREAK` loans show that
+    each may have left something. Then the next loan is expected to need a reset too,
+    and the server need not report its changes.
+
     :param configure: called after each reset, which removes what it has set.
     :param more: returns further commands that set up the session of a connection. They
         must be answered by OK.
@@ -172,6 +184,8 @@ class Session:
         self._pipelines: bool | None = None
         #: kinds of statements that leave nothing; None: not yet known
         self._kinds: frozenset[Kind] | None = frozenset() if always else None
+        #: How many loans in a row may have left something according to their texts.
+        self._streak = 0
 
     def is_possible(self, conn: Connection) -> bool:
         # No reset undoes SET ROLE, or USE in a session that had no database.
@@ -190,6 +204,7 @@ class Session:
             # Clearing the id with the next statement costs the server far less than
             # resetting the session, and no greenlet waits for it.
             conn.foreign_id = kinds
+        self._streak = 0
         return True
 
     def restore(self, conn: Connection) -> None:
@@ -208,13 +223,7 @@ class Session:
             :meth:`~geventpool.mysql.ahead.Ahead.settle` or
             :meth:`~geventpool.mysql.ahead.Ahead.collect`.
         """
-        if (
-            not self._pipelines
-            or not self._is_known
-            or self._kinds is None
-            or self._configure is not None
-            or conn.init_command is not None
-        ):
+        if not self._can_send_ahead(conn):
             return False
         conn.restore_shared()
         database_may_differ = conn.database_may_differ
@@ -225,8 +234,38 @@ class Session:
                 packed(commands),
                 len(commands),
             )
+        expected = 0
+        if self._expects_change(conn) and prepared[1] == _WITH_SETTINGS:
+            suffices = _suffices(conn)
+            if suffices is None:
+                # It is found out by a full reset.
+                return False
+            if suffices:
+                prepared = _ALONE
+                expected = AUTOCOMMIT if conn.autocommit_mode else 0
         conn.foreign_id = None
-        return conn.send_ahead(*prepared)
+        return conn.send_ahead(*prepared, expected)
+
+    def _can_send_ahead(self, conn: Connection) -> bool:
+        return bool(
+            self._pipelines
+            and self._is_known
+            and self._kinds is not None
+            and self._configure is None
+            and conn.init_command is None
+        )
+
+    def _expects_change(self, conn: Connection) -> bool:
+        """Whether the next loan is expected to leave something. Never switches.
+
+        It is if the texts of the last loans show that each may have. Otherwise the
+        server has to report changes, or loans that leave nothing would be reset.
+        """
+        if conn.leaves_something(self._kinds or frozenset()):
+            self._streak += 1
+        else:
+            self._streak = 0
+        return self._streak >= STREAK
 
     def __call__(self, conn: Connection) -> None:
         if conn.pending:
@@ -247,7 +286,23 @@ class Session:
         _initialise(conn)
         if self._configure is not None:
             self._configure(conn)
+        if self._can_send_ahead(conn) and _suffices(conn) is None:
+            conn.reset_suffices = self._is_enough(conn)
         conn.end_transaction()
+
+    def _is_enough(self, conn: Connection) -> bool:
+        """Whether COM_RESET_CONNECTION alone restores the settings. May switch.
+
+        :param conn: a connection after a full reset.
+        """
+        commands = [_RESET, *self._commands(conn, False)]
+        if len(commands) != _WITH_SETTINGS:
+            return False
+        wanted = _settings(conn)
+        self._reset(conn, [_RESET])
+        found = _settings(conn)
+        self._reset(conn, commands)
+        return found == wanted
 
     def _commands(self, conn: Connection, database_may_differ: bool) -> list[Command]:
         """Return the commands that set up the session."""
@@ -294,6 +349,46 @@ class Session:
 
 _RESET = (COM_RESET_CONNECTION, b"")
 _ROLLBACK = (COMMAND.COM_QUERY, b"ROLLBACK")
+
+#: The reset without the settings of ``connect``, and the number of its replies.
+_ALONE = packed([_RESET]), 1
+#: The number of commands of a reset with only these settings.
+_WITH_SETTINGS = 2
+
+#: Asks for what these settings set. The SQL mode is not among them: see _suffices().
+_VARIABLES = (
+    "SELECT @@character_set_client, @@character_set_connection, "
+    "@@character_set_results, @@collation_connection, @@autocommit"
+)
+
+#: The first MariaDB of which every release restores the charset of the login
+#: (MDEV-18281). Other servers set their own, which may change at any time.
+_RESTORES_CHARSET = (10, 5)
+
+
+def _suffices(conn: Connection) -> bool | None:
+    """Whether COM_RESET_CONNECTION alone restores what ``connect`` has set.
+
+    Never switches.
+
+    :return: None: the server has to be asked.
+    """
+    if conn.reset_suffices is None and (
+        # A reset sets them to the server's defaults, which may change at any time.
+        # Whether autocommit is still on is seen in the status.
+        conn.sql_mode is not None
+        or conn.autocommit_mode is False
+        or not is_mariadb(conn.server_version, _RESTORES_CHARSET)
+    ):
+        conn.reset_suffices = False
+    return conn.reset_suffices
+
+
+def _settings(conn: Connection) -> list[tuple[Any, ...]]:
+    """Ask for the settings of the session. May switch."""
+    with conn.cursor(Cursor) as cursor:
+        cursor.execute(_VARIABLES)
+        return list(cursor.fetchall())
 
 
 def _session(conn: Connection, database_may_differ: bool) -> list[Command]:

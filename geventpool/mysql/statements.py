@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 
 __all__ = [
     "MARIADB",
@@ -21,6 +22,7 @@ __all__ = [
     "ends_transaction",
     "family",
     "is_harmless_body",
+    "is_mariadb",
     "is_plain_query",
     "kind_of",
     "only_sets",
@@ -146,10 +148,23 @@ OLD_MYSQL = _FUNCTIONS
 
 def family(version: str) -> frozenset[bytes]:
     """Return the functions without side effects on a server of this version."""
-    if "mariadb" in version.lower():
+    if is_mariadb(version):
         return MARIADB
-    numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
-    return MYSQL if numbers >= [8, 0, 21] else OLD_MYSQL
+    return MYSQL if _numbers(version) >= [8, 0, 21] else OLD_MYSQL
+
+
+def is_mariadb(version: str, since: Sequence[int] = ()) -> bool:
+    """Whether it is the version of a MariaDB.
+
+    :param since: the first numbers of the oldest version for which this is true.
+    """
+    return "mariadb" in version.lower() and _numbers(version) >= [*since]
+
+
+def _numbers(version: str) -> list[int]:
+    # Before 11, MariaDB puts this before its version, for old replicas.
+    version = version.removeprefix("5.5.5-")
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 #: Quoted names, of which the first quote is kept, and literals, which are removed.

@@ -14,6 +14,7 @@ from geventpool.mysql.statements import (
     Kind,
     family,
     is_harmless_body,
+    is_mariadb,
     kind_of,
     only_sets,
 )
@@ -135,6 +136,21 @@ def test_a_name_that_is_free_on_a_server_is_no_function_of_its_own(
     if function:
         assert kind_of(f"SELECT {function}(1)".encode(), expected) is None
         assert kind_of(f"SELECT {function}(1)".encode(), MYSQL) is Kind.READ
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("5.5.5-10.11.19-MariaDB-0+deb12u1", True),
+        ("10.5.0-MariaDB", True),
+        ("11.8.2-MariaDB-log", True),
+        ("5.5.5-10.4.34-MariaDB", False),
+        ("8.4.3", False),
+    ],
+)
+def test_the_version_of_mariadb_is_compared(version, expected):
+    """A MariaDB 10 puts the version of a MySQL before its own."""
+    assert is_mariadb(version, (10, 5)) is expected
 
 
 def test_what_is_known_of_statements_does_not_grow_for_ever(monkeypatch):

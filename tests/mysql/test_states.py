@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from geventpool.mysql.reset import STREAK
 from geventpool.testing import wait_until
 from tests.mysql.conftest import rows
 from tests.mysql.states import HIDDEN, STATES, Scene, State
@@ -77,12 +78,11 @@ def scene(mariadb_server: MariaDBServer) -> Iterator[Scene]:
     server.ask(f"DROP TABLE {name}")
 
 
-def is_clean(
-    make_pool, scene: Scene, state: State, worn: bool = False, **options
-) -> bool:
+def is_clean(make_pool, scene: Scene, state: State, resets: int = 0, **options) -> bool:
     """Whether the second borrower finds what a first one does.
 
-    :param worn: the pool has cleaned a connection before, and knows its server.
+    :param resets: how often the pool has reset the connection before. With 1 it knows
+        its server, after some more it expects each loan to change the session.
     """
     pool = make_pool(
         unix_socket=scene.server.unix_socket,
@@ -96,7 +96,7 @@ def is_clean(
     first = state.look(conn, scene, None)
     pool.drop(conn)
     conn = pool.acquire()
-    if worn:
+    for _ in range(resets):
         rows(conn, "SELECT @worn := 1")
         pool.release(conn)
         conn = pool.acquire()
@@ -132,7 +132,16 @@ def test_the_default_cleans_everything_when_it_knows_its_server(
     make_pool, scene, state, autocommit
 ):
     """Then it sends the reset ahead, or nothing if nothing was left."""
-    assert is_clean(make_pool, scene, state, worn=True, autocommit=autocommit)
+    assert is_clean(make_pool, scene, state, resets=1, autocommit=autocommit)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+@pytest.mark.parametrize("autocommit", [True, None], ids=["autocommit", "server's"])
+def test_a_reset_without_settings_cleans_everything(
+    make_pool, scene, state, autocommit
+):
+    """The reset before was one already, so the server reports no changes."""
+    assert is_clean(make_pool, scene, state, resets=STREAK + 2, autocommit=autocommit)
 
 
 @pytest.mark.parametrize("hidden", HIDDEN, ids=lambda hidden: hidden[0].name)
@@ -142,7 +151,7 @@ def test_what_hidden_code_leaves_is_cleaned(make_pool, scene, hidden, autocommit
     state, create, drop = hidden
     scene.server.ask(create.format(database=scene.server.database))
     try:
-        assert is_clean(make_pool, scene, state, worn=True, autocommit=autocommit)
+        assert is_clean(make_pool, scene, state, resets=1, autocommit=autocommit)
     finally:
         scene.server.ask(drop.format(database=scene.server.database))
 
