@@ -80,24 +80,30 @@ class Lifecycle(Generic[C]):
         self._bind()
 
     def _make_parts(self, options: PoolOptions, on_sweep: Callable[[], object]) -> None:
-        ledger, connector, listeners = self.ledger, self.connector, self.listeners
-        workers, expiry = self.workers, self.expiry
+        workers = self.workers
         checks: WorkQueue[Entry[C]] = WorkQueue(workers, CHECKERS, self._check)
         resets: WorkQueue[Entry[C]] = WorkQueue(workers, RESETTERS, self._reset)
+        self._make_closer_and_opener(options, resets)
+        self._make_parts_of_a_loan(options, checks, resets)
+        self._make_upkeep(options, checks, resets, on_sweep)
+
+    def _make_closer_and_opener(
+        self, options: PoolOptions, resets: WorkQueue[Entry[C]]
+    ) -> None:
         self.closer = Closer(
-            ledger,
-            connector,
-            listeners,
-            workers,
+            self.ledger,
+            self.connector,
+            self.listeners,
+            self.workers,
             options.timeouts.close,
             resets,
             self.fill,
         )
         self.opener = Opener(
-            ledger,
-            connector,
-            listeners,
-            workers,
+            self.ledger,
+            self.connector,
+            self.listeners,
+            self.workers,
             Breaker(options.outage, options.max_connecting),
             options.backoff,
             options.timeouts.open,
@@ -105,8 +111,27 @@ class Lifecycle(Generic[C]):
             work=self._open,
             on_change=self.serve,
         )
+        if self.leases is not None:
+            self.leases.client = SeatClient(
+                self.ledger, self.leases, self.closer, self.opener, self.serve
+            )
+
+    def _make_parts_of_a_loan(
+        self,
+        options: PoolOptions,
+        checks: WorkQueue[Entry[C]],
+        resets: WorkQueue[Entry[C]],
+    ) -> None:
+        """What begins a loan, what ends it, and what checks a connection after it."""
+        ledger, connector, listeners = self.ledger, self.connector, self.listeners
         self.readiness = Readiness(
-            ledger, connector, self.closer, expiry, checks, resets, self._open_minimum
+            ledger,
+            connector,
+            self.closer,
+            self.expiry,
+            checks,
+            resets,
+            self._open_minimum,
         )
         self.returns = Returns(
             ledger,
@@ -114,7 +139,7 @@ class Lifecycle(Generic[C]):
             listeners,
             self.closer,
             self.readiness,
-            expiry,
+            self.expiry,
             resets,
             self.fill,
         )
@@ -127,11 +152,21 @@ class Lifecycle(Generic[C]):
             self.returns,
             self.serve,
         )
+
+    def _make_upkeep(
+        self,
+        options: PoolOptions,
+        checks: WorkQueue[Entry[C]],
+        resets: WorkQueue[Entry[C]],
+        on_sweep: Callable[[], object],
+    ) -> None:
+        """What sweeps, what finds lost entries, and what gives up all."""
+        ledger, connector, listeners = self.ledger, self.connector, self.listeners
         self.housekeeping = Housekeeping(
             ledger,
             connector,
             listeners,
-            workers,
+            self.workers,
             self.closer,
             self.readiness,
             self.opener,
@@ -147,16 +182,12 @@ class Lifecycle(Generic[C]):
             ledger,
             connector,
             listeners,
-            workers,
+            self.workers,
             self.closer,
             self.opener,
             self.housekeeping,
             self.leases,
         )
-        if self.leases is not None:
-            self.leases.client = SeatClient(
-                ledger, self.leases, self.closer, self.opener, self.serve
-            )
 
     def _bind(self) -> None:
         """Bind what each loan calls: one look-up less than by way of the part."""
