@@ -13,7 +13,6 @@ from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from gevent import GreenletExit
 from sqlalchemy import exc
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool import QueuePool
@@ -33,13 +32,13 @@ from geventpool.listeners import PoolListener, PoolStats
 from geventpool.options import PoolOptions, described, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import Outage, Timeouts, check_int
+from geventpool.sqlalchemy.interruptions import interruption, why_interrupted
 from geventpool.sqlalchemy.names import name_of_engine
 from geventpool.sqlalchemy.record_pool import RecordPool
 from geventpool.sqlalchemy.records import (
     Fairy,
     Record,
     Stranded,
-    interruption,
     terminate_connection,
 )
 from geventpool.sqlalchemy.threaded import become_threaded_pool
@@ -379,7 +378,8 @@ class GreenletPool(QueuePool):
         error = None
         extension = self._pool.extension
         if extension.is_lent(record):
-            error = _why_interrupted(extension.disown(record), record)
+            holder = extension.disown(record)
+            error = why_interrupted(holder, record.fairy_ref)
         self._pool.give_back(record, self._give_back, error)
 
     def _give_back(self, record: Record, error: BaseException | None) -> None:
@@ -474,23 +474,3 @@ def _check_sizes(pool_size: int, max_overflow: int, min_connections: int) -> Non
             f"min_connections must be at most pool_size ({pool_size!r}), "
             f"not {min_connections!r}"
         )
-
-
-def _why_interrupted(holder: Any, record: Record) -> BaseException | None:
-    """Return why a forgotten connection must not be kept; None: it may be.
-
-    :param holder: the greenlet; None: there was no holder, or it was collected.
-    """
-    ref = record.fairy_ref
-    if ref is not None and ref() is not None:
-        return GreenletExit(f"{holder!r} ended with the connection on loan")
-    if holder is not None and holder.dead and _was_interrupted(holder):
-        return GreenletExit(f"{holder!r} was interrupted and forgot the connection")
-    # Forgotten without an interruption. If it is broken, the reset fails.
-    return None
-
-
-def _was_interrupted(holder: Any) -> bool:
-    if isinstance(getattr(holder, "value", None), GreenletExit):
-        return True
-    return not getattr(holder, "successful", bool)()

@@ -28,22 +28,20 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gevent
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from geventpool import sockets
+from geventpool.sqlalchemy.interruptions import interruptions, reference
 
 __all__ = [
     "Fairy",
     "RecordOwner",
     "Record",
     "Stranded",
-    "interruption",
     "terminate_connection",
-    "interruptions",
 ]
 
 #: Dialects whose server never sends anything on its own: an idle connection with
@@ -302,40 +300,6 @@ class Fairy(_ConnectionFairy):
             if not any(refer() is error for refer in before):
                 return error
         return None
-
-
-def interruptions() -> Iterator[BaseException]:
-    """Return the interruptions that are being handled, the latest first.
-
-    These are kills and timeouts, and also those in the context of errors that were
-    raised while they were handled. Never switches.
-    """
-    error = sys.exc_info()[1]
-    seen = set()
-    while error is not None and id(error) not in seen:
-        # Closing a generator is no interruption.
-        if not isinstance(error, (Exception, GeneratorExit)):
-            yield error
-        seen.add(id(error))
-        error = error.__context__
-
-
-def interruption() -> BaseException | None:
-    """Return the latest of the :func:`interruptions`; None: none. Never switches."""
-    return next(interruptions(), None)
-
-
-def reference(error: BaseException) -> Callable[[], BaseException | None]:
-    """Return a callable that returns *error* while it exists, and later None.
-
-    An id would not suffice: the next exception may get the address of a freed one.
-    """
-    try:
-        # A weak reference, because the frames of an error may hold the loan that notes
-        # it.
-        return weakref.ref(error)
-    except TypeError:
-        return lambda: error
 
 
 def stop_streaming(connection: Any) -> bool:

@@ -25,7 +25,7 @@ from geventpool import (
     Timeouts,
 )
 from geventpool.sqlalchemy import GreenletPool
-from geventpool.sqlalchemy.records import interruptions
+from geventpool.sqlalchemy.interruptions import interruptions
 from geventpool.testing import Clock, switches
 from tests import parts
 from tests.pauses import hang
