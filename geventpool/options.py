@@ -11,7 +11,6 @@ It does not depend on drivers: an adapter derives a class for the options that i
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
@@ -37,8 +36,6 @@ __all__ = [
     "MoreKeywords",
     "PoolKeywords",
     "PoolOptions",
-    "described",
-    "documented",
     "from_text",
     "names",
     "option",
@@ -46,7 +43,6 @@ __all__ = [
     "unknown",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K", bound="PoolOptions")
 
 Check = Callable[[str, Any], Any]
@@ -438,62 +434,3 @@ def from_text(name: str, text: Any, kind: type[PoolOptions] = PoolOptions) -> An
         return read(text)
     except ValueError:
         raise ValueError(f"{name} must be {wanted}, not {safe_repr(text)}") from None
-
-
-# The signature.
-
-
-T = TypeVar("T", bound=type)
-
-
-def described(kind: type[PoolOptions], *without: str) -> Callable[[T], T]:
-    """Add the options to the docstring of a class, as its parameters.
-
-    :param kind: the class of the options.
-    :param without: the names of options that the class does not take.
-    """
-
-    def decorate(target: T) -> T:
-        lines = [
-            "    :param {}: {rule}: {meaning}.".format(each.name, **each.metadata)
-            for each in fields(kind)
-            if each.name not in without
-        ]
-        # There is no docstring under python -OO.
-        before, colon, after = (target.__doc__ or "").partition("    :raises ")
-        target.__doc__ = before + "\n".join(lines) + "\n" + colon + after
-        return target
-
-    return decorate
-
-
-def documented(
-    kind: type[PoolOptions], others: bool = False, **defaults: Any
-) -> Callable[[F], F]:
-    """Show the options in the signature of a function that takes them as ``**``.
-
-    :param kind: the class of the options.
-    :param others: the function takes other keywords too.
-    :param defaults: those that differ from the defaults of *kind*.
-    """
-
-    def decorate(function: F) -> F:
-        signature = inspect.signature(function)
-        *before, rest = signature.parameters.values()
-        taken = {each.name for each in before}
-        after = [
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(each.name, each.default),
-                annotation=each.type,
-            )
-            for each in fields(kind)
-            if each.name not in taken
-        ]
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*before, *after, *([rest] if others else [])]
-        )
-        return function
-
-    return decorate

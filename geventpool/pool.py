@@ -40,8 +40,9 @@ from geventpool.connector import Connector, ErrorAction, judge
 from geventpool.extension import Extension
 from geventpool.labels import LabelBlock, Labels, check_label, find_labels
 from geventpool.listeners import Listeners
-from geventpool.options import MoreKeywords, PoolOptions, described, documented
+from geventpool.options import MoreKeywords, PoolOptions
 from geventpool.policies import check_int, check_optional_seconds
+from geventpool.signatures import described, documented
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

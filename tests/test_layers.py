@@ -46,6 +46,7 @@ CORE: dict[str, set[str]] = {
     "measures": {"errors", "histograms", "states", "listeners", "measured", "reports"},
     "admission": {"errors", "ledger", "policies"},
     "options": {"admission", "budget", "listeners", "policies"},
+    "signatures": {"options"},
     "breaker": {"policies"},
     "wait_timers": {"deadline", "loops", "ledger"},
     "holders": set(),
@@ -285,6 +286,7 @@ CORE: dict[str, set[str]] = {
         "registry",
         "reports",
         "shutdown",
+        "signatures",
     },
 }
 

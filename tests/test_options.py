@@ -15,10 +15,10 @@ from geventpool.options import (
     MoreKeywords,
     PoolKeywords,
     PoolOptions,
-    documented,
     from_text,
     names,
 )
+from geventpool.signatures import documented
 from geventpool.testing import ScriptedConnector
 from tests import reference
 

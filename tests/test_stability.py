@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "geventpool"
 WITHIN = {
     *("admission", "budget", "connection", "connector", "dbapi", "dialing", "errors"),
     *("factory", "fork_listeners", "labels", "listeners", "options", "patching"),
-    *("policies", "pool", "process_pools", "series", "sockets", "threaded"),
-    *("advise", "doctor", "top", "__main__"),
+    *("policies", "pool", "process_pools", "series", "signatures", "sockets"),
+    *("threaded", "advise", "doctor", "top", "__main__"),
 }
 
 

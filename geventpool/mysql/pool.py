@@ -20,10 +20,11 @@ from geventpool.mysql.connection import Connection
 from geventpool.mysql.connector import CredentialSource, MySQLConnector
 from geventpool.mysql.threaded import ThreadedLoan, ThreadedPool, threaded_pools
 from geventpool.mysql.url import parse_url
-from geventpool.options import PoolOptions, documented, names, refuse_unknown
+from geventpool.options import PoolOptions, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import check_optional_callable
 from geventpool.pool import ConnectionContext, Pool
+from geventpool.signatures import documented
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

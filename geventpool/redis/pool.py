@@ -20,7 +20,6 @@ from redis.retry import Retry
 
 from geventpool.errors import PoolError, PoolExhaustedError
 from geventpool.extension import Loan, copy_error
-from geventpool.options import documented
 from geventpool.pool import Pool
 from geventpool.redis.caching import CachedConnection, Readers, guarded
 from geventpool.redis.callers import COMMAND
@@ -43,6 +42,7 @@ from geventpool.redis.sharing import Sharing
 from geventpool.redis.standin import kind_for
 from geventpool.redis.telemetry import Telemetry
 from geventpool.redis.turns import Turns
+from geventpool.signatures import documented
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -29,9 +29,10 @@ from geventpool.errors import (
 )
 from geventpool.extension import copy_error
 from geventpool.listeners import PoolListener, PoolStats
-from geventpool.options import PoolOptions, described, names, refuse_unknown
+from geventpool.options import PoolOptions, names, refuse_unknown
 from geventpool.patching import STOCK, check_unpatched, pools_here
 from geventpool.policies import Outage, Timeouts, check_int
+from geventpool.signatures import described
 from geventpool.sqlalchemy.interruptions import interruption, why_interrupted
 from geventpool.sqlalchemy.names import name_of_engine
 from geventpool.sqlalchemy.record_pool import RecordPool
