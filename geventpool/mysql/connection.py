@@ -19,7 +19,7 @@ from pymysql.cursors import Cursor, SSCursor
 from geventpool.mysql.converters import Converters
 from geventpool.mysql.packets import AUTOCOMMIT, IN_POOL, IN_TRANS
 from geventpool.mysql.protocol import MAX_STATEMENTS, Wire
-from geventpool.mysql.statements import Kind, family, kind_of, only_sets
+from geventpool.mysql.statements import Kind, family, kind_of, only_assigns
 
 __all__ = ["Connection"]
 
@@ -239,15 +239,17 @@ class Connection(Wire):
         """
         return not all(self.leaves_nothing(text, kinds) for text in self._texts())
 
-    @property
-    def may_hold_locks(self) -> bool:
+    def may_hold_locks(self, kinds: frozenset[Kind]) -> bool:
         """Whether the loan may have taken locks that only a reset releases.
 
-        It has none if each of its statements leaves nothing or only sets a variable.
+        It has none if each of its statements leaves nothing or only sets variables to
+        values that no function returns.
+
+        :param kinds: as for :meth:`left_nothing`.
         """
         return len(self._statements) >= MAX_STATEMENTS or any(
             b"LOCK" in text.upper()
-            or not (only_sets(text) or kind_of(text, self.functions))
+            or not (only_assigns(text) or self.leaves_nothing(text, kinds))
             for text in self._texts()
         )
 

@@ -399,7 +399,8 @@ class MySQLConnector(Connector[Connection]):
         """
         # The next borrower, on any connection, must find the locks released. That may
         # take long, so a greenlet of the pool waits for it.
-        waits = conn.may_hold_transaction or conn.may_hold_locks
+        kinds = self._reset.kinds
+        waits = conn.may_hold_transaction or conn.may_hold_locks(kinds)
         if waits:
             self.unsettled.add(conn)
         return self._reset.begin(conn) and not waits

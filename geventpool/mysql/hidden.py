@@ -1,7 +1,8 @@
-"""Views and triggers: code that a statement runs although its text does not show it.
+"""Views, triggers and defaults: what a statement runs without showing it in its text.
 
 They can call functions, which can change the session. A server reports only some of
-these changes: not named locks, and not variables that a SELECT sets.
+these changes: not named locks, not values of sequences, and not variables that a SELECT
+sets.
 """
 
 from __future__ import annotations
@@ -29,11 +30,29 @@ _TRIGGERS = (
     "SELECT action_statement FROM information_schema.triggers "
     f"WHERE trigger_schema NOT IN {_OWN} LIMIT {_MOST}"
 )
-#: Only an account that may create triggers on a table can see its triggers.
-_RIGHT = (
-    "SELECT 1 FROM information_schema.user_privileges WHERE privilege_type='TRIGGER' "
-    "UNION SELECT 1 FROM information_schema.schema_privileges "
-    "WHERE privilege_type='TRIGGER' AND DATABASE() LIKE table_schema"
+#: Only an account that may create triggers on a table can see its triggers. An account
+#: that reads the server's own tables is also told of the rights of others.
+_MINE = (
+    "privilege_type='TRIGGER' AND "
+    "grantee=CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')"
+)
+_RIGHT = f"SELECT 1 FROM information_schema.user_privileges WHERE {_MINE}"
+#: The databases that it can use, but not see the triggers of.
+_UNSEEN = (
+    "SELECT schema_name FROM information_schema.schemata "
+    f"WHERE schema_name NOT IN {_OWN} AND NOT EXISTS (SELECT 1 "
+    "FROM information_schema.schema_privileges "
+    f"WHERE {_MINE} AND schema_name LIKE table_schema) LIMIT 1"
+)
+
+#: Only MariaDB has sequences. The next value of one may be the default of a column.
+_SEQUENCES = (
+    "SELECT 1 FROM information_schema.tables "
+    f"WHERE table_schema NOT IN {_OWN} AND table_type='SEQUENCE' LIMIT 1"
+)
+_DEFAULTS = (
+    "SELECT 1 FROM information_schema.columns "
+    f"WHERE table_schema NOT IN {_OWN} AND column_default LIKE '%nextval(%' LIMIT 1"
 )
 
 
@@ -42,18 +61,24 @@ def harmless_kinds(conn: Connection) -> frozenset[Kind]:
 
     Reading is one of them, unless there is a view that may change the session, or one
     whose text the account cannot see. So is writing, if there is no such trigger
-    either. May switch.
+    either, and no column whose default is the next value of a sequence. May switch.
 
     :return: an empty set if the server could not be asked.
     """
     try:
         if not _all_harmless(conn, _VIEWS):
             return frozenset({Kind.CONTROL})
-        if not _rows(conn, _RIGHT) or not _all_harmless(conn, _TRIGGERS):
+        if not _sees_triggers(conn) or not _all_harmless(conn, _TRIGGERS):
+            return frozenset({Kind.CONTROL, Kind.READ})
+        if _rows(conn, _SEQUENCES) and _rows(conn, _DEFAULTS):
             return frozenset({Kind.CONTROL, Kind.READ})
     except err.MySQLError:
         return frozenset()
     return frozenset(Kind)
+
+
+def _sees_triggers(conn: Connection) -> bool:
+    return bool(_rows(conn, _RIGHT)) or not _rows(conn, _UNSEEN)
 
 
 def _all_harmless(conn: Connection, question: str) -> bool:

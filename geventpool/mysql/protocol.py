@@ -67,8 +67,8 @@ _QUERY = COMMAND.COM_QUERY
 #: The most statements of a loan that are examined when it ends, and the longest.
 MAX_STATEMENTS = 16
 _LONGEST = 16 * 1024
-#: Stands for a longer one: it is not plain, and does not lock by name.
-_LONG = b"SET "
+#: Stands for a longer one, which may leave anything.
+_LONG = b"?"
 
 #: The bytes before the text of a command.
 _HEAD = 5

@@ -44,6 +44,10 @@ class Reset(Protocol):
     #: Whether it ends an open transaction, and so releases its locks.
     ends_transactions: bool
 
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of statements that are known to leave nothing on this server."""
+
     def is_possible(self, conn: Connection) -> bool:
         """Whether it can undo what the loan did. Never switches."""
 
@@ -72,6 +76,8 @@ class _NotAhead:
     """A reset that is never sent ahead."""
 
     ends_transactions = False
+    #: All: only a Session releases other locks than those of transactions.
+    kinds = frozenset(Kind)
 
     def restore(self, conn: Connection) -> None:
         return None
@@ -186,6 +192,10 @@ class Session:
         self._kinds: frozenset[Kind] | None = frozenset() if always else None
         #: How many loans in a row may have left something according to their texts.
         self._streak = 0
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return self._kinds or frozenset()
 
     def is_possible(self, conn: Connection) -> bool:
         # No reset undoes SET ROLE, or USE in a session that had no database.

@@ -25,6 +25,7 @@ __all__ = [
     "is_mariadb",
     "is_plain_query",
     "kind_of",
+    "only_assigns",
     "only_sets",
     "takes_role",
 ]
@@ -41,6 +42,9 @@ PLAIN = frozenset((*_BEGINNINGS, *(word.encode() for word in _BEGINNINGS)))
 
 _ROLE = re.compile(rb"\bSET\s+ROLE\b", re.IGNORECASE)
 _USE = re.compile(rb"\bUSE\b", re.IGNORECASE)
+
+#: A function, a query, or another statement. Also in a literal.
+_CALLS = re.compile(rb"[(;]|\bSTATEMENT\b", re.IGNORECASE)
 
 _ENDS = re.compile(rb"\s*(?:COMMIT|ROLLBACK)\b", re.IGNORECASE)
 _QUERIES = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
@@ -62,6 +66,11 @@ def chooses_database(statement: str | bytes | bytearray) -> bool:
 def only_sets(statement: str | bytes | bytearray) -> bool:
     """Whether it is a short SET statement."""
     return len(statement) <= _BEGINNING and _beginning(statement)[:4].upper() == b"SET "
+
+
+def only_assigns(statement: bytes) -> bool:
+    """Whether it is a short SET statement that calls no function and runs no query."""
+    return only_sets(statement) and _CALLS.search(statement) is None
 
 
 def ends_transaction(statement: str | bytes | bytearray) -> bool:
@@ -107,7 +116,7 @@ def _words(text: str) -> frozenset[bytes]:
 _KEYWORDS = _words("""
     SELECT DISTINCT FROM WHERE HAVING AND OR XOR NOT IN EXISTS ON USING BETWEEN LIKE IS
     BY AS THEN ELSE WHEN CASE UNION ALL INTERSECT EXCEPT JOIN OVER LIMIT ANY SOME BINARY
-    VALUES VALUE INTERVAL REGEXP RLIKE DIV MATCH AGAINST INDEX KEY PARTITION
+    VALUES VALUE INTERVAL REGEXP RLIKE DIV MATCH INDEX KEY PARTITION
     """)
 
 #: Types, and functions without side effects. No space may come before the parenthesis:
@@ -189,6 +198,9 @@ _APART = bytes(
 _NAMES = bytes(
     code if chr(code).isalnum() or code in b"_$.`" else 32 for code in range(128)
 ) + bytes(range(128, 256))
+
+#: The second part of a full-text search. Elsewhere, it may be a stored function.
+_AGAINST = re.compile(rb"\)\s*AGAINST$", re.IGNORECASE)
 
 #: Longer than every known name.
 _LONG_NAME = 80
@@ -278,7 +290,8 @@ def _only_computes(bare: bytes, start: int, functions: frozenset[bytes]) -> bool
         if word and word not in _KEYWORDS:
             # With a space before the parenthesis, it may be a stored function of that
             # name.
-            if len(end) < len(text) or word not in functions:
+            is_function = len(end) == len(text) and word in functions
+            if not is_function and not _AGAINST.search(end):
                 return False
     return True
 

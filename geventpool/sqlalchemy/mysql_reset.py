@@ -229,7 +229,7 @@ class _Sessions:
         if not clean.is_needed(conn):
             return "skipped"
         # The locks of the loan must be released when this method returns.
-        waits = conn.may_hold_transaction or conn.may_hold_locks
+        waits = conn.may_hold_transaction or conn.may_hold_locks(clean.kinds)
         if not waits and clean.begin(conn):
             return "early"
         clean(conn)

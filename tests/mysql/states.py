@@ -265,6 +265,12 @@ HIDDEN = [
      "CREATE OR REPLACE TRIGGER {database}.hidden BEFORE UPDATE ON {database}.ids "
      "FOR EACH ROW SELECT 1 INTO @secret",
      "DROP TRIGGER {database}.hidden"),
+    (State("default of a sequence", sql("INSERT INTO {database}.hidden (v) VALUES (1)"),
+           lambda conn, scene, left: answer(
+               conn, f"SELECT PREVIOUS VALUE FOR {scene.server.database}.numbered")),
+     "CREATE OR REPLACE TABLE {database}.hidden "
+     "(v INT, n INT DEFAULT (NEXT VALUE FOR {database}.numbered))",
+     "DROP TABLE {database}.hidden"),
 ]  # fmt: skip
 
 

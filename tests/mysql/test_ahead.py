@@ -620,6 +620,48 @@ def test_locks_are_released_before_the_next_loan_begins(
     pool.release(other)
 
 
+@pytest.fixture()
+def grab(mariadb_server):
+    """The name of a function that takes a lock."""
+    name = f"{mariadb_server.database}.grab"
+    mariadb_server.ask(f"CREATE FUNCTION {name}() RETURNS INT RETURN GET_LOCK('x', 0)")
+    yield name
+    mariadb_server.ask(f"DROP FUNCTION {name}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "waits"),
+    [
+        ("SET @used = 1", False),
+        ("SET @used = {grab}()", True),
+        ("SET STATEMENT max_statement_time = 9 FOR SELECT * FROM {table}", True),
+        ("SELECT {grab}(), '" + "x" * 20000 + "'", True),
+    ],
+    ids=["a value", "a function", "a query", "a long one"],
+)
+def test_locks_that_a_text_does_not_name_are_waited_for(
+    worn, table, grab, statement, waits
+):
+    """A function may take them, or a view."""
+    pool = worn()
+    conn = soil(pool, statement.format(grab=grab, table=table))
+    assert conn.pending
+    assert (conn in parts.connector(pool).unsettled) is waits
+
+
+def test_the_locks_of_a_view_are_waited_for(worn, grab, mariadb_server):
+    """The pool knows that there is one."""
+    view = f"{mariadb_server.database}.grabbing"
+    mariadb_server.ask(f"CREATE VIEW {view} AS SELECT {grab}() AS taken")
+    try:
+        pool = worn()
+        conn = soil(pool, f"SELECT * FROM {view}")
+        assert conn in parts.connector(pool).unsettled
+    finally:
+        mariadb_server.hang_up()
+        mariadb_server.ask(f"DROP VIEW {view}")
+
+
 def held_back(pool, gate):
     """A loan that held a lock, the answers of whose reset are held back."""
     conn = pool.acquire()
@@ -692,6 +734,54 @@ def test_an_account_that_sees_no_triggers_is_trusted_when_it_reads(
         assert kinds(user=name, password="x") == {Kind.CONTROL, Kind.READ}
     finally:
         mariadb_server.ask(f"DROP USER {name}")
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        ["SELECT, INSERT, UPDATE, DELETE ON *.*"],
+        ["ALL ON {database}.*", "SELECT, INSERT ON elsewhere.*"],
+    ],
+    ids=["and those of others", "in one of two databases"],
+)
+def test_rights_are_those_of_the_account_in_each_database(
+    kinds, mariadb_server, rights
+):
+    """It is told of the rights of others if it reads the server's own tables."""
+    database, name = mariadb_server.database, "half_blind"
+    mariadb_server.ask("CREATE DATABASE elsewhere")
+    mariadb_server.ask(f"CREATE USER {name} IDENTIFIED BY 'x'")
+    for right in rights:
+        mariadb_server.ask(f"GRANT {right.format(database=database)} TO {name}")
+    try:
+        assert kinds(user=name, password="x") == {Kind.CONTROL, Kind.READ}
+        mariadb_server.ask(f"GRANT TRIGGER ON *.* TO {name}")
+        assert kinds(user=name, password="x") == frozenset(Kind)
+    finally:
+        mariadb_server.ask(f"DROP USER {name}")
+        mariadb_server.ask("DROP DATABASE elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("default", "expected"),
+    [
+        ("(1 + 1)", frozenset(Kind)),
+        ("(NEXT VALUE FOR {database}.serial)", {Kind.CONTROL, Kind.READ}),
+    ],
+)
+def test_defaults_of_columns_are_looked_through(
+    kinds, mariadb_server, default, expected
+):
+    """An INSERT takes the value of a sequence that its text does not name."""
+    database = mariadb_server.database
+    mariadb_server.ask(f"CREATE SEQUENCE {database}.serial")
+    column = f"i INT DEFAULT {default.format(database=database)}"
+    mariadb_server.ask(f"CREATE TABLE {database}.filled ({column})")
+    try:
+        assert kinds() == expected
+    finally:
+        mariadb_server.ask(f"DROP TABLE {database}.filled")
+        mariadb_server.ask(f"DROP SEQUENCE {database}.serial")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from geventpool.mysql.statements import (
     is_harmless_body,
     is_mariadb,
     kind_of,
+    only_assigns,
     only_sets,
 )
 
@@ -36,6 +37,7 @@ from geventpool.mysql.statements import (
         "SHOW TABLES LIKE 'x%'",
         "EXPLAIN SELECT 1",
         "SELECT 'x', SLEEP(0.003), VERSION(), DATABASE()",
+        "SELECT 1 FROM t WHERE MATCH (a, b) AGAINST ('x' IN BOOLEAN MODE)",
     ],
 )
 def test_a_read_is_known(text):
@@ -100,6 +102,8 @@ def test_the_ends_of_transactions_are_known(text):
         "SELECT db . max(1)",
         "SELECT db. max (1)",
         "SELECT max (1)",
+        "SELECT against(1)",
+        "SELECT 1 FROM a WHERE AGAINST (1)",
         "SELECT \u20acmax(1)",
         "SELECT my_function(`a`.`x`) FROM `a`",
         f"SELECT {'x' * 100}max(1)",
@@ -186,6 +190,23 @@ def test_a_statement_with_other_strings_is_known():
 def test_bodies_of_views_and_triggers_are_looked_through(text, harmless):
     """A function of their own may do anything."""
     assert is_harmless_body(text.encode(), MARIADB) is harmless
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SET @a = 1, time_zone = '+00:00'", True),
+        ("set @a = f()", False),
+        ("SET @a = (SELECT 1)", False),
+        ("SET @a = 1; DO 1", False),
+        ("SET\nSTATEMENT max_statement_time = 1 FOR SELECT 1", False),
+        ("SET STATEMENT max_statement_time = 1 FOR SELECT 1", False),
+        ("SELECT 1", False),
+    ],
+)
+def test_a_set_statement_may_run_other_code(text, expected):
+    """A function or a query, which may take locks."""
+    assert only_assigns(text.encode()) is expected
 
 
 def test_a_long_set_statement_is_not_looked_through():

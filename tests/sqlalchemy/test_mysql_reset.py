@@ -151,7 +151,10 @@ def test_nothing_is_sent_for_a_loan_that_has_left_nothing(clean_engine, proxy, t
     assert said(proxy) == []
 
 
-@pytest.mark.parametrize("statement", ["SELECT GET_LOCK('it', 0)", "BEGIN"])
+GET_LOCK = "SELECT GET_LOCK('it', 0)"
+
+
+@pytest.mark.parametrize("statement", [GET_LOCK, "BEGIN", "SET @a = SLEEP(0)"])
 def test_a_loan_that_may_hold_locks_waits_for_its_reset(clean_engine, proxy, statement):
     """Others must find them released when close() returns."""
     engine = clean_engine(through(proxy))
