@@ -241,6 +241,21 @@ class Extension(Generic[C]):
         """
         self._lifecycle.opener.report_success()
 
+    # Servers that another one may replace
+
+    @property
+    def is_in_grace(self) -> bool:
+        """Whether waiters stay in line although the server cannot be reached."""
+        return self._lifecycle.opener.is_in_grace
+
+    def end_grace(self) -> None:
+        """Let nobody wait any longer for a server that cannot be reached.
+
+        For an adapter that knows that another server does its work. It ends the grace
+        of this outage, as if its time were over. Never switches.
+        """
+        self._lifecycle.opener.end_grace()
+
     # Drivers that repeat an attempt to open a connection
 
     def retry_pause(self) -> AbstractContextManager[None]:

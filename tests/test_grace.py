@@ -522,3 +522,24 @@ def test_before_anything_failed_there_is_no_grace():
     one.failed(1)
     one.succeeded(2)
     assert one.grace_left(2) == 0
+
+
+def test_an_adapter_can_end_the_grace_of_an_outage():
+    """It knows that another server does the work; the next outage has a grace again."""
+    connector = ScriptedConnector()
+    pool, clock = reached(connector, backoff=NEVER, grace=1000.0)
+    connector.script("open", *down(5))
+    waiter = gevent.spawn(outcome, pool)
+    wait_until(lambda: pool.stats().paused)
+    assert pool.extension.is_in_grace and not waiter.ready()
+    pool.extension.end_grace()
+    assert not pool.extension.is_in_grace
+    assert isinstance(waiter.get(timeout=5), ConnectionRefusedError)
+    assert isinstance(outcome(pool), ConnectionRefusedError)
+    one = breaker()
+    one.give_up()
+    one.failed(101)
+    assert one.grace_left(101) == 0
+    one.succeeded(102)
+    one.failed(103)
+    assert one.grace_left(103) == 3

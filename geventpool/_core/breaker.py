@@ -64,6 +64,8 @@ class Breaker:
         self._lost = False
         #: when the last failure was, and the first one of the same outage
         self._last = self._first = -math.inf
+        #: whether waiters do not stay in line in this outage
+        self._is_given_up = False
 
     @property
     def limit(self) -> int:
@@ -90,6 +92,7 @@ class Breaker:
             began = now
         if self.since is None or began - self._last > APART:
             self._first = now
+            self._is_given_up = False
         if self.since is None:
             self.since = now
         self._last = now
@@ -118,13 +121,17 @@ class Breaker:
     def grace_left(self, now: float) -> float:
         """Return the seconds that waiters stay in line; 0: they do not."""
         policy = self.policy
-        if policy.failures is None or self.since is None:
+        if policy.failures is None or self.since is None or self._is_given_up:
             return 0.0
         if policy.wait:
             return math.inf
         if not (self.reached and self._lost):
             return 0.0
         return max(0.0, self._first + policy.grace - now)
+
+    def give_up(self) -> None:
+        """End the grace of this outage: another server does the work."""
+        self._is_given_up = True
 
     def succeeded(self, now: float) -> float | None:
         """Note that a connection was opened.

@@ -371,6 +371,16 @@ class Opener(Generic[C]):
         self._tell_resumed(self.breaker.succeeded(self._ledger.clock()))
         self._on_change()
 
+    @property
+    def is_in_grace(self) -> bool:
+        """Whether waiters stay in line although the server cannot be reached."""
+        return self.breaker.grace_left(self._ledger.clock()) > 0
+
+    def end_grace(self) -> None:
+        """Fail the waiters that nothing else can serve. Never switches."""
+        self.breaker.give_up()
+        self._on_change()
+
     def _retry_later(self) -> None:
         """Have missing *min_connections* opened after a pause."""
         if self._is_short and self._retry is None:

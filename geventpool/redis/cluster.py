@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,6 +20,7 @@ from redis.cluster import RedisCluster as RedisPyCluster
 
 from geventpool.patching import is_patched
 from geventpool.redis.internals import take_turns
+from geventpool.redis.node_watch import NodeWatch
 from geventpool.redis.options import POOL_OPTIONS
 from geventpool.redis.pool import ConnectionPool
 
@@ -68,7 +70,9 @@ class RedisCluster(RedisPyCluster):
             port=port,
             startup_nodes=nodes,
             url=url,
-            connection_pool_class=partial(connection_pool_class, **options),
+            connection_pool_class=partial(
+                _pool_of_node, weakref.ref(self), connection_pool_class, options
+            ),
             **kwargs,
         )
 
@@ -117,6 +121,18 @@ class RedisCluster(RedisPyCluster):
         ]
         clients = [node.redis_connection for node in nodes]
         return [each.connection_pool for each in clients if each is not None]
+
+
+def _pool_of_node(
+    client: weakref.ref[RedisCluster],
+    kind: type[ConnectionPool],
+    options: dict[str, Any],
+    **kwargs: Any,
+) -> ConnectionPool:
+    """Make the pool of one node."""
+    pool = kind(**options, **kwargs)
+    pool.node_watch = NodeWatch(client, kwargs["host"], kwargs["port"])
+    return pool
 
 
 def url_of(host: str, port: int, tls: bool) -> str:

@@ -31,6 +31,7 @@ from geventpool.redis.internals import (
     recorder,
 )
 from geventpool.redis.loans import Loans
+from geventpool.redis.node_watch import NodeWatch
 from geventpool.redis.options import (
     RedisOptions,
     chosen,
@@ -102,6 +103,9 @@ class ConnectionPool(Returns):
     :raises TypeError: an argument is of the wrong type.
     :raises ValueError: an argument is out of its range.
     """
+
+    #: told of failures to connect; None: the server is no node of a cluster
+    node_watch: NodeWatch | None = None
 
     @documented(RedisOptions, others=True)
     def __init__(
@@ -400,6 +404,8 @@ class ConnectionPool(Returns):
     def failed(self, error: Exception) -> None:
         """Note that an attempt to connect failed. Others may follow."""
         self._failure = copy_error(error)
+        if self.node_watch is not None:
+            self.node_watch.failed(self)
 
     def is_shared(self, conn: Any) -> bool:
         """Whether the commands of many greenlets share *conn*. Never switches."""
