@@ -362,7 +362,7 @@ class Pool(BoundPool[C]):
 
     def drop_expired(self) -> None:
         """Close the idle connections that have expired or died. Never switches."""
-        self._check_thread()
+        self._check_lends("drop_expired")
         self._lifecycle.housekeeping.drop_expired()
 
     def drain(self) -> None:
@@ -373,7 +373,7 @@ class Pool(BoundPool[C]):
         an old address. If the pool pauses because its server could not be reached, the
         next caller tries the server at once.
         """
-        self._check_thread()
+        self._check_lends("drain")
         self._lifecycle.drain()
 
     def revalidate(self) -> None:
@@ -384,7 +384,7 @@ class Pool(BoundPool[C]):
         is lent. One that cannot be pinged is closed now, and replaced when it is
         needed. So only the requests that the loss broke have an error.
         """
-        self._check_thread()
+        self._check_lends("revalidate")
         self._lifecycle.checks.revalidate()
 
     def report_error(self, error: BaseException | None) -> None:
@@ -412,7 +412,7 @@ class Pool(BoundPool[C]):
         check_int(
             "max_connections", max_connections, max(1, self._ledger.min_connections)
         )
-        self._check_thread()
+        self._check_lends("resize")
         self._lifecycle.resize(self._within_budget(max_connections))
 
     def close(self, timeout: float | None = None) -> list[Loan]:
@@ -431,7 +431,9 @@ class Pool(BoundPool[C]):
         :raises ValueError: *timeout* is negative, NaN or infinite.
         """
         timeout = check_optional_seconds("timeout", timeout)
-        self._check_thread()
+        # A pool without connections may be closed in any thread.
+        if not self._is_replaced:
+            self._check_thread()
         return shut_down(self._lifecycle, self.name, timeout)
 
     def __enter__(self) -> Pool[C]:

@@ -221,6 +221,7 @@ CORE: dict[str, set[str]] = {
         "reports",
     },
     "bound_pool": {
+        "patching",
         "connector",
         "context",
         "holders",

@@ -28,6 +28,7 @@ from geventpool.connector import Connector
 from geventpool.labels import find_labels
 from geventpool.listeners import Listeners
 from geventpool.options import PoolOptions
+from geventpool.patching import NotPatchedError, is_patched
 
 __all__ = ["BoundPool"]
 
@@ -143,6 +144,25 @@ class BoundPool(PoolState[C]):
                 f"Pool {self.name!r} belongs to the event loop of another thread; "
                 "give each thread a pool of its own"
             )
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether the driver's own pool lends, because gevent has not patched."""
+        return self.connector.stock is not None and not is_patched("socket")
+
+    def _check_lends(self, verb: str) -> None:
+        """Check that the pool lends in this process, and in this thread.
+
+        :param verb: the method that was called.
+        :raises NotPatchedError: the driver's own pool lends instead.
+        :raises RuntimeError: the thread is another one.
+        """
+        if self._is_replaced:
+            raise NotPatchedError(
+                f"{verb}() has no connections to work on: gevent has not patched this "
+                f"process, so the driver's own pool lends in place of {self.name!r}"
+            )
+        self._check_thread()
 
     def _is_here(self) -> bool:
         """Whether this is the thread of the pool. Begin anew if it has another hub."""

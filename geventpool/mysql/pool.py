@@ -185,6 +185,13 @@ class ConnectionPool(Pool[Connection]):
         else:
             super().drop(conn, anyone)
 
+    def drain(self) -> None:
+        """Renew all connections; see :meth:`geventpool.Pool.drain`. Never switches."""
+        if self._threads is not None:
+            self._threads.drain()
+        if self._threads is None or not self._is_undecided:
+            super().drain()
+
     def close(self, timeout: float | None = None) -> list[LoanReport]:
         """Close the pool; see :meth:`geventpool.Pool.close`. May switch."""
         if self._threads is not None:

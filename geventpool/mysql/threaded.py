@@ -51,6 +51,8 @@ class ThreadedPool:
         self._room = threading.Semaphore(self._most)
         self._idle: list[Connection] = []
         self._lent: dict[int, Connection] = {}
+        #: ids of connections that are closed when they are given back
+        self._outdated: set[int] = set()
 
     def acquire(
         self,
@@ -133,10 +135,11 @@ class ThreadedPool:
         else:
             self._keep(conn)
         finally:
+            self._outdated.discard(id(conn))
             self._room.release()
 
     def _keep(self, conn: Connection) -> None:
-        if self._closed:
+        if self._closed or id(conn) in self._outdated:
             self._connector.terminate(conn)
         else:
             self._idle.append(conn)
@@ -144,6 +147,7 @@ class ThreadedPool:
     def drop(self, conn: Connection, anyone: bool = False) -> None:
         """Close a connection that is on loan."""
         del self._lent[id(conn)]
+        self._outdated.discard(id(conn))
         self._connector.terminate(conn)
         self._room.release()
 
@@ -158,8 +162,24 @@ class ThreadedPool:
     def close(self) -> None:
         """Close idle connections now, and those on loan when they are given back."""
         self._closed = True
-        while self._idle:
-            self._connector.terminate(self._idle.pop())
+        self._close_idle()
+
+    def drain(self) -> None:
+        """Close idle connections now, and those on loan when they are given back.
+
+        Others are opened in their places. It may be called in any thread.
+        """
+        self._outdated.update(list(self._lent))
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        while True:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                # Another thread may have taken the last one.
+                return
+            self._connector.terminate(conn)
 
     def forked(self) -> None:  # pragma: no cover (in the child, where nobody counts)
         """Begin without connections in a forked child: they are the parent's."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
-from gevent import monkey
+from gevent import get_hub, monkey
 from pymysql import err
 
 from geventpool import (
@@ -15,6 +17,7 @@ from geventpool import (
 )
 from geventpool.mysql import ConnectionPool, MySQLConnector
 from geventpool.mysql.connection import Connection
+from geventpool.testing import wait_until
 from tests.mysql.conftest import rows, value
 from tests.peers import run_script
 
@@ -71,7 +74,7 @@ def test_threads_share_a_pool_where_nothing_is_patched(mariadb_server, timeout):
 FORK = """
 import os, warnings
 warnings.simplefilter("ignore")
-from gevent import monkey
+from gevent import get_hub, monkey
 import geventpool.mysql
 pool = geventpool.mysql.ConnectionPool(max_connections=2, **{where!r})
 def number():
@@ -298,6 +301,45 @@ def test_what_comes_back_to_a_closed_pool_is_closed(pool):
     pool.close()
     pool.release(conn)
     assert not conn.open
+
+
+def test_a_drain_renews_what_threads_have(pool):
+    """In any thread. Idle connections at once, the others when they come back."""
+
+    def in_thread(work):
+        return get_hub().threadpool.apply(work)
+
+    def refused(method):
+        with pytest.raises(NotPatchedError, match="has no connections to work on"):
+            method()
+
+    conn = pool.acquire()
+    in_thread(pool.drain)
+    assert conn.open
+    pool.release(conn)
+    assert not conn.open
+    second = pool.acquire()
+    pool.release(second)
+    pool.drain()
+    assert not second.open
+    third = pool.acquire()
+    pool.drain()
+    pool.drop(third)
+    pool.release(pool.acquire())
+    assert pool.stats().idle == 1
+    for method in (pool.revalidate, pool.drop_expired, lambda: pool.resize(2)):
+        in_thread(partial(refused, method))
+
+
+def test_the_pool_of_greenlets_is_drained_from_the_patch_on(pool, unpatched):
+    """Threads may still have connections of the former one."""
+    old = pool.acquire()
+    unpatched.undo()
+    conn = pool.acquire()
+    pool.drain()
+    pool.release(conn)
+    pool.release(old)
+    wait_until(lambda: not conn.open and not old.open)
 
 
 def test_greenlets_share_the_pool_from_the_patch_on(pool, unpatched):

@@ -14,7 +14,7 @@ import pytest
 import redis
 import redis.lock
 import redis.retry
-from gevent import monkey
+from gevent import get_hub, monkey
 
 from geventpool import NotPatchedError, NotPatchedWarning, patching
 from geventpool.redis import (
@@ -218,6 +218,29 @@ def test_the_stock_pool_does_what_is_asked_of_ours(
     assert redis.Redis(connection_pool=pool).ping()
     assert pool.core.size == 0
     pool.shutdown()
+    with pytest.raises(RedisPoolClosedError):
+        pool.get_connection()
+
+
+def test_the_core_pool_tells_that_it_has_no_connections_there(
+    make_pool: MakePool, unpatched: pytest.MonkeyPatch
+) -> None:
+    """In each thread. It may be closed in each, and its pool renewed."""
+    pool = make_pool(max_connections=2)
+    assert redis.Redis(connection_pool=pool).ping()
+
+    def refused() -> None:
+        for method in (pool.core.drain, pool.core.revalidate, pool.core.drop_expired):
+            with pytest.raises(NotPatchedError, match="driver's own pool"):
+                method()
+
+    refused()
+    get_hub().threadpool.apply(refused)
+    with pytest.raises(NotPatchedError, match=r"resize\(\)"):
+        pool.max_connections = 3
+    get_hub().threadpool.apply(pool.reset)
+    assert pool.stats().size == 0
+    get_hub().threadpool.apply(pool.shutdown)
     with pytest.raises(RedisPoolClosedError):
         pool.get_connection()
 
