@@ -8,6 +8,7 @@ is no cost.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from geventpool._core.measured import FrozenCounts, Measured, as_plain
 from geventpool._core.reports import IdleHold, LabelCounts, Leak
 from geventpool._core.states import CloseReason
 from geventpool.budget import BudgetStats
+from geventpool.hints import meant
 
 __all__ = [
     "Listeners",
@@ -71,6 +73,40 @@ class PoolListener:
 
     def leak_ended(self, conn: Any, seconds: float, borrowed_at: str) -> None:
         """A loan that was reported has ended, after at most *seconds*."""
+
+
+#: The methods that are called, and how many arguments each has.
+_EVENTS = {
+    name: len(inspect.signature(method).parameters) - 1
+    for name, method in vars(PoolListener).items()
+    if not name.startswith("_")
+}
+
+
+def refuse_misspelt(kind: type[PoolListener]) -> None:
+    """Refuse a class with a method that looks like one for an event, but is not called.
+
+    Methods with other arguments than that event are of the class's own.
+
+    :raises TypeError: there is such a method.
+    """
+    for name in dir(kind):
+        if name.startswith("_") or name in _EVENTS:
+            continue
+        guess = meant(name, _EVENTS, cutoff=0.75)
+        if guess is not None and _takes(getattr(kind, name), 1 + _EVENTS[guess]):
+            raise TypeError(
+                f"{kind.__name__}.{name}() would never be called: a PoolListener has "
+                f"no event {name!r}; did you mean {guess!r}?"
+            )
+
+
+def _takes(method: Any, number: int) -> bool:
+    try:
+        inspect.signature(method).bind(*[None] * number)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _worded(error: BaseException) -> str:
@@ -272,6 +308,7 @@ class Listeners:
         for listener in self.listeners:
             if not isinstance(listener, PoolListener):
                 raise TypeError(f"listeners must be PoolListeners, not {listener!r}")
+            refuse_misspelt(type(listener))
         #: the recorder and the listeners
         self._audience = self.listeners
         #: the number of open blocks of :meth:`held`

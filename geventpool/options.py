@@ -10,13 +10,13 @@ It does not depend on drivers: an adapter derives a class for the options that i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
 from geventpool.admission import Admission, as_admission
 from geventpool.budget import Budget
+from geventpool.hints import meant
 from geventpool.listeners import Listeners, PoolListener
 from geventpool.policies import (
     Backoff,
@@ -368,8 +368,8 @@ def unknown(owner: str, name: object, known: Iterable[str]) -> str:
     :param owner: whose option it should be.
     :param known: the names of those that there are.
     """
-    close = difflib.get_close_matches(str(name), sorted(known), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    guess = meant(str(name), known)
+    hint = f"; did you mean {guess!r}?" if guess else ""
     return f"{owner} has no option {safe_repr(name)}{hint}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -960,3 +961,35 @@ def test_exhausted_after_less_room(connector: ScriptedConnector) -> None:
     assert isinstance(refused, PoolExhaustedError)
     assert "1/1: 0 idle, 1 in use" in str(refused)
     pool.release(mine)
+
+
+def test_an_error_under_a_closed_pool_tells_of_the_close():
+    """The driver says only that its socket is closed."""
+    pool = Pool(ScriptedConnector(), name="test")
+    with pytest.raises(OSError) as caught:
+        with pool.connection():
+            gevent.spawn(pool.close, 0).join()
+            raise OSError("not connected")
+    told = getattr(caught.value, "__notes__", None)
+    expected = ["Pool 'test' was closed, and its close() has ended this loan"]
+    assert told == expected or sys.version_info < (3, 11)
+
+
+def test_a_late_release_tells_of_the_close():
+    """Else it would look as if the connection was another pool's."""
+    pool = Pool(ScriptedConnector())
+    conn = pool.acquire()
+    gevent.spawn(pool.close, 0).join()
+    with pytest.raises(ConnectionNotFoundError, match="the pool was closed"):
+        pool.release(conn)
+
+
+def test_an_error_of_a_block_whose_loan_has_ended_before_is_left_alone():
+    """The close has not ended it."""
+    pool = Pool(ScriptedConnector())
+    with pytest.raises(OSError) as caught:
+        with pool.connection() as conn:
+            pool.drop(conn)
+            pool.close()
+            raise OSError("unrelated")
+    assert not hasattr(caught.value, "__notes__")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geventpool import Pool
 from geventpool._core.states import CloseReason
 from geventpool.listeners import (
     Counters,
@@ -22,6 +23,7 @@ from geventpool.listeners import (
     PoolStats,
     Totals,
 )
+from geventpool.testing import ScriptedConnector
 
 CONN = object()
 ERROR = OSError(111, "refused")
@@ -315,3 +317,32 @@ def test_the_first_counters_speak_for_the_audience():
     first.opened(CONN, 1.0)
     assert audience.totals() == first.snapshot() != second.snapshot()
     assert Listeners([PoolListener()]).totals() is None
+
+
+@pytest.mark.parametrize("name", ["acquird", "on_opened", "openfailed", "pause"])
+def test_a_misspelt_method_of_a_listener_is_refused(name: str) -> None:
+    """It would never be called, and nobody would be told."""
+    kinds = {1: lambda self, error: None, 2: lambda self, what, seconds: None}
+    method = kinds[1 if name == "pause" else 2]
+    kind = type("Mine", (PoolListener,), {name: method})
+    with pytest.raises(
+        TypeError, match=rf"^Mine.{name}\(\) would never be called.*mean"
+    ):
+        Pool(ScriptedConnector(), listeners=[kind()])
+
+
+def test_a_listener_may_have_methods_and_values_of_its_own() -> None:
+    """One with other arguments than an event of a similar name is meant."""
+
+    class Mine(PoolListener):
+        opens = 0
+        pauses = property(lambda self: 0)
+        acquire = dict
+
+        def close(self) -> None:
+            raise AssertionError
+
+        def report(self, conn: object, seconds: float) -> None:
+            raise AssertionError
+
+    Pool(ScriptedConnector(), listeners=[Mine()]).close()

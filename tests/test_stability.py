@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "geventpool"
 #: serve the adapters of this package.
 WITHIN = {
     *("admission", "budget", "connection", "connector", "dbapi", "dialing", "errors"),
-    *("factory", "fork_listeners", "labels", "listeners", "options", "patching"),
-    *("policies", "pool", "process_pools", "series", "signatures", "sockets"),
-    *("threaded", "advise", "doctor", "top", "__main__"),
+    *("factory", "fork_listeners", "hints", "labels", "listeners", "options"),
+    *("patching", "policies", "pool", "process_pools", "series", "signatures"),
+    *("sockets", "threaded", "advise", "doctor", "top", "__main__"),
 }
 
 

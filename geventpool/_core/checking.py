@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
@@ -11,6 +10,7 @@ import gevent
 
 from geventpool._core.closing import Closer
 from geventpool._core.deadline import Deadline
+from geventpool._core.failures import log_connector_failure
 from geventpool._core.ledger import FOREVER, Entry, Ledger
 from geventpool._core.rejections import Rejections
 from geventpool._core.returning import Returns
@@ -23,8 +23,6 @@ from geventpool.policies import Timeouts
 __all__ = ["Checks"]
 
 C = TypeVar("C")
-
-log = logging.getLogger("geventpool")
 
 #: Seconds after which no waiter waits any more for a reset that is under way.
 PROMPT = 0.05
@@ -65,7 +63,7 @@ class Checks(Generic[C]):
             within(self._timeouts.ping, "a ping", self._connector.ping, entry.conn)
             passed = True
         except Exception as error:
-            log.debug("%r did not answer a ping: %r", entry.conn, error)
+            log_connector_failure("did not answer a ping", entry.conn, error)
             self.reject(error)
             if not entry.suspect:
                 # It was a routine ping. Now the others have to be pinged as well.
@@ -105,7 +103,7 @@ class Checks(Generic[C]):
             within(self._timeouts.reset, "a reset", self._connector.reset, entry.conn)
             passed = True
         except Exception as error:
-            log.debug("%r could not be reset: %r", entry.conn, error)
+            log_connector_failure("could not be reset", entry.conn, error)
             self.reject(error)
         finally:
             lag.close()

@@ -6,13 +6,13 @@ A place is taken until the descriptor of its connection is closed. After that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import gevent
 
 from geventpool._core.cancellation import Cancellations
+from geventpool._core.failures import log_connector_failure
 from geventpool._core.hangups import HangupWatcher
 from geventpool._core.holders import end_loan
 from geventpool._core.ledger import Entry, Ledger
@@ -24,8 +24,6 @@ from geventpool.listeners import Listeners
 __all__ = ["Closer"]
 
 C = TypeVar("C")
-
-log = logging.getLogger("geventpool")
 
 #: The most connections that are closed at a time.
 CLOSERS = 16
@@ -83,7 +81,7 @@ class Closer(Generic[C]):
         try:
             within(self._limit, "closing", self._connector.close, entry.conn)
         except Exception as error:
-            log.debug("%r was not closed cleanly: %r", entry.conn, error)
+            log_connector_failure("was not closed cleanly", entry.conn, error)
             log_failure(terminate, entry.conn)
         except BaseException:
             # This greenlet is killed, so there is no time for a closing message.

@@ -15,7 +15,7 @@ from gevent import get_hub, getcurrent
 from greenlet import greenlet
 
 from geventpool._core.ledger import Entry
-from geventpool._core.states import IDLE, IN_USE
+from geventpool._core.states import IDLE, IN_USE, CloseReason
 
 __all__ = ["NO_HOLDER", "ConnectionContext"]
 
@@ -163,3 +163,14 @@ class ConnectionContext(Generic[C]):
                 pool._ledger.is_torn = True
                 get_hub().loop.run_callback(pool._lifecycle.recover)
                 raise
+        elif error is not None and entry is not None:
+            if entry.close_reason is CloseReason.POOL_CLOSED:
+                _tell_of_close(error, self.pool.name)
+
+
+def _tell_of_close(error: BaseException, name: str) -> None:
+    """Add to a driver's error that the pool has closed the connection."""
+    # Python 3.10 has no notes.
+    add_note = getattr(error, "add_note", None)
+    if add_note is not None:
+        add_note(f"Pool {name!r} was closed, and its close() has ended this loan")

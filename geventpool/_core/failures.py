@@ -1,19 +1,60 @@
-"""What is told of a failure to open a connection, without anything secret.
+"""What is told of failures.
 
-The message of a driver's error may contain an address with its password, or a part of a
-statement. So an error is described by its class, its number and the operating system's
-text for that number, and the same of its causes.
+Of a failure to open a connection nothing secret is told: the message of a driver's
+error may contain an address with its password, or a part of a statement. So an error is
+described by its class, its number and the operating system's text for that number, and
+the same of its causes.
+
+A connection that does not answer is nothing to report. A mistake in the code of a
+connector is: each line that fails is reported once in a process.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from types import CodeType
 
-__all__ = ["Failure", "describe"]
+from geventpool.policies import safe_repr
+
+__all__ = ["Failure", "describe", "log_connector_failure"]
+
+log = logging.getLogger("geventpool")
+
+#: Errors that Python raises for a mistake in a program.
+MISTAKES = (TypeError, AttributeError, NameError, ImportError, AssertionError)
 
 #: So many errors of a chain of causes are named.
 NAMED = 3
+
+
+#: the lines whose mistakes were reported
+reported: set[tuple[CodeType, int]] = set()
+
+
+def log_connector_failure(what: str, conn: object, error: Exception) -> None:
+    """Log that a connector's work on a connection failed. Never switches.
+
+    As a warning if it is a mistake that was not reported yet; else for debugging.
+
+    :param what: of the connection: "did not answer a ping".
+    """
+    level = logging.WARNING if _is_new_mistake(error) else logging.DEBUG
+    if log.isEnabledFor(level):
+        log.log(level, "%s %s: %r", safe_repr(conn), what, error, exc_info=error)
+
+
+def _is_new_mistake(error: Exception) -> bool:
+    trace = error.__traceback__
+    if not isinstance(error, MISTAKES) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    line = trace.tb_frame.f_code, trace.tb_lineno
+    is_new = line not in reported
+    reported.add(line)
+    return is_new
 
 
 @dataclass(frozen=True)

@@ -417,6 +417,10 @@ class Ledger(Generic[C]):
         entry = self.entries.get(id(conn))
         if entry is None or entry.conn is not conn or entry.state is not IN_USE:
             message = f"not on loan from this pool: {safe_repr(conn)}"
+            if self.closed:
+                message += (
+                    "; the pool was closed, and has ended the loans that were left"
+                )
             raise ConnectionNotFoundError(message)
         return entry
 

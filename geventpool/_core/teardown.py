@@ -82,6 +82,8 @@ class Teardown(Generic[C]):
             if entry.state is OPENING:
                 self._ledger.move(entry, GONE)
             else:
+                # The end of its block reads it.
+                entry.close_reason = CloseReason.POOL_CLOSED
                 self._closer.force(entry, CloseReason.POOL_CLOSED)
         # Other greenlets may be closing the pool too, and wait.
         self.changed.set()

@@ -5,7 +5,6 @@ It knows greenlets and time limits, and not what the greenlets do.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +13,11 @@ from typing import Any, Generic, TypeVar
 import gevent
 
 from geventpool._core.deadline import Deadline
+from geventpool._core.failures import log_connector_failure
 
 __all__ = ["WorkQueue", "WorkerGroup", "log_failure", "within"]
 
 T = TypeVar("T")
-
-log = logging.getLogger("geventpool")
 
 #: After so many items a greenlet of a work queue lets other greenlets run.
 BATCH = 16
@@ -48,12 +46,12 @@ def within(limit: float, what: str, work: Callable[..., T], *args: Any) -> T:
 def log_failure(work: Callable[[Any], object], conn: Any) -> object:
     """Return what *work* returns, which gives up *conn*.
 
-    :return: None if it raised; that is only logged, for debugging.
+    :return: None if it raised; that is only logged.
     """
     try:
         return work(conn)
-    except Exception:
-        log.debug("%r could not be given up", conn, exc_info=True)
+    except Exception as error:
+        log_connector_failure("could not be given up", conn, error)
         return None
 
 

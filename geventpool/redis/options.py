@@ -6,13 +6,13 @@ cause an error much later. No message shows a password.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
+from geventpool.hints import meant
 from geventpool.options import PoolOptions, from_text, names, option, unknown
 from geventpool.patching import STOCK, check_unpatched
 from geventpool.policies import check_int, check_optional_seconds, safe_repr
@@ -177,9 +177,9 @@ def _refuse_misspelt(
         return
     for name in options:
         known = names(RedisOptions)
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if close and not _is_known(name, connection_class):
-            raise TypeError(unknown(owner, name, close))
+        guess = meant(name, known, cutoff=0.8)
+        if guess and not _is_known(name, connection_class):
+            raise TypeError(unknown(owner, name, [guess]))
 
 
 def with_driver_info(options: dict[str, Any], connection_class: Any) -> dict[str, Any]:
