@@ -372,7 +372,8 @@ _VARIABLES = (
 )
 
 #: The first MariaDB of which every release restores the charset of the login
-#: (MDEV-18281). Other servers set their own, which may change at any time.
+#: (MDEV-18281). Other servers set their own, which may change at any time. So does one
+#: with skip-character-set-client-handshake. That is found out if the two differ.
 _RESTORES_CHARSET = (10, 5)
 
 
