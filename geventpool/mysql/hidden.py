@@ -64,6 +64,7 @@ def harmless_kinds(conn: Connection) -> frozenset[Kind]:
     either, and no column whose default is the next value of a sequence. May switch.
 
     :return: an empty set if the server could not be asked.
+    :raises pymysql.err.MySQLError: the connection was lost.
     """
     try:
         if not _all_harmless(conn, _VIEWS):
@@ -73,6 +74,8 @@ def harmless_kinds(conn: Connection) -> frozenset[Kind]:
         if _rows(conn, _SEQUENCES) and _rows(conn, _DEFAULTS):
             return frozenset({Kind.CONTROL, Kind.READ})
     except err.MySQLError:
+        if not conn.open:
+            raise
         return frozenset()
     return frozenset(Kind)
 

@@ -292,13 +292,24 @@ class Session:
         else:
             self._run(conn, [_ROLLBACK, *self._commands(conn, database_may_differ)])
         if self._kinds is None:
-            self._kinds = harmless_kinds(conn) if conn.tracks else frozenset()
+            self._ask_kinds(conn)
         _initialise(conn)
         if self._configure is not None:
             self._configure(conn)
         if self._can_send_ahead(conn) and _suffices(conn) is None:
             conn.reset_suffices = self._is_enough(conn)
         conn.end_transaction()
+
+    def _ask_kinds(self, conn: Connection) -> None:
+        """Find out which kinds of statements leave nothing. May switch."""
+        # No kind is trusted meanwhile. If each of the first connections asked, the
+        # server would take so long that the pool would open more of them.
+        self._kinds = frozenset()
+        kinds = None
+        try:
+            kinds = harmless_kinds(conn) if conn.tracks else frozenset()
+        finally:
+            self._kinds = kinds
 
     def _is_enough(self, conn: Connection) -> bool:
         """Whether COM_RESET_CONNECTION alone restores the settings. May switch.

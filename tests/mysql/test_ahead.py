@@ -801,6 +801,30 @@ def test_views_are_looked_through(kinds, mariadb_server, body, expected):
         mariadb_server.ask(f"DROP VIEW {name}")
 
 
+def test_only_one_connection_asks_for_hidden_code(through, proxy):
+    """Others are reset meanwhile, so that the pool does not open more of them."""
+    pool = through(max_connections=3, autocommit=True)
+    conns = [pool.acquire() for _ in range(3)]
+    for conn in conns:
+        rows(conn, SOIL)
+    for conn in conns:
+        pool.release(conn)
+    wait_until(lambda: pool.stats().idle == 3, "reset")
+    assert sum(b"information_schema.views" in each for each in said(proxy)) == 1
+    assert parts.kinds_of_resets(pool) == frozenset(Kind)
+
+
+def test_a_connection_that_is_lost_while_it_asks_decides_nothing(through, proxy):
+    """The next one asks again."""
+    pool = through(max_connections=1, autocommit=True)
+    proxy.question = lambda data: None if b"information_schema" in data else data
+    use(pool)
+    assert not pool.size and parts.kinds_of_resets(pool) is None
+    proxy.question = lambda data: data
+    use(pool)
+    assert parts.kinds_of_resets(pool) == frozenset(Kind)
+
+
 def test_if_nothing_can_be_seen_nothing_is_trusted(kinds, proxy):
     """A server may have no such tables, or take too long over them."""
     proxy.question = lambda data: data.replace(
