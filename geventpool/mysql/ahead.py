@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from gevent import getcurrent
 from pymysql import err
 from pymysql.constants import CLIENT, COMMAND
 
 from geventpool import sockets
 from geventpool.mysql.interrupted import UNREAD
-from geventpool.mysql.packets import CHANGED, Packets, command_head, lost
+from geventpool.mysql.packets import CHANGED, IN_POOL, Packets, command_head, lost
 
 __all__ = ["FORGET_ID", "SPOILED", "Ahead", "packed"]
 
@@ -129,6 +130,40 @@ class Ahead(Packets):
         self.tracks = False
         self._sent_at = monotonic()
         return True
+
+    def get_autocommit(self) -> bool:
+        """Whether autocommit is on. May switch if the session was just reset.
+
+        :raises pymysql.err.OperationalError: the session could not be reset.
+        """
+        if self.pending:
+            self._await_status()
+        return bool(super().get_autocommit())
+
+    def escape(self, obj: Any, mapping: Any = None) -> Any:
+        """Write a value as SQL. May switch if the session was just reset.
+
+        :raises pymysql.err.OperationalError: the session could not be reset.
+        """
+        if self.pending:
+            self._await_status()
+        return super().escape(obj, mapping)
+
+    def _await_status(self) -> None:
+        """Read missing replies to a reset: they carry the status. May switch.
+
+        The old one tells the autocommit and the backslash escapes of the last borrower.
+        """
+        if self._command_owner is IN_POOL:
+            # Nothing can be sent that depends on it.
+            return
+        if self._command_owner is not None:
+            raise self._in_use(self._command_owner)
+        self._command_owner = getcurrent()
+        try:
+            self.settle()
+        finally:
+            self._command_owner = None
 
     def forget_id(self) -> None:
         """Clear the id of an inserted row in the session. May switch.

@@ -6,7 +6,8 @@ files:
 
 * overridden: ``_execute_command``, ``_read_query_result``, ``_read_ok_packet``,
   ``_read_packet``, ``_write_bytes``, ``_force_close``, ``_create_ssl_ctx``,
-  ``_request_authentication``;
+  ``_request_authentication``, and the public ``escape`` and ``get_autocommit``, which
+  read the status of the session;
 * read: ``_result`` (of which ``unbuffered_active``, ``has_next``, ``server_status``,
   ``insert_id``, ``message`` and ``_finish_unbuffered_query``);
 * written: ``_sock``, ``_rfile``, ``_result`` (and its class), ``_affected_rows``,

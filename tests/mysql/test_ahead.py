@@ -585,6 +585,64 @@ def test_a_borrower_may_be_interrupted_while_replies_come(proxy, later):
     assert interrupt_everywhere(scenario, later=later) > 8
 
 
+# The status of the session
+
+
+def test_autocommit_of_the_last_borrower_is_not_taken_for_the_next_ones(worn, table):
+    """Without a statement the next one would not be in a transaction."""
+    pool = worn()
+    soil(pool, "SET autocommit=0")
+    conn = pool.acquire()
+    assert conn.pending
+    conn.autocommit(False)
+    rows(conn, f"INSERT INTO {table} VALUES (1, 1)")
+    conn.rollback()
+    assert rows(conn, f"SELECT * FROM {table}") == []
+    pool.release(conn)
+
+
+@pytest.mark.parametrize("mine", ["", "NO_BACKSLASH_ESCAPES"])
+def test_values_are_escaped_as_the_session_demands_after_its_reset(worn, mine):
+    """Otherwise a value of the first statement could end its literal."""
+    pool = worn(sql_mode=mine)
+    other = "ANSI" if mine else "NO_BACKSLASH_ESCAPES"
+    soil(pool, f"SET sql_mode='{other}'")
+    conn = pool.acquire()
+    assert conn.pending
+    assert value(conn, "SELECT CHAR_LENGTH(%s)", "\\' OR 1 -- ") == 11
+    pool.release(conn)
+
+
+def test_the_status_is_awaited_by_the_borrower_alone(worn, proxy):
+    """Another greenlet would read the same replies."""
+    pool = worn()
+    soil(pool)
+    conn = pool.acquire()
+    with no_switch():
+        pool.release(conn)
+        assert conn.pending and conn.escape("x") == "'x'"
+        assert pool.acquire() is conn
+    borrower = gevent.spawn(conn.get_autocommit)
+    gevent.sleep(0)
+    with pytest.raises(err.MySQLError, match="in use by another greenlet"):
+        conn.escape("x")
+    assert borrower.get() is True
+    pool.release(conn)
+
+
+def test_an_interruption_while_the_status_is_awaited_costs_the_connection(worn):
+    """The rest of the replies would answer the next statement."""
+    pool = worn()
+    soil(pool)
+    conn = pool.acquire()
+    borrower = gevent.spawn(conn.escape, "x")
+    gevent.sleep(0)
+    borrower.kill()
+    pool.release(conn)
+    with pool.connection() as other:
+        assert other is not conn and value(other, "SELECT @used") is None
+
+
 # Locks
 
 
