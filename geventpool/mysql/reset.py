@@ -218,7 +218,8 @@ class Session:
         return True
 
     def restore(self, conn: Connection) -> None:
-        conn.restore(shared=False)
+        # After a loan that has sent something, a reset restores the rest.
+        conn.restore(shared=not conn.has_sent)
 
     def is_needed(self, conn: Connection) -> bool:
         return conn.has_sent

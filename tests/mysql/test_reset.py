@@ -83,6 +83,17 @@ def test_what_connect_had_set_is_set_again(make_pool):
             ) == [("utf8mb4_bin", 1, 1, 5)]
 
 
+def test_attributes_are_restored_after_a_loan_without_statements(make_pool):
+    """autocommit() sends nothing if the session has that value already."""
+    pool = make_pool(max_connections=1, autocommit=None)
+    with pool.connection() as conn:
+        conn.autocommit(True)
+        conn.encoding = "latin1"
+    with pool.connection() as again:
+        assert again is conn
+        assert (conn.autocommit_mode, conn.encoding) == (None, "utf8")
+
+
 def test_the_servers_own_autocommit_is_left_alone(make_pool):
     """autocommit=None means: as the server says."""
     pool = make_pool(max_connections=1, autocommit=None, init_command="SET @x=1")
