@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ENDING", "EndNoter"]
+__all__ = ["EndNoter"]
 
-#: Names of these commands, as redis-py gets them from callers.
-ENDING = frozenset({"QUIT", "quit", "CLIENT KILL"})
+#: Names of commands, as redis-py gets them from callers, that never end a connection.
+_lasting: set[str] = set()
+#: The most names that are kept.
+_MOST = 1000
 
 
 class EndNoter:
@@ -31,6 +33,24 @@ class EndNoter:
     def pack(self, *args: Any) -> Any:
         """Return the bytes of one command. Never switches."""
         # To compare bytes with text is an error under "python -bb".
-        if type(args[0]) is str and args[0] in ENDING:
-            self._note()
+        if type(args[0]) is not str or args[0] not in _lasting:
+            self._examine(*args)
         return self._pack(*args)
+
+    def _examine(self, name: Any, *args: Any) -> None:
+        words = _words(name)
+        if words == ["CLIENT"] and args:
+            # The name tells only half of it.
+            words += _words(args[0])
+            name = None
+        if words in (["QUIT"], ["CLIENT", "KILL"]):
+            self._note()
+        elif type(name) is str and len(_lasting) < _MOST:
+            _lasting.add(name)
+
+
+def _words(text: Any) -> list[str]:
+    """Return the words of a name in upper case, as the server compares them."""
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        text = bytes(text).decode("latin-1")
+    return str(text).upper().split()

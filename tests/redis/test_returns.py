@@ -92,6 +92,37 @@ def test_the_command_after_quit_has_a_connection(
     assert pool.stats().size <= 2
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("Quit",),
+        (b"QUIT",),
+        ("CLIENT", "kill", "TYPE", "normal", "SKIPME", "no"),
+        ("client kill", "TYPE", "normal", "SKIPME", "no"),
+        (b"CLIENT", b"KILL", "TYPE", "normal", "SKIPME", "no"),
+    ],
+)
+def test_an_end_is_noted_however_its_command_is_written(
+    make_pool: MakePool, command: tuple[str | bytes, ...]
+) -> None:
+    """The server ignores case; redis-py takes bytes, and words one by one."""
+    client = redis.Redis(connection_pool=make_pool(max_connections=1, retry=None))
+    for _ in range(20):
+        assert client.client_id()
+        assert client.execute_command(*command)
+        assert client.ping()
+
+
+def test_a_connection_outlives_commands_that_end_nothing(make_pool: MakePool) -> None:
+    """Names are examined once; those of many are not kept."""
+    client = redis.Redis(connection_pool=make_pool(max_connections=1))
+    before = client.client_id()
+    for _ in range(2):
+        assert client.execute_command("CLIENT", "GETNAME") is None
+        assert client.execute_command(b"PING")
+    assert client.client_id() == before
+
+
 def test_a_command_whose_name_is_not_text_is_packed_all_the_same(
     client: redis.Redis,
 ) -> None:
