@@ -17,6 +17,7 @@ from gevent import getcurrent
 from geventpool._core.breaker import Breaker
 from geventpool._core.claims import Claims
 from geventpool._core.deadline import Deadline
+from geventpool._core.deadlocks import indirect, is_deadlocked, waiting
 from geventpool._core.dial_errors import copy_error
 from geventpool._core.exhaustion import MYSQL_FULL, chain, lacks_descriptor
 from geventpool._core.failures import describe
@@ -106,6 +107,14 @@ class Extension(Generic[C]):
     def waiting(self) -> int:
         """The number of greenlets that wait in line."""
         return len(self._ledger.waiters)
+
+    def waits_in_vain(self, greenlet: Any) -> bool:
+        """Whether it is certain that *greenlet*, which waits, gets no connection.
+
+        All are held by greenlets that wait as well. Never switches.
+        """
+        waiter = waiting.get(greenlet)
+        return waiter is not None and is_deadlocked(self._ledger, waiter.ends)
 
     def has(self, conn: C) -> bool:
         """Whether *conn* is one of the pool's connections. Never switches."""
@@ -211,6 +220,22 @@ class Extension(Generic[C]):
             yield
         finally:
             self._ledger.returning.pop(current, None)
+
+    @contextmanager
+    def waiting_for(self, other: Callable[[], Any]) -> Iterator[None]:
+        """Note that the caller waits until another greenlet has a connection.
+
+        For a block in which it waits. The search for deadlocks follows such a wait: it
+        may hold what the other greenlet waits for.
+
+        :param other: returns that greenlet; None: there is none yet.
+        """
+        current = getcurrent()
+        indirect[current] = other
+        try:
+            yield
+        finally:
+            indirect.pop(current, None)
 
     def begin_reconnect(self) -> bool:
         """Count an attempt of a borrower to connect its own connection again.

@@ -248,6 +248,7 @@ CORE: dict[str, set[str]] = {
         "deadline",
         "breaker",
         "claims",
+        "deadlocks",
         "loops",
         "dial_errors",
         "exhaustion",

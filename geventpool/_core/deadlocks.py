@@ -5,18 +5,22 @@ It reads ledgers and waiters, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from geventpool._core.abandonment import is_abandoned
 from geventpool._core.holders import Holder
 from geventpool._core.ledger import FOREVER, Entry, Ledger, Waiter
 
-__all__ = ["is_deadlocked", "waiting"]
+__all__ = ["indirect", "is_deadlocked", "waiting"]
 
 #: The waiter of each waiting greenlet, of all pools and threads. A greenlet belongs to
 #: one thread only.
 waiting: dict[Hashable, Waiter[Any]] = {}
+
+#: Greenlets that wait until another one has a connection. The value returns that one,
+#: or None if there is none yet.
+indirect: dict[Hashable, Callable[[], Hashable]] = {}
 
 
 def is_deadlocked(
@@ -68,6 +72,8 @@ def _wait_of_holder(entry: Entry[Any]) -> Waiter[Any] | None:
     """Return the waiter of the holder of *entry*; None: it does not wait."""
     holder = None if entry.holder is None else entry.holder()
     waiter = None if holder is None else waiting.get(holder)
+    if waiter is None and holder in indirect:
+        waiter = waiting.get(indirect[holder]())
     if waiter is None or waiter.entry is not None or waiter.error is not None:
         return None
     return waiter

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from geventpool import sockets
-from geventpool._core.deadlocks import waiting
+from geventpool._core.deadlocks import indirect, waiting
 
 __all__ = ["add", "after_fork", "new_name", "open_pools"]
 
@@ -37,5 +37,6 @@ def after_fork() -> None:  # pragma: no cover (in the child, where nobody counts
     # Closing sockets here must not wake the copies of the parent's greenlets.
     with sockets.after_fork():
         waiting.clear()
+        indirect.clear()
         for pool in list(_pools):
             pool._forked()

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from sys import exc_info
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 from gevent import getcurrent
@@ -22,11 +22,12 @@ from geventpool.extension import copy_error
 from geventpool.redis.call_queue import CallQueue
 from geventpool.redis.calls import Call
 from geventpool.redis.errand import Errand
-from geventpool.redis.parting import Lender, Parting
+from geventpool.redis.parting import Parting
 from geventpool.redis.room import Room
 from geventpool.redis.shared import SharedConnection
+from geventpool.redis.source import Source
 
-__all__ = ["UNIT", "Multiplexer", "Source", "place_of"]
+__all__ = ["UNIT", "Multiplexer", "place_of"]
 
 #: Bytes for which a call takes one unit of room. A command takes at least one.
 UNIT = 16 * 1024
@@ -42,38 +43,8 @@ def place_of(conn: Any) -> tuple[Any, Any] | None:
         return None
 
 
-class Source(Lender, Protocol):
-    """Where a multiplexer gets its connections from, and gives them back.
-
-    It knows the pool and redis-py's errors; a multiplexer knows neither.
-    """
-
-    #: the pool's, for messages
-
-    name: str
-    #: name and port of the server; None: connections have none
-    place: tuple[Any, Any] | None
-    #: the most seconds that a caller waits; None: no limit
-    timeout: float | None
-    #: how many callers may wait for room; None: no limit
-    max_waiting: int | None
-    #: seconds after which a connection is given back in any case
-    renew_after: float
-
-    def acquire(self, timeout: float | None) -> Any:
-        """Return a connection on loan.
-
-        May switch.
-        """
-
-    def is_current(self, conn: Any) -> bool:
-        """Return whether *conn* may still be used. Never switches."""
-
-    def explained(self, error: BaseException) -> BaseException:
-        """Return *error* as an error that redis-py's callers expect."""
-
-    def pushed(self, conn: Any, reply: Any) -> None:
-        """Handle a push of the server. Never switches."""
+class BeginAgain(BaseException):
+    """Makes an opener, which waits for a connection, begin to wait anew."""
 
 
 class Multiplexer(CallQueue):
@@ -216,7 +187,10 @@ class Multiplexer(CallQueue):
         try:
             # Other code may switch to this greenlet as well.
             while call.left and call.error is None:
-                self._sleep(call)
+                if self.shared is None:
+                    self._sleep_without_connection(call)
+                else:
+                    self._sleep(call)
         except BaseException:
             call.waiter = None
             self.abandon(call)
@@ -227,6 +201,19 @@ class Multiplexer(CallQueue):
         call.waiter = None
         if call.error is not None:
             raise call.error
+
+    def _sleep_without_connection(self, call: Call) -> None:
+        def opener_for_call() -> Any:
+            # A caller that was answered does not wait, even if it has not yet run.
+            return self._opener if call.left and call.error is None else None
+
+        with self.source.waiting_for(opener_for_call):
+            opener = self._opener
+            if opener is not None and self.source.waits_in_vain(opener):
+                # This greenlet holds one of the connections. The pool finds that out
+                # when the opener begins to wait.
+                opener.kill(BeginAgain, block=False)
+            self._sleep(call)
 
     def _sleep(self, call: Call) -> None:
         # A function of its own: coverage does not see what follows a switch in a frame.
@@ -363,6 +350,8 @@ class Multiplexer(CallQueue):
         while self.out:
             try:
                 conn = source.acquire(self._patience(monotonic()))
+            except BeginAgain:
+                continue
             except PoolExhaustedError as error:
                 if type(error) is PoolExhaustedError and self._refuse_oldest(error):
                     continue

@@ -9,6 +9,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import FrameType
 from typing import Any, Protocol
@@ -34,7 +35,7 @@ from geventpool.redis.internals import (
     has_standard_methods,
     is_fit,
 )
-from geventpool.redis.multiplexer import UNIT, Multiplexer, Source, place_of
+from geventpool.redis.multiplexer import UNIT, Multiplexer, place_of
 from geventpool.redis.options import RedisOptions
 from geventpool.redis.probe import is_quiet
 from geventpool.redis.shareable import (
@@ -43,6 +44,7 @@ from geventpool.redis.shareable import (
     is_shareable,
     waits_for_replicas,
 )
+from geventpool.redis.source import Source
 
 __all__ = ["Sharing", "SharingPool"]
 
@@ -361,6 +363,14 @@ class Sharing(Source):
             raise
         core.drop(conn, anyone=True)
         return None
+
+    def waiting_for(self, other: Callable[[], Any]) -> AbstractContextManager[None]:
+        """Note that this greenlet waits until the greenlet *other* has a connection."""
+        return self._core.extension.waiting_for(other)
+
+    def waits_in_vain(self, greenlet: Any) -> bool:
+        """Return whether *greenlet* waits for what will not come. Never switches."""
+        return self._core.extension.waits_in_vain(greenlet)
 
     def give_back(self, conn: Any) -> None:
         """Give back a connection that is in step and not used any more.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gevent
 import pytest
 import redis
+from gevent.event import Event
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -15,7 +17,7 @@ from geventpool.redis import ConnectionPool
 from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.scripted import ScriptedRedis, echo, scripted_redis
-from tests.redis.tools import pool_of
+from tests.redis.tools import outcome, pool_of
 
 NO_RETRY = Retry(NoBackoff(), 0)
 
@@ -78,3 +80,35 @@ def own_loans(client: redis.Redis) -> int:
     pool = pool_of(client)
     shared = sum(each.shared is not None for each in parts.multiplexers(pool))
     return pool.stats().in_use - shared
+
+
+class Holder:
+    """A greenlet that holds a connection, and sends a command when it may."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._may_send = Event()
+        self._is_holding = Event()
+        self.job = gevent.spawn(self._run)
+        self._is_holding.wait()
+
+    def _run(self) -> Any:
+        conn = pool_of(self._client).get_connection()
+        self._is_holding.set()
+        self._may_send.wait()
+        got = outcome(self._client.get, "key")
+        pool_of(self._client).release(conn)
+        return got
+
+    def send(self) -> None:
+        """Send the command, a little later."""
+        self._may_send.set()
+
+    def get(self) -> Any:
+        """The reply or the error."""
+        return self.job.get(timeout=5)
+
+
+def waits(client: redis.Redis) -> Callable[[], bool]:
+    """Whether the opener of the shared connection waits for a place."""
+    return lambda: pool_of(client).stats().waiting == 1

@@ -13,10 +13,12 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.scripted import echo
 from tests.redis.talking import (
+    Holder,
     Interrupt,
     in_flight,
     multiplexer,
     talking,
+    waits,
     without_connection,
 )
 from tests.redis.tools import outcome, pool_of
@@ -129,3 +131,22 @@ def test_the_greenlet_that_opens_may_be_killed(
         for conn in lent:
             pool.release(conn)
         assert job.get(timeout=5) == b"key"
+
+
+def test_a_caller_that_has_failed_and_not_yet_run_is_no_deadlock() -> None:
+    """It will give its connection back."""
+    options: dict[str, Any] = {"owner_only": True, "timeout": None}
+    with talking(echo, max_connections=2, **options) as (client, _):
+        without_connection(client)
+        first, last = Holder(client), Holder(client)
+        first.send()
+        wait_until(waits(client))
+        queue = multiplexer(client)
+        call = queue.out[0]
+        call.error = ConnectionError()
+        last.send()
+        wait_until(lambda: len(queue.out) == 2)
+        gevent.sleep(0)
+        queue.wake(call)
+        assert isinstance(first.get(), ConnectionError)
+        assert last.get() == b"key"
