@@ -122,6 +122,7 @@ class Multiplexer(CallQueue):
         """Write at once, because no other greenlet is about to send."""
         if self._is_usable(shared):
             shared.write()
+            shared.busy_poll.begin()
         if self.out:
             self.schedule()
 

@@ -18,6 +18,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from geventpool.redis.busy_poll import BusyPoll
 from geventpool.redis.call_queue import CallQueue
 from geventpool.redis.calls import Call
 from geventpool.redis.parting import Parting
@@ -86,6 +87,7 @@ class SharedConnection:
         self._arrived = self._blocked_since = now
         self._renew_at = now + renew_after
         self._loop = owner.hub.loop
+        self.busy_poll = BusyPoll(self._loop, self.sent)
         self._readable: Any = None
         self._writable: Any = None
         self._timer: Any = None
@@ -279,7 +281,9 @@ class SharedConnection:
             if length == 0:
                 self.lose(ConnectionError(CLOSED_BY_SERVER))
                 return False
-            self._arrived = monotonic()
+            now = self._arrived = monotonic()
+            if len(self.sent) == 1:
+                self.busy_poll.note(now)
             self._reader.feed(self._transport.buffer, 0, length)
             self._parse()
         except BaseException as error:
@@ -468,6 +472,7 @@ class SharedConnection:
         self.conn.disconnect(*args, **kwargs)
 
     def _stop_watching(self) -> None:
+        self.busy_poll.close()
         for watcher in (self._readable, self._writable):
             if watcher is not None:
                 watcher.stop()
