@@ -237,7 +237,8 @@ class Connection(Wire):
 
         :param kinds: as for :meth:`left_nothing`.
         """
-        return not all(self.leaves_nothing(text, kinds) for text in self._texts())
+        left = [text for text in self._texts() if not self.leaves_nothing(text, kinds)]
+        return bool(left)
 
     def may_hold_locks(self, kinds: frozenset[Kind]) -> bool:
         """Whether the loan may have taken locks that only a reset releases.
@@ -247,15 +248,22 @@ class Connection(Wire):
 
         :param kinds: as for :meth:`left_nothing`.
         """
-        return len(self._statements) >= MAX_STATEMENTS or any(
-            b"LOCK" in text.upper()
-            or not (only_assigns(text) or self.leaves_nothing(text, kinds))
-            for text in self._texts()
-        )
+        if len(self._statements) >= MAX_STATEMENTS:
+            return True
+        for text in self._texts():
+            if b"LOCK" in text.upper():
+                return True
+            if not (only_assigns(text) or self.leaves_nothing(text, kinds)):
+                return True
+        return False
 
-    def _texts(self) -> Iterator[bytes]:
-        for text in self._statements:
-            yield text.encode() if isinstance(text, str) else bytes(text)
+    def _texts(self) -> list[bytes]:
+        # No generators here and above: a call that fails when a generator is closed
+        # cannot be told to anybody.
+        return [
+            text.encode() if isinstance(text, str) else bytes(text)
+            for text in self._statements
+        ]
 
     @property
     def _is_transparent(self) -> bool:
