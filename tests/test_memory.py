@@ -19,6 +19,7 @@ from gevent.event import Event
 
 from geventpool import Pool, PoolExhaustedError, TcpConnection
 from geventpool._core.holders import Holders
+from geventpool._core.pool_parts import PoolParts
 from geventpool.testing import (
     ScriptedConnection,
     ScriptedConnector,
@@ -111,6 +112,22 @@ def test_a_connection_that_cannot_be_let_go_does_not_hinder_the_collector() -> N
     del pool
     settle()
     assert second.end == "discarded"
+
+
+def test_a_finalizer_raises_nothing_at_the_end_of_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it needs may be gone then. At any other time an error is a mistake."""
+    pool = Pool(ScriptedConnector())
+
+    def fail(self: PoolParts[Any]) -> None:
+        raise AttributeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PoolParts, "let_go", fail)
+        pool.__del__(lambda: True)
+        with pytest.raises(AttributeError):
+            pool.__del__(lambda: False)
 
 
 def test_a_pool_that_was_never_made_can_be_collected() -> None:

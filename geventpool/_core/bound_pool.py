@@ -194,5 +194,5 @@ class BoundPool(PoolState[C]):
         except Exception:
             # At the end of the interpreter the modules that this needs may be gone. The
             # system closes the sockets.
-            if not is_ending():  # pragma: no branch (nobody counts then)
+            if not is_ending():
                 raise

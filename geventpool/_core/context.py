@@ -170,7 +170,6 @@ class ConnectionContext(Generic[C]):
 
 def _tell_of_close(error: BaseException, name: str) -> None:
     """Add to a driver's error that the pool has closed the connection."""
-    # Python 3.10 has no notes.
     add_note = getattr(error, "add_note", None)
-    if add_note is not None:
+    if add_note is not None:  # pragma: no branch (Python 3.10 has no notes)
         add_note(f"Pool {name!r} was closed, and its close() has ended this loan")
