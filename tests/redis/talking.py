@@ -112,3 +112,15 @@ class Holder:
 def waits(client: redis.Redis) -> Callable[[], bool]:
     """Whether the opener of the shared connection waits for a place."""
     return lambda: pool_of(client).stats().waiting == 1
+
+
+@contextmanager
+def two_holders() -> Iterator[tuple[redis.Redis, Holder, Holder]]:
+    """A client whose two connections have a holder each, who alone gives it back.
+
+    No connection is shared, and nobody's wait has a time limit.
+    """
+    options: dict[str, Any] = {"owner_only": True, "timeout": None}
+    with talking(echo, max_connections=2, **options) as (client, _):
+        without_connection(client)
+        yield client, Holder(client), Holder(client)

@@ -10,7 +10,13 @@ from geventpool.redis import RedisPoolDeadlockError
 from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.scripted import echo
-from tests.redis.talking import Holder, talking, waits, without_connection
+from tests.redis.talking import (
+    Holder,
+    talking,
+    two_holders,
+    waits,
+    without_connection,
+)
 from tests.redis.tools import outcome, pool_of
 
 pytestmark = pytest.mark.usefixtures("limited")
@@ -32,10 +38,7 @@ def test_who_holds_all_connections_waits_for_itself() -> None:
 @pytest.mark.parametrize("is_late", [False, True])
 def test_holders_of_all_connections_are_refused_at_once(is_late: bool) -> None:
     """If only they can give them back. Also where the last one sends later."""
-    options: dict[str, Any] = {"owner_only": True, "timeout": None}
-    with talking(echo, max_connections=2, **options) as (client, _):
-        without_connection(client)
-        first, last = Holder(client), Holder(client)
+    with two_holders() as (client, first, last):
         first.send()
         if is_late:
             wait_until(waits(client))
@@ -60,10 +63,7 @@ def test_a_holder_that_does_not_wait_is_no_deadlock() -> None:
 
 def test_a_killed_caller_waits_for_nothing() -> None:
     """What it held comes back, and is shared."""
-    options: dict[str, Any] = {"owner_only": True, "timeout": None}
-    with talking(echo, max_connections=2, **options) as (client, _):
-        without_connection(client)
-        first, last = Holder(client), Holder(client)
+    with two_holders() as (client, first, last):
         first.send()
         wait_until(waits(client))
         first.job.kill()

@@ -13,11 +13,11 @@ from geventpool.testing import wait_until
 from tests import parts
 from tests.redis.scripted import echo
 from tests.redis.talking import (
-    Holder,
     Interrupt,
     in_flight,
     multiplexer,
     talking,
+    two_holders,
     waits,
     without_connection,
 )
@@ -135,10 +135,7 @@ def test_the_greenlet_that_opens_may_be_killed(
 
 def test_a_caller_that_has_failed_and_not_yet_run_is_no_deadlock() -> None:
     """It will give its connection back."""
-    options: dict[str, Any] = {"owner_only": True, "timeout": None}
-    with talking(echo, max_connections=2, **options) as (client, _):
-        without_connection(client)
-        first, last = Holder(client), Holder(client)
+    with two_holders() as (client, first, last):
         first.send()
         wait_until(waits(client))
         queue = multiplexer(client)
