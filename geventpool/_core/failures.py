@@ -40,12 +40,13 @@ def log_connector_failure(what: str, conn: object, error: Exception) -> None:
 
     :param what: of the connection: "did not answer a ping".
     """
-    level = logging.WARNING if _is_new_mistake(error) else logging.DEBUG
+    level = logging.WARNING if _note_mistake(error) else logging.DEBUG
     if log.isEnabledFor(level):
         log.log(level, "%s %s: %r", safe_repr(conn), what, error, exc_info=error)
 
 
-def _is_new_mistake(error: Exception) -> bool:
+def _note_mistake(error: Exception) -> bool:
+    """Note the line of a mistake; return whether it is one that was not yet noted."""
     trace = error.__traceback__
     if not isinstance(error, MISTAKES) or trace is None:
         return False

@@ -246,7 +246,7 @@ class Session:
                 len(commands),
             )
         expected = 0
-        if self._expects_change(conn) and prepared[1] == _WITH_SETTINGS:
+        if self._count_streak(conn) and prepared[1] == _WITH_SETTINGS:
             suffices = _suffices(conn)
             if suffices is None:
                 # It is found out by a full reset.
@@ -266,13 +266,14 @@ class Session:
             and conn.init_command is None
         )
 
-    def _expects_change(self, conn: Connection) -> bool:
-        """Whether the next loan is expected to leave something. Never switches.
+    def _count_streak(self, conn: Connection) -> bool:
+        """Count the loan; return whether the next one is expected to leave something.
 
         It is if the texts of the last loans show that each may have. Otherwise the
-        server has to report changes, or loans that leave nothing would be reset.
+        server has to report changes, or loans that leave nothing would be reset. Never
+        switches.
         """
-        if conn.leaves_something(self._kinds or frozenset()):
+        if conn.leaves_something(self.kinds):
             self._streak += 1
         else:
             self._streak = 0

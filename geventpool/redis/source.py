@@ -18,7 +18,6 @@ class Source(Lender, Protocol):
     """
 
     #: the pool's, for messages
-
     name: str
     #: name and port of the server; None: connections have none
     place: tuple[Any, Any] | None
