@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "abort",
     "after_fork",
+    "await_reply",
     "find_socket",
     "has_hung_up",
     "is_quiet",
@@ -62,6 +63,27 @@ class HasFileno(Protocol):
     """An object with a descriptor."""
 
     def fileno(self) -> int: ...
+
+
+# Waiting
+
+
+def await_reply(sock: Any) -> None:
+    """Wait until there is something to read, after a request was sent. May switch.
+
+    gevent's sockets try to read before they wait. Right after a request that fails, and
+    costs a system call and an exception.
+
+    :param sock: a gevent socket, with or without TLS. Nothing is done for another one,
+        or for one that does not wait.
+    :raises TimeoutError: nothing has come within the timeout of the socket.
+    :raises OSError: another greenlet has closed the socket (EBADF).
+    """
+    watcher = getattr(sock, "_read_event", None)
+    if watcher is None or sock.timeout == 0:
+        return
+    if type(sock) is socket.socket or not _buffered(sock):
+        socket.wait(watcher, sock.timeout)
 
 
 # Checks

@@ -19,7 +19,7 @@ from gevent.event import Event
 
 from geventpool import sockets
 from geventpool.dialing import KeepAlive, dial, dial_unix
-from geventpool.sockets import abort, has_hung_up, is_quiet, terminate
+from geventpool.sockets import abort, await_reply, has_hung_up, is_quiet, terminate
 from geventpool.testing import no_switch, wait_until
 from tests.peers import (
     Deaf,
@@ -507,6 +507,69 @@ def tls() -> Iterator[Pair]:
         peer.wait_until(lambda: bool(peer._talking), "handshake done")
         yield Pair(sock, peer)
         terminate(sock)
+
+
+@pytest.fixture
+def tcp() -> Iterator[Pair]:
+    """A plain socket, and the unruly peer at its other end."""
+    with Unruly() as peer:
+        sock = dial(peer.host, peer.port, timeout=5)
+        peer.wait_until(lambda: bool(peer._talking), "accepted")
+        yield Pair(sock, peer)
+        terminate(sock)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_a_reply_is_awaited_without_a_futile_read(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """When the wait ends there is something to read."""
+    pair: Pair = request.getfixturevalue(kind)
+    if kind == "tls":
+        # The session tickets are read here.
+        assert ask(pair.here) == b"hello"
+    waiter = gevent.spawn(await_reply, pair.here)
+    gevent.idle()
+    assert not waiter.ready()
+    pair.there.say(b"reply")
+    waiter.get(timeout=5)
+    with no_switch():
+        assert pair.here.recv(1) == b"r"
+
+
+def test_a_reply_is_awaited_for_the_timeout_of_the_socket(tcp: Pair) -> None:
+    """As by recv()."""
+    tcp.here.settimeout(0.001)
+    with pytest.raises(TimeoutError):
+        await_reply(tcp.here)
+
+
+def test_who_awaits_a_reply_is_told_that_the_socket_was_closed(tcp: Pair) -> None:
+    """And on a closed socket nobody waits."""
+    waiter = gevent.spawn(await_reply, tcp.here)
+    gevent.idle()
+    terminate(tcp.here)
+    with pytest.raises(OSError) as told:
+        waiter.get(timeout=5)
+    assert told.value.errno == EBADF
+    with no_switch():
+        await_reply(tcp.here)
+
+
+native_socket = monkey.get_original("socket", "socket")
+
+
+def test_nothing_is_awaited_where_nothing_waits(tls: Pair) -> None:
+    """Decrypted bytes are there already; other sockets read by themselves."""
+    tls.here.sendall(b"answer")
+    assert tls.here.recv(1) == b"a"
+    with no_switch():
+        await_reply(tls.here)
+        tls.here.settimeout(0.0)
+        assert tls.here.recv(5) == b"nswer"
+        await_reply(tls.here)
+        with contextlib.closing(native_socket()) as native:
+            await_reply(native)
 
 
 def test_session_tickets_are_no_noise(tls: Pair) -> None:

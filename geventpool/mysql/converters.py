@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
+
+from geventpool.mysql.results import Columns
 
 __all__ = ["Converters"]
+
+#: The caches in use, by the items of their tables: connections have the same ones.
+_caches: WeakValueDictionary[frozenset[Any], Columns] = WeakValueDictionary()
 
 
 class Converters(dict[Any, Any]):
@@ -13,11 +19,21 @@ class Converters(dict[Any, Any]):
     Comparing two dicts would be the most expensive step at the end of every loan.
     """
 
-    __slots__ = ("touched",)
+    __slots__ = ("touched", "columns")
 
     def __init__(self, pristine: dict[Any, Any]) -> None:
         super().__init__(pristine)
         self.touched = False
+        #: the columns that were parsed with this table; None: it was changed
+        self.columns: Columns | None = _cache_of(pristine)
+
+
+def _cache_of(table: dict[Any, Any]) -> Columns:
+    try:
+        return _caches.setdefault(frozenset(table.items()), Columns())
+    except TypeError:
+        # A converter that cannot be a key.
+        return Columns()
 
 
 def _noting(name: str) -> Any:
@@ -25,6 +41,7 @@ def _noting(name: str) -> Any:
 
     def changed(self: Converters, *args: Any, **options: Any) -> Any:
         self.touched = True
+        self.columns = None
         return change(self, *args, **options)
 
     changed.__name__ = name

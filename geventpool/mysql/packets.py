@@ -18,12 +18,12 @@ from gevent import getcurrent
 from pymysql import err
 from pymysql.connections import MAX_PACKET_LEN, Connection
 from pymysql.constants import CLIENT, CR, SERVER_STATUS
-from pymysql.protocol import FieldDescriptorPacket, MysqlPacket
+from pymysql.protocol import MysqlPacket
 
 from geventpool import dialing, sockets
 from geventpool.connector import ErrorAction
 from geventpool.mysql.errors import ConnectionInUseError, action_after
-from geventpool.mysql.interrupted import Interruptible
+from geventpool.mysql.interrupted import UNREAD, Interruptible
 from geventpool.mysql.statements import Kind
 from geventpool.patching import is_patched
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTOCOMMIT",
+    "BLOCK",
     "CHANGED",
     "IN_TRANS",
     "IN_POOL",
@@ -65,13 +66,9 @@ _ERROR = 0xFF
 _END = 0xFE
 _LONGEST_END = 8
 
-#: A cache of parsed columns, by their description and the encoding of their names.
-_columns: dict[tuple[bytes, str], FieldDescriptorPacket] = {}
-_MAX_COLUMNS = 2000
-
 #: Bytes read from the socket at a time; the number of such blocks after which other
 #: greenlets may run.
-_BLOCK = 32 * 1024
+BLOCK = 32 * 1024
 _BLOCKS = 16
 
 
@@ -270,20 +267,32 @@ class Packets(Interruptible):
             data = self._receive()
         if data and data[0] >= _END:
             self._note_end(data)
-        if packet_type is FieldDescriptorPacket:
-            return self._column(data)
         return packet_type(data, self.encoding)
 
-    def _column(self, data: bytes) -> Any:
-        # Repeated statements have the same columns. Parsing a description takes twenty
-        # times as long as this lookup.
-        key = data, self.encoding
-        column = _columns.get(key)
-        if column is None:
-            if len(_columns) >= _MAX_COLUMNS:
-                _columns.clear()
-            column = _columns[key] = FieldDescriptorPacket(data, self.encoding)
-        return column
+    def next_packets(self, number: int) -> bytes | None:
+        """Return the next packets as they came; None: they are not all in the buffer.
+
+        Never switches.
+        """
+        buffer, at = self._buffer or b"", self._at
+        have = len(buffer)
+        end = at
+        if have < at + _HEADER or buffer[at + 3] != self._next_seq_id:
+            return None
+        for _ in range(number):
+            if end + _HEADER > have:
+                return None
+            end += _HEADER + (_header(buffer, end)[0] & _LENGTH)
+        return buffer[at:end] if end <= have else None
+
+    def skip_packets(self, block: bytes, number: int, status: int) -> None:
+        """Skip packets that :meth:`next_packets` has returned. Never switches.
+
+        :param status: the status in the last of them.
+        """
+        self._at += len(block)
+        self._next_seq_id = (self._next_seq_id + number) & 255
+        self._note_status(status)
 
     def _note_end(self, data: bytes) -> None:
         if data[0] == _ERROR:
@@ -358,8 +367,10 @@ class Packets(Interruptible):
         try:
             if self._current_timeout != self._read_timeout:
                 self._set_timeout(self._read_timeout)
-            block = self._sock.recv(_BLOCK)
-            if len(block) == _BLOCK and self._yields:
+            if self._next_seq_id is UNREAD:
+                sockets.await_reply(self._sock)
+            block = self._sock.recv(BLOCK)
+            if len(block) == BLOCK and self._yields:
                 self._let_others_run()
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno is None:

@@ -1,18 +1,19 @@
 """A PyMySQL connection that stays in step when a greenlet is interrupted.
 
-All use of PyMySQL's private members is in this file and in the two below it
-(``packets.py``, ``ahead.py``). To check a new version of PyMySQL, read these three
-files:
+All use of PyMySQL's private members is in this file and in the three below it
+(``packets.py``, ``ahead.py``, ``results.py``). To check a new version of PyMySQL, read
+these four files:
 
 * overridden: ``_execute_command``, ``_read_query_result``, ``_read_ok_packet``,
   ``_read_packet``, ``_write_bytes``, ``_force_close``, ``_create_ssl_ctx``,
   ``_request_authentication``, and the public ``escape`` and ``get_autocommit``, which
-  read the status of the session;
+  read the status of the session; of results, ``_get_descriptions`` and
+  ``_finish_unbuffered_query``;
 * read: ``_result`` (of which ``unbuffered_active``, ``has_next``, ``server_status``,
-  ``insert_id``, ``message`` and ``_finish_unbuffered_query``);
-* written: ``_sock``, ``_rfile``, ``_result`` (and its class), ``_affected_rows``,
-  ``_next_seq_id``, ``_closed``, ``_secure``, ``_current_timeout``, ``_read_timeout``,
-  ``_write_timeout``.
+  ``insert_id``, ``message``, ``field_count``, ``init_unbuffered_query`` and ``read``);
+* written: ``_sock``, ``_rfile``, ``_result`` (and its ``fields``, ``converters`` and
+  ``description``), ``_affected_rows``, ``_next_seq_id``, ``_closed``, ``_secure``,
+  ``_current_timeout``, ``_read_timeout``, ``_write_timeout``.
 
 Checked against PyMySQL 1.1.3 and 1.2.4.
 
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
 from pymysql import err
-from pymysql.connections import Connection, MySQLResult
+from pymysql.connections import Connection
 from pymysql.constants import COMMAND, CR, ER
 
 from geventpool.mysql.ahead import FORGET_ID, SPOILED, Ahead, packed
@@ -48,6 +49,7 @@ from geventpool.mysql.packets import (
     SMALL,
     command_head,
 )
+from geventpool.mysql.results import Result, Stream
 from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, takes_role
 
 if TYPE_CHECKING:
@@ -85,26 +87,6 @@ _TWO_BYTES = 0xFC
 
 #: PyMySQL's statements that change autocommit. The status shows this change.
 _AUTOCOMMITS = ("SET AUTOCOMMIT = 0", "SET AUTOCOMMIT = 1")
-
-
-class _Stream(MySQLResult):
-    """An unbuffered result that never reads in its finalizer.
-
-    A finalizer may run anywhere and in any greenlet. The connection reads or discards
-    the rows that are left.
-    """
-
-    connection: Any
-
-    def __del__(self) -> None:
-        pass
-
-    def _finish_unbuffered_query(self) -> None:
-        # If the connection is closed, the rest is lost: closing the cursor is no error.
-        # (Reading on is an error.)
-        if self.connection is None or self.connection.open:
-            finish: Any = super()
-            finish._finish_unbuffered_query()
 
 
 class Wire(Ahead):
@@ -316,7 +298,13 @@ class Wire(Ahead):
         try:
             if self.is_prefixed:
                 self.read_forgotten()
-            rows = _pymysql._read_query_result(self, unbuffered)
+            self._result = None
+            result: Any = Stream(self) if unbuffered else Result(self)
+            if unbuffered:
+                result.init_unbuffered_query()
+            else:
+                result.read()
+            self._result = result
         except Exception as error:
             interruption, self._interruption = self._interruption, None
             if interruption is not None:
@@ -329,7 +317,6 @@ class Wire(Ahead):
             raise
         finally:
             self._command_owner = None
-        result = self._result
         if result.server_status is not None:
             self._note_ok(result.server_status)
             if self.can_track and result.message:
@@ -337,11 +324,10 @@ class Wire(Ahead):
             if result.insert_id:
                 self.made_id = True
         elif unbuffered:
-            result.__class__ = _Stream
             self._streamer = me
             self.status_is_current = False
             self.status_may_be_stale = True
-        return rows
+        return result.affected_rows
 
     def _note_ok(self, status: int) -> None:
         if self._excused:

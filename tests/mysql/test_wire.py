@@ -6,9 +6,11 @@ import gc
 import warnings
 
 import gevent
+import gevent.socket
 import pymysql
 import pytest
 from pymysql import err
+from pymysql.connections import MySQLResult
 from pymysql.constants import CLIENT
 from pymysql.cursors import SSCursor
 
@@ -574,11 +576,17 @@ def test_an_interruption_that_pymysql_replaces_reaches_the_borrower(
     """PyMySQL raises an error of its own in place of a kill or a timeout."""
     conn = make_pool().acquire()
 
-    def replaced(self, unbuffered):
-        self._interruption = KeyboardInterrupt()
-        raise err.OperationalError(2013, "Lost connection")
+    def interrupted(self, data, *more):
+        raise KeyboardInterrupt
+
+    def replaced(self):
+        patch.setattr(gevent.socket.socket, "send", interrupted)
+        try:
+            self.connection.write_packet(b"")
+        except KeyboardInterrupt:
+            raise err.OperationalError(2013, "Lost connection") from None
 
     with monkeypatch.context() as patch:
-        patch.setattr(pymysql.Connection, "_read_query_result", replaced)
+        patch.setattr(MySQLResult, "read", replaced)
         with pytest.raises(KeyboardInterrupt):
             conn._read_query_result()
