@@ -25,6 +25,9 @@ __all__ = ["FORGET_ID", "SPOILED", "Ahead", "packed"]
 #: Seconds after which missing replies prevent that the connection is lent.
 LATE = 0.05
 
+#: Seconds within which no reply can have come.
+SOON = 0.0001
+
 #: A value for the number of missing replies: a reply was not as expected.
 SPOILED = -1
 
@@ -105,6 +108,13 @@ class Ahead(Packets):
         """Whether replies are missing for longer than :data:`LATE`. Never switches."""
         return self.pending > 0 and monotonic() - self._sent_at > LATE
 
+    @property
+    def _is_sent_just_now(self) -> bool:
+        """Whether the replies are still on their way: a read would find nothing."""
+        return self._at == len(self._buffer or b"") and (
+            monotonic() - self._sent_at < SOON
+        )
+
     def send_ahead(self, data: bytes, replies: int, expected: int = 0) -> bool:
         """Send commands that are each answered by OK or an error. Never switches.
 
@@ -124,12 +134,15 @@ class Ahead(Packets):
         if sent < len(data):
             self.terminate()
             return False
+        self._note_sent(data, replies, expected)
+        self.tracks = False
+        return True
+
+    def _note_sent(self, data: bytes, replies: int, expected: int) -> None:
         self._sent, self._replies = (data, replies), ()
         self._expected = expected
         self.pending = replies
-        self.tracks = False
         self._sent_at = monotonic()
-        return True
 
     def get_autocommit(self) -> bool:
         """Whether autocommit is on. May switch if the session was just reset.
@@ -171,10 +184,9 @@ class Ahead(Packets):
         :raises pymysql.err.OperationalError: the connection was lost, or is closed
             because the id could not be cleared.
         """
-        self._sent, self._replies = (FORGET_ID, 1), ()
-        self._expected = 0
+        # First, for a signal handler may raise when it is sent.
+        self._note_sent(FORGET_ID, 1, 0)
         self._write_bytes(FORGET_ID)
-        self.pending = 1
         self.settle()
 
     def read_forgotten(self) -> None:
@@ -204,8 +216,8 @@ class Ahead(Packets):
         try:
             failure = self._read_replies()
             if failure is not None:
-                data, self.pending = self._sent
-                self._replies = ()
+                data, replies = self._sent
+                self._note_sent(data, replies, self._expected)
                 self._write_bytes(data)
                 failure = self._read_replies()
             if failure is not None:
@@ -219,6 +231,8 @@ class Ahead(Packets):
         if self.pending == SPOILED:
             raise lost("its session could not be reset")
         self._next_seq_id = 1
+        if self._is_sent_just_now:
+            self._buffer, self._at = self._block(awaits=True), 0
         while not self._skip_usual():
             self._buffer = (self._buffer or b"")[self._at :] + self._block()
             self._at = 0
@@ -244,6 +258,8 @@ class Ahead(Packets):
         :return: whether the connection may be lent: each reply so far was OK, and
             missing replies are not late.
         """
+        if self._is_sent_just_now:
+            return not self.is_late
         while self.pending > 0:
             is_known = self._skip_usual()
             if not self.pending:

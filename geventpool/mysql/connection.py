@@ -19,7 +19,7 @@ from pymysql.cursors import Cursor, SSCursor
 from geventpool.mysql.converters import Converters
 from geventpool.mysql.packets import AUTOCOMMIT, IN_POOL, IN_TRANS
 from geventpool.mysql.protocol import MAX_STATEMENTS, Wire
-from geventpool.mysql.statements import Kind, family, kind_of, only_assigns
+from geventpool.mysql.statements import Kind, effects_of, family, kind_of
 
 __all__ = ["Connection"]
 
@@ -251,9 +251,10 @@ class Connection(Wire):
         if len(self._statements) >= MAX_STATEMENTS:
             return True
         for text in self._texts():
-            if b"LOCK" in text.upper():
+            effects = effects_of(text)
+            if effects.names_lock:
                 return True
-            if not (only_assigns(text) or self.leaves_nothing(text, kinds)):
+            if not (effects.only_assigns or self.leaves_nothing(text, kinds)):
                 return True
         return False
 

@@ -356,7 +356,11 @@ class Packets(Interruptible):
         start, self._at = self._at, self._at + count
         return buffer[start : self._at]
 
-    def _block(self) -> bytes:
+    def _block(self, awaits: bool = False) -> bytes:
+        """Read what has come. May switch.
+
+        :param awaits: wait first, because there is nothing yet.
+        """
         if self._reader is not None:
             # Refused before a byte is read, so the other greenlet is not disturbed.
             raise self._in_use(self._reader)
@@ -367,7 +371,7 @@ class Packets(Interruptible):
         try:
             if self._current_timeout != self._read_timeout:
                 self._set_timeout(self._read_timeout)
-            if self._next_seq_id is UNREAD:
+            if awaits or self._next_seq_id is UNREAD:
                 sockets.await_reply(self._sock)
             block = self._sock.recv(BLOCK)
             if len(block) == BLOCK and self._yields:

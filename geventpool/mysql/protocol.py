@@ -50,7 +50,7 @@ from geventpool.mysql.packets import (
     command_head,
 )
 from geventpool.mysql.results import Result, Stream
-from geventpool.mysql.statements import PLAIN, chooses_database, only_sets, takes_role
+from geventpool.mysql.statements import PLAIN, effects_of
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -282,11 +282,12 @@ class Wire(Ahead):
             return
         self.session_unchanged = False
         self.left |= command != _QUERY or self._may_chain
-        chooses = command == COMMAND.COM_INIT_DB or chooses_database(sql)
+        effects = effects_of(sql)
+        chooses = command == COMMAND.COM_INIT_DB or effects.chooses_database
         self.chose_database |= chooses
-        self.took_role |= takes_role(sql)
+        self.took_role |= effects.takes_role
         # SET does not change the database, unless another statement follows it.
-        self.database_may_differ |= chooses or self.left or not only_sets(sql)
+        self.database_may_differ |= chooses or self.left or not effects.only_sets
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         me = getcurrent()

@@ -11,23 +11,22 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 __all__ = [
     "MARIADB",
     "MYSQL",
     "OLD_MYSQL",
     "PLAIN",
+    "Effects",
     "Kind",
-    "chooses_database",
+    "effects_of",
     "ends_transaction",
     "family",
     "is_harmless_body",
     "is_mariadb",
     "is_plain_query",
     "kind_of",
-    "only_assigns",
-    "only_sets",
-    "takes_role",
 ]
 
 _BEGINNINGS = (
@@ -53,24 +52,53 @@ _QUERIES = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECA
 _BEGINNING = 1000
 
 
-def takes_role(statement: str | bytes | bytearray) -> bool:
-    """Whether it may set a role, which COM_RESET_CONNECTION does not undo."""
-    return _ROLE.search(_beginning(statement)) is not None
+#: Short statements of which the results are kept, and how many.
+_SHORT = 2000
+_MAX_KNOWN = 2000
 
 
-def chooses_database(statement: str | bytes | bytearray) -> bool:
-    """Whether it may choose a database, which COM_RESET_CONNECTION does not undo."""
-    return _USE.search(_beginning(statement)) is not None
+class Effects(NamedTuple):
+    """What a statement that is not plain may change, by its text alone.
+
+    :ivar takes_role: it may set a role. COM_RESET_CONNECTION does not undo that.
+    :ivar chooses_database: it may choose a database, which is not undone either.
+    :ivar only_sets: it is a short SET statement.
+    :ivar only_assigns: it is one that calls no function and runs no query.
+    :ivar names_lock: its text contains LOCK.
+    """
+
+    takes_role: bool
+    chooses_database: bool
+    only_sets: bool
+    only_assigns: bool
+    names_lock: bool
 
 
-def only_sets(statement: str | bytes | bytearray) -> bool:
-    """Whether it is a short SET statement."""
-    return len(statement) <= _BEGINNING and _beginning(statement)[:4].upper() == b"SET "
+_effects: dict[str | bytes, Effects] = {}
 
 
-def only_assigns(statement: bytes) -> bool:
-    """Whether it is a short SET statement that calls no function and runs no query."""
-    return only_sets(statement) and _CALLS.search(statement) is None
+def effects_of(statement: str | bytes | bytearray) -> Effects:
+    """Return what a statement may change. Never switches."""
+    text = bytes(statement) if isinstance(statement, bytearray) else statement
+    known = _effects.get(text)
+    if known is not None:
+        return known
+    beginning = _beginning(text)
+    is_short = len(text) <= _BEGINNING
+    only_sets = is_short and beginning[:4].upper() == b"SET "
+    whole = text.encode(errors="replace") if isinstance(text, str) else text
+    effects = Effects(
+        takes_role=_ROLE.search(beginning) is not None,
+        chooses_database=_USE.search(beginning) is not None,
+        only_sets=only_sets,
+        only_assigns=only_sets and _CALLS.search(beginning) is None,
+        names_lock=b"LOCK" in whole.upper(),
+    )
+    if len(text) <= _SHORT:
+        if len(_effects) >= _MAX_KNOWN:
+            _effects.clear()
+        _effects[text] = effects
+    return effects
 
 
 def ends_transaction(statement: str | bytes | bytearray) -> bool:
@@ -94,18 +122,19 @@ def _beginning(statement: str | bytes | bytearray) -> bytes:
 # Statements that leave nothing
 
 
-class Kind(enum.Enum):
+# Numbers, because the hash of another enumeration's member is computed in Python.
+class Kind(enum.IntEnum):
     """Kinds of statements that leave nothing in a session.
 
     This holds only if the views and triggers that they use leave nothing.
     """
 
     #: Reads; may use views.
-    READ = "read"
+    READ = 1
     #: Writes; may use views and triggers.
-    WRITE = "write"
+    WRITE = 2
     #: Begins or ends a transaction. The status of the session shows that.
-    CONTROL = "control"
+    CONTROL = 3
 
 
 def _words(text: str) -> frozenset[bytes]:
@@ -229,8 +258,6 @@ _CONTROLS = re.compile(
 #: A cache of results by text, for statements that are repeated unchanged or with other
 #: string values.
 _known: dict[tuple[bytes, frozenset[bytes]], Kind | None] = {}
-_MAX_KNOWN = 2000
-_SHORT = 2000
 
 
 def kind_of(statement: bytes, functions: frozenset[bytes]) -> Kind | None:

@@ -10,7 +10,7 @@ from gevent.event import Event
 from pymysql import err
 from pymysql.constants import CLIENT
 
-from geventpool import Timeouts
+from geventpool import Timeouts, sockets
 from geventpool.mysql import ConnectionPool, ahead
 from geventpool.mysql.protocol import info_of
 from geventpool.mysql.statements import Kind
@@ -263,6 +263,22 @@ def test_late_replies_are_waited_for_by_the_pool(worn, gate, monkeypatch):
     pool.release(borrowed, anyone=True)
 
 
+@pytest.mark.parametrize("soon", [0, 1000])
+def test_replies_that_cannot_have_come_are_not_looked_for(worn, monkeypatch, soon):
+    """Right after the reset was sent nothing is read before there is something."""
+    pool = worn()
+    rows(conn := pool.acquire(), SOIL)
+    monkeypatch.setattr(ahead, "SOON", soon)
+    waits: list[object] = []
+    monkeypatch.setattr(sockets, "await_reply", waits.append)
+    pool.release(conn)
+    wait_until(lambda: conn.ask(0), "replied")
+    assert pool.acquire() is conn
+    assert bool(conn.pending) is bool(soon)
+    assert value(conn, "SELECT @used") is None
+    assert len(waits) == (2 if soon else 1)
+
+
 def test_a_look_leaves_a_connection_that_waits_for_its_replies(worn, gate, monkeypatch):
     """It is neither dead nor out of step."""
     pool = worn()
@@ -409,6 +425,9 @@ def test_replies_may_come_in_pieces(worn, proxy):
 
 class Pieces:
     """A socket that receives these bytes first, one piece at a time."""
+
+    #: Nothing need be awaited.
+    _read_event = None
 
     def __init__(self, sock, *pieces):
         self._within = sock

@@ -9,7 +9,7 @@ from pymysql import err
 
 from geventpool import ErrorAction
 from geventpool.mysql.errors import action_after, is_login_refused
-from geventpool.mysql.statements import PLAIN, chooses_database, takes_role
+from geventpool.mysql.statements import PLAIN, effects_of
 
 READ_ONLY = "The MariaDB server is running with the --read-only option so it cannot..."
 FILES = "The MariaDB server is running with the --secure-file-priv option so it cannot"
@@ -80,9 +80,11 @@ def test_what_is_not_known_is_not_plain(text):
 
 def test_roles_and_databases_are_looked_for():
     """SET ROLE and USE are found, in text and bytes, however they are written."""
-    assert takes_role("set  Role admin") and takes_role(b"BEGIN; SET ROLE x")
-    assert not takes_role("SELECT role FROM t")
-    assert chooses_database("use shop") and not chooses_database(b"SET @used=1")
+    assert effects_of("set  Role admin").takes_role
+    assert effects_of(b"BEGIN; SET ROLE x").takes_role
+    assert not effects_of("SELECT role FROM t").takes_role
+    assert effects_of("use shop").chooses_database
+    assert not effects_of(b"SET @used=1").chooses_database
 
 
 @pytest.mark.parametrize(

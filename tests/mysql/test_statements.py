@@ -12,12 +12,11 @@ from geventpool.mysql.statements import (
     MYSQL,
     OLD_MYSQL,
     Kind,
+    effects_of,
     family,
     is_harmless_body,
     is_mariadb,
     kind_of,
-    only_assigns,
-    only_sets,
 )
 
 
@@ -206,10 +205,33 @@ def test_bodies_of_views_and_triggers_are_looked_through(text, harmless):
 )
 def test_a_set_statement_may_run_other_code(text, expected):
     """A function or a query, which may take locks."""
-    assert only_assigns(text.encode()) is expected
+    assert effects_of(text.encode()).only_assigns is expected
 
 
 def test_a_long_set_statement_is_not_looked_through():
     """It may be followed by another statement."""
-    assert only_sets("set @a=1") and not only_sets(b"SET " + b"x" * 2000)
-    assert not only_sets("SELECT 1")
+    assert effects_of("set @a=1").only_sets
+    assert not effects_of(b"SET " + b"x" * 2000).only_sets
+    assert not effects_of("SELECT 1").only_sets
+
+
+def test_what_short_statements_may_change_is_looked_up(monkeypatch):
+    """Not more than so many of them are kept."""
+    monkeypatch.setattr(statements, "_effects", {})
+    monkeypatch.setattr(statements, "_MAX_KNOWN", 2)
+    first = effects_of("SET @a = 1")
+    assert effects_of("SET @a = 1") is first
+    assert effects_of(bytearray(b"SET @a = 1")) == first
+    assert effects_of(b"SET @a = 1") == first
+    assert effects_of("SET @a = 2") == first
+    assert effects_of("SET @a = 1") == first
+    assert effects_of("SET @a = 1") is not first
+    long = "SET @a = '" + "x" * 3000 + "'"
+    assert effects_of(long) is not effects_of(long)
+
+
+@pytest.mark.parametrize("text", ["DO GET_LOCK('x', 0)", "lock tables t READ"])
+def test_a_statement_that_names_locks_is_found(text):
+    """In text and in bytes."""
+    assert effects_of(text).names_lock and effects_of(text.encode()).names_lock
+    assert not effects_of(text[:2]).names_lock
