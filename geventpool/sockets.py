@@ -83,7 +83,8 @@ def await_reply(sock: Any) -> None:
     if watcher is None or sock.timeout == 0:
         return
     if type(sock) is socket.socket or not _buffered(sock):
-        socket.wait(watcher, sock.timeout)
+        # In another thread than its own this fails, as reading does.
+        socket.wait(watcher, sock.timeout, hub=sock.hub)
 
 
 # Checks

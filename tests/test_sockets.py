@@ -12,6 +12,7 @@ from errno import EBADF
 from typing import Any
 
 import gevent
+import greenlet
 import pytest
 from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
@@ -554,6 +555,16 @@ def test_who_awaits_a_reply_is_told_that_the_socket_was_closed(tcp: Pair) -> Non
     assert told.value.errno == EBADF
     with no_switch():
         await_reply(tcp.here)
+
+
+def test_a_reply_is_awaited_in_the_thread_of_the_socket_only(tcp: Pair) -> None:
+    """In another one it fails as recv() does, and does not wait forever."""
+
+    def wait() -> None:
+        with pytest.raises(greenlet.error, match="different thread"):
+            await_reply(tcp.here)
+
+    gevent.get_hub().threadpool.apply(wait)
 
 
 native_socket = monkey.get_original("socket", "socket")
