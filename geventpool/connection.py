@@ -158,6 +158,8 @@ class TcpConnection(Connection):
         self._keepalive = keepalive
         self._sock: GeventSocket | None = None
         self._opened_at = 0.0
+        #: whether nothing was received since the last send()
+        self._awaits_reply = False
 
     def __repr__(self) -> str:
         state = "closed" if self._sock is None else f"fd {self._sock.fileno()}"
@@ -275,6 +277,7 @@ class TcpConnection(Connection):
             rest = memoryview(data).cast("B")
             while rest:
                 rest = rest[sock.send(rest) :]
+            self._awaits_reply = True
         except BaseException:
             # A part of a message may have been sent, also after a kill or a Timeout.
             self.terminate()
@@ -290,6 +293,9 @@ class TcpConnection(Connection):
         """
         sock = self.socket
         try:
+            if self._awaits_reply and size > 0:
+                self._awaits_reply = False
+                sockets.await_reply(sock)
             data = sock.recv(size)
         except BaseException:
             # A late answer would be taken for the next one, also after a kill or a

@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from geventpool import dialing
+from geventpool import dialing, sockets
 from geventpool.connection import Connection, TcpConnection
 from geventpool.dialing import KeepAlive
 from geventpool.testing import no_switch
@@ -387,6 +387,61 @@ def test_a_kill_or_a_timeout_in_mid_reply_disconnects_it() -> None:
         receiver.kill()
         assert not conn.is_connected()
         peer.wait_open(0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_a_reply_is_awaited_without_a_futile_read(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only by the first recv() after a send(), and not by one of no bytes."""
+    waits: list[Any] = []
+    wait = sockets.await_reply
+
+    def noted(sock: Any) -> None:
+        waits.append(sock)
+        wait(sock)
+
+    monkeypatch.setattr(sockets, "await_reply", noted)
+    server, client = tls_contexts() if kind == "tls" else (None, None)
+    with Echo(tls=server) as peer:
+        conn = opened(peer, ssl=client, server_hostname=client and "peer.test")
+        assert conn.recv(0) == b""
+        for _ in range(2):
+            conn.send(b"question")
+            assert conn.recv(0) == b""
+            assert not waits
+            assert conn.recv(4) + conn.recv(4) == b"question"
+            assert waits.pop() is conn.socket
+        conn.close()
+
+
+def disconnect(receiver: Any, conn: TcpConnection) -> None:
+    conn.terminate()
+
+
+def kill(receiver: Any, conn: TcpConnection) -> None:
+    receiver.kill(block=False)
+
+
+def time_out(receiver: Any, conn: TcpConnection) -> None:
+    receiver.kill(gevent.Timeout(), block=False)
+
+
+@pytest.mark.parametrize("interrupt", [disconnect, kill, time_out])
+def test_whatever_ends_the_wait_for_a_reply_disconnects_it(
+    interrupt: Any, hub_errors: list[Any]
+) -> None:
+    """The stream is out of step, as it is within a reply."""
+    with Unruly("silent") as peer:
+        conn = opened(peer)
+        conn.send(b"question")
+        receiver = gevent.spawn(conn.recv)
+        gevent.idle()
+        interrupt(receiver, conn)
+        receiver.join(timeout=5)
+        assert receiver.dead and not conn.is_connected()
+        peer.wait_open(0)
+    hub_errors.clear()
 
 
 def test_a_message_cut_in_two_disconnects_it() -> None:
