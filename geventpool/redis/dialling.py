@@ -14,10 +14,11 @@ from typing import Any
 
 from gevent.socket import socket as GeventSocket
 from redis.backoff import NoBackoff
+from redis.connection import Connection
 from redis.exceptions import ConnectionError, WatchError
 from redis.retry import Retry
 
-from geventpool.dialing import numeric_address
+from geventpool.dialing import Address, numeric_address
 from geventpool.redis.errors import TakenBackError
 from geventpool.redis.internals import (
     behind_cache,
@@ -26,6 +27,7 @@ from geventpool.redis.internals import (
     fail_readers,
     native_socket_of,
 )
+from geventpool.redis.request_socket import as_request_socket
 
 __all__ = [
     "Parting",
@@ -143,19 +145,32 @@ def connect_once(conn: Any) -> None:
 
 
 def _dial(conn: Any) -> Any:
-    """Open the TCP socket of *conn*, as redis-py does. May switch.
+    """Open the socket of *conn*, as redis-py does. May switch.
+
+    :raises OSError: the server cannot be reached, or not in time.
+    """
+    numeric = _numeric_address(conn)
+    if numeric is None:
+        return as_request_socket(dial_by_redis_py(conn))
+    return as_request_socket(_dial_address(conn, *numeric))
+
+
+def _numeric_address(conn: Any) -> Address | None:
+    """Return family and address; None: *conn* has a Unix socket, or a host's name."""
+    if not isinstance(conn, Connection) or conn.socket_type:
+        return None
+    host = conn.host
+    return numeric_address(host, conn.port) if isinstance(host, str) else None
+
+
+def _dial_address(conn: Any, family: int, address: Any) -> Any:
+    """Open a TCP socket to a numeric address. May switch.
 
     redis-py resolves every host, also a numeric one, in a thread. In a busy process the
     thread waits for the interpreter longer than all other steps of connecting take.
 
     :raises OSError: the server cannot be reached, or not in time.
     """
-    host, numeric = conn.host, None
-    if isinstance(host, str) and not conn.socket_type:
-        numeric = numeric_address(host, conn.port)
-    if numeric is None:
-        return dial_by_redis_py(conn)
-    family, address = numeric
     # Of the standard library, which gevent has patched: tests of programs replace it.
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -234,22 +234,26 @@ def awaits_auth(conn: Any) -> bool:
         return getattr(behind_cache(conn), "_re_auth_token", None) is not None
 
 
-_connect: Any = redis.connection.Connection._connect
+#: How redis-py opens a TCP socket, and a Unix socket.
+_connects: tuple[Any, Any] = (
+    redis.connection.Connection._connect,
+    redis.connection.UnixDomainSocketConnection._connect,
+)
 
 
 def dial_by_redis_py(conn: Any) -> Any:
-    """Have redis-py open the TCP socket of *conn*, and return it. May switch."""
-    return _connect(conn)
+    """Have redis-py open the socket of *conn*, and return it. May switch."""
+    return type(conn)._connect(conn)
 
 
 @contextmanager
 def dialling_by(dial: Callable[[Any], Any], conn: Any) -> Iterator[None]:
-    """In the block *dial* opens the TCP socket of *conn*; it gets *conn*.
+    """In the block *dial* opens the socket of *conn*; it gets *conn*.
 
     Not if the connection's class has a way of its own, as for TLS.
     """
     own = vars(conn)
-    if getattr(type(conn), "_connect", None) is not _connect or "_connect" in own:
+    if getattr(type(conn), "_connect", None) not in _connects or "_connect" in own:
         yield
         return
     own["_connect"] = partial(dial, conn)

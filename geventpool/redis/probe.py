@@ -31,6 +31,7 @@ from geventpool.redis.internals import (
     tls_object_of,
     unread,
 )
+from geventpool.redis.request_socket import RequestSocket
 
 __all__ = ["is_quiet"]
 
@@ -62,8 +63,9 @@ def is_quiet(conn: Any) -> bool:
     # The fast path of nearly every call: hiredis with nothing unread, and a socket
     # without TLS.
     try:
-        sock = socket_of(conn)
-        if type(sock) is GeventSocket and not hiredis_reader_of(conn).has_data():
+        kind = type(socket_of(conn))
+        is_plain = kind is RequestSocket or kind is GeventSocket
+        if is_plain and not hiredis_reader_of(conn).has_data():
             number = native_socket_of(conn).fileno()
             poll = _polls.get(number) or _poll_of(number)
             return not poll.poll(0) or _offers_push(conn)

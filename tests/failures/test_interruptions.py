@@ -171,6 +171,12 @@ NOT_HERE = {
     "mysql.hidden.harmless_kinds",
     # It is called while a reply is read, in rows of the table.
     "sockets.await_reply",
+    *(
+        "redis.request_socket.RequestSocket.recv",
+        "redis.request_socket.RequestSocket.recv_into",
+        # It switches only while the kernel has no room.
+        "redis.request_socket.RequestSocket.sendall",
+    ),
     # ...it calls the method of the core, which is in the table.
     "mysql.pool.ConnectionPool.close",
 }

@@ -13,9 +13,11 @@ from redis.connection import Connection
 from redis.retry import Retry
 
 from geventpool.redis import ConnectionPool
+from geventpool.redis.request_socket import RequestSocket
 from geventpool.sockets import find_socket
 from tests.redis.scripted import scripted_redis
 from tests.redis.tools import pool_of
+from tests.servers import RedisServer
 
 OPTIONS = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -92,6 +94,39 @@ def test_a_numeric_host_does_not_pass_through_the_resolver(
         assert client.echo("x") == b"x"
         pool_of(client).shutdown(timeout=0)
     assert resolved == asked
+
+
+class Located(redis.UnixDomainSocketConnection):
+    """A connection to a Unix socket that tells monitoring the host it is for."""
+
+    host = "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "kind, where, is_ours",
+    [
+        (Connection, "127.0.0.1", True),
+        (Connection, "localhost", True),
+        (redis.UnixDomainSocketConnection, "path", True),
+        (Located, "path", True),
+        (Own, "127.0.0.1", False),
+    ],
+)
+def test_the_replies_of_a_connection_are_awaited_by_its_socket(
+    kind: type[Any], where: str, is_ours: bool, redis_server: RedisServer
+) -> None:
+    """Unless the class of the connection opens its socket in its own way."""
+    options: dict[str, Any] = {"host": where, "port": redis_server.port}
+    if where == "path":
+        options = {"path": redis_server.unix_socket}
+    pool = ConnectionPool(kind, max_connections=1, socket_timeout=7.5, **options)
+    conn = pool.get_connection()
+    sock: Any = find_socket(conn)
+    assert type(sock) is (RequestSocket if is_ours else socket.socket)
+    assert sock.gettimeout() == 7.5
+    pool.release(conn)
+    assert redis.Redis(connection_pool=pool).echo("x") == b"x"
+    pool.shutdown(timeout=0)
 
 
 @pytest.mark.parametrize(
