@@ -17,7 +17,7 @@ import pytest
 from gevent.event import Event
 
 from geventpool import Outage, Pool, PoolExhaustedError
-from geventpool.testing import ScriptedConnector
+from geventpool.testing import ScriptedConnector, wait_until
 from tests import parts
 from tests.failures import load, oracles, storms
 from tests.failures.contestants import (
@@ -335,8 +335,9 @@ def test_a_timer_that_an_older_object_starts_anew_is_not_left_behind() -> None:
         assert "timers" not in Footprint.take().left_since(before)
         call_later(gevent.idle)
         greenlets.append(gevent.spawn(real_time, 60))  # type: ignore[call-overload]
-        gevent.idle()
-        assert Footprint.take().left_since(before)["timers"] == 2
+        wait_until(
+            lambda: Footprint.take().left_since(before).get("timers") == 2, "found"
+        )
     finally:
         gc.unfreeze()
         gevent.killall(greenlets)
