@@ -264,19 +264,23 @@ class Multiplexer(CallQueue):
     def resume(self) -> None:
         """Switch to the callers in *ready* that still wait. Runs in the hub.
 
-        If there are many, the event loop handles its sockets in between.
+        Not always to all: the event loop handles its sockets in between.
         """
         try:
             ready, batch = self.ready, self._batch
             if not batch:
-                batch.extend(reversed(ready[:MOST]))
-                del ready[:MOST]
+                # If the server has nothing to answer, half of them: it answers what
+                # these send while the others go on.
+                half = (len(ready) + 1) // 2
+                number = MOST if self.sent else min(half, MOST)
+                batch.extend(reversed(ready[:number]))
+                del ready[:number]
             while batch:
                 self._switch_to_last(batch)
             self._following = None
         finally:
             if self.ready or self._batch:
-                # Too many for one turn of the loop, or interrupted by a signal.
+                # Not all in this turn of the loop, or interrupted by a signal.
                 self._wake_ready()
 
     def _switch_to_last(self, batch: list[Call]) -> None:
