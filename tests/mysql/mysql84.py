@@ -29,6 +29,9 @@ _CAPABILITIES = (
     CLIENT.CAPABILITIES | CLIENT.SESSION_TRACK | CLIENT.CONNECT_WITH_DB
 ) & ~(CLIENT.SSL | CLIENT.DEPRECATE_EOF)
 
+#: The bytes of the packet that asks for TLS.
+_TLS_REQUEST = 36
+
 _AUTOCOMMIT, _IN_TRANS, _CHANGED = 0x2, 0x1, 0x4000
 _QUERY, _PING, _RESET, _QUIT = 3, 14, 31, 1
 
@@ -37,15 +40,17 @@ class MySQL84(Peer):
     """Answers what the tests ask.
 
     :param remembers: whether it has the password in its cache; otherwise the client has
-        to send it whole, encrypted.
+        to send it whole: encrypted, or over TLS as it is.
+    :param tls: its TLS context; None: it has none.
 
     ``said`` is all commands, one entry for each message. ``hidden`` are statements that
     change the session although their text does not show it.
     """
 
-    def __init__(self, remembers: bool = True) -> None:
+    def __init__(self, remembers: bool = True, tls: Any = None) -> None:
         super().__init__()
         self.remembers = remembers
+        self.context = tls
         self.said: list[list[bytes]] = []
         self.hidden: set[bytes] = set()
         self.passwords: list[bytes] = []
@@ -54,11 +59,17 @@ class MySQL84(Peer):
     def client_options(self) -> dict[str, Any]:
         """The arguments of ``pymysql.connect``."""
         account = {"user": "shop", "password": PASSWORD.decode(), "database": "shop"}
-        return {"host": self.host, "port": self.port, "ssl_disabled": True, **account}
+        tls = {"ssl_disabled": True} if self.context is None else {}
+        return {"host": self.host, "port": self.port, **tls, **account}
 
     def talk(self, sock: Any) -> None:
         """Serve one client."""
-        _Session(self, sock).run()
+        session = _Session(self, sock)
+        try:
+            session.run()
+        finally:
+            # With TLS it is another one.
+            session.sock.close()
 
 
 class _Session:
@@ -118,17 +129,29 @@ class _Session:
                 self.send(1, *self.answer(command[0], command[1:]))
 
     def greet(self) -> None:
-        lower, upper = _CAPABILITIES & 0xFFFF, _CAPABILITIES >> 16
+        context = self.server.context
+        capabilities = _CAPABILITIES | (0 if context is None else CLIENT.SSL)
+        lower, upper = capabilities & 0xFFFF, capabilities >> 16
         self.send(
             0,
             b"\x0a" + VERSION + b"\0" + struct.pack("<I", 7) + SALT[:8] + b"\0"
             + struct.pack("<HBHHB", lower, 255, _AUTOCOMMIT, upper, len(SALT) + 1)
             + bytes(10) + SALT[8:] + b"\0caching_sha2_password\0",
         )  # fmt: skip
+        number = 2
+        if context is not None:
+            # Not more than the request for TLS, which is followed by the handshake.
+            self.sock.recv(_TLS_REQUEST)
+            self.sock = context.wrap_socket(self.sock, server_side=True)
+            number = 3
         (response,) = self.read()
         assert scramble_caching_sha2(PASSWORD, SALT) in response
         if self.server.remembers:
-            self.send(2, b"\x01\x03", self.ok())
+            self.send(number, b"\x01\x03", self.ok())
+        elif context is not None:
+            self.send(number, b"\x01\x04")
+            self.server.passwords += self.read()
+            self.send(number + 2, self.ok())
         else:
             self.ask_for_password()
 

@@ -11,6 +11,7 @@ from tests import parts
 from tests.mysql.conftest import rows
 from tests.mysql.mysql84 import PASSWORD, MySQL84
 from tests.mysql.test_reset import use
+from tests.peers import tls_contexts
 
 #: COM_RESET_CONNECTION.
 RESET = b"\x1f"
@@ -88,4 +89,17 @@ def test_without_tls_a_password_is_sent_encrypted(make_pool):
         with pool.connection() as conn:
             assert rows(conn, "SELECT 1") == [("1",)]
         assert server.passwords == [PASSWORD + b"\0"]
+        pool.close()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_over_tls_a_password_is_sent_as_it_is(make_pool, remembers):
+    """To a server that has it in no cache; no key is asked for."""
+    context, client = tls_contexts()
+    with MySQL84(remembers=remembers, tls=context) as server:
+        pool = make_pool(**server.client_options, ssl=client)
+        with pool.connection() as conn:
+            assert rows(conn, "SELECT 1") == [("1",)]
+        assert server.passwords == ([] if remembers else [PASSWORD + b"\0"])
+        assert server.said[0][0].startswith(b"\x03SET ")
         pool.close()
