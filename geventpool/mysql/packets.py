@@ -245,7 +245,7 @@ class Packets(Interruptible):
     def _read_packet(self, packet_type: Any = MysqlPacket) -> Any:
         buffer = self._buffer
         if buffer is None:
-            return _pymysql._read_packet(self, packet_type)
+            return self._read_login_packet(packet_type)
         at, have = self._at, len(buffer)
         if at == have:
             self._buffer = buffer = self._block()
@@ -268,6 +268,14 @@ class Packets(Interruptible):
         if data and data[0] >= _END:
             self._note_end(data)
         return packet_type(data, self.encoding)
+
+    def _read_login_packet(self, packet_type: Any) -> Any:
+        try:
+            return _pymysql._read_packet(self, packet_type)
+        except IndexError as error:
+            # PyMySQL looks at the first byte of every packet. A reply to the login that
+            # has lost its header begins like an empty packet with the right number.
+            raise err.InternalError("a packet of the login is empty") from error
 
     def next_packets(self, number: int) -> bytes | None:
         """Return the next packets as they came; None: they are not all in the buffer.

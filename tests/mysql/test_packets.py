@@ -145,3 +145,13 @@ class Unhashable:
 
     def __eq__(self, other):
         return self is other
+
+
+def test_an_empty_packet_of_the_login_is_an_error_of_the_driver(through, proxy):
+    """PyMySQL itself raises IndexError. The connection is closed."""
+    # The reply without its header begins like an empty packet with the right number.
+    proxy.answer = lambda data: data[4:] if data[3:5] == b"\x02\x00" else data
+    pool = through()
+    with pytest.raises(pymysql.InternalError, match="a packet of the login is empty"):
+        pool.acquire()
+    assert pool.size == 0
