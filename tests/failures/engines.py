@@ -76,6 +76,8 @@ class OurEngine(Ours, Engine):
             "pymysql.err.OperationalError 1040",
             "pymysql.err.InterfaceError 0",
             "pymysql.err.InternalError",
+            # the reply to a login has lost its header
+            "IndexError",
         ),
         "raised by the driver or a listener",
     )
