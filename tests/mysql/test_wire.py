@@ -496,6 +496,13 @@ def test_a_stream_without_autocommit_may_hold_a_transaction(make_pool):
     cursor.close()
 
 
+def test_an_unknown_status_without_autocommit_may_hide_a_transaction(make_pool):
+    """The status in the reply to SHOW WARNINGS is not noted."""
+    conn = make_pool(autocommit=False).acquire(reclaim=False)
+    conn.show_warnings()
+    assert conn.may_hold_transaction
+
+
 def test_an_error_may_hide_a_transaction(make_pool, table, mariadb_server):
     """A procedure that begins a transaction and then fails leaves no trace of it."""
     mariadb_server.ask(
