@@ -25,7 +25,7 @@ __all__ = ["FORGET_ID", "SPOILED", "Ahead", "packed"]
 #: Seconds after which missing replies prevent that the connection is lent.
 LATE = 0.05
 
-#: Seconds within which no reply can have come.
+#: Seconds within which hardly any reply has come.
 SOON = 0.0001
 
 #: A value for the number of missing replies: a reply was not as expected.
@@ -110,9 +110,24 @@ class Ahead(Packets):
 
     @property
     def _is_sent_just_now(self) -> bool:
-        """Whether the replies are still on their way: a read would find nothing."""
+        """Whether the replies are most likely still on their way."""
         return self._at == len(self._buffer or b"") and (
             monotonic() - self._sent_at < SOON
+        )
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the replies are still on their way, and the connection is not lost.
+
+        It may be lost before the reset was sent. To ask costs less than a read that
+        finds nothing.
+        """
+        ask = self.ask
+        return (
+            ask is not None
+            and self.pending > 0
+            and self._is_sent_just_now
+            and not ask(0)
         )
 
     def send_ahead(self, data: bytes, replies: int, expected: int = 0) -> bool:
@@ -258,7 +273,7 @@ class Ahead(Packets):
         :return: whether the connection may be lent: each reply so far was OK, and
             missing replies are not late.
         """
-        if self._is_sent_just_now:
+        if self._is_silent:
             return not self.is_late
         while self.pending > 0:
             is_known = self._skip_usual()

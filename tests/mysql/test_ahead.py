@@ -273,10 +273,46 @@ def test_replies_that_cannot_have_come_are_not_looked_for(worn, monkeypatch, soo
     monkeypatch.setattr(sockets, "await_reply", waits.append)
     pool.release(conn)
     wait_until(lambda: conn.ask(0), "replied")
+    monkeypatch.setattr(conn, "ask", lambda timeout: [])
     assert pool.acquire() is conn
     assert bool(conn.pending) is bool(soon)
     assert value(conn, "SELECT @used") is None
     assert len(waits) == (2 if soon else 1)
+
+
+@pytest.mark.parametrize("soon", [0, 1000])
+def test_replies_that_have_come_at_once_are_taken(worn, monkeypatch, soon):
+    """However soon after the reset the next loan begins."""
+    pool = worn()
+    monkeypatch.setattr(ahead, "SOON", soon)
+    conn = soil(pool)
+    wait_until(lambda: conn.ask(0), "replied")
+    assert pool.acquire() is conn and not conn.pending
+    assert value(conn, "SELECT @used") is None
+
+
+def test_a_lost_connection_is_not_lent_right_after_its_reset(
+    worn, mariadb_server, monkeypatch
+):
+    """It was lost in the loan before, and the reset could still be sent."""
+    pool = worn()
+    monkeypatch.setattr(ahead, "SOON", 1000)
+    rows(conn := pool.acquire(), SOIL)
+    mariadb_server.hang_up()
+    wait_until(lambda: conn.ask(0), "lost")
+    pool.release(conn)
+    assert conn.pending
+    assert pool.acquire() is not conn
+
+
+def test_a_spoiled_connection_is_not_lent_however_soon(worn, monkeypatch):
+    """The wrong reply has come at once, and nothing comes after it."""
+    pool = worn()
+    monkeypatch.setattr(ahead, "SOON", 1000)
+    conn = soil(pool)
+    monkeypatch.setattr(conn, "ask", lambda timeout: [])
+    conn.pending = ahead.SPOILED
+    assert pool.acquire() is not conn
 
 
 def test_a_look_leaves_a_connection_that_waits_for_its_replies(worn, gate, monkeypatch):
