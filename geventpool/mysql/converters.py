@@ -9,7 +9,8 @@ from geventpool.mysql.results import Columns
 
 __all__ = ["Converters"]
 
-#: The caches in use, by the items of their tables: connections have the same ones.
+#: The caches in use, by the types and the ids of the converters in their tables.
+#: Connections have the same ones.
 _caches: WeakValueDictionary[frozenset[Any], Columns] = WeakValueDictionary()
 
 
@@ -29,11 +30,10 @@ class Converters(dict[Any, Any]):
 
 
 def _cache_of(table: dict[Any, Any]) -> Columns:
-    try:
-        return _caches.setdefault(frozenset(table.items()), Columns())
-    except TypeError:
-        # A converter that cannot be a key.
-        return Columns()
+    # By identity, because equal converters may return different values. The numbers are
+    # valid as long as the cache is used: the tables that use it hold the converters.
+    items = [(kind, id(converter)) for kind, converter in table.items()]
+    return _caches.setdefault(frozenset(items), Columns())
 
 
 def _noting(name: str) -> Any:
