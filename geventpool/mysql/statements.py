@@ -205,8 +205,10 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
-#: Quoted names, of which the first quote is kept, and literals, which are removed.
-_QUOTED = re.compile(rb"(`)[^`]*`|'(?:[^'\\]+|\\.|'')*'", re.DOTALL)
+#: Quoted names, of which the first quote is kept, and literals, which are removed. If a
+#: literal does not end, its quote is kept. Each text has one reading only, or the time
+#: would grow exponentially.
+_QUOTED = re.compile(rb"(`)[^`]*`|'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'|(').*", re.DOTALL)
 
 #: Variables, comments (which may contain SQL), second statements, remaining quotes,
 #: letters beyond ASCII, and two-part names that contain a space.
@@ -304,7 +306,7 @@ def _kind_of(bare: bytes, functions: frozenset[bytes]) -> Kind | None:
 
 def _bare(text: bytes) -> bytes:
     """Remove literals, and replace each quoted name by one quote."""
-    return _QUOTED.sub(rb"\1", text) if b"'" in text or b"`" in text else text
+    return _QUOTED.sub(rb"\1\2", text) if b"'" in text or b"`" in text else text
 
 
 def _only_computes(bare: bytes, start: int, functions: frozenset[bytes]) -> bool:

@@ -64,6 +64,21 @@ def test_a_write_is_known(text):
 @pytest.mark.parametrize(
     "text",
     [
+        f'SELECT "it\'s {"x" * 5000}"',
+        "SELECT 'x" + "''" * 2500,
+        "SELECT '" + "\\'" * 2500,
+        f"SELECT 1 -- it's {'x' * 5000}",
+    ],
+)
+def test_a_quote_without_an_end_takes_no_time(text):
+    """The greenlets of the process do not wait until it is read in all ways."""
+    assert kind_of(text.encode(), MARIADB) is None
+    assert not is_harmless_body(text.encode(), MARIADB)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         *("BEGIN", "begin work", "COMMIT", "ROLLBACK", "SAVEPOINT `s_1`"),
         *("START TRANSACTION", "START TRANSACTION READ ONLY", "RELEASE SAVEPOINT x"),
         *("ROLLBACK TO SAVEPOINT `s_1`", "ROLLBACK TO x", "SET AUTOCOMMIT = 0"),
