@@ -53,7 +53,7 @@ class RequestSocket(socket.socket):
 
     def recv_into(self, *args: Any) -> int:
         """Receive into a buffer like gevent's socket. May switch."""
-        if self._awaits_reply and len(args) == 1:
+        if self._awaits_reply and len(args) == 1 and args[0]:
             self._await_reply()
         return super().recv_into(*args)
 

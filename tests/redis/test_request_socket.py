@@ -139,6 +139,7 @@ def test_a_read_of_no_bytes_waits_for_none(ends: Any) -> None:
     sock.sendall(b"request")
     with no_switch():
         assert sock.recv(0) == b""
+        assert sock.recv_into(bytearray(0)) == 0
 
 
 def test_a_socket_that_does_not_wait_awaits_no_reply(
