@@ -116,7 +116,8 @@ PARTLY = """
     import sys, threading, warnings
     from gevent import monkey; monkey.patch_all(**{sys.argv[2]: False})
     import gevent, redis, geventpool.redis
-    pool = geventpool.redis.ConnectionPool(port=int(sys.argv[1]))
+    # A thread that resolves a name would wait for a loop that never sleeps.
+    pool = geventpool.redis.ConnectionPool(host="127.0.0.1", port=int(sys.argv[1]))
     client = redis.Redis(connection_pool=pool)
     turns = []
     def beat():
